@@ -1,0 +1,62 @@
+"""Soft attention on Flickr8k over frozen EfficientNet-Lite annotation vectors.
+
+    ./launch.sh train --config experiments/flickr8k.py:soft --workdir runs/flickr8k-soft \\
+        --config.data.manual_dir=FOLDER_OF_THE_TWO_ZIPS
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config(variant: str = "soft") -> ConfigDict:
+    """Variants: soft."""
+    if variant != "soft":
+        raise ValueError(f"experiments/flickr8k.py has no variant {variant!r}: choose 'soft'")
+    config = ConfigDict()
+    config.seed = 0
+    config.data = ConfigDict(
+        {"name": "flickr8k", "dir": "", "manual_dir": "", "min_count": 5, "max_length": 40}
+    )
+    config.encoder = ConfigDict(
+        {"name": "efficientnet_lite0", "image_size": 224, "trainable": False}
+    )
+    config.attention = ConfigDict({"kind": "soft", "units": 512})
+    config.decoder = ConfigDict(
+        {
+            "projection": 512,
+            "embedding": 256,
+            "hidden": 512,
+            "dropout": 0.5,
+            "annotation_dropout": 0.0,
+            "output_tanh": True,
+            "gate": True,
+        }
+    )
+    config.loss = ConfigDict({"doubly_stochastic": 0.25, "label_smoothing": 0.0})
+    config.optimizer = ConfigDict(
+        {
+            "name": "adam",
+            "learning_rate": 1e-3,
+            "schedule": "cosine",
+            "warmup_steps": 200,
+            "weight_decay": 0.0,
+            "clip_norm": 5.0,
+            "average": 0.999,
+        }
+    )
+    config.train = ConfigDict(
+        {
+            "epochs": 10,
+            "batch_size": 32,
+            "rows": 3,
+            "buckets": 4,
+            "log_every": 20,
+            "checkpoint_every": 200,
+            "metric": "CIDEr",
+            "patience": 4,
+            "max_skipped": 20,
+        }
+    )
+    config.decode = ConfigDict(
+        {"beam": 5, "max_length": 30, "length_penalty": 0.7, "ban_unk": True, "batch_size": 50}
+    )
+    return config

@@ -1,0 +1,60 @@
+"""Soft attention on the generated data set "shapes", encoder and decoder from scratch.
+
+    ./launch.sh quickstart
+    ./launch.sh train --config experiments/shapes.py:soft --workdir runs/shapes-soft
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config(variant: str = "soft") -> ConfigDict:
+    """Variants: soft."""
+    if variant != "soft":
+        raise ValueError(f"experiments/shapes.py has no variant {variant!r}: choose 'soft'")
+    config = ConfigDict()
+    config.seed = 0
+    config.data = ConfigDict(
+        {"name": "shapes", "dir": "", "manual_dir": "", "min_count": 1, "max_length": 40}
+    )
+    config.encoder = ConfigDict({"name": "small", "image_size": 96, "trainable": True})
+    config.attention = ConfigDict({"kind": "soft", "units": 128})
+    config.decoder = ConfigDict(
+        {
+            "projection": 0,
+            "embedding": 64,
+            "hidden": 128,
+            "dropout": 0.0,
+            "annotation_dropout": 0.0,
+            "output_tanh": True,
+            "gate": True,
+        }
+    )
+    config.loss = ConfigDict({"doubly_stochastic": 0.0, "label_smoothing": 0.0})
+    config.optimizer = ConfigDict(
+        {
+            "name": "adam",
+            "learning_rate": 2e-3,
+            "schedule": "cosine",
+            "warmup_steps": 50,
+            "weight_decay": 0.0,
+            "clip_norm": 1.0,
+            "average": 0.0,
+        }
+    )
+    config.train = ConfigDict(
+        {
+            "epochs": 10,
+            "batch_size": 32,
+            "rows": 1,
+            "buckets": 4,
+            "log_every": 20,
+            "checkpoint_every": 500,
+            "metric": "CIDEr",
+            "patience": 0,
+            "max_skipped": 20,
+        }
+    )
+    config.decode = ConfigDict(
+        {"beam": 1, "max_length": 40, "length_penalty": 0.0, "ban_unk": True, "batch_size": 50}
+    )
+    return config

@@ -1,0 +1,107 @@
+#!/usr/bin/env bash
+# Installs the project into .venv beside this file on first use, then runs it:
+#
+#   ./launch.sh VERB ...           the console script show-attend-tell; --help lists its verbs
+#   ./launch.sh test [ARGUMENT ..] the test suite; arguments go to pytest, paths from this folder
+#
+# What is installed stands in requirements.lock, by version and hash. For an accelerator, set
+# SHOW_ATTEND_TELL_EXTRA=cuda (or tpu) once: jax's plugins are then added (the versions that match
+# the locked jax, but not checked by hash), and later starts keep them. Empty takes that back.
+set -euo pipefail
+
+root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)
+venv=$root/.venv
+stamp=$venv/launch.stamp
+log=$venv/install.log
+
+say() { printf 'launch.sh: %s\n' "$*" >&2; }
+die() { say "$*"; exit 1; }
+have() { command -v "$1" >/dev/null 2>&1; }
+
+# The lock has wheels for Python 3.11 to 3.14.
+usable() {
+  "$1" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))' 2>/dev/null
+}
+
+find_python() {
+  local name
+  for name in python3 python3.13 python3.12 python3.11 python3.14; do
+    if usable "$name"; then echo "$name" && return; fi
+  done
+}
+
+make_venv() {
+  local python
+  python=$(find_python)
+  if have uv; then  # fetches a Python where there is none
+    uv venv --quiet --allow-existing --python "${python:-3.13}" "$venv"
+  elif [ -z "$python" ]; then
+    echo "no Python 3.11 to 3.14 found: install one (or uv) and start again"
+    return 1
+  elif ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
+    echo "$python has no venv module: install it (Debian: apt install python3-venv) or uv"
+    return 1
+  else
+    "$python" -m venv "$venv"
+  fi
+}
+
+pip_install() {
+  if have uv; then
+    uv pip install --python "$venv/bin/python" "$@"
+  else
+    "$venv/bin/python" -m pip install --disable-pip-version-check --no-input "$@"
+  fi
+}
+
+# The build tool first and then no build isolation: an isolated build would fetch whatever release
+# of the build tool is newest, and one locked package comes as source only.
+install_all() {
+  cd "$root" &&
+    sed -n '/^setuptools==/,/[^\\]$/p' requirements.lock >"$venv/build.lock" &&
+    pip_install --require-hashes -r "$venv/build.lock" &&
+    pip_install --require-hashes --no-build-isolation -r requirements.lock &&
+    pip_install --no-build-isolation --no-deps -e . &&
+    if [ -n "$extra" ]; then pip_install --no-build-isolation -e ".[$extra]"; fi
+}
+
+up_to_date() { [ "$(cat "$stamp" 2>/dev/null)" = "$want" ] && [ -x "$venv/bin/python" ]; }
+
+set_up() {
+  exec 9<"$root"  # one installation at a time
+  if have flock && ! flock -n 9; then
+    say "another start is installing; waiting for it"
+    flock 9
+  fi
+  if ! up_to_date; then
+    case $(cat "$stamp" 2>/dev/null) in
+      '' | *" $root") ;;     # made by hand, or finished in this place: brought up to date
+      *) rm -rf "$venv" ;;   # interrupted, or moved (its scripts name the old place)
+    esac
+    mkdir -p "$venv"
+    echo unfinished >"$stamp"
+    say "installing into $venv (about 300 MB to download, 1 to 3 minutes)"
+    if ! usable "$venv/bin/python"; then
+      make_venv >"$log" 2>&1 || die "$(cat "$log")"
+    fi
+    if ! (install_all) >"$log" 2>&1; then
+      tail -n 15 "$log" >&2
+      die "the installation failed (network? disk full?); all of it: $log. Start again to retry"
+    fi
+    echo "$extra" >"$venv/extra"
+    echo "$want" >"$stamp"
+    say "installed"
+  fi
+  exec 9<&-
+}
+
+extra=${SHOW_ATTEND_TELL_EXTRA-$(cat "$venv/extra" 2>/dev/null || true)}
+want="$(cat "$root/requirements.lock" "$root/pyproject.toml" | cksum) $extra $root"
+up_to_date || set_up
+
+if [ "${1-}" = test ]; then
+  shift
+  cd "$root"
+  exec "$venv/bin/python" -m pytest "$@"
+fi
+exec "$venv/bin/show-attend-tell" "$@"

@@ -1,0 +1,92 @@
+"""Checkpoints through Orbax: the whole training state, and the weights of the best step."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from show_attend_tell.errors import UserError
+
+
+class Checkpoints:
+    """Numbered checkpoints in a folder, each a pytree of arrays and a JSON record.
+
+    A save is complete or absent (Orbax writes to a temporary name and renames); the newest `keep`
+    stay. A checkpoint that cannot be read is named and the one before it is used.
+    """
+
+    def __init__(self, folder: Path, *, keep: int):
+        self._folder = folder.absolute()
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
+        self._manager = ocp.CheckpointManager(self._folder, options=options)
+
+    def steps(self) -> list[int]:
+        """The steps that are there, ascending."""
+        return sorted(self._manager.all_steps())
+
+    def save(self, step: int, arrays: Any, record: dict[str, Any]) -> None:
+        """Starts to write `arrays` and the JSON-able `record`; a step once saved stays.
+
+        Raises:
+          UserError: it cannot be written (for example, the disk is full).
+        """
+        args = ocp.args.Composite(
+            arrays=ocp.args.StandardSave(arrays), record=ocp.args.JsonSave(record)
+        )
+        try:
+            self._manager.save(step, args=args)
+        except Exception as error:
+            raise self._unwritable(error) from error
+
+    def wait(self) -> None:
+        """Blocks until what was saved is on disk.
+
+        Raises:
+          UserError: it could not be written.
+        """
+        try:
+            self._manager.wait_until_finished()
+        except Exception as error:
+            raise self._unwritable(error) from error
+
+    def restore(self, like: Any, warn=print) -> tuple[int, Any, dict[str, Any]] | None:
+        """The newest readable checkpoint as (step, arrays, record); None where there is none.
+
+        Args:
+          like: a pytree of the same structure, shapes and dtypes as was saved.
+          warn: called with a line for each checkpoint that cannot be read.
+
+        Raises:
+          UserError: checkpoints are there, but none can be read.
+        """
+        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+        args = ocp.args.Composite(
+            arrays=ocp.args.StandardRestore(abstract), record=ocp.args.JsonRestore()
+        )
+        steps = self.steps()
+        for step in reversed(steps):
+            try:
+                restored = self._manager.restore(step, args=args)
+                return step, restored["arrays"], restored["record"]
+            except Exception as error:  # Orbax and TensorStore raise many kinds
+                reason = str(error).strip().splitlines()[0][:200] if str(error) else repr(error)
+                warn(f"warning: checkpoint {self._folder / str(step)} cannot be read: {reason}")
+        if steps:
+            raise UserError(
+                f"{self._folder}: no checkpoint in it can be read; "
+                "it is damaged or of another config: delete the folder to start again"
+            )
+        return None
+
+    def close(self) -> None:
+        """Waits for pending writes and releases the folder."""
+        self.wait()
+        self._manager.close()
+
+    def _unwritable(self, error: Exception) -> UserError:
+        reason = str(error).strip().splitlines()[0][:200] if str(error) else repr(error)
+        return UserError(
+            f"{self._folder}: a checkpoint could not be written ({reason}); "
+            "make room or choose another --workdir: earlier checkpoints are kept"
+        )

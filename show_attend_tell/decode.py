@@ -1,0 +1,227 @@
+"""Beam search over a step function, in fixed shapes and without any knowledge of the model.
+
+Symbols: B images, K beams, T = `max_length` steps, V words.
+
+A hypothesis is a word sequence, finished when <eos> closes it. Its score is
+log p / length ** length_penalty, where length counts the emitted tokens, <eos> included: a penalty
+of 0 compares sums of log-probabilities, 1 compares means per token. (Wu et al. 2016,
+arXiv:1609.08144, equation 14, divide by ((5 + length) / 6) ** length_penalty instead: the two
+exponents are not interchangeable.)
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int, PyTree
+
+from show_attend_tell.errors import UserError
+
+# step(state, words) -> (logits, state, trace); every leaf of state and trace is (B, K, ...).
+Step = Callable[[PyTree, Int[Array, "B K"]], tuple[Float[Array, "B K V"], PyTree, PyTree]]
+
+
+class Hypotheses(NamedTuple):
+    """The K hypotheses of each image: finished before unfinished, then by falling score.
+
+    A place for which the search found no hypothesis (it had fewer than K to choose from) has
+    length 0 and log-probability -inf.
+    """
+
+    tokens: Int[Array, "B K T"]  # words, <eos> where finished, then <pad>
+    lengths: Int[Array, "B K"]  # emitted tokens, <eos> included
+    log_probs: Float[Array, "B K"]  # the model's log p of those tokens, in nats
+    scores: Float[Array, "B K"]  # log_probs / lengths ** length_penalty
+    finished: Bool[Array, "B K"]  # closed by <eos> within T steps
+    trace: PyTree  # leaves (B, K, T, ...): what step emitted on the way to each token, then zeros
+
+
+class _Pool(NamedTuple):
+    """Hypotheses without their histories: where each one ends. Every field is (B, K)."""
+
+    log_probs: Float[Array, "B K"]  # -inf: an empty place
+    scores: Float[Array, "B K"]
+    lengths: Int[Array, "B K"]
+    beams: Int[Array, "B K"]  # the place, among the unfinished, from which its history is traced
+
+
+class _Search(NamedTuple):
+    """What the loop carries."""
+
+    time: Int[Array, ""]
+    state: PyTree  # leaves (B, K, ...)
+    words: Int[Array, "B K"]  # last word of each unfinished hypothesis
+    unfinished: _Pool
+    finished: _Pool
+    done: Bool[Array, "B 1"]  # the search of this image has ended: its pools no longer change
+    tape: PyTree  # (words, parents, trace) of every step; leaves (T, B, K, ...)
+
+
+def beam_search(
+    step: Step,
+    state: PyTree,
+    *,
+    batch: int,
+    beam: int,
+    max_length: int,
+    bos: int,
+    eos: int,
+    pad: int,
+    banned: tuple[int, ...] = (),
+    length_penalty: float,
+) -> Hypotheses:
+    """The K best captions of each image that a beam of K finds, with the trace of each.
+
+    At every step the candidates are all one-word extensions of the K unfinished hypotheses. A
+    candidate that ends in <eos> finishes if it is among the K most probable; the K most probable
+    others go on, so finished hypotheses never take the place of unfinished ones. The search of an
+    image ends
+
+    - when K hypotheses have finished (so a beam of 1 is greedy decoding, for any length penalty);
+    - when no unfinished hypothesis can still beat the best finished one. Log-probabilities only
+      fall (log p' <= log p <= 0) and a length never exceeds T, so for a penalty >= 0 every
+      completion scores log p' / length ** penalty <= log p / T ** penalty. This exit never changes
+      the first hypothesis; those behind it are the ones found so far;
+    - after T steps.
+
+    Finished hypotheses are ranked before unfinished ones whatever their scores, so an unfinished
+    hypothesis comes first only if none finished. Equal candidates are taken in the order of beam,
+    then word id; of equal hypotheses the one that finished earlier comes first. An image's result
+    does not depend on the others in its batch.
+
+    Pure and jit-able; every argument but `state` (and the arrays `step` closes over) is static.
+
+    Args:
+      step: one decoding step, see `Step`. The logits need not be normalised. What the beams of an
+        image share (annotation vectors, their projection) is closed over, not part of the state,
+        and so is never copied per beam nor re-ordered.
+      state: initial state; every leaf is (B, ...) and is repeated here for the K beams.
+      batch: B.
+      beam: K >= 1.
+      max_length: T >= 1, the most tokens emitted, <eos> included.
+      bos: id fed at the first step; never emitted.
+      eos: id that closes a hypothesis.
+      pad: id that fills `tokens` behind the end; never emitted.
+      banned: further ids never to emit, such as <unk>. Their probability is not given to the other
+        words: log-probabilities stay the model's.
+      length_penalty: exponent >= 0 of the length, see the module's docstring.
+
+    Raises:
+      UserError: beam or max_length below 1, a negative length penalty, or <eos> banned.
+    """
+    if beam < 1 or max_length < 1:
+        raise UserError(f"beam ({beam}) and max_length ({max_length}) must be at least 1")
+    if length_penalty < 0:
+        raise UserError(f"length_penalty is {length_penalty}; it must be 0 (none) or more")
+    if eos in banned:
+        raise UserError("<eos> is among the banned words, so no caption could end; remove it")
+
+    divisors = jnp.arange(1, max_length + 1, dtype=jnp.float32) ** length_penalty
+    never = jnp.array(sorted({bos, pad, *banned}))
+
+    def advance(search: _Search) -> _Search:
+        logits, state, trace = step(search.state, search.words)
+        log_probs = jax.nn.log_softmax(logits.astype(jnp.float32))
+        log_probs = log_probs.at[:, :, never].set(-jnp.inf)
+        log_probs += search.unfinished.log_probs[:, :, None]
+        # At most K candidates end in <eos>, so the best 2K hold the best K of the others.
+        # (On a CPU one top_k over K * V is as fast as one per beam followed by one over the rest.)
+        log_probs, index = lax.top_k(log_probs.reshape(batch, -1), 2 * beam)
+        parents, words = jnp.divmod(index, logits.shape[-1])
+        ends = words == eos
+
+        lengths = jnp.full((batch, beam), search.time + 1)
+        divisor = divisors[search.time]
+        closed = jnp.where(ends, log_probs, -jnp.inf)[:, :beam]
+        closed = _Pool(closed, closed / divisor, lengths, parents[:, :beam])
+        closed = _join(search.finished, closed)
+        finished = _take(closed, lax.top_k(closed.scores, beam)[1])
+
+        log_probs, kept = lax.top_k(jnp.where(ends, -jnp.inf, log_probs), beam)
+        words, parents = _take((words, parents), kept)
+        unfinished = _Pool(log_probs, log_probs / divisor, lengths, search.unfinished.beams)
+
+        finished, unfinished = jax.tree.map(
+            lambda old, new: jnp.where(search.done, old, new),
+            (search.finished, search.unfinished),
+            (finished, unfinished),
+        )
+        full = jnp.isfinite(finished.log_probs).all(1, keepdims=True)
+        bound = unfinished.log_probs.max(1, keepdims=True) / divisors[-1]
+        return _Search(
+            time=search.time + 1,
+            state=_take(state, parents),
+            words=words,
+            unfinished=unfinished,
+            finished=finished,
+            done=full | (bound <= finished.scores.max(1, keepdims=True)),
+            tape=jax.tree.map(
+                lambda tape, now: tape.at[search.time].set(now),
+                search.tape,
+                (words, parents, trace),
+            ),
+        )
+
+    words = jnp.full((batch, beam), bos)
+    state = jax.tree.map(lambda leaf: jnp.repeat(leaf[:, None], beam, axis=1), state)
+    trace = jax.eval_shape(step, state, words)[2]
+    nothing = jnp.full((batch, beam), -jnp.inf)
+    places = jnp.broadcast_to(jnp.arange(beam)[None], (batch, beam))
+    empty = _Pool(nothing, nothing, jnp.zeros_like(words), places)
+    search = lax.while_loop(
+        lambda search: (search.time < max_length) & ~search.done.all(),
+        advance,
+        _Search(
+            time=jnp.array(0),
+            state=state,
+            words=words,
+            # The beams start equal: only the first is alive, or all K would stay equal.
+            unfinished=empty._replace(log_probs=nothing.at[:, 0].set(0.0)),
+            finished=empty,
+            done=jnp.zeros((batch, 1), bool),
+            tape=jax.tree.map(
+                lambda leaf: jnp.zeros((max_length, *leaf.shape), leaf.dtype),
+                (words, words, trace),
+            ),
+        ),
+    )
+
+    # Both pools are sorted (the unfinished of an image share one length): move the empty places to
+    # the end, keep K, and trace these back through the tape.
+    both = _join(search.finished, search.unfinished)
+    order = lax.top_k(jnp.isfinite(both.log_probs).astype(jnp.int32), beam)[1]
+    best = _take(both, order)
+    exists = jnp.isfinite(best.log_probs)
+    closed = exists & (order < beam)
+    lengths = jnp.where(exists, best.lengths, 0)
+
+    def retrace(beams, at):
+        """One step back; `beams` is each hypothesis' place among the unfinished after that step."""
+        time, (words, parents, trace) = at
+        emitted = time < lengths
+        final = closed & (time == lengths - 1)  # <eos> itself was never among the unfinished
+        words = jnp.where(final, eos, _take(words, beams))
+        beams = jnp.where(emitted & ~final, _take(parents, beams), beams)
+        trace = jax.tree.map(
+            lambda leaf: jnp.where(jnp.expand_dims(emitted, range(2, leaf.ndim)), leaf, 0),
+            _take(trace, beams),
+        )
+        return beams, (jnp.where(emitted, words, pad), trace)
+
+    tape = (jnp.arange(max_length), search.tape)
+    _, history = lax.scan(retrace, best.beams, tape, reverse=True)
+    tokens, trace = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, 2), history)
+    return Hypotheses(tokens, lengths, best.log_probs, best.scores, closed, trace)
+
+
+def _join(first: _Pool, second: _Pool) -> _Pool:
+    return jax.tree.map(lambda *fields: jnp.concatenate(fields, 1), first, second)
+
+
+def _take(tree: PyTree, index: Int[Array, "B N"]) -> PyTree:
+    """leaf[b, index[b, n]] of every leaf (B, M, ...): (B, N, ...)."""
+    rows = np.arange(index.shape[0])[:, None]
+    return jax.tree.map(lambda leaf: leaf[rows, index], tree)

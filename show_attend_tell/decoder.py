@@ -1,0 +1,219 @@
+"""The LSTM decoder of Xu et al. 2015: init MLPs, attention, gate beta, deep output.
+
+Symbols: B images, R caption rows of an image, T steps, L locations, D annotation features,
+H LSTM units, E embedding, V words; and the paper's a, h, c, z, alpha, beta.
+
+A row of `tokens` holds one or more captions of one image, each closed by <eos>, then <pad>. What
+a caption's first step sees (<bos> and the initial state) depends on the image alone, so packing
+several captions into one row changes no number, only how many steps are spent on padding.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+from show_attend_tell.attention import Attention, soft_context
+from show_attend_tell.vocabulary import Vocabulary
+
+
+class Memory(NamedTuple):
+    """What the decoder reads of an image; computed once, shared by its captions and beams."""
+
+    annotations: Float[Array, "B L D"]
+    keys: Float[Array, "B L A"]
+    h0: Float[Array, "B H"]
+    c0: Float[Array, "B H"]
+
+
+class State(NamedTuple):
+    """The LSTM's state."""
+
+    h: Float[Array, "B R H"]
+    c: Float[Array, "B R H"]
+
+
+class Reading(NamedTuple):
+    """What one step reads from the image."""
+
+    z: Float[Array, "*T B R D"]  # the gated context
+    alpha: Float[Array, "*T B R L"]
+    beta: Float[Array, "*T B R"]
+
+
+class TeacherForced(NamedTuple):
+    """The decoder run over given captions."""
+
+    logits: Float[Array, "B R T V"]
+    alpha: Float[Array, "B R T L"]
+    beta: Float[Array, "B R T"]
+
+
+def caption_starts(tokens: Int[Array, "B R T"]) -> Bool[Array, "B R T"]:
+    """Whether a caption begins at a position: the first one, or the one after an <eos>."""
+    first = jnp.ones_like(tokens[..., :1], bool)
+    return jnp.concatenate([first, tokens[..., :-1] == Vocabulary.eos], axis=-1)
+
+
+def input_words(tokens: Int[Array, "B R T"]) -> Int[Array, "B R T"]:
+    """y_{t-1} for every position: <bos> where a caption begins, else the previous word."""
+    previous = jnp.roll(tokens, 1, axis=-1)
+    return jnp.where(caption_starts(tokens), Vocabulary.bos, previous)
+
+
+def same_caption(tokens: Int[Array, "B R T"]) -> Float[Array, "B R T T"]:
+    """M[t, s] = 1 where steps t and s belong to one caption and neither is padding, else 0."""
+    caption = jnp.cumsum(caption_starts(tokens), axis=-1)
+    real = tokens != Vocabulary.pad
+    same = caption[..., :, None] == caption[..., None, :]
+    return (same & real[..., :, None] & real[..., None, :]).astype(jnp.float32)
+
+
+class Decoder(nnx.Module):
+    """Decoder of "Show, Attend and Tell" (Xu et al. 2015, section 3.1.2).
+
+    Args:
+      vocabulary: V, number of words, the four special ones included.
+      features: annotation features that the encoder gives.
+      projection: D, size to which annotation vectors are first brought by a linear map; 0 leaves
+        them as they are (the paper's 512 come from VGG itself).
+      embedding, hidden, attention: E, H, A.
+      dropout: rate on word inputs and on the deep output, in [0, 1).
+      annotation_dropout: rate on annotation vectors (whole features at a location), in [0, 1).
+      output_tanh: the released code's tanh around the deep output's sum; the paper (eq. 7) has
+        none.
+      gate: whether beta_t scales the context; without it beta is 1.
+    """
+
+    def __init__(
+        self,
+        *,
+        vocabulary: int,
+        features: int,
+        projection: int,
+        embedding: int,
+        hidden: int,
+        attention: int,
+        dropout: float,
+        annotation_dropout: float,
+        output_tanh: bool,
+        gate: bool,
+        rngs: nnx.Rngs,
+    ):
+        self.projection = nnx.Linear(features, projection, rngs=rngs) if projection else None
+        size = projection or features
+        self.init_h = nnx.Linear(size, hidden, rngs=rngs)
+        self.init_c = nnx.Linear(size, hidden, rngs=rngs)
+        self.embed = nnx.Embed(
+            vocabulary, embedding, embedding_init=nnx.initializers.uniform(0.2), rngs=rngs
+        )
+        self.attention = Attention(size, hidden, attention, rngs=rngs)
+        self.gate = nnx.Linear(hidden, 1, rngs=rngs) if gate else None
+        # The LSTM's weights are kept by input, since words enter in one product before the scan.
+        self.lstm_word = nnx.Linear(embedding, 4 * hidden, bias_init=_forget_one, rngs=rngs)
+        self.lstm_state = nnx.Linear(hidden + size, 4 * hidden, use_bias=False, rngs=rngs)
+        self.output_h = nnx.Linear(hidden, embedding, use_bias=False, rngs=rngs)
+        self.output_z = nnx.Linear(size, embedding, rngs=rngs)
+        self.output_word = nnx.Linear(embedding, vocabulary, rngs=rngs)
+        self.dropout = nnx.Dropout(dropout)
+        self.annotation_dropout = nnx.Dropout(annotation_dropout)
+        self.output_tanh = output_tanh
+
+    def memory(self, annotations: Float[Array, "B L F"], key: PRNGKeyArray | None = None) -> Memory:
+        """Everything of the images that no step changes. `key` switches dropout on."""
+        a = annotations.astype(jnp.float32)
+        a = self.annotation_dropout(a, deterministic=key is None, rngs=key)
+        if self.projection is not None:
+            a = self.projection(a)
+        mean = a.mean(axis=1)
+        return Memory(
+            annotations=a,
+            keys=self.attention.keys(a),
+            h0=jnp.tanh(self.init_h(mean)),
+            c0=jnp.tanh(self.init_c(mean)),
+        )
+
+    def initial_state(self, memory: Memory, rows: int) -> State:
+        """h_0 and c_0, two MLPs of the mean annotation vector (section 3.1.2), for every row."""
+
+        def expand(x: Float[Array, "B H"]) -> Float[Array, "B R H"]:
+            return jnp.broadcast_to(x[:, None], (x.shape[0], rows, x.shape[1]))
+
+        return State(expand(memory.h0), expand(memory.c0))
+
+    def word_gates(self, embedded: Float[Array, "*S E"]) -> Float[Array, "*S G"]:
+        """The words' share of the LSTM's gate pre-activations (G = 4 H)."""
+        return self.lstm_word(embedded)
+
+    def step(
+        self, state: State, word_gates: Float[Array, "B R G"], memory: Memory
+    ) -> tuple[State, Reading]:
+        """One step of the recurrence (eq. 1–5, 13): attend with h_{t-1}, then update the LSTM.
+
+        Teacher forcing and every kind of decoding run this one step.
+        """
+        scores = self.attention.scores(state.h, memory.keys)
+        context, alpha = soft_context(scores, memory.annotations)
+        if self.gate is None:
+            beta = jnp.ones(alpha.shape[:-1], alpha.dtype)
+        else:
+            beta = jax.nn.sigmoid(self.gate(state.h)[..., 0])
+        z = beta[..., None] * context
+        gates = word_gates + self.lstm_state(jnp.concatenate([state.h, z], axis=-1))
+        i, f, o, g = jnp.split(gates, 4, axis=-1)
+        c = jax.nn.sigmoid(f) * state.c + jax.nn.sigmoid(i) * jnp.tanh(g)
+        h = jax.nn.sigmoid(o) * jnp.tanh(c)
+        return State(h, c), Reading(z, alpha, beta)
+
+    def output(
+        self,
+        embedded: Float[Array, "*S E"],
+        h: Float[Array, "*S H"],
+        z: Float[Array, "*S D"],
+        key: PRNGKeyArray | None = None,
+    ) -> Float[Array, "*S V"]:
+        """The deep output (eq. 7): L_o (E y_{t-1} + L_h h_t + L_z z_t), as logits."""
+        hidden = embedded + self.output_h(h) + self.output_z(z)
+        if self.output_tanh:
+            hidden = jnp.tanh(hidden)
+        return self.output_word(self.dropout(hidden, deterministic=key is None, rngs=key))
+
+    def __call__(
+        self,
+        annotations: Float[Array, "B L F"],
+        tokens: Int[Array, "B R T"],
+        key: PRNGKeyArray | None = None,
+    ) -> TeacherForced:
+        """Runs over given captions (packed rows, see the module). `key` switches dropout on."""
+        keys = (None,) * 3 if key is None else tuple(jax.random.split(key, 3))
+        memory = self.memory(annotations, keys[0])
+        embedded = self.embed(input_words(tokens))
+        embedded = self.dropout(embedded, deterministic=key is None, rngs=keys[1])
+        initial = self.initial_state(memory, tokens.shape[1])
+
+        def body(state: State, inputs):
+            word_gates, start = inputs
+            state = jax.tree.map(lambda s, s0: jnp.where(start[..., None], s0, s), state, initial)
+            state, reading = self.step(state, word_gates, memory)
+            return state, (state.h, reading)
+
+        xs = (self.word_gates(embedded), caption_starts(tokens))
+        _, (h, reading) = jax.lax.scan(body, initial, jax.tree.map(_time_first, xs))
+        h, z, alpha, beta = map(_time_last, (h, *reading))
+        return TeacherForced(self.output(embedded, h, z, keys[2]), alpha, beta)
+
+
+def _forget_one(key, shape, dtype=jnp.float32, out_sharding=None):
+    """Biases of the gates i, f, o, g: 1 for the forget gate (Jozefowicz et al. 2015), else 0."""
+    del key, out_sharding
+    return jnp.zeros(shape, dtype).at[shape[0] // 4 : shape[0] // 2].set(1)
+
+
+def _time_first(x: Array) -> Array:
+    return jnp.moveaxis(x, 2, 0)
+
+
+def _time_last(x: Array) -> Array:
+    return jnp.moveaxis(x, 0, 2)

@@ -1,0 +1,47 @@
+"""Encoders: images in, annotation vectors out. `make_encoder` builds one by name."""
+
+import difflib
+import inspect
+from typing import Any
+
+from flax import nnx
+
+from show_attend_tell.encoders.base import Encoder
+from show_attend_tell.encoders.efficientnet_lite import EfficientNetLite0, EfficientNetLite2
+from show_attend_tell.encoders.small import SmallEncoder
+from show_attend_tell.errors import UserError
+
+__all__ = ["Encoder", "make_encoder"]
+
+_ENCODERS = {
+    "efficientnet_lite0": EfficientNetLite0,
+    "efficientnet_lite2": EfficientNetLite2,
+    "small": SmallEncoder,
+}
+
+
+def make_encoder(name: str, *, image_size: int, rngs: nnx.Rngs, **options: Any) -> Encoder:
+    """Builds an encoder.
+
+    Args:
+        name: `efficientnet_lite0`, `efficientnet_lite2` (ImageNet weights) or `small` (untrained).
+        image_size: side S of the square images in pixels.
+        rngs: for the initial values; an encoder with stored weights draws nothing.
+        **options: the encoder's own keyword arguments, see its class.
+
+    Raises:
+        UserError: unknown name or option (the nearest known one is named), a size or option value
+            that the encoder cannot take, or weights that cannot be read.
+    """
+    encoder = _ENCODERS[_known("encoder", name, _ENCODERS)]
+    takes = set(inspect.signature(encoder.__init__).parameters) - {"self", "image_size", "rngs"}
+    for option in options:
+        _known(f"option of encoder {name}", option, takes)
+    return encoder(image_size=image_size, rngs=rngs, **options)
+
+
+def _known(what: str, name: str, known) -> str:
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0)
+        raise UserError(f"unknown {what}: {name!r}; nearest is {near[0]!r} of {sorted(known)}")
+    return name

@@ -1,0 +1,248 @@
+"""Free-running captions of a split and their scores.
+
+What is written, in this order: the captions (COCO results JSON), the attention of each caption
+where asked for, then the scores, computed from the captions alone.
+"""
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import platformdirs
+import rich.progress
+from flax import nnx
+from jaxtyping import Array, Float, Int, Shaped
+from ml_collections import ConfigDict
+from rich.console import Console
+
+from show_attend_tell import caption_metrics, datasets, decode, features
+from show_attend_tell import config as configs
+from show_attend_tell.captioner import Captioner, build_captioner, build_encoder
+from show_attend_tell.checkpoint import Checkpoints
+from show_attend_tell.encoders import Encoder
+from show_attend_tell.errors import UserError
+from show_attend_tell.images import read_image
+from show_attend_tell.input_pipeline import eval_batches
+from show_attend_tell.vocabulary import Vocabulary
+
+
+@dataclasses.dataclass(frozen=True)
+class Decoding:
+    """How captions are searched for.
+
+    Attributes:
+      beam: K; 1 is greedy.
+      max_length: the most tokens of a caption, <eos> included.
+      length_penalty: exponent of the length that divides a log-probability; 0 for none.
+      ban_unk: whether <unk> is never said.
+      batch_size: images decoded at a time.
+    """
+
+    beam: int
+    max_length: int
+    length_penalty: float
+    ban_unk: bool
+    batch_size: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Caption:
+    """A decoded caption with the attention of the pass that produced it (T steps)."""
+
+    tokens: tuple[str, ...]  # words, then "<eos>" where the caption finished
+    log_prob: float  # nats
+    score: float  # log_prob / T ** length_penalty
+    alpha: Float[np.ndarray, "T L"]
+    beta: Float[np.ndarray, " T"]
+
+    @property
+    def text(self) -> str:
+        """The words alone."""
+        return " ".join(token for token in self.tokens if token != "<eos>")
+
+
+def data_folder(config: ConfigDict) -> Path:
+    """Where built data sets and caches lie: `config.data.dir`, or the user's cache directory."""
+    return Path(config.data.dir or platformdirs.user_cache_dir("show_attend_tell"))
+
+
+def load_split(config: ConfigDict, split: str) -> Any:
+    """The examples of a split (see `datasets.load`), built first where they are not."""
+    manual = Path(config.data.manual_dir) if config.data.manual_dir else None
+    return datasets.load(
+        config.data.name, split, data_dir=data_folder(config) / "datasets", manual_dir=manual
+    )
+
+
+def load_inputs(config: ConfigDict, examples: Any, encoder: Encoder) -> Shaped[np.ndarray, "N ..."]:
+    """What the captioner takes: a frozen encoder's annotation vectors, else images; cached."""
+    cache = data_folder(config) / "features"
+    if config.encoder.trainable:
+        return features.decoded_images(examples, encoder.image_size, cache)
+    return features.cached_annotations(examples, encoder, cache)
+
+
+def make_decode(model: Captioner, decoding: Decoding) -> Callable[[Any, Array], decode.Hypotheses]:
+    """A jitted function (parameters, inputs (B, ...)) -> hypotheses; `model` gives the form."""
+    graph = nnx.graphdef(model)
+    banned = (Vocabulary.unk,) if decoding.ban_unk else ()
+
+    @jax.jit
+    def run(params: Any, inputs: Array) -> decode.Hypotheses:
+        model = nnx.merge(graph, params)
+        decoder = model.decoder
+        memory = decoder.memory(model.annotations(inputs))
+
+        def step(state, words: Int[Array, "B K"]):
+            embedded = decoder.embed(words)
+            state, reading = decoder.step(state, decoder.word_gates(embedded), memory)
+            logits = decoder.output(embedded, state.h, reading.z)
+            return logits, state, {"alpha": reading.alpha, "beta": reading.beta}
+
+        return decode.beam_search(
+            step,
+            jax.tree.map(lambda s: s[:, 0], decoder.initial_state(memory, 1)),
+            batch=inputs.shape[0],
+            beam=decoding.beam,
+            max_length=decoding.max_length,
+            bos=Vocabulary.bos,
+            eos=Vocabulary.eos,
+            pad=Vocabulary.pad,
+            banned=banned,
+            length_penalty=decoding.length_penalty,
+        )
+
+    return run
+
+
+def caption_inputs(
+    run: Callable[[Any, Array], decode.Hypotheses],
+    params: Any,
+    inputs: Shaped[np.ndarray, "N ..."],
+    vocabulary: Vocabulary,
+    batch_size: int,
+) -> Iterator[Caption]:
+    """The best caption of every input, in order."""
+    for batch, count in eval_batches(inputs, batch_size):
+        best = jax.tree.map(lambda x: np.asarray(x[:, 0]), run(params, batch))
+        for i in range(count):
+            length = int(best.lengths[i])
+            words = vocabulary.decode(best.tokens[i, :length].tolist())
+            yield Caption(
+                tokens=(*words, "<eos>") if best.finished[i] else tuple(words),
+                log_prob=float(best.log_probs[i]),
+                score=float(best.scores[i]),
+                alpha=best.trace["alpha"][i, :length],
+                beta=best.trace["beta"][i, :length],
+            )
+
+
+def references(examples: Any) -> dict[str, list[str]]:
+    """Image id to its raw captions."""
+    return {example.image_id: list(example.captions) for example in examples}
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A trained run, ready to caption."""
+
+    workdir: Path
+    config: ConfigDict
+    vocabulary: Vocabulary
+    encoder: Encoder
+    model: Captioner
+    params: Any
+    step: int
+
+    @property
+    def decoding(self) -> Decoding:
+        """How the run's config decodes."""
+        return Decoding(**self.config.decode.to_dict())
+
+
+def load_run(workdir: Path, overrides: Sequence[str] = ()) -> Run:
+    """Loads config, vocabulary and best weights of a run.
+
+    Raises:
+      UserError: the folder is not a run, the run has no best weights yet, a file is damaged, or an
+        override is not understood.
+    """
+    config = configs.load(workdir / "config.json", overrides)
+    vocabulary = Vocabulary.load(workdir / "vocabulary.json")
+    encoder = build_encoder(config)
+    model = build_captioner(config, encoder, len(vocabulary))
+    if not (workdir / "best").is_dir():
+        raise UserError(f"{workdir}/best: not there; train at least one epoch first")
+    best = Checkpoints(workdir / "best", keep=1)
+    restored = best.restore(nnx.to_pure_dict(nnx.state(model, nnx.Param)))
+    best.close()
+    if restored is None:
+        raise UserError(f"{workdir}/best: no weights in it; train at least one epoch first")
+    step, params, _ = restored
+    return Run(workdir, config, vocabulary, encoder, model, params, step)
+
+
+def caption_split(run: Run, split: str, decoding: Decoding) -> tuple[Any, list[Caption]]:
+    """The examples of a split and the caption of each."""
+    examples = load_split(run.config, split)
+    inputs = load_inputs(run.config, examples, run.encoder)
+    decode_batch = make_decode(run.model, decoding)
+    captions = caption_inputs(decode_batch, run.params, inputs, run.vocabulary, decoding.batch_size)
+    bar = rich.progress.track(
+        captions, "captions", total=len(examples), console=Console(stderr=True)
+    )
+    return examples, list(bar)
+
+
+def caption_files(run: Run, paths: Sequence[Path], decoding: Decoding) -> list[Caption]:
+    """Captions of image files, seen exactly as training images were.
+
+    Raises:
+      UserError: a file that is not a readable image.
+    """
+    size = run.encoder.image_size
+    images = np.stack([read_image(path, size) for path in paths])
+    if run.model.encoder is None:
+        encode = nnx.jit(lambda encoder, x: encoder(x).astype(np.float16))
+        inputs = np.concatenate([np.asarray(encode(run.encoder, x[None])) for x in images])
+    else:
+        inputs = images
+    batch_size = min(len(paths), decoding.batch_size)
+    decode_batch = make_decode(run.model, decoding)
+    return list(caption_inputs(decode_batch, run.params, inputs, run.vocabulary, batch_size))
+
+
+def score_split(
+    run: Run, split: str, decoding: Decoding, examples: Any, captions: Sequence[Caption]
+) -> dict[str, Any]:
+    """Writes the captions of a split, then scores them and writes the scores.
+
+    Returns:
+      What the score file holds: the scores and every setting that they depend on.
+    """
+    stem = f"{split}-beam{decoding.beam}"
+    hypotheses = {
+        image_id: caption.text
+        for image_id, caption in zip(examples.image_ids, captions, strict=True)
+    }
+    caption_metrics.write_results(run.workdir / f"{stem}.captions.json", hypotheses)
+    scores = caption_metrics.score(references(examples), hypotheses)
+    record = {
+        "scores": scores,
+        "split": split,
+        "images": len(captions),
+        "unfinished": sum(caption.tokens[-1:] != ("<eos>",) for caption in captions),
+        "decoding": dataclasses.asdict(decoding),
+        "tokenizer": caption_metrics.TOKENIZER,
+        "step": run.step,
+        **configs.provenance(run.config),
+    }
+    path = run.workdir / f"{stem}.scores.json"
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(record, indent=2) + "\n")
+    temporary.replace(path)
+    return record

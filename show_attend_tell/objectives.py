@@ -1,0 +1,78 @@
+"""Training objectives: arrays in, a scalar and what to report out.
+
+Symbols as in `decoder`; a packed row holds several captions.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from show_attend_tell.vocabulary import Vocabulary
+
+
+def token_log_probs(logits: Float[Array, "*S V"], tokens: Int[Array, "*S"]) -> Float[Array, "*S"]:
+    """log p(y_t) of the given words; 0 at padding."""
+    chosen = jnp.take_along_axis(logits, tokens[..., None], axis=-1)[..., 0]
+    log_probs = chosen - jax.nn.logsumexp(logits, axis=-1)
+    return jnp.where(tokens == Vocabulary.pad, 0.0, log_probs)
+
+
+def doubly_stochastic_penalty(
+    alpha: Float[Array, "B R T L"],
+    tokens: Int[Array, "B R T"],
+    same_caption: Float[Array, "B R T T"],
+) -> Float[Array, ""]:
+    """Sum over captions of sum_i (1 - sum_t alpha_ti)^2 (Xu et al. 2015, eq. 14).
+
+    The inner sum runs over a caption's own steps, its <eos> included and padding excluded. It is
+    a sum over the L locations, as in the paper, not a mean.
+    """
+    # Row t of the product is the attention that t's whole caption paid to each location; the
+    # caption is counted once, at its <eos>.
+    paid = jnp.einsum("brts,brsl->brtl", same_caption, alpha)
+    per_step = jnp.square(1.0 - paid).sum(axis=-1)
+    return jnp.where(tokens == Vocabulary.eos, per_step, 0.0).sum()
+
+
+def soft_loss(
+    logits: Float[Array, "B R T V"],
+    alpha: Float[Array, "B R T L"],
+    tokens: Int[Array, "B R T"],
+    same_caption: Float[Array, "B R T T"],
+    *,
+    doubly_stochastic: float,
+    label_smoothing: float,
+) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+    """The loss of deterministic attention (Xu et al. 2015, eq. 14).
+
+    L_d = sum over captions of [-log p(y|x) + lambda sum_i (1 - sum_t alpha_ti)^2], divided by the
+    batch's number of real tokens (words and <eos>, no padding). The division leaves the paper's
+    ratio of the two terms as it is. A penalty that is averaged over the L locations and added to
+    a mean token loss, as in other codebases, corresponds here to
+    lambda = lambda_mean * (tokens per caption) / L.
+
+    Args:
+      doubly_stochastic: lambda, at least 0.
+      label_smoothing: the share of each target spread evenly over the vocabulary, in [0, 1);
+        0 is the paper's loss.
+
+    Returns:
+      The loss, and for reporting `nll` (nats per real token, without smoothing), `penalty` (mean
+      over captions of the unweighted penalty) and `tokens` (the number of real tokens).
+    """
+    real = tokens != Vocabulary.pad
+    count = jnp.maximum(real.sum(), 1)
+    captions = jnp.maximum((tokens == Vocabulary.eos).sum(), 1)
+    nll = -token_log_probs(logits, tokens).sum() / count
+    fit = nll
+    if label_smoothing:
+        mean_log_prob = logits.mean(axis=-1) - jax.nn.logsumexp(logits, axis=-1)
+        uniform = -jnp.where(real, mean_log_prob, 0.0).sum() / count
+        fit = (1 - label_smoothing) * nll + label_smoothing * uniform
+    penalty = doubly_stochastic_penalty(alpha, tokens, same_caption)
+    loss = fit + doubly_stochastic * penalty / count
+    return loss, {
+        "nll": nll,
+        "penalty": penalty / captions,
+        "tokens": count.astype(jnp.float32),
+    }

@@ -1,0 +1,59 @@
+"""The optimizer: optax's, chosen by name."""
+
+import jax
+import optax
+
+from show_attend_tell.errors import UserError
+
+
+def make_optimizer(
+    *,
+    name: str,
+    learning_rate: float,
+    schedule: str,
+    warmup_steps: int,
+    total_steps: int,
+    weight_decay: float,
+    clip_norm: float,
+) -> optax.GradientTransformation:
+    """Gradient clipping, then Adam, AdamW or RMSProp with a learning-rate schedule.
+
+    Args:
+      name: "adam", "adamw" or "rmsprop" (the paper's choice for Flickr8k).
+      learning_rate: the peak of the schedule.
+      schedule: "constant", or "cosine" down to zero at `total_steps`.
+      warmup_steps: steps of linear warm-up from zero before either.
+      total_steps: length of the whole run, in steps.
+      weight_decay: decoupled decay of matrices (not of biases), for "adamw" alone.
+      clip_norm: largest global norm of the gradient; 0 switches clipping off.
+
+    Raises:
+      UserError: a name that is not among those above.
+    """
+    if schedule == "cosine":
+        rate = optax.warmup_cosine_decay_schedule(
+            0.0 if warmup_steps else learning_rate, learning_rate, warmup_steps, total_steps
+        )
+    elif schedule == "constant":
+        rate = optax.warmup_constant_schedule(
+            0.0 if warmup_steps else learning_rate, learning_rate, warmup_steps
+        )
+    else:
+        raise UserError(f"optimizer.schedule is {schedule!r}: choose 'constant' or 'cosine'")
+    if name == "adam":
+        update = optax.adam(rate)
+    elif name == "adamw":
+        update = optax.adamw(rate, weight_decay=weight_decay, mask=_matrices)
+    elif name == "rmsprop":
+        update = optax.rmsprop(rate, decay=0.95)
+    else:
+        raise UserError(f"optimizer.name is {name!r}: choose 'adam', 'adamw' or 'rmsprop'")
+    if weight_decay and name != "adamw":
+        raise UserError("optimizer.weight_decay needs optimizer.name='adamw'")
+    return optax.chain(
+        optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity(), update
+    )
+
+
+def _matrices(params):
+    return jax.tree.map(lambda p: p.ndim > 1, params)

@@ -1,0 +1,397 @@
+"""The training loop: one for every experiment.
+
+A run's folder (workdir) holds
+    config.json, run.json      the resolved config; command, versions, commit, progress
+    vocabulary.json            words, counted on the training split
+    metrics.jsonl, events/     what was measured, for scripts and for TensorBoard
+    checkpoints/               the whole training state; a resumed run continues bit for bit
+    best/                      the weights with the best validation score
+"""
+
+import dataclasses
+import json
+import signal
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx, struct
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+from ml_collections import ConfigDict
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from show_attend_tell import caption_metrics, evaluate, objectives
+from show_attend_tell import config as configs
+from show_attend_tell.captioner import Captioner, build_captioner, build_encoder
+from show_attend_tell.checkpoint import Checkpoints
+from show_attend_tell.decoder import same_caption
+from show_attend_tell.errors import UserError
+from show_attend_tell.input_pipeline import BatchPlan, train_batches
+from show_attend_tell.optimizer import make_optimizer
+from show_attend_tell.ptb_tokenizer import tokenize
+from show_attend_tell.vocabulary import Vocabulary
+from show_attend_tell.writer import MetricWriter
+
+
+@struct.dataclass
+class TrainState:
+    """Everything a step changes. Random keys follow from the config's seed and `step`."""
+
+    step: Int[Array, ""]
+    params: Any
+    optimizer: Any
+    average: Any  # running mean of the parameters, the weights that are evaluated
+    skipped: Int[Array, ""]  # steps skipped since the start
+    skipped_in_a_row: Int[Array, ""]
+
+
+def initial_state(model: Captioner, optimizer: optax.GradientTransformation) -> TrainState:
+    """The state before the first step."""
+    params = nnx.to_pure_dict(nnx.state(model, nnx.Param))
+    # Distinct buffers throughout, since a step donates each of them.
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        optimizer=optimizer.init(params),
+        average=jax.tree.map(jnp.copy, params),
+        skipped=jnp.zeros((), jnp.int32),
+        skipped_in_a_row=jnp.zeros((), jnp.int32),
+    )
+
+
+def make_train_step(
+    model: Captioner,
+    optimizer: optax.GradientTransformation,
+    *,
+    key: PRNGKeyArray,
+    average: float,
+    doubly_stochastic: float,
+    label_smoothing: float,
+) -> Callable[[TrainState, Mapping[str, Array]], tuple[TrainState, dict[str, Float[Array, ""]]]]:
+    """The jitted step (state, batch) -> (state, metrics). The state given is donated.
+
+    A step whose loss or gradient is not finite leaves parameters, optimizer and average as they
+    were; it is counted, and the next step draws other dropout masks.
+
+    Args:
+      average: decay of the running mean of the parameters, in [0, 1); 0 keeps the last ones.
+      doubly_stochastic, label_smoothing: see `objectives.soft_loss`.
+    """
+    graph = nnx.graphdef(model)
+
+    def loss_of(params: Any, batch: Mapping[str, Array], key: PRNGKeyArray):
+        out = nnx.merge(graph, params)(batch["inputs"], batch["tokens"], key)
+        return objectives.soft_loss(
+            out.logits,
+            out.alpha,
+            batch["tokens"],
+            same_caption(batch["tokens"]),
+            doubly_stochastic=doubly_stochastic,
+            label_smoothing=label_smoothing,
+        )
+
+    def step(state: TrainState, batch: Mapping[str, Array]):
+        step_key = jax.random.fold_in(key, state.step)
+        grad = jax.value_and_grad(loss_of, has_aux=True)
+        (loss, aux), gradients = grad(state.params, batch, step_key)
+        norm = optax.global_norm(gradients)
+        finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+        # The mean forgets its start: early on it follows the parameters closely.
+        decay = jnp.minimum(average, (1.0 + state.step) / (10.0 + state.step))
+
+        def update():
+            changes, optimizer_state = optimizer.update(gradients, state.optimizer, state.params)
+            params = optax.apply_updates(state.params, changes)
+            mean = optax.incremental_update(params, state.average, 1.0 - decay)
+            return params, optimizer_state, mean
+
+        params, optimizer_state, mean = jax.lax.cond(
+            finite, update, lambda: (state.params, state.optimizer, state.average)
+        )
+        skipped = jnp.where(finite, 0, 1)
+        new = TrainState(
+            step=state.step + 1,
+            params=params,
+            optimizer=optimizer_state,
+            average=mean,
+            skipped=state.skipped + skipped,
+            skipped_in_a_row=(state.skipped_in_a_row + skipped) * skipped,
+        )
+        metrics = {"loss": loss, "gradient_norm": norm, **aux}
+        metrics |= {"skipped": new.skipped, "skipped_in_a_row": new.skipped_in_a_row}
+        return new, metrics
+
+    return jax.jit(step, donate_argnums=0)
+
+
+@dataclasses.dataclass
+class Progression:
+    """What a checkpoint records beside the arrays."""
+
+    input_position: dict[str, Any]
+    best_score: float | None = None
+    best_step: int = 0
+    stale: int = 0  # validations since the best one
+    seconds: float = 0.0  # spent training, validation included, over all parts of the run
+    finished: bool = False
+
+
+def train(config: ConfigDict, workdir: Path, *, console: Console | None = None) -> Progression:
+    """Trains the experiment `config` in the folder `workdir`, or resumes the run that is there.
+
+    Ends after `config.train.epochs`, or earlier when `config.train.patience` (if not 0)
+    validations in a row brought no better score. Validation is free-running greedy decoding of
+    the whole validation split after every epoch, never teacher-forced scores.
+
+    On SIGINT or SIGTERM the current step is finished, a checkpoint is written and
+    KeyboardInterrupt is raised.
+
+    Raises:
+      UserError: the workdir holds a run of another config, data cannot be read, nothing can be
+        written, or `config.train.max_skipped` steps in a row were not finite.
+    """
+    console = console or Console(stderr=True)
+    _claim(workdir, config)
+    settings = config.train
+
+    console.print(f"data: {config.data.name}, encoder: {config.encoder.name}")
+    encoder = build_encoder(config)
+    train_examples = evaluate.load_split(config, "train")
+    val_examples = evaluate.load_split(config, "val")
+    train_inputs = evaluate.load_inputs(config, train_examples, encoder)
+    val_inputs = evaluate.load_inputs(config, val_examples, encoder)
+    val_references = evaluate.references(val_examples)
+    vocabulary, plan = _captions(config, train_examples, workdir)
+    console.print(
+        f"{len(plan)} images, {plan.captions} captions ({plan.truncated} cut to "
+        f"{config.data.max_length} words), {len(vocabulary)} words, "
+        f"{plan.batches_per_epoch} steps an epoch of row lengths {plan.lengths}, "
+        f"{1 - plan.tokens_per_epoch / plan.positions_per_epoch:.0%} padding"
+    )
+
+    model = build_captioner(config, encoder, len(vocabulary))
+    total_steps = settings.epochs * plan.batches_per_epoch
+    optimizer = make_optimizer(
+        total_steps=total_steps,
+        **{k: v for k, v in config.optimizer.to_dict().items() if k != "average"},
+    )
+    state = initial_state(model, optimizer)
+    train_step = make_train_step(
+        model,
+        optimizer,
+        key=jax.random.key(config.seed),
+        average=config.optimizer.average,
+        **config.loss.to_dict(),
+    )
+    greedy = dataclasses.replace(evaluate.Decoding(**config.decode.to_dict()), beam=1)
+    run_decode = evaluate.make_decode(model, greedy)
+
+    batches = train_batches(train_inputs, plan)
+    progression = Progression(input_position=batches.get_state())
+    checkpoints = Checkpoints(workdir / "checkpoints", keep=2)
+    best = Checkpoints(workdir / "best", keep=1)
+    restored = checkpoints.restore(state, warn=console.print)
+    first_step = 0
+    if restored is not None:
+        first_step, state, record = restored
+        progression = Progression(**record)
+        batches.set_state(progression.input_position)
+        console.print(f"resuming {workdir} at step {first_step} of {total_steps}")
+        if progression.finished:
+            console.print("this run is finished already")
+            return progression
+    state = jax.tree.map(jnp.asarray, state)
+    writer = MetricWriter(workdir, first_step)
+    clock = time.monotonic()
+    stop = _Stop()
+
+    def save() -> None:
+        nonlocal clock
+        now = time.monotonic()
+        progression.seconds += now - clock
+        clock = now
+        progression.input_position = batches.get_state()
+        # A copy: Orbax writes while the next step overwrites the donated buffers.
+        arrays = jax.tree.map(np.array, state)
+        checkpoints.save(int(state.step), arrays, dataclasses.asdict(progression))
+
+    def validate(step: int) -> None:
+        captions = evaluate.caption_inputs(
+            run_decode, state.average, val_inputs, vocabulary, greedy.batch_size
+        )
+        hypotheses = {
+            image_id: caption.text
+            for image_id, caption in zip(val_examples.image_ids, captions, strict=True)
+        }
+        scores = caption_metrics.score(val_references, hypotheses, meteor=False)
+        score = scores[settings.metric]
+        writer.write(step, scores, kind="val")
+        better = progression.best_score is None or score > progression.best_score
+        if better:
+            progression.best_score, progression.best_step, progression.stale = score, step, 0
+            weights = jax.tree.map(np.array, state.average)
+            best.save(step, weights, {"step": step, "metric": settings.metric, "score": score})
+        else:
+            progression.stale += 1
+        shown = ", ".join(f"{k} {v:.3f}" for k, v in scores.items())
+        console.print(f"step {step}, validation: {shown}{' (best)' if better else ''}")
+
+    with _progress(console) as bar, stop:
+        task = bar.add_task("training", total=total_steps, completed=first_step, status="")
+        meter = _Meter(writer, settings.log_every, settings.max_skipped, workdir)
+        pending = None
+        for step in range(first_step + 1, total_steps + 1):
+            waited = time.perf_counter()
+            batch = next(batches)
+            waited = time.perf_counter() - waited
+            state, metrics = train_step(state, batch)
+            # Metrics of the step before are fetched while this one runs: the device never waits.
+            if pending is not None:
+                status = meter.add(*pending)
+                bar.update(task, completed=step - 1, status=status)
+            pending = (step, metrics, waited)
+            at_end = step % plan.batches_per_epoch == 0
+            if at_end or stop.requested or step % settings.checkpoint_every == 0:
+                status = meter.add(*pending)
+                bar.update(task, completed=step, status=status)
+                pending = None
+                if at_end:
+                    validate(step)
+                    meter.restart()
+                exhausted = bool(settings.patience) and progression.stale >= settings.patience
+                progression.finished = step == total_steps or exhausted
+                save()
+                if progression.finished or stop.requested:
+                    break
+    checkpoints.close()
+    best.close()
+    writer.close()
+    if stop.requested and not progression.finished:
+        console.print(f"stopped at step {step}; the same command resumes from there")
+        raise KeyboardInterrupt
+    console.print(
+        f"trained {progression.seconds / 60:.1f} minutes; best {settings.metric} "
+        f"{progression.best_score:.4f} at step {progression.best_step}"
+    )
+    return progression
+
+
+def _captions(config: ConfigDict, examples: Any, workdir: Path) -> tuple[Vocabulary, BatchPlan]:
+    """The vocabulary of the training split, also saved, and the plan of its batches."""
+    tokenized = [[tokenize(caption) for caption in e.captions] for e in examples]
+    vocabulary = Vocabulary.from_captions(
+        (tokens for captions in tokenized for tokens in captions), config.data.min_count
+    )
+    vocabulary.save(workdir / "vocabulary.json")
+    plan = BatchPlan(
+        [[[*vocabulary.encode(t), Vocabulary.eos] for t in captions] for captions in tokenized],
+        batch_size=config.train.batch_size,
+        rows=config.train.rows,
+        buckets=config.train.buckets,
+        max_length=config.data.max_length,
+        seed=config.seed,
+    )
+    return vocabulary, plan
+
+
+def _claim(workdir: Path, config: ConfigDict) -> None:
+    """Makes the workdir this config's, or checks that it is."""
+    path = workdir / "config.json"
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        if path.exists():
+            changed = configs.differences(configs.load(path), config)
+            if changed:
+                raise UserError(
+                    f"{workdir} holds a run of another config ({', '.join(changed[:5])} differ);"
+                    " choose another --workdir, or delete that folder"
+                )
+        else:
+            configs.save(config, path)
+        (workdir / "run.json").write_text(json.dumps(configs.provenance(config), indent=2) + "\n")
+    except OSError as error:
+        raise UserError(f"{workdir}: cannot be written ({error.strerror})") from error
+
+
+def _progress(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[status]}"),
+        console=console,
+    )
+
+
+class _Meter:
+    """Means of the metrics over `every` steps, written and put in a line for the progress bar."""
+
+    def __init__(self, writer: MetricWriter, every: int, max_skipped: int, workdir: Path):
+        self._writer, self._every = writer, every
+        self._max_skipped, self._workdir = max_skipped, workdir
+        self._status = ""
+        self.restart()
+
+    def restart(self) -> None:
+        """Begins a new mean, so that time spent elsewhere is not counted."""
+        self._rows: list[dict[str, float]] = []
+        self._start = time.perf_counter()
+
+    def add(self, step: int, metrics: Mapping[str, Array], waited: float) -> str:
+        row = {k: float(v) for k, v in jax.device_get(metrics).items()} | {"waited": waited}
+        self._rows.append(row)
+        if row["skipped_in_a_row"] >= self._max_skipped:
+            raise UserError(
+                f"{self._workdir}: {self._max_skipped} steps in a row up to step {step} had a "
+                "loss or gradient that is not finite; lower optimizer.learning_rate or "
+                "optimizer.clip_norm: the last good checkpoint is kept"
+            )
+        if step % self._every == 0:
+            seconds = time.perf_counter() - self._start
+            tokens = sum(r["tokens"] for r in self._rows)
+            good = [r for r in self._rows if np.isfinite(r["loss"])] or self._rows
+            weights = [r["tokens"] for r in good]
+            scalars = {
+                name: float(np.average([r[name] for r in good], weights=weights))
+                for name in ("loss", "nll", "penalty", "gradient_norm")
+            }
+            scalars["tokens_per_second"] = tokens / seconds
+            scalars["data_wait_share"] = sum(r["waited"] for r in self._rows) / seconds
+            scalars["skipped"] = row["skipped"]
+            self._writer.write(step, scalars, kind="train")
+            self._status = f"loss {scalars['loss']:.3f}  {tokens / seconds:,.0f} tokens/s"
+            self.restart()
+        return self._status
+
+
+class _Stop:
+    """Notes SIGINT and SIGTERM instead of dying of them; a second one kills."""
+
+    def __init__(self):
+        self.requested = False
+
+    def __enter__(self) -> "_Stop":
+        self._before = {}
+        for number in (signal.SIGINT, signal.SIGTERM):
+            # Handlers can be set in the main thread alone; elsewhere the run is not interruptible.
+            try:
+                self._before[number] = signal.signal(number, self._note)
+            except ValueError:
+                break
+        return self
+
+    def __exit__(self, *_) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: Any) -> None:
+        self.requested = True
+        for number, handler in self._before.items():
+            signal.signal(number, handler)

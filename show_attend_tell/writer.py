@@ -1,0 +1,48 @@
+"""What a run writes while it trains: metrics.jsonl and TensorBoard event files."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from tensorboardX import SummaryWriter
+
+
+class MetricWriter:
+    """Appends scalars to `workdir/metrics.jsonl` and to TensorBoard event files beside it.
+
+    A resumed run goes on in the same file: records of steps after `first_step` that an earlier,
+    cut run left behind are dropped first, so every step stands there once.
+    """
+
+    def __init__(self, workdir: Path, first_step: int = 0):
+        self._path = workdir / "metrics.jsonl"
+        if self._path.exists():
+            kept = [r for r in read_metrics(self._path) if r["step"] <= first_step]
+            temporary = self._path.with_suffix(".tmp")
+            temporary.write_text("".join(json.dumps(r) + "\n" for r in kept))
+            temporary.replace(self._path)
+        self._file = self._path.open("a")
+        self._events = SummaryWriter(str(workdir / "events"), purge_step=first_step + 1)
+
+    def write(self, step: int, scalars: Mapping[str, float], *, kind: str) -> None:
+        """Writes one record. `kind` names the group, for example "train" or "val"."""
+        self._file.write(json.dumps({"step": step, "kind": kind, **scalars}) + "\n")
+        self._file.flush()
+        for name, value in scalars.items():
+            self._events.add_scalar(f"{kind}/{name}", value, step)
+
+    def close(self) -> None:
+        """Flushes and closes the files."""
+        self._file.close()
+        self._events.close()
+
+
+def read_metrics(path: Path) -> list[dict]:
+    """The records of a metrics.jsonl; a last line cut short by a kill is passed over."""
+    records = []
+    for line in path.read_text().splitlines():
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return records

@@ -1,0 +1,262 @@
+import io
+import json
+import logging
+import os
+import resource
+import signal
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from PIL import Image
+
+from show_attend_tell import features
+from show_attend_tell.encoders.base import Encoder
+from show_attend_tell.errors import UserError
+from show_attend_tell.features import cached_annotations, decoded_images
+from show_attend_tell.images import read_image
+
+SIZE = 16
+
+
+@dataclass
+class Examples:
+    """Images of one colour each; `reads` is the order in which they were asked for."""
+
+    count: int
+    broken: int = -1
+    kill_at: int = -1
+    reads: list = field(default_factory=list)
+    fingerprint: dict = field(
+        default_factory=lambda: {"name": "colours", "split": "train", "version": "1.0.0"}
+    )
+
+    @property
+    def image_ids(self):
+        return [f"image{i}" for i in range(self.count)]
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, index):
+        self.reads.append(index)
+        if index == self.kill_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if index == self.broken:
+            return SimpleNamespace(image=b"not an image")
+        encoded = io.BytesIO()
+        Image.new("RGB", (20, 10), (index, 2 * index, 255 - index)).save(encoded, "PNG")
+        return SimpleNamespace(image=encoded.getvalue())
+
+
+class Means(Encoder):
+    """Mean colour of the four quarters of an image, times a weight."""
+
+    def __init__(self, weight=0.5):
+        self.image_size, self.grid, self.features = SIZE, (2, 2), 3
+        self.weight = nnx.Param(jnp.float32(weight))
+
+    def __call__(self, images):
+        TRACED.append(images.shape)
+        quarters = images.astype(jnp.float32).reshape(-1, 2, SIZE // 2, 2, SIZE // 2, 3)
+        return self.weight[...] * quarters.mean(axis=(2, 4)).reshape(-1, 4, 3)
+
+    def fingerprint(self):
+        return {"name": "means", "weights": str(self.weight[...]), "image_size": SIZE}
+
+
+TRACED = []
+
+
+def expected(count, weight=0.5):
+    colours = np.array([(i, 2 * i, 255 - i) for i in range(count)])
+    return np.repeat((weight * colours).astype(np.float16)[:, None], 4, axis=1)
+
+
+def annotations(examples, folder, **change):
+    return cached_annotations(
+        examples, change.pop("encoder", Means()), folder, batch_size=4, progress=False, **change
+    )
+
+
+def only_folder(cache):
+    [folder] = cache.iterdir()
+    return folder
+
+
+def test_annotations_are_the_encoders_in_half_precision(tmp_path):
+    found = annotations(Examples(10), tmp_path)
+    assert found.dtype == np.float16 and found.shape == (10, 4, 3)
+    np.testing.assert_array_equal(found, expected(10))
+    assert isinstance(found, np.memmap) and not found.flags.writeable
+
+
+def test_last_batch_compiles_nothing_new(tmp_path):
+    TRACED.clear()
+    annotations(Examples(10), tmp_path)
+    assert TRACED == [(4, SIZE, SIZE, 3)]
+
+
+def test_second_call_reads_no_image(tmp_path):
+    first = annotations(Examples(10), tmp_path)
+    again = Examples(10)
+    np.testing.assert_array_equal(annotations(again, tmp_path), first)
+    assert again.reads == []
+
+
+def test_manifest_says_what_the_cache_holds(tmp_path):
+    annotations(Examples(3), tmp_path)
+    folder = only_folder(tmp_path)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["encoder"] == {"name": "means", "weights": "0.5", "image_size": SIZE}
+    assert manifest["data"]["split"] == "train"
+    assert manifest["image_ids"] == ["image0", "image1", "image2"]
+    assert manifest["shape"] == [3, 4, 3] and manifest["dtype"] == "float16"
+    assert folder.name.startswith("colours-train-means-16-")
+    assert {f.name for f in folder.iterdir()} == {"array.npy", "manifest.json", "lock"}
+
+
+def test_other_weights_data_or_images_are_another_cache(tmp_path):
+    annotations(Examples(5), tmp_path)
+    np.testing.assert_array_equal(
+        annotations(Examples(5), tmp_path, encoder=Means(0.25)), expected(5, 0.25)
+    )
+    later = Examples(5)
+    later.fingerprint["version"] = "1.0.1"
+    annotations(later, tmp_path)
+    assert len(later.reads) == 5
+    np.testing.assert_array_equal(annotations(Examples(6), tmp_path), expected(6))
+    assert len(list(tmp_path.iterdir())) == 4
+
+
+def test_images_are_cached_as_they_are_read(tmp_path):
+    examples = Examples(5)
+    found = decoded_images(examples, 8, tmp_path, progress=False)
+    assert found.shape == (5, 8, 8, 3) and found.dtype == np.uint8
+    np.testing.assert_array_equal(found[3], read_image(examples[3].image, 8))
+    again = Examples(5)
+    decoded_images(again, 8, tmp_path, progress=False)
+    assert again.reads == []
+
+
+@pytest.mark.parametrize("end", [-1, -400, 0])
+def test_truncated_cache_is_never_read(tmp_path, caplog, end):
+    annotations(Examples(10), tmp_path)
+    path = only_folder(tmp_path) / "array.npy"
+    path.write_bytes(path.read_bytes()[:end])
+    with caplog.at_level(logging.WARNING):
+        found = annotations(Examples(10), tmp_path)
+    np.testing.assert_array_equal(found, expected(10))
+    assert "array.npy" in caplog.text
+
+
+def test_cache_of_another_shape_or_manifest_is_never_read(tmp_path):
+    annotations(Examples(10), tmp_path)
+    folder = only_folder(tmp_path)
+    np.save(folder / "array.npy", np.zeros((9, 4, 3), np.float16))
+    np.testing.assert_array_equal(annotations(Examples(10), tmp_path), expected(10))
+    np.save(folder / "array.npy", np.zeros((10, 4, 3), np.float16))
+    (folder / "manifest.json").write_text("{}")
+    np.testing.assert_array_equal(annotations(Examples(10), tmp_path), expected(10))
+
+
+def test_unreadable_image_is_named_and_the_rest_is_kept(tmp_path):
+    with pytest.raises(UserError, match="image9 of colours-train") as raised:
+        annotations(Examples(20, broken=9), tmp_path)
+    assert "\n" not in str(raised.value)
+    folder = only_folder(tmp_path)
+    assert not (folder / "array.npy").exists()
+    rows = json.loads((folder / "progress.json").read_text())["rows"]
+    assert rows == 4  # the second whole batch before it was still on the device
+    mended = Examples(20)
+    np.testing.assert_array_equal(annotations(mended, tmp_path), expected(20))
+    assert min(mended.reads) == rows
+
+
+@pytest.mark.parametrize("lost", ["progress", "rows", "manifest"])
+def test_doubtful_rest_of_an_attempt_is_computed_again(tmp_path, lost):
+    with pytest.raises(UserError):
+        annotations(Examples(20, broken=19), tmp_path)
+    folder = only_folder(tmp_path)
+    if lost == "progress":
+        (folder / "progress.json").write_text('{"rows"')
+    elif lost == "rows":
+        os.truncate(folder / "partial.npy", 200)
+    else:
+        (folder / "manifest.json").unlink()
+    mended = Examples(20)
+    np.testing.assert_array_equal(annotations(mended, tmp_path), expected(20))
+    assert min(mended.reads) == 0
+
+
+def test_killed_extraction_is_resumed(tmp_path):
+    killed = subprocess.run([sys.executable, __file__, str(tmp_path)], capture_output=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    folder = only_folder(tmp_path)
+    assert (folder / "partial.npy").exists() and not (folder / "array.npy").exists()
+    resumed = Examples(60)
+    np.testing.assert_array_equal(annotations(resumed, tmp_path), expected(60))
+    # Decoding is a few batches ahead of what is written; the image that killed was number 40.
+    assert 0 < min(resumed.reads) < 40
+
+
+def test_two_at_once_compute_it_once(tmp_path):
+    examples = Examples(10)
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(lambda _: annotations(examples, tmp_path), range(2)))
+    np.testing.assert_array_equal(found[0], expected(10))
+    np.testing.assert_array_equal(found[1], expected(10))
+    assert sorted(examples.reads) == list(range(10))
+
+
+@pytest.mark.parametrize("weight", [np.nan, np.inf, 1e6])
+def test_values_beyond_half_precision_are_an_error(tmp_path, weight):
+    with pytest.raises(UserError, match="image0: the encoder's output is not finite"):
+        annotations(Examples(6), tmp_path, encoder=Means(weight))
+
+
+def test_too_small_a_disk_is_seen_before_work_starts(tmp_path, monkeypatch):
+    monkeypatch.setattr(features.shutil, "disk_usage", lambda path: SimpleNamespace(free=1_000_000))
+    examples = Examples(2_000)
+    with pytest.raises(UserError, match=r"needs 2 MB and 1 MB are free") as raised:
+        decoded_images(examples, 16, tmp_path, progress=False)
+    assert str(tmp_path) in str(raised.value) and examples.reads == []
+    assert annotations(Examples(5), tmp_path).shape == (5, 4, 3)
+
+
+def test_failing_write_is_one_line_and_can_be_resumed(tmp_path):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        with pytest.raises(UserError, match="cannot keep the feature cache") as raised:
+            decoded_images(Examples(200), 16, tmp_path, progress=False)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert str(tmp_path) in str(raised.value) and "\n" not in str(raised.value)
+    resumed = Examples(200)
+    found = decoded_images(resumed, 16, tmp_path, progress=False)
+    np.testing.assert_array_equal(found[:, 0, 0, 0], np.arange(200))
+    assert min(resumed.reads) == 128  # two blocks of 64 images of 768 bytes fitted
+
+
+def test_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="file"):
+        annotations(Examples(3), tmp_path / "file" / "cache")
+
+
+def test_progress_shows_images_and_rate(tmp_path, capsys):
+    cached_annotations(Examples(6), Means(), tmp_path, batch_size=4, progress=True)
+    assert "6/6" in capsys.readouterr().out
+
+
+if __name__ == "__main__":
+    features.SYNC_SECONDS = 0.0
+    annotations(Examples(60, kill_at=40), Path(sys.argv[1]))

@@ -1,0 +1,200 @@
+import itertools
+import json
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from show_attend_tell.input_pipeline import (
+    BatchPlan,
+    bucket_lengths,
+    eval_batches,
+    pack_captions,
+    train_batches,
+)
+
+EOS = 2
+SETTINGS = dict(batch_size=8, rows=3, buckets=4, max_length=40, seed=7)
+
+
+@pytest.fixture(scope="module")
+def captions():
+    """61 images with 1 to 5 captions of 1 to 30 words; no two captions are the same."""
+    rng = np.random.default_rng(0)
+    words = itertools.count(4)
+    return [
+        [[next(words) for _ in range(rng.integers(1, 31))] + [EOS] for _ in range(n)]
+        for n in rng.integers(1, 6, 61)
+    ]
+
+
+def unpack(rows):
+    """The captions in the rows of one image."""
+    found = []
+    for row in rows:
+        words = row[row != 0].tolist()
+        assert not np.any(row[len(words) :]), "a word behind the padding"
+        assert not words or words[-1] == EOS, "a row that does not end with <eos>"
+        while words:
+            end = words.index(EOS) + 1
+            found.append(words[:end])
+            words = words[end:]
+    return found
+
+
+def epoch(plan, number):
+    first = number * plan.batches_per_epoch
+    return [plan.batch(first + i) for i in range(plan.batches_per_epoch)]
+
+
+def test_packing_lays_the_longest_into_the_least_filled_row():
+    a, b, c, d, e = (
+        [word] * n + [EOS] for word, n in zip((4, 5, 6, 7, 8), (2, 6, 3, 6, 4), strict=True)
+    )
+    assert pack_captions([a, b, c, d, e], rows=5) == [b, d, e, c, a]
+    # Lengths with <eos>: b 7, d 7, e 5, then c (4) on e's row and a (3) on b's.
+    assert pack_captions([a, b, c, d, e], rows=3) == [b + a, d, e + c]
+    assert pack_captions([a, b, c, d, e], rows=1) == [b + d + e + c + a]
+    assert pack_captions([a], rows=2) == [a, []]
+
+
+@pytest.mark.parametrize("buckets", [1, 2, 3, 4, 20])
+def test_bucket_lengths_pad_as_little_as_any_choice(buckets):
+    rng = np.random.default_rng(buckets)
+    lengths = rng.choice([3, 4, 7, 8, 9, 13, 20, 21], size=200, p=rng.dirichlet(np.ones(8)))
+    distinct = np.unique(lengths)
+
+    def positions(boundaries):
+        return sum(boundaries[np.searchsorted(boundaries, length)] for length in lengths)
+
+    best = min(
+        positions([*shorter, distinct[-1]])
+        for k in range(min(buckets, len(distinct)))
+        for shorter in itertools.combinations(distinct[:-1], k)
+    )
+    found = bucket_lengths(lengths, buckets)
+    assert len(found) <= buckets and found[-1] == distinct[-1]
+    assert positions(found) == best
+
+
+@pytest.mark.parametrize("rows", [1, 3, 5])
+@pytest.mark.parametrize("batch_size", [8, 61, 100])
+def test_every_epoch_has_each_image_once_with_its_own_captions(captions, rows, batch_size):
+    plan = BatchPlan(captions, **SETTINGS | {"rows": rows, "batch_size": batch_size})
+    for number in range(3):
+        seen = Counter()
+        for images, tokens in epoch(plan, number):
+            assert images.shape == (batch_size,) and tokens.dtype == np.int32
+            assert tokens.shape[1] == rows and tokens.shape[2] in plan.lengths
+            for image, of_image in zip(images, tokens, strict=True):
+                if of_image.any():
+                    seen[int(image)] += 1
+                    assert sorted(unpack(of_image)) == sorted(captions[image])
+        assert seen == Counter(range(61))
+
+
+def test_shapes_are_few_and_equally_many_in_every_epoch(captions):
+    plan = BatchPlan(captions, **SETTINGS)
+    shapes = [Counter(tokens.shape for _, tokens in epoch(plan, number)) for number in range(4)]
+    assert len(shapes[0]) <= 4
+    assert shapes[1:] == shapes[:1] * 3
+    assert plan.batches_per_epoch == 8  # ceil(61 / 8)
+
+
+def test_counts_are_those_of_an_epoch(captions):
+    plan = BatchPlan(captions, **SETTINGS)
+    batches = epoch(plan, 1)
+    assert plan.positions_per_epoch == sum(tokens.size for _, tokens in batches)
+    assert plan.tokens_per_epoch == sum(int((tokens != 0).sum()) for _, tokens in batches)
+    assert plan.captions == sum(len(of_image) for of_image in captions)
+
+
+def test_more_buckets_and_packing_leave_less_padding():
+    rng = np.random.default_rng(3)
+    captions = [[[4] * n + [EOS] for n in rng.integers(5, 25, 5)] for _ in range(400)]
+
+    def positions(**change):
+        return BatchPlan(captions, **SETTINGS | change).positions_per_epoch
+
+    assert positions(rows=5, buckets=6) < positions(rows=5, buckets=1)
+    assert positions(rows=3, buckets=6) < positions(rows=5, buckets=6)
+
+
+def test_order_depends_on_seed_and_epoch_alone(captions):
+    def order(number, seed=7):
+        return [
+            image
+            for images, _ in epoch(BatchPlan(captions, **SETTINGS | {"seed": seed}), number)
+            for image in images
+        ]
+
+    assert order(0) == order(0)
+    assert order(0) != order(1)
+    assert order(0) != order(0, seed=8)
+
+
+def test_lengths_of_batches_are_shuffled(captions):
+    lengths = [tokens.shape[2] for _, tokens in epoch(BatchPlan(captions, **SETTINGS), 0)]
+    assert lengths != sorted(lengths)
+
+
+def test_long_captions_are_cut_and_counted():
+    captions = [[[4, 5, 6, 7, EOS], [8, EOS]], [[9, 10, 11, EOS]]]
+    plan = BatchPlan(captions, batch_size=2, rows=2, buckets=1, max_length=3, seed=0)
+    images, tokens = plan.batch(0)
+    assert plan.truncated == 1
+    assert tokens[list(images).index(0)].tolist() == [[4, 5, 6, EOS], [8, EOS, 0, 0]]
+    assert tokens[list(images).index(1)].tolist() == [[9, 10, 11, EOS], [0, 0, 0, 0]]
+
+
+@pytest.mark.parametrize(
+    "captions",
+    [[], [[]], [[[]]], [[[4, 5]]], [[[4, EOS, 5, EOS]]], [[[0, EOS]]]],
+    ids=["no images", "no captions", "empty", "no eos", "eos within", "pad within"],
+)
+def test_captions_of_another_form_are_refused(captions):
+    with pytest.raises(ValueError):
+        BatchPlan(captions, **SETTINGS)
+
+
+@pytest.mark.parametrize("prefetch", [0, 5])
+def test_inputs_are_those_of_the_images(captions, prefetch):
+    plan = BatchPlan(captions, **SETTINGS)
+    inputs = np.random.default_rng(1).normal(size=(61, 2, 3)).astype(np.float16)
+    batches = train_batches(inputs, plan, prefetch=prefetch)
+    for index in range(2 * plan.batches_per_epoch):
+        images, tokens = plan.batch(index)
+        batch = next(batches)
+        np.testing.assert_array_equal(batch["inputs"], inputs[images])
+        np.testing.assert_array_equal(batch["tokens"], tokens)
+
+
+@pytest.mark.parametrize("stop", [0, 3, 8, 21])
+def test_an_iterator_set_to_a_state_continues_alike(captions, stop):
+    inputs = np.arange(61, dtype=np.float16)[:, None]
+    first = train_batches(inputs, BatchPlan(captions, **SETTINGS))
+    for _ in range(stop):
+        next(first)
+    state = json.loads(json.dumps(first.get_state()))
+    second = train_batches(inputs, BatchPlan(captions, **SETTINGS))
+    next(second)
+    second.set_state(state)
+    for _ in range(12):  # 8 batches an epoch: across an epoch's end
+        expected, found = next(first), next(second)
+        np.testing.assert_array_equal(found["inputs"], expected["inputs"])
+        np.testing.assert_array_equal(found["tokens"], expected["tokens"])
+    assert first.get_state() == second.get_state()
+
+
+def test_inputs_of_another_number_of_images_are_refused(captions):
+    with pytest.raises(ValueError, match="60 inputs, but captions of 61 images"):
+        train_batches(np.zeros((60, 2)), BatchPlan(captions, **SETTINGS))
+
+
+def test_eval_batches_have_one_shape_and_count_what_is_valid():
+    inputs = np.arange(10, dtype=np.float16).reshape(5, 2)
+    batches = list(eval_batches(inputs, 3))
+    assert [(batch.shape, valid) for batch, valid in batches] == [((3, 2), 3), ((3, 2), 2)]
+    np.testing.assert_array_equal(np.concatenate([b[:n] for b, n in batches]), inputs)
+    [(batch, valid)] = eval_batches(inputs[:1], 3)
+    assert batch.shape == (3, 2) and valid == 1

@@ -1,0 +1,85 @@
+import json
+
+import pytest
+
+from show_attend_tell.errors import UserError
+from show_attend_tell.vocabulary import Vocabulary
+
+CAPTIONS = [["a", "dog", "runs"], ["a", "cat", "runs"], ["a", "dog", "sleeps", "<unk>", "<unk>"]]
+
+
+def test_words_come_by_count_then_alphabet_behind_the_four_specials():
+    vocabulary = Vocabulary.from_captions(CAPTIONS, min_count=1)
+    assert vocabulary.words == ("a", "dog", "runs", "cat", "sleeps")
+    assert vocabulary.counts == (3, 2, 2, 1, 1)
+    assert len(vocabulary) == 9
+    assert (Vocabulary.pad, Vocabulary.bos, Vocabulary.eos, Vocabulary.unk) == (0, 1, 2, 3)
+    assert vocabulary.encode(["a", "sleeps"]) == [4, 8]
+
+
+def test_rare_words_and_words_that_read_like_specials_are_unknown():
+    vocabulary = Vocabulary.from_captions(CAPTIONS, min_count=2)
+    assert vocabulary.words == ("a", "dog", "runs")
+    assert vocabulary.encode(["a", "cat", "runs", "<unk>", "<eos>"]) == [4, 3, 6, 3, 3]
+
+
+def test_decode_stops_at_eos_and_drops_pad_and_bos():
+    vocabulary = Vocabulary.from_captions(CAPTIONS, min_count=1)
+    assert vocabulary.decode([1, 4, 0, 3, 5, 2, 6, 0]) == ["a", "<unk>", "dog"]
+
+
+@pytest.mark.parametrize("word", [-1, 9])
+def test_decode_rejects_ids_outside_the_vocabulary(word):
+    with pytest.raises(IndexError):
+        Vocabulary.from_captions(CAPTIONS, min_count=1).decode([4, word])
+
+
+def test_saved_vocabulary_loads_equal_and_leaves_no_other_file(tmp_path):
+    path = tmp_path / "vocabulary.json"
+    vocabulary = Vocabulary.from_captions([*CAPTIONS, ["köpek"]], min_count=1)
+    vocabulary.save(path)
+    assert Vocabulary.load(path) == vocabulary
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_failed_save_keeps_the_old_file(tmp_path):
+    path = tmp_path / "vocabulary.json"
+    Vocabulary.from_captions(CAPTIONS, min_count=1).save(path)
+    before = path.read_bytes()
+    with pytest.raises(UnicodeEncodeError):
+        Vocabulary(("\ud800",), (1,), 1).save(path)
+    assert path.read_bytes() == before
+
+
+GOOD = {"min_count": 1, "words": ["a", "b"], "counts": [2, 1]}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{",
+        "[]",
+        json.dumps({"words": ["a"]}),
+        json.dumps(GOOD | {"extra": 1}),
+        json.dumps(GOOD | {"min_count": "1"}),
+        json.dumps(GOOD | {"words": ["a", 3]}),
+        json.dumps(GOOD | {"words": "ab"}),
+        json.dumps(GOOD | {"words": ["a", "a"]}),
+        json.dumps(GOOD | {"words": ["a", "<eos>"]}),
+        json.dumps(GOOD | {"counts": [2]}),
+        json.dumps(GOOD | {"counts": [2, 0]}),
+        json.dumps(GOOD | {"counts": [2, True]}),
+    ],
+)
+def test_anything_else_is_refused_by_name(tmp_path, content):
+    path = tmp_path / "vocabulary.json"
+    path.write_text(json.dumps(GOOD))
+    assert len(Vocabulary.load(path)) == 6
+    path.write_text(content)
+    with pytest.raises(UserError, match="vocabulary.json: not a vocabulary"):
+        Vocabulary.load(path)
+
+
+def test_missing_file_is_named(tmp_path):
+    with pytest.raises(UserError, match="nowhere.json: cannot read the vocabulary"):
+        Vocabulary.load(tmp_path / "nowhere.json")
