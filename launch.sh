@@ -80,7 +80,7 @@ set_up() {
     esac
     mkdir -p "$venv"
     echo unfinished >"$stamp"
-    say "installing into $venv (about 300 MB to download, 1 to 3 minutes)"
+    say "installing into $venv (260 MB to download, 1.3 GB on disk, 1 to 3 minutes)"
     if ! usable "$venv/bin/python"; then
       make_venv >"$log" 2>&1 || die "$(cat "$log")"
     fi

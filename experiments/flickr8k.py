@@ -14,10 +14,23 @@ def get_config(variant: str = "soft") -> ConfigDict:
     config = ConfigDict()
     config.seed = 0
     config.data = ConfigDict(
-        {"name": "flickr8k", "dir": "", "manual_dir": "", "min_count": 5, "max_length": 40}
+        {
+            "name": "flickr8k",
+            "dir": "",
+            "manual_dir": "",
+            "limit": 0,
+            "min_count": 5,
+            "max_length": 40,
+        }
     )
     config.encoder = ConfigDict(
-        {"name": "efficientnet_lite0", "image_size": 224, "trainable": False}
+        {
+            "name": "efficientnet_lite0",
+            "image_size": 224,
+            "trainable": False,
+            "endpoints": ("head",),
+            "grid_stride": 32,
+        }
     )
     config.attention = ConfigDict({"kind": "soft", "units": 512})
     config.decoder = ConfigDict(

@@ -1,7 +1,7 @@
 """Soft attention on the generated data set "shapes", encoder and decoder from scratch.
 
-    ./launch.sh quickstart
-    ./launch.sh train --config experiments/shapes.py:soft --workdir runs/shapes-soft
+./launch.sh quickstart
+./launch.sh train --config experiments/shapes.py:soft --workdir runs/shapes-soft
 """
 
 from ml_collections import ConfigDict
@@ -14,7 +14,14 @@ def get_config(variant: str = "soft") -> ConfigDict:
     config = ConfigDict()
     config.seed = 0
     config.data = ConfigDict(
-        {"name": "shapes", "dir": "", "manual_dir": "", "min_count": 1, "max_length": 40}
+        {
+            "name": "shapes",
+            "dir": "",
+            "manual_dir": "",
+            "limit": 0,
+            "min_count": 1,
+            "max_length": 40,
+        }
     )
     config.encoder = ConfigDict({"name": "small", "image_size": 96, "trainable": True})
     config.attention = ConfigDict({"kind": "soft", "units": 128})

@@ -60,7 +60,11 @@ class Checkpoints:
         Raises:
           UserError: checkpoints are there, but none can be read.
         """
-        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+        # With a sharding Orbax refuses an array of another shape; without one it hands it over.
+        sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        abstract = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), like
+        )
         args = ocp.args.Composite(
             arrays=ocp.args.StandardRestore(abstract), record=ocp.args.JsonRestore()
         )

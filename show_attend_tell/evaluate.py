@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, Int, Shaped
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from show_attend_tell import caption_metrics, datasets, decode, features
+from show_attend_tell import caption_metrics, datasets, decode, features, ptb_tokenizer
 from show_attend_tell import config as configs
 from show_attend_tell.captioner import Captioner, build_captioner, build_encoder
 from show_attend_tell.checkpoint import Checkpoints
@@ -74,7 +74,11 @@ def load_split(config: ConfigDict, split: str) -> Any:
     """The examples of a split (see `datasets.load`), built first where they are not."""
     manual = Path(config.data.manual_dir) if config.data.manual_dir else None
     return datasets.load(
-        config.data.name, split, data_dir=data_folder(config) / "datasets", manual_dir=manual
+        config.data.name,
+        split,
+        data_dir=data_folder(config) / "datasets",
+        manual_dir=manual,
+        limit=config.data.limit,
     )
 
 
@@ -232,14 +236,16 @@ def score_split(
     caption_metrics.write_results(run.workdir / f"{stem}.captions.json", hypotheses)
     scores = caption_metrics.score(references(examples), hypotheses)
     record = {
-        "scores": scores,
+        "scores": scores.values,
+        "missing": scores.missing,
         "split": split,
         "images": len(captions),
         "unfinished": sum(caption.tokens[-1:] != ("<eos>",) for caption in captions),
         "decoding": dataclasses.asdict(decoding),
-        "tokenizer": caption_metrics.TOKENIZER,
+        "tokenizer": ptb_tokenizer.NAME,
         "step": run.step,
         **configs.provenance(run.config),
+        "per_image": scores.per_image,
     }
     path = run.workdir / f"{stem}.scores.json"
     temporary = path.with_name(path.name + ".tmp")

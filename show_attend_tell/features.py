@@ -19,6 +19,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -110,16 +111,18 @@ def _decode(examples: Any, size: int, start: int, batch_size: int) -> Iterator[n
     return iter(images.batch(batch_size))
 
 
+@partial(jax.jit, static_argnums=0)
+def _annotate(graph: nnx.GraphDef, state: Any, images: jax.Array) -> tuple[jax.Array, ...]:
+    """Annotation vectors (B, L, D) in half precision, and which images' are finite (B,)."""
+    annotations = nnx.merge(graph, state)(images).astype(jnp.float16)
+    return annotations, jnp.isfinite(annotations).all(axis=(1, 2))
+
+
 def _encode(
     examples: Any, encoder: nnx.Module, start: int, batch_size: int
 ) -> Iterator[np.ndarray]:
     """Annotation vectors (b, L, D) from image `start` on."""
     graph, state = nnx.split(encoder)
-
-    @jax.jit
-    def encode(state, images):
-        annotations = nnx.merge(graph, state)(images).astype(jnp.float16)
-        return annotations, jnp.isfinite(annotations).all(axis=(1, 2))
 
     def fetch(first, count, annotations, finite):
         for image_id, good in zip(examples.image_ids[first : first + count], finite, strict=False):
@@ -136,7 +139,7 @@ def _encode(
         count = len(images)
         # The last batch gets the shape of the others, so that nothing compiles twice.
         images = np.resize(images, (batch_size, *images.shape[1:]))
-        following = (start, count, *encode(state, images))
+        following = (start, count, *_annotate(graph, state, images))
         start += count
         if dispatched is not None:
             yield fetch(*dispatched)
@@ -176,8 +179,9 @@ def _cached_array(
                     array = _open(folder, text, shape, dtype)
     except OSError as error:
         raise UserError(
-            f"{error.filename or folder}: cannot keep the feature cache ({error.strerror});"
-            " free some space or choose another cache folder; finished images are kept"
+            f"{error.filename or folder}: cannot keep the feature cache"
+            f" ({error.strerror or error}); free some space or choose another cache folder;"
+            " finished images are kept"
         ) from error
     return array
 
@@ -226,7 +230,7 @@ def _write(
         header, {"descr": npy.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
     )
     row_bytes = math.prod(shape[1:]) * dtype.itemsize
-    partial, counter = folder / "partial.npy", folder / "progress.json"
+    unfinished, counter = folder / "partial.npy", folder / "progress.json"
 
     done = _finished_rows(folder, manifest, len(header.getvalue()), row_bytes)
     need, free = (shape[0] - done) * row_bytes, shutil.disk_usage(folder).free
@@ -235,10 +239,16 @@ def _write(
             f"{folder}: the feature cache needs {need / 1e6:,.0f} MB and {free / 1e6:,.0f} MB are"
             " free; free some space or choose another cache folder"
         )
+    if not done:
+        # An old count must not vouch for rows that are about to be written.
+        counter.unlink(missing_ok=True)
     _replace_text(folder / "manifest.json", manifest)
 
     # Plain writes: on a full disk a memory map would end the process with SIGBUS, without a word.
-    with open(partial, "r+b" if done else "wb") as file, _bar(shape[0], done, progress) as update:
+    with (
+        open(unfinished, "r+b" if done else "wb") as file,
+        _bar(shape[0], done, progress) as update,
+    ):
         file.write(header.getvalue())
         file.truncate(file.seek(len(header.getvalue()) + done * row_bytes))
 
@@ -262,7 +272,7 @@ def _write(
             sync()
     if done != shape[0]:
         raise ValueError(f"{done} rows were computed, not {shape[0]}")
-    os.replace(partial, folder / "array.npy")
+    os.replace(unfinished, folder / "array.npy")
     counter.unlink()
 
 

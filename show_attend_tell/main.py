@@ -2,10 +2,8 @@
 
 import argparse
 import dataclasses
-import json
 import os
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from show_attend_tell.errors import UserError
 
 if TYPE_CHECKING:
-    from show_attend_tell.evaluate import Caption, Decoding, Run
+    from show_attend_tell.evaluate import Decoding, Run
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 OVERRIDES = "Further --config.KEY=VALUE arguments override single values of the config."
@@ -121,9 +119,7 @@ def _train(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     train(configs.from_file(arguments.config, overrides), arguments.workdir)
 
 
-def _load(
-    arguments: argparse.Namespace, overrides: Sequence[str]
-) -> tuple["Run", "Decoding"]:
+def _load(arguments: argparse.Namespace, overrides: Sequence[str]) -> tuple["Run", "Decoding"]:
     from show_attend_tell.evaluate import load_run
 
     run = load_run(arguments.workdir, overrides)
@@ -179,6 +175,10 @@ def _attend(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
         examples, captions = caption_split(run, arguments.split, decoding)
         shown = [(e.image_id, e.image, e.boxes) for e in examples]
     _dump(run, folder, shown, captions, arguments.num)
+
+
+def _quickstart(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
+    raise NotImplementedError
 
 
 if __name__ == "__main__":

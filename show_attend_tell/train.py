@@ -206,7 +206,6 @@ def train(config: ConfigDict, workdir: Path, *, console: Console | None = None) 
         if progression.finished:
             console.print("this run is finished already")
             return progression
-    state = jax.tree.map(jnp.asarray, state)
     writer = MetricWriter(workdir, first_step)
     clock = time.monotonic()
     stop = _Stop()
@@ -229,7 +228,7 @@ def train(config: ConfigDict, workdir: Path, *, console: Console | None = None) 
             image_id: caption.text
             for image_id, caption in zip(val_examples.image_ids, captions, strict=True)
         }
-        scores = caption_metrics.score(val_references, hypotheses, meteor=False)
+        scores = caption_metrics.score(val_references, hypotheses, meteor=False).values
         score = scores[settings.metric]
         writer.write(step, scores, kind="val")
         better = progression.best_score is None or score > progression.best_score
@@ -239,7 +238,7 @@ def train(config: ConfigDict, workdir: Path, *, console: Console | None = None) 
             best.save(step, weights, {"step": step, "metric": settings.metric, "score": score})
         else:
             progression.stale += 1
-        shown = ", ".join(f"{k} {v:.3f}" for k, v in scores.items())
+        shown = ", ".join(f"{k} {scores[k]:.3f}" for k in ("BLEU-4", "CIDEr", "exact"))
         console.print(f"step {step}, validation: {shown}{' (best)' if better else ''}")
 
     with _progress(console) as bar, stop:

@@ -67,9 +67,7 @@ def paper(decoder, a, caption):
     log_probs, alphas, betas = [], [], []
     for previous, word in zip([BOS, *caption[:-1]], caption, strict=True):
         attention = decoder.attention
-        e = linear(
-            attention.score, np.tanh(linear(attention.key, a) + linear(attention.query, h))
-        )
+        e = linear(attention.score, np.tanh(linear(attention.key, a) + linear(attention.query, h)))
         alpha = np.exp(e[:, 0]) / np.exp(e).sum()
         beta = 1.0 if decoder.gate is None else sigmoid(linear(decoder.gate, h))[0]
         z = beta * (alpha @ a)

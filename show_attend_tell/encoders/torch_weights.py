@@ -12,7 +12,7 @@ import math
 import pickle
 from collections import OrderedDict
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -100,7 +100,7 @@ class _PlainUnpickler(pickle.Unpickler):
         raise pickle.UnpicklingError(f"it names {module}.{name} in its header")
 
 
-def _read_legacy(file: BinaryIO) -> dict[str, np.ndarray]:
+def _read_legacy(file: io.BytesIO) -> dict[str, np.ndarray]:
     if _PlainUnpickler(file).load() != _MAGIC or _PlainUnpickler(file).load() != _PROTOCOL:
         raise ValueError("it does not begin as a PyTorch weight file does")
     if _PlainUnpickler(file).load().get("little_endian") is not True:

@@ -1,0 +1,501 @@
+"""Where a caption's words looked: dumps, pictures and statistics of attention maps.
+
+Everything here reads and writes files and arrays alone; no model, no accelerator.
+
+Geometry. `images.read_image` squashes the whole picture to S x S, so coordinates that run from 0 to
+1 down and across are the same in the original, in the squashed image and in the grid. Location i of
+a grid (h, w) is row r = i // w and column c = i % w. It stands for the rectangle of the original,
+height x width pixels, from (r / h * height, c / w * width) to ((r + 1) / h * height,
+(c + 1) / w * width). This is the grid laid evenly over the picture: the receptive field of an
+annotation vector has about the same centre and is larger.
+"""
+
+import dataclasses
+import json
+import math
+import os
+import urllib.parse
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from jaxtyping import Float, UInt8
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.text import Text
+from matplotlib.transforms import IdentityTransform
+from PIL import Image
+
+from show_attend_tell.errors import UserError
+
+EOS = "<eos>"
+STATIC_CHANGE = 0.01  # maps that change less than this from step to step do not move
+
+
+@dataclasses.dataclass(frozen=True)
+class NounBox:
+    """The object behind a noun of the true caption.
+
+    Attributes:
+      label: the noun.
+      word_index: its index among the true caption's tokens.
+      ymin, xmin, ymax, xmax: edges in [0, 1].
+    """
+
+    label: str
+    word_index: int
+    ymin: float
+    xmin: float
+    ymax: float
+    xmax: float
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class AttentionRecord:
+    """One caption with the attention of the pass that produced it (T tokens, L locations).
+
+    Attributes:
+      image_id: of the image.
+      tokens: the T emitted tokens, `<eos>` last where the caption finished.
+      alpha: attention weights; every row is non-negative and sums to 1.
+      beta: the gate of each step, in [0, 1].
+      grid: (h, w), L = h * w, row-major; the module's docstring maps a location to the picture.
+      original_size: (height, width) of the upright original picture, in pixels.
+      image_side: S, the side in pixels of the square that it was squashed to for the encoder.
+      score: what the search ranked the caption by.
+      log_prob: log p of the tokens, in nats.
+      boxes: the objects that the true caption names, where they are known.
+
+    Raises:
+      ValueError: the parts do not fit each other, or a number is outside of its range.
+    """
+
+    image_id: str
+    tokens: tuple[str, ...]
+    alpha: Float[np.ndarray, "T L"]
+    beta: Float[np.ndarray, " T"]
+    grid: tuple[int, int]
+    original_size: tuple[int, int]
+    image_side: int
+    score: float
+    log_prob: float
+    boxes: tuple[NounBox, ...] = ()
+
+    def __post_init__(self):
+        steps, locations = len(self.tokens), math.prod(self.grid)
+        if self.alpha.shape != (steps, locations) or self.beta.shape != (steps,):
+            raise ValueError(
+                f"alpha {self.alpha.shape} and beta {self.beta.shape} do not fit {steps} tokens "
+                f"on a grid {self.grid}"
+            )
+        if min(*self.grid, *self.original_size, self.image_side) < 1:
+            raise ValueError("a size is less than 1")
+        # Half-precision weights sum to 1 within a hundredth; "not all" catches NaN too.
+        sums = self.alpha.sum(axis=1, dtype=np.float64)
+        if not (np.all(self.alpha >= 0) and np.all(np.abs(sums - 1) <= 0.01)):
+            raise ValueError("a row of alpha is not a distribution")
+        if not np.all((self.beta >= 0) & (self.beta <= 1)):
+            raise ValueError("beta is outside of [0, 1]")
+        for box in self.boxes:
+            inside = 0 <= box.ymin <= box.ymax <= 1 and 0 <= box.xmin <= box.xmax <= 1
+            if not inside or box.word_index < 0:
+                raise ValueError(f"the box of {box.label!r} is outside of the picture")
+
+    def matches(self, box: NounBox) -> bool:
+        """Whether the caption says the box's noun at the place where the true caption has it."""
+        return self.tokens[box.word_index : box.word_index + 1] == (box.label,)
+
+
+def safe_name(image_id: str) -> str:
+    """A file name, without suffix, that stands for this image id and for no other.
+
+    Letters, digits and "_.-~" stay; all else, and a leading dot, is percent-encoded, so no name
+    leaves its folder or hides. Ids whose names were over 120 characters end in their SHA-256.
+    """
+    name = urllib.parse.quote(image_id, safe="", errors="surrogatepass")
+    if name.startswith("."):
+        name = "%2E" + name[1:]
+    if len(name) > 120:  # the name that follows is longer than that, so it is no other id's name
+        name = f"{name[:80]}-{sha256(image_id.encode(errors='surrogatepass')).hexdigest()}"
+    return name or "%"
+
+
+def save_attention(path: Path, record: AttentionRecord) -> None:
+    """Writes a record as a compressed `.npz`, without pickles: the fields under their own names.
+
+    `grid` and `original_size` are (2,); the boxes are `box_labels` (N,), `box_word_indices` (N,)
+    and `boxes` (N, 4), ymin, xmin, ymax, xmax. alpha and beta are float32.
+    """
+    boxes = [(box.ymin, box.xmin, box.ymax, box.xmax) for box in record.boxes]
+    with _replacing(path) as file:
+        np.savez_compressed(
+            file,
+            image_id=np.array(record.image_id, np.str_),
+            tokens=np.array(record.tokens, np.str_),
+            alpha=record.alpha.astype(np.float32),
+            beta=record.beta.astype(np.float32),
+            grid=np.array(record.grid, np.int64),
+            original_size=np.array(record.original_size, np.int64),
+            image_side=np.array(record.image_side, np.int64),
+            score=np.array(record.score, np.float64),
+            log_prob=np.array(record.log_prob, np.float64),
+            box_labels=np.array([box.label for box in record.boxes], np.str_),
+            box_word_indices=np.array([box.word_index for box in record.boxes], np.int64),
+            boxes=np.array(boxes, np.float64).reshape(-1, 4),
+        )
+
+
+# Of each array in a dump: the kind of its dtype, and its number of axes.
+_ARRAYS = {
+    "image_id": ("U", 0),
+    "tokens": ("U", 1),
+    "alpha": ("f", 2),
+    "beta": ("f", 1),
+    "grid": ("i", 1),
+    "original_size": ("i", 1),
+    "image_side": ("i", 0),
+    "score": ("f", 0),
+    "log_prob": ("f", 0),
+    "box_labels": ("U", 1),
+    "box_word_indices": ("i", 1),
+    "boxes": ("f", 2),
+}
+
+
+def load_attention(path: Path) -> AttentionRecord:
+    """Reads what `save_attention` wrote.
+
+    Raises:
+      UserError: the file is missing, damaged, or no attention dump.
+    """
+    try:
+        # A file object, since np.load of a path leaves the file open where the zip is damaged.
+        with open(path, "rb") as file:
+            if not zipfile.is_zipfile(file):
+                raise ValueError("not a whole zip file")
+            file.seek(0)
+            with np.load(file, allow_pickle=False) as arrays:
+                content = {name: arrays[name] for name in _ARRAYS}
+        for name, (kind, axes) in _ARRAYS.items():
+            if content[name].dtype.kind != kind or content[name].ndim != axes:
+                raise ValueError(f"{name} is {content[name].dtype}{content[name].shape}")
+        height, width = content["original_size"].tolist()
+        h, w = content["grid"].tolist()
+        parts = zip(
+            content["box_labels"].tolist(),
+            content["box_word_indices"].tolist(),
+            content["boxes"].tolist(),
+            strict=True,
+        )
+        return AttentionRecord(
+            image_id=content["image_id"].item(),
+            tokens=tuple(content["tokens"].tolist()),
+            alpha=content["alpha"],
+            beta=content["beta"],
+            grid=(h, w),
+            original_size=(height, width),
+            image_side=content["image_side"].item(),
+            score=content["score"].item(),
+            log_prob=content["log_prob"].item(),
+            boxes=tuple(NounBox(label, index, *edges) for label, index, edges in parts),
+        )
+    except FileNotFoundError:
+        raise UserError(f"{path}: not there; `attend` writes it") from None
+    except KeyError as error:
+        raise UserError(f"{path}: not an attention dump ({error.args[0]})") from None
+    except (
+        OSError,
+        ValueError,
+        TypeError,
+        EOFError,
+        MemoryError,
+        NotImplementedError,  # zip features that Python's zipfile lacks
+        RuntimeError,  # an encrypted zip
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:
+        raise UserError(f"{path}: damaged ({error}); run `attend` again") from error
+
+
+# Statistics
+
+
+def attention_statistics(records: Sequence[AttentionRecord]) -> dict[str, Any]:
+    """What the maps of a run do, in numbers.
+
+    A step is an emitted token, `<eos>` included; means are over all steps of all captions, and the
+    change is over all pairs of consecutive steps of one caption.
+
+    An object is matched where the token at its noun's place is that noun (word_index counts from
+    the caption's start; the order of nouns alone is not enough). Only matched objects are measured,
+    at that step. The attention inside a box is sum_i alpha_i * (share of cell i's area inside the
+    box); a grown box reaches one cell, (1 / h, 1 / w), further on each side, as far as the picture
+    does; uniform attention has 1 / L everywhere.
+
+    Returns:
+      A dict that JSON can hold; a mean over nothing is None.
+      images, steps, grid: what was measured.
+      mean_entropy: of alpha, in nats, beside uniform_entropy = log L.
+      effective_patches: exp(mean_entropy), from 1 to L.
+      mean_change: total variation 1/2 sum_i |alpha_ti - alpha_(t-1)i|, from 0 (same map) to 1,
+        over `pairs` pairs.
+      mean_beta: of the gate.
+      static_maps: whether mean_change is under `STATIC_CHANGE`; None where there are no pairs.
+      warnings: plain lines for the user; one where static_maps is not False.
+      objects: None where no record has boxes, else a dict: `matched` and `unmatched` count objects;
+        `in_box` and `in_grown_box` are mean shares of attention over the matched, and
+        `uniform_in_box` and `uniform_in_grown_box` what uniform attention has there.
+
+    Raises:
+      UserError: there are no records.
+      ValueError: the records' grids differ.
+    """
+    if not records:
+        raise UserError("there are no captions whose attention could be measured")
+    grids = {record.grid for record in records}
+    if len(grids) > 1:
+        raise ValueError(f"records of different grids: {sorted(grids)}")
+    alphas = [record.alpha.astype(np.float64) for record in records]
+    entropies = np.concatenate([_entropy(alpha) for alpha in alphas])
+    changes = np.concatenate([np.abs(np.diff(alpha, axis=0)).sum(axis=1) / 2 for alpha in alphas])
+    entropy, change = _mean(entropies), _mean(changes)
+    uniform_entropy = math.log(math.prod(records[0].grid))
+    static = None if change is None else change < STATIC_CHANGE
+    warnings = []
+    if static is None:
+        warnings.append("no caption has two tokens: whether the maps move is not known")
+    elif static:
+        warnings.append(
+            f"maps never move: from word to word alpha changes by {change:.2g} of at most 1 "
+            f"(entropy {entropy:.3g} of at most {uniform_entropy:.3g} nats), so the pictures say "
+            "nothing about single words"
+        )
+    return {
+        "images": len(records),
+        "steps": len(entropies),
+        "grid": list(records[0].grid),
+        "mean_entropy": entropy,
+        "uniform_entropy": uniform_entropy,
+        "effective_patches": None if entropy is None else math.exp(entropy),
+        "mean_change": change,
+        "pairs": len(changes),
+        "mean_beta": _mean(np.concatenate([record.beta.astype(np.float64) for record in records])),
+        "static_maps": static,
+        "warnings": warnings,
+        "objects": _object_statistics(records),
+    }
+
+
+def write_statistics(path: Path, statistics: dict[str, Any]) -> None:
+    """Writes what `attention_statistics` returned as JSON."""
+    with _replacing(path) as file:
+        file.write((json.dumps(statistics, indent=2, allow_nan=False) + "\n").encode())
+
+
+def box_cover(
+    box: tuple[float, float, float, float], grid: tuple[int, int]
+) -> Float[np.ndarray, " L"]:
+    """The share of each cell's area that lies inside a box (ymin, xmin, ymax, xmax), in [0, 1]."""
+
+    def cover(low: float, high: float, cells: int) -> Float[np.ndarray, " cells"]:
+        edges = np.arange(cells + 1)
+        return np.diff(np.clip(edges, low * cells, max(low, high) * cells))
+
+    ymin, xmin, ymax, xmax = box
+    return np.outer(cover(ymin, ymax, grid[0]), cover(xmin, xmax, grid[1])).ravel()
+
+
+def _object_statistics(records: Sequence[AttentionRecord]) -> dict[str, Any] | None:
+    objects = [(record, box) for record in records for box in record.boxes]
+    if not objects:
+        return None
+    shares: dict[str, list[float]] = {
+        "in_box": [],
+        "in_grown_box": [],
+        "uniform_in_box": [],
+        "uniform_in_grown_box": [],
+    }
+    matched = [(record, box) for record, box in objects if record.matches(box)]
+    for record, box in matched:
+        alpha = record.alpha[box.word_index].astype(np.float64)
+        dy, dx = 1 / record.grid[0], 1 / record.grid[1]
+        grown = (box.ymin - dy, box.xmin - dx, box.ymax + dy, box.xmax + dx)
+        for name, edges in {
+            "in_box": (box.ymin, box.xmin, box.ymax, box.xmax),
+            "in_grown_box": grown,
+        }.items():
+            cover = box_cover(edges, record.grid)
+            shares[name].append(float(alpha @ cover))
+            shares[f"uniform_{name}"].append(float(cover.mean()))
+    counts = {"matched": len(matched), "unmatched": len(objects) - len(matched)}
+    return counts | {name: _mean(np.array(values)) for name, values in shares.items()}
+
+
+def _entropy(alpha: Float[np.ndarray, "T L"]) -> Float[np.ndarray, " T"]:
+    """Entropy of each row in nats; 0 log 0 = 0."""
+    return -(alpha * np.log(alpha, where=alpha > 0, out=np.zeros_like(alpha))).sum(axis=1)
+
+
+def _mean(values: Float[np.ndarray, " N"]) -> float | None:
+    return float(values.mean()) if values.size else None
+
+
+# Pictures
+
+# All in pixels; at 100 dots per inch.
+_DPI = 100
+_PANEL = 168  # the longer side of a panel
+_COLUMNS = 7
+_MARGIN, _GAP = 18, 14
+_ABOVE, _BELOW, _FOOT = 24, 18, 16  # a panel's word, its beta, and the line under all
+_INK, _FAINT, _BOX = "#1a1a1a", "#6f6f6f", "#ff7a00"
+
+
+def draw_attention(
+    path: Path, picture: UInt8[np.ndarray, "H W 3"], record: AttentionRecord
+) -> None:
+    """Draws a PNG: the picture, then for each word the picture with the word's map over it.
+
+    In the manner of Xu et al. 2015, figures 2, 3 and 5: what is not looked at is grey and dim, what
+    is looked at is bright; alpha is interpolated smoothly to pixels. Every map is divided by its
+    own maximum, so panels compare places, not strengths: a map that is even all over is bright all
+    over. beta stands under each panel. `<eos>` is no word and has no panel. Boxes are outlined in
+    the picture, and in the panel of the word that names them (see `AttentionRecord.matches`).
+
+    Args:
+      path: of the PNG; whatever its suffix.
+      picture: the image, upright, in its own aspect at any size.
+      record: of the same image.
+    """
+    small = _fit_into_panel(picture)
+    height, width = small.shape[:2]
+    words = [(t, token) for t, token in enumerate(record.tokens) if token != EOS]
+    rows = math.ceil((1 + len(words)) / _COLUMNS)
+    columns = math.ceil((1 + len(words)) / rows)
+    cell = max(width, _PANEL // 2)  # room for the words over narrow pictures
+    pitch_x, pitch_y = cell + _GAP, _ABOVE + height + _BELOW + _GAP
+    # One or two panels still leave room for the line under them.
+    total_width = max(2 * _MARGIN + columns * pitch_x - _GAP, 2 * _PANEL)
+    total_height = 2 * _MARGIN + rows * pitch_y - _GAP + _FOOT
+
+    figure = Figure((total_width / _DPI, total_height / _DPI), dpi=_DPI, facecolor="white")
+    canvas = FigureCanvasAgg(figure)
+
+    def text(x: float, y: float, string: str, room: int, **style) -> None:
+        printable = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in string)
+        drawn = figure.text(
+            x,
+            total_height - y,
+            printable,
+            transform=IdentityTransform(),
+            parse_math=False,
+            family="DejaVu Sans",
+            **style,
+        )
+        _shrink(drawn, room, canvas)
+
+    def panel(
+        k: int, image: UInt8[np.ndarray, "H W 3"], boxes: Sequence[NounBox]
+    ) -> tuple[float, int]:
+        """Places panel k; returns its centre and the top of its picture, from the top left."""
+        row, column = divmod(k, columns)
+        left = _MARGIN + column * pitch_x + (cell - width) // 2
+        top = _MARGIN + row * pitch_y + _ABOVE
+        figure.figimage(image, left, total_height - top - height, origin="upper")
+        for box in boxes:
+            figure.add_artist(
+                Rectangle(
+                    (left + box.xmin * width, total_height - top - box.ymax * height),
+                    (box.xmax - box.xmin) * width,
+                    (box.ymax - box.ymin) * height,
+                    fill=False,
+                    edgecolor=_BOX,
+                    linewidth=0.9,
+                    transform=IdentityTransform(),
+                )
+            )
+        return left + width / 2, top
+
+    panel(0, small, record.boxes)
+    for k, (t, word) in enumerate(words, start=1):
+        image = _highlight(small, record.alpha[t].reshape(record.grid))
+        named = [box for box in record.boxes if box.word_index == t and record.matches(box)]
+        x, top = panel(k, image, named)
+        room = cell + _GAP - 4
+        text(x, top - 7, word, room, fontsize=11, color=_INK, ha="center", va="baseline")
+        beta = f"β {record.beta[t]:.2f}"
+        text(x, top + height + 14, beta, room, fontsize=7.5, color=_FAINT, ha="center")
+    finished = "" if EOS in record.tokens else "  ·  unfinished"
+    image_id = record.image_id if len(record.image_id) <= 40 else record.image_id[:39] + "…"
+    foot = f"{image_id}  ·  log p {record.log_prob:.2f}{finished}  ·  each map over its own maximum"
+    room = total_width - 2 * _MARGIN
+    text(_MARGIN, total_height - _MARGIN, foot, room, fontsize=7.5, color=_FAINT)
+
+    canvas.draw()
+    with _replacing(path) as file:
+        image = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3])
+        image.save(file, "PNG", optimize=True)
+
+
+def _fit_into_panel(picture: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "H2 W2 3"]:
+    scale = _PANEL / max(picture.shape[:2])
+    height, width = (max(1, round(side * scale)) for side in picture.shape[:2])
+    image = Image.fromarray(picture).resize((width, height), Image.Resampling.BICUBIC)
+    return np.asarray(image, np.uint8)
+
+
+def _highlight(
+    picture: UInt8[np.ndarray, "H W 3"], alpha: Float[np.ndarray, "h w"]
+) -> UInt8[np.ndarray, "H W 3"]:
+    """Blends from dim grey (no attention) to the picture in light colours (the map's maximum)."""
+    height, width = picture.shape[:2]
+    down, across = _interpolation(height, alpha.shape[0]), _interpolation(width, alpha.shape[1])
+    smooth = down @ alpha.astype(np.float64) @ across.T
+    strength = (smooth / smooth.max())[..., None]
+    grey = picture @ np.array([0.299, 0.587, 0.114])  # luma, ITU-R BT.601
+    dim = 0.38 * grey[..., None]
+    light = 0.72 * picture + 0.28 * 255
+    return np.round(dim + strength * (light - dim)).astype(np.uint8)
+
+
+def _interpolation(pixels: int, cells: int) -> Float[np.ndarray, "pixels cells"]:
+    """Weights of the cells at each pixel's centre: a Gaussian of their distance; rows sum to 1.
+
+    Even maps stay even, and nothing overshoots, as it would with bicubic interpolation.
+    """
+    centres = (np.arange(pixels) + 0.5) * cells / pixels
+    distances = centres[:, None] - (np.arange(cells) + 0.5)
+    weights = np.exp(-0.5 * (distances / 0.55) ** 2)  # 0.55 cells: smooth, and cells stay apart
+    return weights / weights.sum(axis=1, keepdims=True)
+
+
+def _shrink(text: Text, room: int, canvas: FigureCanvasAgg) -> None:
+    """Makes a text smaller, down to 6 points, then shorter, so that it fits into `room` pixels."""
+    width = text.get_window_extent(canvas.get_renderer()).width
+    if width <= room:
+        return
+    size = max(6.0, text.get_fontsize() * room / width)
+    width *= size / text.get_fontsize()
+    text.set_fontsize(size)
+    if width > room:
+        string = text.get_text()
+        text.set_text(string[: max(1, int(len(string) * room / width) - 2)] + "…")
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file that takes its name once it is whole; nothing is left of one that fails."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            yield file
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise

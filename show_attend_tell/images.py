@@ -1,0 +1,109 @@
+"""Image files, decoded with care: any mode, any rotation, nothing unreadable passes silently."""
+
+import io
+import warnings
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from show_attend_tell.errors import UserError
+
+# The formats that pictures come in; Pillow's many others are not offered to untrusted files.
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
+# A file may hold so many pixels if they need not be decoded at full size (most JPEG) ...
+MAX_FILE_PIXELS = 500_000_000  # 20,000 x 20,000 passes
+# ... and so many may be decoded: about 0.5 GB a copy. No decompression bomb passes either.
+MAX_DECODED_PIXELS = 120_000_000
+
+# Pillow's own limit, a warning and then an error at twice the number, would come first.
+Image.MAX_IMAGE_PIXELS = MAX_FILE_PIXELS
+
+
+def read_image(source: bytes | Path, size: int) -> UInt8[np.ndarray, "S S 3"]:
+    """An image as encoders take it: RGB, upright, squashed to S x S (aspect not kept).
+
+    Every path of the project, training, evaluation and single files, resizes here: bicubic with
+    antialiasing.
+
+    Args:
+      source: an encoded image, or the path of a file.
+      size: S, at least 1.
+
+    Returns:
+      RGB values 0 to 255. Transparency is laid on white; EXIF rotation is applied.
+
+    Raises:
+      UserError: the file is missing, is no image of a known format, is damaged, or has more pixels
+        than `MAX_FILE_PIXELS` or `MAX_DECODED_PIXELS`; the message names it.
+    """
+    image = _open(source, size)
+    return np.asarray(image.resize((size, size), Image.Resampling.BICUBIC), np.uint8)
+
+
+def read_picture(source: bytes | Path, max_side: int) -> UInt8[np.ndarray, "H W 3"]:
+    """An image for showing: as `read_image`, but the aspect is kept; no side is over `max_side`."""
+    image = _open(source, max_side)
+    scale = min(1.0, max_side / max(image.size))
+    size = tuple(max(1, round(side * scale)) for side in image.size)
+    return np.asarray(image.resize(size, Image.Resampling.BICUBIC), np.uint8)
+
+
+def _open(source: bytes | Path, side: int) -> Image.Image:
+    """Decodes an image to upright RGB; a JPEG no finer than `side` x `side` pixels ask for."""
+    if isinstance(source, bytes):
+        return _decode(io.BytesIO(source), "image", side)
+    try:
+        file = source.open("rb")
+    except FileNotFoundError:
+        raise UserError(f"{source}: no such file; check the path") from None
+    except IsADirectoryError:
+        raise UserError(f"{source}: a folder; name image files") from None
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise UserError(f"{source}: cannot be opened ({why}); name a readable file") from error
+    with file:
+        return _decode(file, str(source), side)
+
+
+def _decode(file: io.BufferedIOBase, name: str, side: int) -> Image.Image:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about EXIF and sizes; errors are told below
+            with Image.open(file, formats=FORMATS) as image:
+                pixels = image.width * image.height
+                # A JPEG decodes at 1/2, 1/4 or 1/8 for less; twice the side needed stays sharp. A
+                # progressive one holds all its coefficients in memory at any scale.
+                if not image.info.get("progressive"):
+                    image.draft("RGB", (2 * side, 2 * side))
+                if pixels > MAX_FILE_PIXELS or image.width * image.height > MAX_DECODED_PIXELS:
+                    raise UserError(_too_large(name))
+                return _upright_rgb(image)
+    except UserError:
+        raise
+    except UnidentifiedImageError:
+        raise UserError(f"{name}: not an image of a known format; save it as JPEG or PNG") from None
+    except Image.DecompressionBombError:
+        raise UserError(_too_large(name)) from None
+    except Exception as error:  # Pillow's decoders raise all kinds for damaged files
+        why = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"{name}: damaged or cut short ({why}); get the file again") from error
+
+
+def _too_large(name: str) -> str:
+    return f"{name}: too many pixels; scale it down to at most {MAX_DECODED_PIXELS:,}"
+
+
+def _upright_rgb(image: Image.Image) -> Image.Image:
+    image.load()
+    ImageOps.exif_transpose(image, in_place=True)
+    if image.mode.startswith("I"):
+        # 16-bit grey: Pillow's own conversion clips at 255 instead of scaling.
+        image = Image.fromarray((np.asarray(image) / 257).clip(0, 255).astype(np.uint8))
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        white.alpha_composite(image)
+        image = white
+    return image.convert("RGB")

@@ -1,0 +1,51 @@
+"""What all tests share: a strict JAX, headless pictures, and fixtures that skip what is absent."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+os.environ.setdefault("MPLBACKEND", "Agg")
+os.environ.setdefault("JAX_PLATFORMS", "cpu")  # tolerances are the CPU's; set it to test another
+# Compiled programs are kept for the next run and for the processes that tests start: a second run
+# takes half the processor time. `pytest --cache-clear` removes them.
+CACHE = Path(__file__).parents[1] / ".pytest_cache" / "d" / "jax"
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+
+import jax  # noqa: E402  (reads the environment)
+import pytest  # noqa: E402
+
+# (H,) against (B, H) must be written out: silent broadcasting hides wrong shapes.
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+SHARED = Path(__file__).parents[1].parent / "shared"
+
+
+@pytest.fixture
+def strict_dtypes() -> Iterator[None]:
+    """Mixing dtypes is an error inside the test; for models only, since optax.adam mixes them."""
+    with jax.numpy_dtype_promotion("strict"):
+        yield
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder beside the repository with the real data sets."""
+    if not SHARED.is_dir():
+        pytest.skip(f"{SHARED} is absent")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def java() -> str:
+    """The path of a Java that runs, for comparisons with the metrics' Java tools."""
+    path = shutil.which("java")
+    if path is None:
+        pytest.skip("Java is absent")
+    try:
+        subprocess.run([path, "-version"], check=True, capture_output=True, timeout=30)
+    except (OSError, subprocess.SubprocessError) as error:
+        pytest.skip(f"Java does not run: {error}")
+    return path

@@ -1,0 +1,116 @@
+"""launch.sh with a stand-in for uv: nothing is downloaded, its calls are written to a file."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+UV = f"""#!/usr/bin/env bash
+echo "$1 $2" >>"$UV_CALLS"
+if [ "$1" = venv ]; then
+  mkdir -p "${{@: -1}}/bin"
+  ln -sf '{sys.executable}' "${{@: -1}}/bin/python"
+  printf '#!/usr/bin/env bash\\npwd\\nprintf "<%%s>" "$@"\\n' >"${{@: -1}}/bin/show-attend-tell"
+  chmod +x "${{@: -1}}/bin/show-attend-tell"
+elif [ -n "${{UV_FAILS-}}" ]; then
+  echo 'no space left' >&2
+  exit 1
+fi
+"""
+
+
+class Checkout:
+    """A folder with launch.sh, somewhere else than the working directory."""
+
+    def __init__(self, folder: Path):
+        self.root = folder / "a folder"
+        self.cwd = folder / "elsewhere"
+        self.calls = folder / "calls"
+        tools = folder / "tools"
+        for path in (self.root, self.cwd, tools):
+            path.mkdir()
+        for name in ("launch.sh", "requirements.lock", "pyproject.toml"):
+            shutil.copy(ROOT / name, self.root)
+        (tools / "uv").write_text(UV)
+        (tools / "uv").chmod(0o755)
+        self.path = f"{tools}:{os.environ['PATH']}"
+
+    def start(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        self.calls.write_text("")
+        return subprocess.run(
+            ["bash", str(self.root / "launch.sh"), *arguments],
+            env={"PATH": self.path, "UV_CALLS": str(self.calls), **environment},
+            cwd=self.cwd,
+            capture_output=True,
+            text=True,
+        )
+
+    def installed(self) -> list[str]:
+        return self.calls.read_text().splitlines()
+
+
+@pytest.fixture
+def checkout(tmp_path) -> Checkout:
+    return Checkout(tmp_path)
+
+
+def test_installs_once_and_passes_arguments_from_the_users_folder(checkout):
+    first = checkout.start("caption", "my photo.jpg", "")
+    assert first.stdout == f"{checkout.cwd.resolve()}\n<caption><my photo.jpg><>"
+    assert "installing" in first.stderr and first.returncode == 0
+    assert checkout.installed() == ["venv --quiet", "pip install", "pip install", "pip install"]
+
+    second = checkout.start("caption")
+    assert second.stdout == f"{checkout.cwd.resolve()}\n<caption>"
+    assert second.stderr == "" and checkout.installed() == []
+
+
+def test_a_changed_lock_is_installed_over_what_is_there(checkout):
+    checkout.start("x")
+    with (checkout.root / "requirements.lock").open("a") as lock:
+        lock.write("# changed\n")
+    (checkout.root / ".venv" / "kept").touch()
+    checkout.start("x")
+    assert checkout.installed() == ["pip install"] * 3
+    assert (checkout.root / ".venv" / "kept").exists()
+
+
+def test_a_failed_installation_says_why_and_is_redone_from_nothing(checkout):
+    failed = checkout.start("x", UV_FAILS="1")
+    assert failed.returncode == 1 and failed.stdout == ""
+    assert "no space left" in failed.stderr and "install.log" in failed.stderr
+    (checkout.root / ".venv" / "half-written").touch()
+    assert checkout.start("x").returncode == 0
+    assert not (checkout.root / ".venv" / "half-written").exists()
+
+
+def test_a_moved_folder_is_installed_anew(checkout):
+    checkout.start("x")
+    checkout.root = checkout.root.rename(checkout.root.with_name("moved"))
+    checkout.start("x")
+    assert checkout.installed()[0] == "venv --quiet"
+
+
+def test_an_extra_is_remembered(checkout):
+    checkout.start("x", SHOW_ATTEND_TELL_EXTRA="cuda")
+    assert len(checkout.installed()) == 5  # .venv, build tool, lock, project, extra
+    checkout.start("x")
+    assert checkout.installed() == []
+    checkout.start("x", SHOW_ATTEND_TELL_EXTRA="")
+    assert checkout.installed() == ["pip install"] * 3
+
+
+def test_without_a_python_one_line_says_what_to_install(checkout, tmp_path):
+    tools = tmp_path / "few tools"
+    tools.mkdir()
+    for name in ("bash", "cat", "cksum", "dirname", "mkdir", "rm"):
+        (tools / name).symlink_to(shutil.which(name))
+    checkout.path = str(tools)
+    done = checkout.start("x")
+    assert done.returncode == 1
+    assert "no Python 3.11 to 3.14 found" in done.stderr.splitlines()[-1]
