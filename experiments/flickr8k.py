@@ -25,7 +25,7 @@ def get_config(variant: str = "soft") -> ConfigDict:
     )
     config.encoder = ConfigDict(
         {
-            "name": "efficientnet_lite0",
+            "name": "efficientnet_lite2",
             "image_size": 224,
             "trainable": False,
             "endpoints": ("head",),
@@ -39,12 +39,12 @@ def get_config(variant: str = "soft") -> ConfigDict:
             "embedding": 256,
             "hidden": 512,
             "dropout": 0.5,
-            "annotation_dropout": 0.0,
+            "annotation_dropout": 0.2,
             "output_tanh": True,
             "gate": True,
         }
     )
-    config.loss = ConfigDict({"doubly_stochastic": 0.25, "label_smoothing": 0.0})
+    config.loss = ConfigDict({"doubly_stochastic": 0.25, "label_smoothing": 0.1})
     config.optimizer = ConfigDict(
         {
             "name": "adam",
@@ -58,10 +58,10 @@ def get_config(variant: str = "soft") -> ConfigDict:
     )
     config.train = ConfigDict(
         {
-            "epochs": 10,
+            "epochs": 12,
             "batch_size": 32,
             "rows": 3,
-            "buckets": 4,
+            "buckets": 6,
             "log_every": 20,
             "checkpoint_every": 200,
             "metric": "CIDEr",

@@ -40,7 +40,8 @@ class Attention(nnx.Module):
 def _additive_scores(
     query: Float[Array, "B R A"], keys: Float[Array, "B L A"], v: Float[Array, " A"]
 ) -> Float[Array, "B R L"]:
-    return jnp.tanh(keys[:, None] + query[:, :, None]) @ v
+    # A sum, not a product with v: XLA then never writes the (B, R, L, A) activations out.
+    return jnp.sum(jnp.tanh(keys[:, None] + query[:, :, None]) * v[None, None, None], axis=-1)
 
 
 def soft_context(
