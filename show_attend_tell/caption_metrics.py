@@ -1,14 +1,14 @@
 """Scores of captions against references: the scorers of the COCO caption evaluation, without Java.
 
-BLEU (Papineni et al. 2002), ROUGE-L (Lin 2004) and CIDEr (Vedantam et al. 2015; the document
-frequencies come from the references given) are pycocoevalcap's own, over the tokens of
-`ptb_tokenizer`. METEOR (Denkowski and Lavie 2014) is a Java program and is left out, with the
-reason, where Java is not.
+BLEU (Papineni et al. 2002), ROUGE-L (Lin 2004) and CIDEr (Vedantam et al. 2015) are pycocoevalcap's
+own, over the tokens of `ptb_tokenizer`. CIDEr's document frequencies come from the references
+given, that is of the split scored, so that one image alone has CIDEr 0. METEOR (Denkowski and Lavie
+2014) is a Java program and is left out, with the reason, where Java is not.
 """
 
+import contextlib
 import dataclasses
 import json
-import math
 import os
 import shutil
 import threading
@@ -23,7 +23,7 @@ from pycocoevalcap.rouge.rouge import Rouge
 from show_attend_tell.errors import UserError
 from show_attend_tell.ptb_tokenizer import tokenize
 
-METEOR_SECONDS = 600.0  # a Java process that hangs is given up
+METEOR_SECONDS = 600.0  # a Java process that hangs is given up; 1,000 images take about 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,14 +50,15 @@ def score(
 
     Args:
       references: raw captions by image id; words outside of a vocabulary stay as they are.
-      hypotheses: one caption by image id, for the same images.
+      hypotheses: one caption by image id, for the same images. An empty one scores zero: an
+        untrained model says nothing at times, and that must not end its training.
       meteor: whether to run METEOR (some seconds, and Java).
 
     Raises:
       UserError: the images differ, there are none, or an image has no reference.
     """
     if references.keys() != hypotheses.keys():
-        odd = sorted(references.keys() ^ hypotheses.keys())
+        odd = sorted(references.keys() ^ hypotheses.keys(), key=str)
         raise UserError(
             f"{len(odd)} images have a caption or references but not both ({odd[0]} is one); "
             "caption the same split as is scored"
@@ -90,27 +91,43 @@ def score(
 def write_results(path: Path, hypotheses: Mapping[str, str]) -> None:
     """Writes captions in the COCO results format: [{"image_id": ..., "caption": ...}, ...]."""
     results = [{"image_id": image_id, "caption": text} for image_id, text in hypotheses.items()]
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
-    os.replace(temporary, path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        text = json.dumps(results, indent=1, ensure_ascii=False) + "\n"
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def read_results(path: Path) -> dict[str, str]:
-    """Captions by image id from a COCO results file.
+    """Captions by image id from a COCO results file; ids that are numbers become strings.
 
     Raises:
       UserError: the file is missing, of another form, or names an image twice.
     """
     try:
-        results = json.loads(path.read_text())
-        captions = {str(r["image_id"]): str(r["caption"]) for r in results}
+        results = json.loads(path.read_text(encoding="utf-8"))
+        captions = {_image_id(r["image_id"]): _caption(r["caption"]) for r in results}
     except FileNotFoundError:
         raise UserError(f"{path}: not there; `evaluate` writes it") from None
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise UserError(f"{path}: not a COCO results file ({error}); evaluate again") from error
     if len(captions) != len(results):
         raise UserError(f"{path}: names an image twice; evaluate again")
     return captions
+
+
+def _image_id(value: object) -> str:
+    if not isinstance(value, str | int) or isinstance(value, bool):
+        raise TypeError(f"image_id {value!r} is no string or whole number")
+    return str(value)
+
+
+def _caption(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"caption {value!r} is no string")
+    return value
 
 
 def _join(caption: str) -> str:
@@ -122,11 +139,15 @@ def _bleu(truth, said) -> tuple[dict[str, float], dict[str, list[float]]]:
     for image_id, (hypothesis,) in said.items():
         scorer += (hypothesis, truth[image_id])
     corpus, single = scorer.compute_score(option="closest", verbose=0)
-    # Brevity penalty of the whole corpus; the scorer multiplies it in and keeps the two lengths.
-    shorter = 0 < scorer._testlen < scorer._reflen
-    penalty = math.exp(1 - scorer._reflen / scorer._testlen) if shorter else 1.0
     values = {f"BLEU-{n}": value for n, value in enumerate(corpus, 1)}
-    values |= {f"BLEU-{n} (no BP)": value / penalty for n, value in enumerate(corpus, 1)}
+    # From the counts, with the scorer's guards against 0: dividing its values by the brevity
+    # penalty fails where most captions are empty and the penalty underflows.
+    product = float(scorer._testlen > 0)
+    for n in range(1, 5):
+        correct = sum(counts["correct"][n - 1] for counts in scorer.ctest)
+        guesses = sum(counts["guess"][n - 1] for counts in scorer.ctest)
+        product *= (correct + 1e-15) / (guesses + 1e-9)
+        values[f"BLEU-{n} (no BP)"] = product ** (1 / n)
     return values, {f"BLEU-{n}": list(per) for n, per in enumerate(single, 1)}
 
 
@@ -134,27 +155,51 @@ class _MeteorError(Exception):
     """METEOR cannot be had; the message says why."""
 
 
+class _Meteor(Meteor):
+    def __del__(self):
+        """Nothing: the parent's waits forever for the lock that a failed compute_score holds."""
+
+
 def _meteor(truth, said) -> tuple[float, list[float]]:
     if shutil.which("java") is None:
         raise _MeteorError("left out: METEOR needs Java, and there is no `java` on the PATH")
-    scorer = Meteor()
-    watchdog = threading.Timer(METEOR_SECONDS, scorer.meteor_p.kill)
-    # Unread messages of the process would fill the pipe and stop it.
-    said_wrong: list[bytes] = []
-    reader = threading.Thread(
-        target=lambda: said_wrong.append(scorer.meteor_p.stderr.read()), daemon=True
-    )
+    try:
+        scorer = _Meteor()
+    except OSError as error:
+        raise _MeteorError(f"left out: Java could not be started ({error})") from error
+    process = scorer.meteor_p
+    late = threading.Event()
+
+    def give_up():
+        late.set()
+        process.kill()
+
+    watchdog = threading.Timer(METEOR_SECONDS, give_up)
+    messages: list[bytes] = []
+
+    def read_messages():  # unread, they would fill the pipe and stop the process
+        with process.stderr:
+            messages.append(process.stderr.read())
+
+    reader = threading.Thread(target=read_messages, daemon=True)
     watchdog.start()
     reader.start()
     try:
-        return scorer.compute_score(truth, said)
+        score, single = scorer.compute_score(truth, said)
+        return float(score), [float(value) for value in single]
     except (OSError, ValueError) as error:
         # A process that died leaves a broken pipe, or an empty line where a number should be.
-        scorer.meteor_p.kill()
+        process.kill()
         reader.join(timeout=10)
-        lines = b"".join(said_wrong).decode(errors="replace").strip().splitlines()
-        raise _MeteorError(f"left out: METEOR failed ({(lines or [error])[0]})") from error
+        lines = b"".join(messages).decode(errors="replace").splitlines()
+        # Java repeats JAVA_TOOL_OPTIONS before anything else.
+        lines = [line for line in lines if line.strip() and not line.startswith("Picked up")]
+        reason = f"no end after {METEOR_SECONDS:g} s" if late.is_set() else (lines or [error])[0]
+        raise _MeteorError(f"left out: METEOR failed ({reason})") from error
     finally:
         watchdog.cancel()
-        scorer.meteor_p.kill()
-        scorer.meteor_p.wait()
+        for pipe in (process.stdin, process.stdout):
+            with contextlib.suppress(OSError):  # what a dead process left unread
+                pipe.close()
+        process.kill()
+        process.wait()

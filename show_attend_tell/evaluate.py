@@ -21,11 +21,12 @@ from rich.console import Console
 
 from show_attend_tell import caption_metrics, datasets, decode, features, ptb_tokenizer
 from show_attend_tell import config as configs
+from show_attend_tell.attention_maps import AttentionRecord
 from show_attend_tell.captioner import Captioner, build_captioner, build_encoder
 from show_attend_tell.checkpoint import Checkpoints
 from show_attend_tell.encoders import Encoder
 from show_attend_tell.errors import UserError
-from show_attend_tell.images import read_image
+from show_attend_tell.images import picture_size, read_image
 from show_attend_tell.input_pipeline import eval_batches
 from show_attend_tell.vocabulary import Vocabulary
 
@@ -218,6 +219,35 @@ def caption_files(run: Run, paths: Sequence[Path], decoding: Decoding) -> list[C
     batch_size = min(len(paths), decoding.batch_size)
     decode_batch = make_decode(run.model, decoding)
     return list(caption_inputs(decode_batch, run.params, inputs, run.vocabulary, batch_size))
+
+
+def attention_records(
+    run: Run,
+    named: Sequence[tuple[str, bytes | Path, Sequence[datasets.Box]]],
+    captions: Sequence[Caption],
+) -> list[AttentionRecord]:
+    """The captions' attention, as it is dumped, drawn and measured.
+
+    Args:
+      run: that made the captions.
+      named: id, encoded image or file, and known boxes of each captioned image.
+      captions: one for each.
+    """
+    return [
+        AttentionRecord(
+            image_id=image_id,
+            tokens=caption.tokens,
+            alpha=caption.alpha,
+            beta=caption.beta,
+            grid=run.encoder.grid,
+            original_size=picture_size(source),
+            image_side=run.encoder.image_size,
+            score=caption.score,
+            log_prob=caption.log_prob,
+            boxes=tuple(boxes),
+        )
+        for (image_id, source, boxes), caption in zip(named, captions, strict=True)
+    ]
 
 
 def score_split(

@@ -2,11 +2,13 @@
 
 import io
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from show_attend_tell.errors import UserError
 
@@ -19,6 +21,8 @@ MAX_DECODED_PIXELS = 120_000_000
 
 # Pillow's own limit, a warning and then an error at twice the number, would come first.
 Image.MAX_IMAGE_PIXELS = MAX_FILE_PIXELS
+# About sizes and odd EXIF. Once for all, since `catch_warnings` is not for threads.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 def read_image(source: bytes | Path, size: int) -> UInt8[np.ndarray, "S S 3"]:
@@ -50,49 +54,56 @@ def read_picture(source: bytes | Path, max_side: int) -> UInt8[np.ndarray, "H W 
     return np.asarray(image.resize(size, Image.Resampling.BICUBIC), np.uint8)
 
 
+def picture_size(source: bytes | Path) -> tuple[int, int]:
+    """(height, width) in pixels of the upright original, from the file's head alone.
+
+    Raises:
+      UserError: as for `read_image`, but for damage that only decoding shows.
+    """
+    with _opened(source) as image:
+        width, height = image.size
+        sideways = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+    return (width, height) if sideways else (height, width)
+
+
 def _open(source: bytes | Path, side: int) -> Image.Image:
     """Decodes an image to upright RGB; a JPEG no finer than `side` x `side` pixels ask for."""
-    if isinstance(source, bytes):
-        return _decode(io.BytesIO(source), "image", side)
+    with _opened(source) as image:
+        pixels = image.width * image.height
+        # A JPEG decodes at 1/2, 1/4 or 1/8 for less; twice the side needed stays sharp. A
+        # progressive one holds all its coefficients in memory at any scale.
+        if not image.info.get("progressive"):
+            image.draft("RGB", (2 * side, 2 * side))
+        if pixels > MAX_FILE_PIXELS or image.width * image.height > MAX_DECODED_PIXELS:
+            raise Image.DecompressionBombError
+        return _upright_rgb(image)
+
+
+@contextmanager
+def _opened(source: bytes | Path) -> Iterator[Image.Image]:
+    """An image whose head is read; what goes wrong with it is told as a UserError."""
+    name = "image" if isinstance(source, bytes) else str(source)
     try:
-        file = source.open("rb")
+        file = io.BytesIO(source) if isinstance(source, bytes) else source.open("rb")
     except FileNotFoundError:
-        raise UserError(f"{source}: no such file; check the path") from None
+        raise UserError(f"{name}: no such file; check the path") from None
     except IsADirectoryError:
-        raise UserError(f"{source}: a folder; name image files") from None
+        raise UserError(f"{name}: a folder; name image files") from None
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or error
-        raise UserError(f"{source}: cannot be opened ({why}); name a readable file") from error
-    with file:
-        return _decode(file, str(source), side)
-
-
-def _decode(file: io.BufferedIOBase, name: str, side: int) -> Image.Image:
+        raise UserError(f"{name}: cannot be opened ({why}); name a readable file") from error
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about EXIF and sizes; errors are told below
-            with Image.open(file, formats=FORMATS) as image:
-                pixels = image.width * image.height
-                # A JPEG decodes at 1/2, 1/4 or 1/8 for less; twice the side needed stays sharp. A
-                # progressive one holds all its coefficients in memory at any scale.
-                if not image.info.get("progressive"):
-                    image.draft("RGB", (2 * side, 2 * side))
-                if pixels > MAX_FILE_PIXELS or image.width * image.height > MAX_DECODED_PIXELS:
-                    raise UserError(_too_large(name))
-                return _upright_rgb(image)
-    except UserError:
-        raise
+        with file, Image.open(file, formats=FORMATS) as image:
+            yield image
     except UnidentifiedImageError:
         raise UserError(f"{name}: not an image of a known format; save it as JPEG or PNG") from None
     except Image.DecompressionBombError:
-        raise UserError(_too_large(name)) from None
+        raise UserError(
+            f"{name}: too many pixels; scale it down to at most {MAX_DECODED_PIXELS:,}"
+        ) from None
     except Exception as error:  # Pillow's decoders raise all kinds for damaged files
         why = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"{name}: damaged or cut short ({why}); get the file again") from error
-
-
-def _too_large(name: str) -> str:
-    return f"{name}: too many pixels; scale it down to at most {MAX_DECODED_PIXELS:,}"
 
 
 def _upright_rgb(image: Image.Image) -> Image.Image:

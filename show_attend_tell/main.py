@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import os
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from show_attend_tell.evaluate import Decoding, Run
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
+SHOWN = 16  # pictures that quickstart draws
 OVERRIDES = "Further --config.KEY=VALUE arguments override single values of the config."
 
 
@@ -153,32 +155,108 @@ def _print_scores(record: dict[str, Any]) -> None:
 
 
 def _caption(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
-    from show_attend_tell.evaluate import caption_files
+    from show_attend_tell.evaluate import attention_records, caption_files
 
     run, decoding = _load(arguments, overrides)
     captions = caption_files(run, arguments.images, decoding)
     folder = arguments.out or arguments.workdir / "captions"
-    for path, caption in zip(arguments.images, captions, strict=True):
-        picture = _draw(run, folder, path.stem, path, caption)
+    named = [(path.name, path, ()) for path in arguments.images]
+    records = attention_records(run, named, captions)
+    pictures = _dump(folder, records, arguments.images)
+    for path, caption, picture in zip(arguments.images, captions, pictures, strict=True):
         print(f"{path}: {caption.text}\n    {picture}")
 
 
 def _attend(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
-    from show_attend_tell.evaluate import caption_files, caption_split
+    from show_attend_tell.evaluate import attention_records, caption_files, caption_split
 
+    if arguments.num < 0:
+        raise UserError(f"--num {arguments.num}: must be 0 or more")
     run, decoding = _load(arguments, overrides)
-    folder = arguments.out or arguments.workdir / "attention"
     if arguments.images:
         captions = caption_files(run, arguments.images, decoding)
-        shown = [(path.stem, path, ()) for path in arguments.images]
+        named = [(path.name, path, ()) for path in arguments.images]
+        folder = arguments.out or arguments.workdir / "attention" / "files"
     else:
         examples, captions = caption_split(run, arguments.split, decoding)
-        shown = [(e.image_id, e.image, e.boxes) for e in examples]
-    _dump(run, folder, shown, captions, arguments.num)
+        named = [(e.image_id, e.image, e.boxes) for e in examples]
+        folder = arguments.out or arguments.workdir / "attention" / arguments.split
+    records = attention_records(run, named, captions)
+    count = len(records) if arguments.images else arguments.num
+    _dump(folder, records[:count], [source for _, source, _ in named[:count]])
+    _print_statistics(folder, records)
+
+
+def _dump(
+    folder: Path, records: Sequence["AttentionRecord"], sources: Sequence[bytes | Path]
+) -> list[Path]:
+    """Writes an .npz and a .png for each record; returns the pictures' paths."""
+    from rich.console import Console
+    from rich.progress import track
+
+    from show_attend_tell import attention_maps, images
+
+    folder.mkdir(parents=True, exist_ok=True)
+    pictures = []
+    pairs = list(zip(records, sources, strict=True))
+    for record, source in track(pairs, "attention maps", console=Console(stderr=True)):
+        name = attention_maps.safe_name(record.image_id)
+        attention_maps.save_attention(folder / f"{name}.npz", record)
+        picture = images.read_picture(source, 512)
+        attention_maps.draw_attention(folder / f"{name}.png", picture, record)
+        pictures.append(folder / f"{name}.png")
+    return pictures
+
+
+def _print_statistics(folder: Path, records: Sequence["AttentionRecord"]) -> dict[str, Any]:
+    """Measures the maps, writes statistics.json beside the pictures and prints the main figures."""
+    from show_attend_tell import attention_maps
+
+    statistics = attention_maps.attention_statistics(records)
+    attention_maps.write_statistics(folder / "statistics.json", statistics)
+    print(
+        f"attention over {statistics['images']} images: "
+        f"entropy {statistics['mean_entropy']:.2f} of {statistics['uniform_entropy']:.2f} nats, "
+        f"change from word to word {statistics['mean_change'] or 0:.2f} of 1"
+    )
+    if objects := statistics["objects"]:
+        print(
+            f"attention in the named object's box grown by a cell: {objects['in_grown_box']:.1%} "
+            f"(uniform attention: {objects['uniform_in_grown_box']:.1%}), "
+            f"{objects['matched']} nouns"
+        )
+    for warning in statistics["warnings"]:
+        print(f"warning: {warning}")
+    print(f"pictures and statistics: {folder}")
+    return statistics
 
 
 def _quickstart(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
-    raise NotImplementedError
+    from show_attend_tell import config as configs
+    from show_attend_tell.evaluate import attention_records, caption_split, load_run, score_split
+    from show_attend_tell.train import train
+
+    started = time.monotonic()
+    experiment = EXPERIMENTS / "shapes.py"
+    if not experiment.is_file():
+        raise UserError(f"{experiment}: not there; run quickstart from a checkout of the project")
+    train(configs.from_file(f"{experiment}:soft"), arguments.workdir)
+    run = load_run(arguments.workdir)
+    examples, captions = caption_split(run, "val", run.decoding)
+    record = score_split(run, "val", run.decoding, examples, captions)
+    named = [(e.image_id, e.image, e.boxes) for e in examples]
+    records = attention_records(run, named, captions)
+    folder = arguments.workdir / "attention" / "val"
+    pictures = _dump(folder, records[:SHOWN], [source for _, source, _ in named[:SHOWN]])
+    _print_scores(record)
+    for (image_id, _, _), caption in list(zip(named, captions, strict=True))[:4]:
+        print(f"{image_id}: {caption.text}")
+    _print_statistics(folder, records)
+    print(
+        f"open {pictures[0]}\n"
+        f"exactly right: {record['scores']['exact']:.1%} of {record['images']} validation "
+        f"captions; {(time.monotonic() - started) / 60:.1f} minutes in all"
+    )
 
 
 if __name__ == "__main__":

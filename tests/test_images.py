@@ -9,7 +9,7 @@ from PIL import Image
 
 from show_attend_tell import images
 from show_attend_tell.errors import UserError
-from show_attend_tell.images import read_image, read_picture
+from show_attend_tell.images import picture_size, read_image, read_picture
 
 RED, BLUE = (230, 20, 30), (10, 40, 220)
 
@@ -105,7 +105,9 @@ def test_modes(data, value):
 def test_exif_rotation_is_applied(format):
     exif = Image.Exif()
     exif[0x0112] = 6  # the first row shown is the left column stored: turn it clockwise
-    image = read_picture(encode(halves(60, 20), format, exif=exif), 60)
+    data = encode(halves(60, 20), format, exif=exif)
+    assert picture_size(data) == (60, 20)
+    image = read_picture(data, 60)
     assert image.shape == (60, 20, 3)
     np.testing.assert_allclose(image[5, 10], RED, atol=8)
     np.testing.assert_allclose(image[55, 10], BLUE, atol=8)
@@ -126,6 +128,7 @@ def test_a_picture_keeps_its_aspect_and_is_not_enlarged():
     assert read_picture(encode(noise(300, 200), "JPEG"), 100).shape == (67, 100, 3)
     assert read_picture(encode(noise(30, 20), "PNG"), 100).shape == (20, 30, 3)
     assert read_picture(encode(noise(900, 1), "PNG"), 100).shape == (1, 100, 3)
+    assert picture_size(encode(noise(300, 200), "JPEG")) == (200, 300)
 
 
 def test_large_pictures(monkeypatch, tmp_path: Path):
@@ -142,6 +145,7 @@ def test_large_pictures(monkeypatch, tmp_path: Path):
             read_image(path, 8)
 
 
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 @pytest.mark.parametrize("side", [20_000, 26_000, 60_000, 2**31 - 1])
 def test_a_png_of_many_pixels_is_refused_before_it_is_decoded(side):
     with pytest.raises(UserError, match="image: too many pixels; scale it down"):
@@ -170,8 +174,9 @@ def test_what_is_no_image(tmp_path: Path):
     text.write_text("not a picture")
     with pytest.raises(UserError, match="notes.jpg: not an image of a known format; save it as"):
         read_image(text, 8)
-    with pytest.raises(UserError, match="image: not an image"):
-        read_image(b"", 8)
+    for read in (lambda data: read_image(data, 8), picture_size):
+        with pytest.raises(UserError, match="image: not an image"):
+            read(b"")
     with pytest.raises(UserError, match="absent.jpg: no such file"):
         read_image(tmp_path / "absent.jpg", 8)
     with pytest.raises(UserError, match=f"{tmp_path}: a folder"):

@@ -1,6 +1,7 @@
 """Our tokens against the Java PTB tokenizer's: stored pairs, and live where Java is."""
 
 import gzip
+import time
 import zipfile
 
 import pytest
@@ -34,6 +35,18 @@ PAIRS = {
     "two young children RIF=ding sleds at&t Texas A&amp;M": (
         "two young children rif = ding sleds at & t texas a&m"
     ),
+    "a man/ woman w/ a dog, either / or": "a man / woman w / a dog either / or",
+    "what?! no!! see A... and b. at No. 5, not No. x": (
+        "what ?! no !! see a. and b. at no. 5 not no x"
+    ),
+    "£20, €30, 5¢, US$3.00, ½ cup, .5 or -5": "# 20 $ 30 5 cents us$ 3.00 1/2 cup .5 or -5",
+    "at 5:30pm a 25,000-seat U.S.-based C++ #club": "at 5:30 pm a 25,000-seat u.s.-based c++ #club",
+    "y'all saw rock'n'roll, dogs'cats, ma'am :-) 😀 soft\u00adly": (
+        "y' all saw rock 'n' roll dogs cats ma'am :--rrb- softly"
+    ),
+    "a girl -lrb- in red -rrb- ca n't see the dog 's ball": (
+        "a girl -lrb- in red -rrb- ca n't see the dog 's ball"
+    ),
     "": "",
     " . ": "",
 }
@@ -62,8 +75,24 @@ def test_identical_on_all_captions_of_flickr8k(shared, java):
     captions = [line.split("\t")[1] for line in lines]
     assert len(captions) == 40_460
     assert differing(captions) == []
+    # Our tokens joined by spaces are what a model says; words alone cannot come out otherwise.
+    said = {" ".join(tokenize(caption)) for caption in captions}
+    said = [caption for caption in said if caption and not caption.replace(" ", "").isalpha()]
+    assert len(said) > 1000
+    assert differing(said) == []
 
 
 def test_identical_on_the_english_side_of_multi30k(shared, java):
-    with gzip.open(shared / "multi30k" / "train.en.gz", "rt") as file:
-        assert differing(file.read().splitlines()) == []
+    captions = []
+    for part in ("train", "val", "test_2016_flickr"):
+        with gzip.open(shared / "multi30k" / f"{part}.en.gz", "rt", encoding="utf-8") as file:
+            captions += file.read().removesuffix("\n").split("\n")
+    assert len(captions) == 31_014
+    assert differing(captions) == []
+
+
+def test_long_garbage_takes_no_time():
+    start = time.monotonic()
+    for text in ("a." * 10_000, "<a " * 5_000, "x" * 50_000, "'" * 20_000, "1," * 20_000):
+        tokenize(text)
+    assert time.monotonic() - start < 5

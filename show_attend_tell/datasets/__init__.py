@@ -124,7 +124,7 @@ def load(
         image_ids = [source[i]["image_id"].decode() for i in range(count)]
         return Examples(source, image_ids, name, split)
     except Exception as error:  # a missing or damaged file of any kind; all are checksummed
-        raise _damaged(builder.data_path, error) from error
+        raise _damaged(Path(builder.data_path), error) from error
 
 
 def _built(name: str, data_dir: Path, manual_dir: Path | None) -> Any:

@@ -1,0 +1,159 @@
+import pickle
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from show_attend_tell import datasets
+from show_attend_tell.datasets import shapes
+from show_attend_tell.errors import UserError
+
+
+@pytest.fixture(autouse=True)
+def few_shapes(monkeypatch):
+    monkeypatch.setattr(shapes, "SPLITS", {"train": 60, "val": 10, "test": 12})
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("built")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shapes, "SPLITS", {"train": 60, "val": 10, "test": 12})
+        datasets.load("shapes", "val", data_dir=folder)
+    return folder
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.rglob("*"))
+
+
+def test_a_split_is_read_at_random(built: Path):
+    train = datasets.load("shapes", "train", data_dir=built)
+    assert (train.name, train.split, len(train)) == ("shapes", "train", 60)
+    assert sorted(train.image_ids) == [f"train-{i:05}" for i in range(60)]
+    assert train[41].image_id == train.image_ids[41]
+    assert [example.image_id for example in train] == train.image_ids
+    assert train[7].image.startswith(b"\x89PNG")
+    assert len(datasets.load("shapes", "test", data_dir=built)) == 12
+    for index in (60, -1):
+        with pytest.raises(IndexError):
+            train[index]
+
+
+def test_a_limit_takes_the_first_examples(built: Path):
+    train = datasets.load("shapes", "train", data_dir=built)
+    few = datasets.load("shapes", "train", data_dir=built, limit=7)
+    assert [few[i] for i in range(len(few))] == [train[i] for i in range(7)]
+    assert few.image_ids == train.image_ids[:7]
+    assert len(datasets.load("shapes", "val", data_dir=built, limit=99)) == 10
+
+
+def test_examples_survive_pickling(built: Path):
+    val = datasets.load("shapes", "val", data_dir=built)
+    copy = pickle.loads(pickle.dumps(val))
+    assert list(copy) == list(val)
+    assert (copy.image_ids, copy.fingerprint) == (val.image_ids, val.fingerprint)
+
+
+def test_building_again_gives_the_same_in_the_same_order(built: Path, tmp_path: Path, capfd):
+    first = datasets.load("shapes", "train", data_dir=built)
+    capfd.readouterr()
+    again = datasets.load("shapes", "train", data_dir=tmp_path)
+    # TFDS's bars and notices are kept back: there is this line alone.
+    out, err = capfd.readouterr()
+    assert out == f"building data set shapes in {tmp_path}\n"
+    assert not [line for line in err.splitlines() if line and not line.startswith("WARNING")]
+    assert list(again) == list(first) and again.fingerprint == first.fingerprint
+    datasets.load("shapes", "val", data_dir=tmp_path)
+    assert capfd.readouterr().out == ""
+
+
+def test_the_fingerprint_tells_contents_apart(built: Path, tmp_path: Path, monkeypatch):
+    first = datasets.load("shapes", "train", data_dir=built)
+    prints = [
+        datasets.load("shapes", "val", data_dir=built).fingerprint,
+        datasets.load("shapes", "train", data_dir=built, limit=59).fingerprint,
+    ]
+    # The same names and count with other pixels, as of another copy of a download.
+    monkeypatch.setattr(shapes, "COLOURS", {"red": (200, 0, 0), "grey": (99, 99, 99)})
+    other = datasets.load("shapes", "train", data_dir=tmp_path)
+    assert other.image_ids == first.image_ids
+    for different in (*prints, other.fingerprint):
+        assert different != first.fingerprint
+
+
+@pytest.mark.parametrize(
+    "name, split, message",
+    [
+        ("shape", "train", "data set 'shape' is not known; the nearest is 'shapes'"),
+        ("flicker8k", "train", "data set 'flicker8k' is not known; the nearest is 'flickr8k'"),
+        ("shapes", "valid", "split 'valid' is not known; the nearest is 'val'"),
+        ("shapes", "dev", "split 'dev' is not known; the nearest is .* of train, val, test"),
+    ],
+)
+def test_unknown_names(tmp_path: Path, name, split, message):
+    with pytest.raises(UserError, match=message):
+        datasets.load(name, split, data_dir=tmp_path)
+    assert files(tmp_path) == []
+
+
+def test_a_killed_build_leaves_nothing_that_is_read(tmp_path: Path):
+    code = (
+        "import sys; from pathlib import Path; from show_attend_tell import datasets;"
+        "from show_attend_tell.datasets import shapes;"
+        "shapes.SPLITS = {'train': 40, 'val': 10**6, 'test': 1};"
+        "datasets.load('shapes', 'train', data_dir=Path(sys.argv[1]))"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code, tmp_path], stdout=subprocess.DEVNULL)
+    try:
+        end = time.monotonic() + 60
+        # The first split is on disk, the second is under way.
+        while not list(tmp_path.rglob("shapes-train.array_record*")):
+            assert process.poll() is None and time.monotonic() < end
+            time.sleep(0.02)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert any("incomplete" in name for name in files(tmp_path))
+
+    assert len(datasets.load("shapes", "train", data_dir=tmp_path)) == 60
+    assert not any("incomplete" in name for name in files(tmp_path))
+
+
+def test_a_full_disk(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(shapes, "SPLITS", {"train": 300, "val": 1, "test": 1})
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        with pytest.raises(UserError, match=f"{tmp_path}: data set shapes cannot be built there"):
+            datasets.load("shapes", "train", data_dir=tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not any("record" in name for name in files(tmp_path))
+    assert len(datasets.load("shapes", "train", data_dir=tmp_path)) == 300
+
+
+def test_a_folder_that_cannot_be_made(tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"choose another folder with --config\.data\.dir"):
+        datasets.load("shapes", "train", data_dir=tmp_path / "file")
+
+
+@pytest.mark.parametrize("name", ["dataset_info.json", "shapes-train.array_record-00000-of-00001"])
+@pytest.mark.parametrize("damage", ["removed", "cut", "changed"])
+def test_damaged_files(tmp_path: Path, name, damage):
+    datasets.load("shapes", "train", data_dir=tmp_path)
+    (path,) = tmp_path.rglob(name)
+    content = path.read_bytes()
+    if damage == "removed":
+        path.unlink()
+    elif damage == "cut":
+        path.write_bytes(content[: len(content) // 2])
+    else:
+        path.write_bytes(content[:200] + b"\x00" * 200 + content[400:])
+    with pytest.raises(UserError, match=f"{tmp_path}/shapes.*: damaged .*; delete this folder"):
+        datasets.load("shapes", "train", data_dir=tmp_path)
