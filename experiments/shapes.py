@@ -23,7 +23,9 @@ def get_config(variant: str = "soft") -> ConfigDict:
             "max_length": 40,
         }
     )
-    config.encoder = ConfigDict({"name": "small", "image_size": 96, "trainable": True})
+    config.encoder = ConfigDict(
+        {"name": "small", "image_size": 96, "features": 64, "trainable": True}
+    )
     config.attention = ConfigDict({"kind": "soft", "units": 128})
     config.decoder = ConfigDict(
         {

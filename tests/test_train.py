@@ -1,0 +1,211 @@
+"""The training loop: resuming, skipping what is not finite, one program per shape."""
+
+import json
+import os
+import signal
+
+import jax
+import numpy as np
+import pytest
+import tiny
+from flax import nnx
+
+from show_attend_tell import evaluate
+from show_attend_tell import train as training
+from show_attend_tell.captioner import Captioner, build_captioner, build_encoder
+from show_attend_tell.checkpoint import Checkpoints
+from show_attend_tell.decoder import Decoder
+from show_attend_tell.errors import UserError
+from show_attend_tell.input_pipeline import BatchPlan, train_batches
+from show_attend_tell.optimizer import make_optimizer
+from show_attend_tell.writer import MetricWriter, read_metrics
+
+
+def final_state(workdir, config):
+    """The arrays and the record of a run's newest checkpoint."""
+    encoder = build_encoder(config)
+    words = len(json.loads((workdir / "vocabulary.json").read_text())["words"]) + 4
+    model = build_captioner(config, encoder, words)
+    settings = {k: v for k, v in config.optimizer.to_dict().items() if k != "average"}
+    like = training.initial_state(model, make_optimizer(total_steps=1, **settings))
+    checkpoints = Checkpoints(workdir / "checkpoints", keep=2)
+    found = checkpoints.restore(like)
+    checkpoints.close()
+    return found
+
+
+def during(monkeypatch, step, action):
+    """Runs `action` when the metrics of a training step are written."""
+    write = MetricWriter.write
+
+    def writing(self, at, scalars, *, kind):
+        write(self, at, scalars, kind=kind)
+        if (kind, at) == ("train", step):
+            action()
+
+    monkeypatch.setattr(MetricWriter, "write", writing)
+
+
+def crash():
+    raise RuntimeError("pulled the plug")
+
+
+@pytest.mark.parametrize(
+    ("action", "raised"),
+    [(lambda: os.kill(os.getpid(), signal.SIGTERM), KeyboardInterrupt), (crash, RuntimeError)],
+)
+def test_a_cut_run_resumes_bit_for_bit(tmp_path, monkeypatch, action, raised):
+    tiny.use_scenes(monkeypatch)
+    config = tiny.config(tmp_path / "data", checkpoint_every=3)
+    training.train(config, tmp_path / "whole")
+
+    with monkeypatch.context() as patch:
+        during(patch, 4, action)  # of six steps, between checkpoints
+        with pytest.raises(raised):
+            training.train(config, tmp_path / "cut")
+    progression = training.train(config, tmp_path / "cut")
+    assert progression.finished
+
+    step, whole, record = final_state(tmp_path / "whole", config)
+    cut_step, cut, cut_record = final_state(tmp_path / "cut", config)
+    assert step == cut_step == 6
+    jax.tree.map(np.testing.assert_array_equal, whole, cut)
+    for same in ("input_position", "best_score", "best_step", "stale"):
+        assert record[same] == cut_record[same]
+
+    def losses(workdir):
+        metrics = read_metrics(workdir / "metrics.jsonl")
+        return [(m["step"], m["loss"]) for m in metrics if m["kind"] == "train"]
+
+    assert losses(tmp_path / "whole") == losses(tmp_path / "cut")
+    assert [step for step, _ in losses(tmp_path / "cut")] == [1, 2, 3, 4, 5, 6]
+
+
+def test_another_seed_is_another_run(tmp_path, monkeypatch):
+    tiny.use_scenes(monkeypatch)
+    config = tiny.config(tmp_path / "data", epochs=1)
+    training.train(config, tmp_path / "a")
+    config.seed = 1
+    training.train(config, tmp_path / "b")
+    a, b = (final_state(tmp_path / name, config)[1].params for name in "ab")
+    differ = jax.tree.map(lambda x, y: bool((x != y).any()), a, b)
+    assert differ["decoder"]["lstm_state"]["kernel"]
+
+
+def test_a_workdir_of_another_config_is_refused_and_kept(tmp_path, monkeypatch):
+    tiny.use_scenes(monkeypatch)
+    config = tiny.config(tmp_path / "data", epochs=1)
+    training.train(config, tmp_path / "run")
+    config.decoder.hidden = 64
+    with pytest.raises(UserError, match=r"another config \(decoder.hidden differ\)"):
+        training.train(config, tmp_path / "run")
+    assert (tmp_path / "run" / "best").is_dir()
+
+
+def test_early_stopping_counts_validations_without_a_better_score(tmp_path, monkeypatch):
+    tiny.use_scenes(monkeypatch)
+    config = tiny.config(tmp_path / "data", epochs=9, patience=2)
+    config.optimizer.learning_rate = 0.0  # so no validation is better than the first
+    progression = training.train(config, tmp_path / "run")
+    assert progression.finished and progression.stale == 2 and progression.best_step == 2
+    assert final_state(tmp_path / "run", config)[0] == 6
+
+
+def tiny_step(**settings):
+    """A model over annotation vectors, its step, and a batch of two images."""
+    decoder = Decoder(
+        vocabulary=9,
+        features=4,
+        projection=0,
+        embedding=3,
+        hidden=5,
+        attention=6,
+        dropout=0.0,
+        annotation_dropout=0.0,
+        output_tanh=True,
+        gate=True,
+        rngs=nnx.Rngs(0),
+    )
+    model = Captioner(None, decoder)
+    optimizer = make_optimizer(
+        name="adam",
+        learning_rate=0.1,
+        schedule="constant",
+        warmup_steps=0,
+        total_steps=10,
+        weight_decay=0.0,
+        clip_norm=1.0,
+    )
+    defaults = dict(average=0.5, doubly_stochastic=0.1, label_smoothing=0.0)
+    step = training.make_train_step(
+        model, optimizer, key=jax.random.key(0), **(defaults | settings)
+    )
+    inputs = np.random.default_rng(0).normal(size=(2, 3, 4)).astype(np.float16)
+    tokens = np.array([[[5, 6, 2]], [[7, 2, 0]]], np.int32)
+    return step, training.initial_state(model, optimizer), {"inputs": inputs, "tokens": tokens}
+
+
+def test_a_step_that_is_not_finite_is_skipped_and_counted():
+    step, state, batch = tiny_step()
+    state, _ = step(state, batch)
+    before = jax.tree.map(np.array, state)
+    poisoned = batch | {"inputs": batch["inputs"] * np.float16(np.nan)}
+    state, metrics = step(state, poisoned)
+    assert (int(metrics["skipped"]), int(metrics["skipped_in_a_row"])) == (1, 1)
+    for part in ("params", "optimizer", "average"):
+        jax.tree.map(np.testing.assert_array_equal, getattr(state, part), getattr(before, part))
+    state, metrics = step(state, batch)
+    assert (int(metrics["skipped"]), int(metrics["skipped_in_a_row"])) == (1, 0)
+    assert np.isfinite(float(metrics["loss"]))
+    assert int(state.step) == 3
+
+
+def test_the_average_is_the_running_mean_of_the_parameters():
+    step, state, batch = tiny_step(average=0.5)
+    # Decay is min(average, (1 + t) / (10 + t)), so 1/10 and then 2/11.
+    expected = jax.tree.map(np.array, state.params)
+    for decay in (1 / 10, 2 / 11):
+        state, _ = step(state, batch)
+        mean = jax.tree.map(
+            lambda m, p, d=decay: d * m + (1 - d) * np.array(p), expected, state.params
+        )
+        expected = mean
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), state.average, expected
+    )
+
+
+def test_many_steps_in_a_row_that_are_not_finite_stop_the_run(tmp_path, monkeypatch):
+    tiny.use_scenes(monkeypatch)
+    config = tiny.config(tmp_path / "data", max_skipped=2, epochs=2)
+    config.encoder.trainable = False
+
+    def poisoned(config, examples, encoder):
+        shape = (len(examples), encoder.grid[0] * encoder.grid[1], encoder.features)
+        return np.full(shape, np.nan, np.float16)
+
+    monkeypatch.setattr(evaluate, "load_inputs", poisoned)
+    with pytest.raises(UserError, match="2 steps in a row up to step 2 .*learning_rate"):
+        training.train(config, tmp_path / "run")
+
+
+def test_training_compiles_one_program_a_bucket():
+    captions = [[[5] * n + [2]] for n in (2, 3, 7, 8, 2, 3, 7, 8)]
+    plan = BatchPlan(captions, batch_size=2, rows=1, buckets=2, max_length=20, seed=0)
+    inputs = np.ones((8, 3, 4), np.float16)
+    step, state, _ = tiny_step()
+    batches = train_batches(inputs, plan, prefetch=0)
+    for _ in range(3 * plan.batches_per_epoch):
+        state, _ = step(state, next(batches))
+    assert len(plan.lengths) == 2
+    assert step._cache_size() == 2
+
+
+def test_what_a_run_leaves(tmp_path, monkeypatch):
+    tiny.use_scenes(monkeypatch)
+    training.train(tiny.config(tmp_path / "data", epochs=1), tmp_path / "run")
+    run = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert run["seed"] == 0 and run["packages"]["jax"] == jax.__version__
+    assert {"commit", "command", "config_digest"} <= run.keys()
+    (val,) = [m for m in read_metrics(tmp_path / "run" / "metrics.jsonl") if m["kind"] == "val"]
+    assert {"BLEU-4", "BLEU-4 (no BP)", "CIDEr", "ROUGE-L"} <= val.keys()
