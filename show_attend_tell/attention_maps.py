@@ -32,28 +32,11 @@ from matplotlib.text import Text
 from matplotlib.transforms import IdentityTransform
 from PIL import Image
 
+from show_attend_tell.datasets import Box
 from show_attend_tell.errors import UserError
 
 EOS = "<eos>"
 STATIC_CHANGE = 0.01  # maps that change less than this from step to step do not move
-
-
-@dataclasses.dataclass(frozen=True)
-class NounBox:
-    """The object behind a noun of the true caption.
-
-    Attributes:
-      label: the noun.
-      word_index: its index among the true caption's tokens.
-      ymin, xmin, ymax, xmax: edges in [0, 1].
-    """
-
-    label: str
-    word_index: int
-    ymin: float
-    xmin: float
-    ymax: float
-    xmax: float
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -85,7 +68,7 @@ class AttentionRecord:
     image_side: int
     score: float
     log_prob: float
-    boxes: tuple[NounBox, ...] = ()
+    boxes: tuple[Box, ...] = ()
 
     def __post_init__(self):
         steps, locations = len(self.tokens), math.prod(self.grid)
@@ -107,7 +90,7 @@ class AttentionRecord:
             if not inside or box.word_index < 0:
                 raise ValueError(f"the box of {box.label!r} is outside of the picture")
 
-    def matches(self, box: NounBox) -> bool:
+    def matches(self, box: Box) -> bool:
         """Whether the caption says the box's noun at the place where the true caption has it."""
         return self.tokens[box.word_index : box.word_index + 1] == (box.label,)
 
@@ -203,7 +186,7 @@ def load_attention(path: Path) -> AttentionRecord:
             image_side=content["image_side"].item(),
             score=content["score"].item(),
             log_prob=content["log_prob"].item(),
-            boxes=tuple(NounBox(label, index, *edges) for label, index, edges in parts),
+            boxes=tuple(Box(label, index, *edges) for label, index, edges in parts),
         )
     except FileNotFoundError:
         raise UserError(f"{path}: not there; `attend` writes it") from None
@@ -387,7 +370,7 @@ def draw_attention(
     figure = Figure((total_width / _DPI, total_height / _DPI), dpi=_DPI, facecolor="white")
     canvas = FigureCanvasAgg(figure)
 
-    def text(x: float, y: float, string: str, room: int, **style) -> None:
+    def text(x: float | int, y: float | int, string: str, room: int, **style) -> None:
         printable = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in string)
         drawn = figure.text(
             x,
@@ -400,9 +383,7 @@ def draw_attention(
         )
         _shrink(drawn, room, canvas)
 
-    def panel(
-        k: int, image: UInt8[np.ndarray, "H W 3"], boxes: Sequence[NounBox]
-    ) -> tuple[float, int]:
+    def panel(k: int, image: UInt8[np.ndarray, "H W 3"], boxes: Sequence[Box]) -> tuple[float, int]:
         """Places panel k; returns its centre and the top of its picture, from the top left."""
         row, column = divmod(k, columns)
         left = _MARGIN + column * pitch_x + (cell - width) // 2

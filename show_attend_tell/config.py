@@ -136,7 +136,8 @@ def _parse(define, argv: list[str], keys: list[str] | None = None) -> ConfigDict
     except (AttributeError, KeyError) as error:
         raise UserError(_unknown_key(argv, error, keys)) from error
     except (flags.Error, ValueError, TypeError) as error:
-        raise UserError(" ".join(str(error).split())) from error
+        # Where the experiment file itself fails, the last line of many says why.
+        raise UserError(f"{' '.join(argv)}: {str(error).strip().splitlines()[-1]}") from error
     if rest:
         raise UserError(f"{rest[0]}: not understood; overrides are --config.key=value")
     return values.config

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx, struct
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 from ml_collections import ConfigDict
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -43,12 +43,13 @@ from show_attend_tell.writer import MetricWriter
 class TrainState:
     """Everything a step changes. Random keys follow from the config's seed and `step`."""
 
-    step: Int[Array, ""]
+    # Typed loosely: JAX rebuilds this class around shapes and placeholders as well as arrays.
+    step: Any  # () int32
     params: Any
     optimizer: Any
     average: Any  # running mean of the parameters, the weights that are evaluated
-    skipped: Int[Array, ""]  # steps skipped since the start
-    skipped_in_a_row: Int[Array, ""]
+    skipped: Any  # () int32, steps skipped since the start
+    skipped_in_a_row: Any  # () int32
 
 
 def initial_state(model: Captioner, optimizer: optax.GradientTransformation) -> TrainState:
@@ -100,7 +101,7 @@ def make_train_step(
         step_key = jax.random.fold_in(key, state.step)
         grad = jax.value_and_grad(loss_of, has_aux=True)
         (loss, aux), gradients = grad(state.params, batch, step_key)
-        norm = optax.global_norm(gradients)
+        norm = optax.tree.norm(gradients)
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
         # The mean forgets its start: early on it follows the parameters closely.
         decay = jnp.minimum(average, (1.0 + state.step) / (10.0 + state.step))
@@ -205,6 +206,8 @@ def train(config: ConfigDict, workdir: Path, *, console: Console | None = None) 
         console.print(f"resuming {workdir} at step {first_step} of {total_steps}")
         if progression.finished:
             console.print("this run is finished already")
+            checkpoints.close()
+            best.close()
             return progression
     writer = MetricWriter(workdir, first_step)
     clock = time.monotonic()

@@ -16,6 +16,9 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 
 import jax  # noqa: E402  (reads the environment)
 import pytest  # noqa: E402
+import tiny  # noqa: E402
+
+from show_attend_tell import train as training  # noqa: E402
 
 # (H,) against (B, H) must be written out: silent broadcasting hides wrong shapes.
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -49,3 +52,14 @@ def java() -> str:
     except (OSError, subprocess.SubprocessError) as error:
         pytest.skip(f"Java does not run: {error}")
     return path
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory) -> tuple[Path, "tiny.Scenes"]:
+    """The folder of a run that has learnt eight scenes by heart, and the scenes."""
+    folder = tmp_path_factory.mktemp("trained")
+    with pytest.MonkeyPatch.context() as patch:
+        scenes = tiny.use_scenes(patch, copies=30)
+        config = tiny.config(folder / "data", epochs=12, log_every=20)
+        training.train(config, folder / "run")
+    return folder / "run", scenes

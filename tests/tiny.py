@@ -18,10 +18,10 @@ EXPERIMENT = Path(__file__).parents[1] / "experiments" / "shapes.py"
 class Scenes(list):
     """Generated examples with what `datasets.load` gives besides: ids and a fingerprint."""
 
-    def __init__(self, count: int, seed: int = 0):
-        super().__init__(self._example(seed, i) for i in range(count))
+    def __init__(self, count: int, seed: int = 0, copies: int = 1):
+        super().__init__([self._example(seed, i) for i in range(count)] * copies)
         self.image_ids = [example.image_id for example in self]
-        self.fingerprint = {"name": "scenes", "split": "all", "images": count, "seed": seed}
+        self.fingerprint = {"name": "scenes", "split": "all", "images": len(self), "seed": seed}
 
     @staticmethod
     def _example(seed: int, i: int) -> Example:
@@ -36,17 +36,18 @@ def config(folder: Path, **train) -> ConfigDict:
     """The shapes experiment, small enough to train within seconds on eight scenes."""
     made = configs.from_file(str(EXPERIMENT))
     made.data.dir = str(folder)
-    made.decoder.update({"embedding": 16, "hidden": 32})
+    made.decoder.update({"embedding": 16, "hidden": 48})
     made.attention.units = 16
-    made.encoder.features = 16
+    made.encoder.features = 32
     made.decode.update({"beam": 2, "max_length": 30, "batch_size": 4})
     made.optimizer.update({"warmup_steps": 0, "learning_rate": 0.01})
     made.train.update({"batch_size": 4, "buckets": 2, "epochs": 3, "log_every": 1} | train)
     return made
 
 
-def use_scenes(monkeypatch, count: int = 8) -> Scenes:
-    """Makes every split the same few scenes, so that what is learnt can be checked."""
+def use_scenes(monkeypatch, count: int = 8, copies: int = 1) -> Scenes:
+    """Makes every split the same few scenes, those for training repeated; returns the scenes."""
+    splits = {"train": Scenes(count, copies=copies)}
     scenes = Scenes(count)
-    monkeypatch.setattr(evaluate, "load_split", lambda config, split: scenes)
+    monkeypatch.setattr(evaluate, "load_split", lambda config, split: splits.get(split, scenes))
     return scenes

@@ -1,0 +1,103 @@
+"""From a trained run to captions, attention and score files."""
+
+import dataclasses
+import io
+import json
+import shutil
+
+import numpy as np
+import pytest
+import tiny
+from PIL import Image
+
+from show_attend_tell import evaluate
+from show_attend_tell.caption_metrics import read_results
+from show_attend_tell.errors import UserError
+
+
+@pytest.fixture
+def run(trained, monkeypatch):
+    workdir, scenes = trained
+    monkeypatch.setattr(evaluate, "load_split", lambda config, split: scenes)
+    return evaluate.load_run(workdir)
+
+
+def test_eight_scenes_are_learnt_by_heart(run):
+    examples, captions = evaluate.caption_split(run, "val", run.decoding)
+    assert [c.text for c in captions] == [e.captions[0] for e in examples]
+    for caption in captions:
+        assert caption.tokens[-1] == "<eos>"
+        assert caption.alpha.shape == (len(caption.tokens), 144)
+        np.testing.assert_allclose(caption.alpha.sum(axis=1), 1, atol=1e-5)
+        assert ((caption.beta > 0) & (caption.beta < 1)).all()
+
+
+def test_captions_do_not_depend_on_the_batch(run):
+    one = dataclasses.replace(run.decoding, batch_size=1)
+    eight = dataclasses.replace(run.decoding, batch_size=8)
+    for a, b in zip(
+        evaluate.caption_split(run, "val", one)[1],
+        evaluate.caption_split(run, "val", eight)[1],
+        strict=True,
+    ):
+        assert a.tokens == b.tokens
+        np.testing.assert_allclose(a.alpha, b.alpha, atol=1e-5)
+
+
+def test_scores_and_captions_are_written_with_what_they_depend_on(run):
+    examples, captions = evaluate.caption_split(run, "val", run.decoding)
+    record = evaluate.score_split(run, "val", run.decoding, examples, captions)
+    stored = json.loads((run.workdir / "val-beam2.scores.json").read_text())
+    assert stored == json.loads(json.dumps(record))
+    assert stored["scores"]["exact"] == 1.0
+    assert stored["scores"]["BLEU-1"] == pytest.approx(1.0)
+    assert stored["images"] == 8 and stored["unfinished"] == 0
+    assert stored["decoding"]["beam"] == 2 and stored["decoding"]["ban_unk"] is True
+    assert {"tokenizer", "config_digest", "seed", "commit", "split", "step"} <= stored.keys()
+    assert len(stored["per_image"]["CIDEr"]) == 8
+    assert read_results(run.workdir / "val-beam2.captions.json") == {
+        e.image_id: c.text for e, c in zip(examples, captions, strict=True)
+    }
+
+
+def test_records_carry_geometry_and_boxes(run):
+    examples, captions = evaluate.caption_split(run, "val", run.decoding)
+    named = [(e.image_id, e.image, e.boxes) for e in examples]
+    record = evaluate.attention_records(run, named, captions)[0]
+    assert record.grid == (12, 12) and record.original_size == (96, 96)
+    assert len(record.boxes) == len(examples[0].boxes)
+    assert all(record.matches(box) for box in record.boxes)
+
+
+def test_a_file_is_captioned_as_the_split_was(run, tmp_path):
+    example = tiny.Scenes(1)[0]
+    path = tmp_path / "scene.png"
+    path.write_bytes(example.image)
+    turned = tmp_path / "turned.png"  # upright after its EXIF rotation
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    picture = Image.open(io.BytesIO(example.image))
+    picture.transpose(Image.Transpose.ROTATE_90).save(turned, exif=exif)
+    captions = evaluate.caption_files(run, [path, turned], run.decoding)
+    assert [c.text for c in captions] == [example.captions[0]] * 2
+
+
+def test_what_is_no_run_or_is_damaged_is_told(trained, tmp_path):
+    workdir, _ = trained
+    with pytest.raises(UserError, match=r"config.json: not there"):
+        evaluate.load_run(tmp_path)
+    copy = tmp_path / "run"
+    shutil.copytree(workdir, copy)
+    with pytest.raises(UserError, match=r"no such key"):
+        evaluate.load_run(copy, ["--config.decode.beams=3"])
+    for path in (copy / "best").rglob("*"):
+        if path.is_file():
+            path.write_bytes(path.read_bytes()[:10])
+    with pytest.raises(UserError, match=r"best: no checkpoint in it can be read"):
+        evaluate.load_run(copy)
+    shutil.rmtree(copy / "best")
+    with pytest.raises(UserError, match=r"best: not there; train"):
+        evaluate.load_run(copy)
+    (copy / "vocabulary.json").unlink()
+    with pytest.raises(UserError, match=r"vocabulary.json"):
+        evaluate.load_run(copy)

@@ -1,0 +1,92 @@
+"""The command line: verbs, help, errors of one line."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from show_attend_tell import evaluate
+from show_attend_tell.attention_maps import load_attention
+from show_attend_tell.main import main
+
+VERBS = ("quickstart", "train", "evaluate", "caption", "attend")
+
+
+@pytest.fixture
+def workdir(trained, monkeypatch):
+    folder, scenes = trained
+    monkeypatch.setattr(evaluate, "load_split", lambda config, split: scenes)
+    return str(folder)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_help(verb, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main([verb, "--help"])
+    assert stopped.value.code == 0
+    assert "--workdir" in capsys.readouterr().out
+
+
+def failing(capsys, *arguments):
+    """Exit status and the one line that an erroneous call prints."""
+    try:
+        status = main(list(arguments))
+    except SystemExit as stopped:  # argparse
+        status = stopped.code
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert "Traceback" not in "\n".join(lines)
+    return status, lines[-1]
+
+
+def test_errors_are_one_line_and_a_status(capsys, tmp_path, workdir):
+    experiment = "experiments/shapes.py"
+    run = ("--workdir", str(tmp_path / "run"))
+    for arguments, message in [
+        (("train", "--config", "none.py", *run), "there is no file none.py"),
+        (("train", "--config", f"{experiment}:hart", *run), "no variant 'hart'"),
+        (("train", "--config", experiment, *run, "--config.train.epoch=1"), "train.epochs"),
+        (("train", "--config", experiment, *run, "--epochs=1"), "no such option"),
+        (("evaluate", *run), "must name the folder of a run"),
+        (("caption", "--workdir", workdir, str(tmp_path / "no.jpg")), "no.jpg: no such file"),
+        (("attend", "--workdir", workdir, "--num", "-1"), "--num -1"),
+        (("evaluate", "--workdir", workdir, "--beam", "0"), "beam"),
+    ]:
+        status, line = failing(capsys, *arguments)
+        assert status == 2, arguments
+        assert message in line, (arguments, line)
+
+
+def test_an_unknown_split_names_the_nearest(capsys, trained):
+    status, line = failing(capsys, "evaluate", "--workdir", str(trained[0]), "--split", "tests")
+    assert status == 2 and "'test'" in line
+
+
+def test_evaluate_prints_and_stores(workdir, capsys):
+    assert main(["evaluate", "--workdir", workdir, "--split", "val", "--beam", "1"]) == 0
+    printed = capsys.readouterr().out
+    assert "CIDEr" in printed and "beam 1" in printed
+    stored = json.loads((Path(workdir) / "val-beam1.scores.json").read_text())
+    assert stored["scores"]["exact"] == 1.0
+
+
+def test_attend_dumps_maps_pictures_and_statistics(workdir, tmp_path, capsys, trained):
+    out = tmp_path / "maps"
+    assert main(["attend", "--workdir", workdir, "--num", "2", "--out", str(out)]) == 0
+    assert "box" in capsys.readouterr().out
+    names = sorted(path.name for path in out.iterdir())
+    assert names == ["scene%200.npz", "scene%200.png", "scene%201.npz", "scene%201.png"] + [
+        "statistics.json"
+    ]
+    record = load_attention(out / "scene%200.npz")
+    assert " ".join(record.tokens[:-1]) == trained[1][0].captions[0]
+    statistics = json.loads((out / "statistics.json").read_text())
+    assert statistics["images"] == 8
+    assert statistics["objects"]["unmatched"] == 0
+
+
+def test_caption_writes_a_picture_for_each_file(workdir, tmp_path, capsys, trained):
+    path = tmp_path / "my photo.png"
+    path.write_bytes(trained[1][0].image)
+    assert main(["caption", "--workdir", workdir, str(path), "--out", str(tmp_path / "o")]) == 0
+    assert trained[1][0].captions[0] in capsys.readouterr().out
+    assert (tmp_path / "o" / "my%20photo.png.png").stat().st_size > 1000
