@@ -24,9 +24,9 @@ def get_config(variant: str = "soft") -> ConfigDict:
         }
     )
     config.encoder = ConfigDict(
-        {"name": "small", "image_size": 96, "features": 64, "trainable": True}
+        {"name": "small", "image_size": 64, "features": 64, "trainable": True}
     )
-    config.attention = ConfigDict({"kind": "soft", "units": 128})
+    config.attention = ConfigDict({"kind": "soft", "units": 64})
     config.decoder = ConfigDict(
         {
             "projection": 0,
@@ -52,7 +52,7 @@ def get_config(variant: str = "soft") -> ConfigDict:
     )
     config.train = ConfigDict(
         {
-            "epochs": 10,
+            "epochs": 8,
             "batch_size": 32,
             "rows": 1,
             "buckets": 4,

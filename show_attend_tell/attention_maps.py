@@ -333,7 +333,7 @@ def _mean(values: Float[np.ndarray, " N"]) -> float | None:
 
 # All in pixels; at 100 dots per inch.
 _DPI = 100
-_PANEL = 168  # the longer side of a panel
+_PANEL = 144  # the longer side of a panel
 _COLUMNS = 7
 _MARGIN, _GAP = 18, 14
 _ABOVE, _BELOW, _FOOT = 24, 18, 16  # a panel's word, its beta, and the line under all
@@ -421,7 +421,7 @@ def draw_attention(
     canvas.draw()
     with _replacing(path) as file:
         image = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3])
-        image.save(file, "PNG", optimize=True)
+        image.save(file, "PNG")
 
 
 def _fit_into_panel(picture: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "H2 W2 3"]:
@@ -440,8 +440,8 @@ def _highlight(
     smooth = down @ alpha.astype(np.float64) @ across.T
     strength = (smooth / smooth.max())[..., None]
     grey = picture @ np.array([0.299, 0.587, 0.114])  # luma, ITU-R BT.601
-    dim = 0.38 * grey[..., None]
-    light = 0.72 * picture + 0.28 * 255
+    dim = 24 + 0.4 * grey[..., None]
+    light = 0.68 * picture + 0.32 * 255
     return np.round(dim + strength * (light - dim)).astype(np.uint8)
 
 

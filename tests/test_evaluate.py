@@ -27,7 +27,7 @@ def test_eight_scenes_are_learnt_by_heart(run):
     assert [c.text for c in captions] == [e.captions[0] for e in examples]
     for caption in captions:
         assert caption.tokens[-1] == "<eos>"
-        assert caption.alpha.shape == (len(caption.tokens), 144)
+        assert caption.alpha.shape == (len(caption.tokens), 64)
         np.testing.assert_allclose(caption.alpha.sum(axis=1), 1, atol=1e-5)
         assert ((caption.beta > 0) & (caption.beta < 1)).all()
 
@@ -64,7 +64,7 @@ def test_records_carry_geometry_and_boxes(run):
     examples, captions = evaluate.caption_split(run, "val", run.decoding)
     named = [(e.image_id, e.image, e.boxes) for e in examples]
     record = evaluate.attention_records(run, named, captions)[0]
-    assert record.grid == (12, 12) and record.original_size == (96, 96)
+    assert record.grid == (8, 8) and record.original_size == (96, 96)
     assert len(record.boxes) == len(examples[0].boxes)
     assert all(record.matches(box) for box in record.boxes)
 
