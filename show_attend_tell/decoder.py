@@ -107,7 +107,7 @@ class Decoder(nnx.Module):
         self.init_h = nnx.Linear(size, hidden, rngs=rngs)
         self.init_c = nnx.Linear(size, hidden, rngs=rngs)
         self.embed = nnx.Embed(
-            vocabulary, embedding, embedding_init=nnx.initializers.uniform(0.2), rngs=rngs
+            vocabulary, embedding, embedding_init=nnx.initializers.normal(0.1), rngs=rngs
         )
         self.attention = Attention(size, hidden, attention, rngs=rngs)
         self.gate = nnx.Linear(hidden, 1, rngs=rngs) if gate else None
