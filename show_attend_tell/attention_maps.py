@@ -442,7 +442,8 @@ def _highlight(
     grey = picture @ np.array([0.299, 0.587, 0.114])  # luma, ITU-R BT.601
     dim = 24 + 0.4 * grey[..., None]
     light = 0.68 * picture + 0.32 * 255
-    return np.round(dim + strength * (light - dim)).astype(np.uint8)
+    # Steps of 4 cannot be seen and take a third off the file.
+    return (4 * np.round((dim + strength * (light - dim)) / 4)).clip(0, 255).astype(np.uint8)
 
 
 def _interpolation(pixels: int, cells: int) -> Float[np.ndarray, "pixels cells"]:

@@ -213,7 +213,7 @@ def test_boxes_are_outlined_where_their_noun_is_said(tmp_path):
 @pytest.mark.filterwarnings("ignore:Glyph")
 @pytest.mark.parametrize("shape", [(1, 1, 3), (2, 300, 3), (300, 2, 3)])
 def test_odd_pictures_and_words_stay_inside_the_margins(tmp_path, shape):
-    words = ("$x^", "w" * 200, "two\nlines", "\udcff", "日本", "<unk>")
+    words = ("$x^$", "w" * 200, "two\nlines", "\udcff", "日本", "<unk>")
     made = record([UNIFORM] * 6, words, image_id="i" * 300)
     draw_attention(tmp_path / "maps.png", np.zeros(shape, np.uint8), made)
     drawn = pixels_of(tmp_path / "maps.png")

@@ -40,7 +40,7 @@ def config(folder: Path, **train) -> ConfigDict:
     made.attention.units = 16
     made.encoder.features = 32
     made.decode.update({"beam": 2, "max_length": 30, "batch_size": 4})
-    made.optimizer.update({"warmup_steps": 0, "learning_rate": 0.01})
+    made.optimizer.update({"warmup_steps": 0, "learning_rate": 0.005})
     made.train.update({"batch_size": 4, "buckets": 2, "epochs": 3, "log_every": 1} | train)
     return made
 
