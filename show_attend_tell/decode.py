@@ -80,7 +80,9 @@ def beam_search(
     others go on, so finished hypotheses never take the place of unfinished ones. The search of an
     image ends
 
-    - when K hypotheses have finished (so a beam of 1 is greedy decoding, for any length penalty);
+    - when K hypotheses have finished and no unfinished one scores better as it stands, at its
+      present length (so a beam of 1 is greedy decoding, for any length penalty; without the second
+      condition K poor early ends would cut off a much better caption);
     - when no unfinished hypothesis can still beat the best finished one. Log-probabilities only
       fall (log p' <= log p <= 0) and a length never exceeds T, so for a penalty >= 0 every
       completion scores log p' / length ** penalty <= log p / T ** penalty. This exit never changes
@@ -150,6 +152,8 @@ def beam_search(
             (finished, unfinished),
         )
         full = jnp.isfinite(finished.log_probs).all(1, keepdims=True)
+        best = finished.scores.max(1, keepdims=True)
+        behind = unfinished.scores.max(1, keepdims=True) <= best
         bound = unfinished.log_probs.max(1, keepdims=True) / divisors[-1]
         return _Search(
             time=search.time + 1,
@@ -157,7 +161,7 @@ def beam_search(
             words=words,
             unfinished=unfinished,
             finished=finished,
-            done=full | (bound <= finished.scores.max(1, keepdims=True)),
+            done=(full & behind) | (bound <= best),
             tape=jax.tree.map(
                 lambda tape, now: tape.at[search.time].set(now),
                 search.tape,

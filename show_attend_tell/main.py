@@ -215,16 +215,19 @@ def _print_statistics(folder: Path, records: Sequence["AttentionRecord"]) -> dic
     statistics = attention_maps.attention_statistics(records)
     attention_maps.write_statistics(folder / "statistics.json", statistics)
     print(
-        f"attention over {statistics['images']} images: "
-        f"entropy {statistics['mean_entropy']:.2f} of {statistics['uniform_entropy']:.2f} nats, "
+        f"attention over {statistics['images']} images: entropy "
+        f"{statistics['mean_entropy'] or 0:.2f} of {statistics['uniform_entropy']:.2f} nats, "
         f"change from word to word {statistics['mean_change'] or 0:.2f} of 1"
     )
-    if objects := statistics["objects"]:
+    objects = statistics["objects"]
+    if objects and objects["matched"]:
         print(
             f"attention in the named object's box grown by a cell: {objects['in_grown_box']:.1%} "
             f"(uniform attention: {objects['uniform_in_grown_box']:.1%}), "
             f"{objects['matched']} nouns"
         )
+    elif objects:
+        print("attention in the named objects' boxes: no noun was said in its place")
     for warning in statistics["warnings"]:
         print(f"warning: {warning}")
     print(f"pictures and statistics: {folder}")

@@ -234,15 +234,15 @@ def train(config: ConfigDict, workdir: Path, *, console: Console | None = None) 
         scores = caption_metrics.score(val_references, hypotheses, meteor=False).values
         score = scores[settings.metric]
         writer.write(step, scores, kind="val")
-        better = progression.best_score is None or score > progression.best_score
-        if better:
-            progression.best_score, progression.best_step, progression.stale = score, step, 0
+        before = progression.best_score
+        progression.stale = 0 if before is None or score > before else progression.stale + 1
+        best_so_far = before is None or score >= before  # of equals the longer trained
+        if best_so_far:
+            progression.best_score, progression.best_step = score, step
             weights = jax.tree.map(np.array, state.average)
             best.save(step, weights, {"step": step, "metric": settings.metric, "score": score})
-        else:
-            progression.stale += 1
         shown = ", ".join(f"{k} {scores[k]:.3f}" for k in ("BLEU-4", "CIDEr", "exact"))
-        console.print(f"step {step}, validation: {shown}{' (best)' if better else ''}")
+        console.print(f"step {step}, validation: {shown}{' (best)' if best_so_far else ''}")
 
     with _progress(console) as bar, stop:
         task = bar.add_task("training", total=total_steps, completed=first_step, status="")

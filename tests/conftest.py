@@ -60,6 +60,6 @@ def trained(tmp_path_factory) -> tuple[Path, "tiny.Scenes"]:
     folder = tmp_path_factory.mktemp("trained")
     with pytest.MonkeyPatch.context() as patch:
         scenes = tiny.use_scenes(patch, copies=30)
-        config = tiny.config(folder / "data", epochs=12, log_every=20, patience=3)
+        config = tiny.config(folder / "data", epochs=12, log_every=20)
         training.train(config, folder / "run")
     return folder / "run", scenes

@@ -103,7 +103,14 @@ class TinyCaptioner:
 
 
 def plain_beam_search(model, image, beam, max_length, banned, length_penalty):
-    """Lists of whole histories and no bound: stops at `beam` finished hypotheses or at the end."""
+    """Lists of whole histories and no bound.
+
+    Stops at `beam` finished hypotheses, the best of them no worse than the best unfinished one.
+    """
+
+    def score(candidate):
+        return candidate[0] / len(candidate[1]) ** length_penalty
+
     unfinished, finished = [(0.0, [], model.weights["initial"][image])], []
     for _ in range(max_length):
         candidates = []
@@ -114,11 +121,8 @@ def plain_beam_search(model, image, beam, max_length, banned, length_penalty):
         candidates.sort(key=lambda candidate: -candidate[0])
         finished += [c for c in candidates[:beam] if c[1][-1] == EOS]
         unfinished = [c for c in candidates if c[1][-1] != EOS][:beam]
-        if len(finished) >= beam:
+        if len(finished) >= beam and score(unfinished[0]) <= max(map(score, finished)):
             break
-
-    def score(candidate):
-        return candidate[0] / len(candidate[1]) ** length_penalty
 
     best = max(finished or unfinished, key=score)
     return best[1], score(best)
@@ -295,3 +299,31 @@ def test_impossible_settings_are_refused(settings, message):
     settings = dict(beam=1, max_length=1, length_penalty=0.0) | settings
     with pytest.raises(UserError, match=message):
         search_bigrams(np.zeros((6, 6), np.float32), **settings)
+
+
+def test_poor_early_ends_do_not_cut_off_a_better_caption():
+    # <eos> is the second best word at every step, until the fourth, where it is nearly certain.
+    # After two steps two poor hypotheses have finished; the sure one still goes on.
+    going, ending = jnp.log(jnp.array([0.9, 0.1])), jnp.log(jnp.array([0.01, 0.99]))
+
+    def step(state, words):
+        chosen = jnp.where((state >= 3)[..., None], ending, going)
+        logits = jnp.full((*words.shape, 5), -jnp.inf).at[..., 4].set(chosen[..., 0])
+        return logits.at[..., EOS].set(chosen[..., 1]), state + 1, {}
+
+    for length_penalty in (0.0, 0.7):
+        found = beam_search(
+            step,
+            jnp.zeros(1),
+            batch=1,
+            beam=2,
+            max_length=6,
+            bos=BOS,
+            eos=EOS,
+            pad=PAD,
+            length_penalty=length_penalty,
+        )
+        assert words_of(found, 0) == [4, 4, 4, EOS]
+        assert float(found.log_probs[0, 0]) == pytest.approx(
+            3 * np.log(0.9) + np.log(0.99), abs=1e-5
+        )

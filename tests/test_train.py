@@ -107,7 +107,7 @@ def test_early_stopping_counts_validations_without_a_better_score(tmp_path, monk
     config = tiny.config(tmp_path / "data", epochs=9, patience=2)
     config.optimizer.learning_rate = 0.0  # so no validation is better than the first
     progression = training.train(config, tmp_path / "run")
-    assert progression.finished and progression.stale == 2 and progression.best_step == 2
+    assert progression.finished and progression.stale == 2
     assert final_state(tmp_path / "run", config)[0] == 6
 
 
