@@ -147,7 +147,7 @@ def _unknown_key(argv: list[str], error: Exception, keys: list[str] | None) -> s
     if keys is None:
         # The file itself is sound where it loads without its overrides.
         try:
-            keys = list(leaves(_parse_file_alone(argv[0])))
+            keys = list(leaves(from_file(argv[0].removeprefix("--config="))))
         except Exception:
             return " ".join(str(error).split())
     for argument in argv:
@@ -156,10 +156,3 @@ def _unknown_key(argv: list[str], error: Exception, keys: list[str] | None) -> s
             near = difflib.get_close_matches(name, keys, n=1, cutoff=0.0)
             return f"--config.{name}: no such key; the nearest is --config.{near[0]}"
     return " ".join(str(error).split())
-
-
-def _parse_file_alone(argument: str) -> ConfigDict:
-    values = flags.FlagValues()
-    config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=[argument])
-    values(["show-attend-tell", argument])
-    return values.config
