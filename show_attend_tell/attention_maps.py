@@ -3,12 +3,11 @@
 Everything here reads and writes files and arrays alone; no model, no accelerator.
 
 Geometry. `images.read_image` squashes the whole picture to S x S, so coordinates that run from 0 to
-1 down and across are the same in the original, in the squashed image and in the grid. Location i of
-a grid (h, w) is row r = i // w and column c = i % w. It stands for the rectangle of the original,
-height x width pixels, from (r / h * height, c / w * width) to ((r + 1) / h * height,
-(c + 1) / w * width). That is the grid laid evenly over the picture, whatever the encoder. Receptive
-fields are larger, and their centres may lie off it: three 3x3 convolutions of stride 2 whose SAME
-padding puts the odd pixel at the end look 0.44 cells further down and right.
+1 down and across are the same in the original and in the squashed image. Location i of a grid
+(h, w) is row r = i // w and column c = i % w; the middle of what the encoder sees there is
+(row_centres[r], column_centres[c]). These need not lie evenly: strided convolutions with SAME
+padding look up to half a cell further down and right. A location's cell is all that is nearer to
+its centre than to another; the cells fill the picture.
 """
 
 import dataclasses
@@ -49,7 +48,8 @@ class AttentionRecord:
       tokens: the T emitted tokens, `<eos>` last where the caption finished.
       alpha: attention weights; every row is non-negative and sums to 1.
       beta: the gate of each step, in [0, 1].
-      grid: (h, w), L = h * w, row-major; the module's docstring maps a location to the picture.
+      row_centres, column_centres: where the grid's locations look, in [0, 1], ascending (see the
+        module); L = h * w, row by row.
       original_size: (height, width) of the upright original picture, in pixels.
       image_side: S, the side in pixels of the square that it was squashed to for the encoder.
       score: what the search ranked the caption by.
@@ -64,12 +64,18 @@ class AttentionRecord:
     tokens: tuple[str, ...]
     alpha: Float[np.ndarray, "T L"]
     beta: Float[np.ndarray, " T"]
-    grid: tuple[int, int]
+    row_centres: Float[np.ndarray, " h"]
+    column_centres: Float[np.ndarray, " w"]
     original_size: tuple[int, int]
     image_side: int
     score: float
     log_prob: float
     boxes: tuple[Box, ...] = ()
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(h, w)."""
+        return len(self.row_centres), len(self.column_centres)
 
     def __post_init__(self):
         steps, locations = len(self.tokens), math.prod(self.grid)
@@ -80,6 +86,10 @@ class AttentionRecord:
             )
         if min(*self.grid, *self.original_size, self.image_side) < 1:
             raise ValueError("a size is less than 1")
+        for centres in (self.row_centres, self.column_centres):
+            inside = np.all((centres >= 0) & (centres <= 1))
+            if not (inside and np.all(np.diff(centres) > 0)):
+                raise ValueError("the locations' centres do not ascend from 0 to 1")
         # Half-precision weights sum to 1 within a hundredth; "not all" catches NaN too.
         sums = self.alpha.sum(axis=1, dtype=np.float64)
         if not (np.all(self.alpha >= 0) and np.all(np.abs(sums - 1) <= 0.01)):
@@ -113,8 +123,8 @@ def safe_name(image_id: str) -> str:
 def save_attention(path: Path, record: AttentionRecord) -> None:
     """Writes a record as a compressed `.npz`, without pickles: the fields under their own names.
 
-    `grid` and `original_size` are (2,); the boxes are `box_labels` (N,), `box_word_indices` (N,)
-    and `boxes` (N, 4), ymin, xmin, ymax, xmax. alpha and beta are float32.
+    `grid` (h, w) and `original_size` are (2,); the boxes are `box_labels` (N,),
+    `box_word_indices` (N,) and `boxes` (N, 4), ymin, xmin, ymax, xmax. alpha and beta are float32.
     """
     boxes = [(box.ymin, box.xmin, box.ymax, box.xmax) for box in record.boxes]
     with _replacing(path) as file:
@@ -125,6 +135,8 @@ def save_attention(path: Path, record: AttentionRecord) -> None:
             alpha=record.alpha.astype(np.float32),
             beta=record.beta.astype(np.float32),
             grid=np.array(record.grid, np.int64),
+            row_centres=np.array(record.row_centres, np.float64),
+            column_centres=np.array(record.column_centres, np.float64),
             original_size=np.array(record.original_size, np.int64),
             image_side=np.array(record.image_side, np.int64),
             score=np.array(record.score, np.float64),
@@ -141,7 +153,8 @@ _ARRAYS = {
     "tokens": ("U", 1),
     "alpha": ("f", 2),
     "beta": ("f", 1),
-    "grid": ("i", 1),
+    "row_centres": ("f", 1),
+    "column_centres": ("f", 1),
     "original_size": ("i", 1),
     "image_side": ("i", 0),
     "score": ("f", 0),
@@ -170,7 +183,6 @@ def load_attention(path: Path) -> AttentionRecord:
             if content[name].dtype.kind != kind or content[name].ndim != axes:
                 raise ValueError(f"{name} is {content[name].dtype}{content[name].shape}")
         height, width = content["original_size"].tolist()
-        h, w = content["grid"].tolist()
         parts = zip(
             content["box_labels"].tolist(),
             content["box_word_indices"].tolist(),
@@ -182,7 +194,8 @@ def load_attention(path: Path) -> AttentionRecord:
             tokens=tuple(content["tokens"].tolist()),
             alpha=content["alpha"],
             beta=content["beta"],
-            grid=(h, w),
+            row_centres=content["row_centres"],
+            column_centres=content["column_centres"],
             original_size=(height, width),
             image_side=content["image_side"].item(),
             score=content["score"].item(),
@@ -220,7 +233,7 @@ def attention_statistics(records: Sequence[AttentionRecord]) -> dict[str, Any]:
     the caption's start; the order of nouns alone is not enough). Only matched objects are measured,
     at that step. The attention inside a box is sum_i alpha_i * (share of cell i's area inside the
     box); a grown box reaches one cell, (1 / h, 1 / w), further on each side, as far as the picture
-    does; uniform attention has 1 / L everywhere.
+    does; uniform attention has 1 / L at every location.
 
     Returns:
       A dict that JSON can hold; a mean over nothing is None.
@@ -283,16 +296,18 @@ def write_statistics(path: Path, statistics: dict[str, Any]) -> None:
 
 
 def box_cover(
-    box: tuple[float, float, float, float], grid: tuple[int, int]
+    box: tuple[float, float, float, float],
+    row_centres: Float[np.ndarray, " h"],
+    column_centres: Float[np.ndarray, " w"],
 ) -> Float[np.ndarray, " L"]:
     """The share of each cell's area that lies inside a box (ymin, xmin, ymax, xmax), in [0, 1]."""
 
-    def cover(low: float, high: float, cells: int) -> Float[np.ndarray, " cells"]:
-        edges = np.arange(cells + 1)
-        return np.diff(np.clip(edges, low * cells, max(low, high) * cells))
+    def cover(low: float, high: float, centres: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+        edges = np.concatenate([[0.0], (centres[1:] + centres[:-1]) / 2, [1.0]])
+        return np.diff(np.clip(edges, low, max(low, high))) / np.diff(edges)
 
     ymin, xmin, ymax, xmax = box
-    return np.outer(cover(ymin, ymax, grid[0]), cover(xmin, xmax, grid[1])).ravel()
+    return np.outer(cover(ymin, ymax, row_centres), cover(xmin, xmax, column_centres)).ravel()
 
 
 def _object_statistics(records: Sequence[AttentionRecord]) -> dict[str, Any] | None:
@@ -314,7 +329,7 @@ def _object_statistics(records: Sequence[AttentionRecord]) -> dict[str, Any] | N
             "in_box": (box.ymin, box.xmin, box.ymax, box.xmax),
             "in_grown_box": grown,
         }.items():
-            cover = box_cover(edges, record.grid)
+            cover = box_cover(edges, record.row_centres, record.column_centres)
             shares[name].append(float(alpha @ cover))
             shares[f"uniform_{name}"].append(float(cover.mean()))
     counts = {"matched": len(matched), "unmatched": len(objects) - len(matched)}
@@ -406,7 +421,7 @@ def draw_attention(
 
     panel(0, small, record.boxes)
     for k, (t, word) in enumerate(words, start=1):
-        image = _highlight(small, record.alpha[t].reshape(record.grid))
+        image = _highlight(small, record, t)
         named = [box for box in record.boxes if box.word_index == t and record.matches(box)]
         x, top = panel(k, image, named)
         room = cell + _GAP - 4
@@ -433,12 +448,13 @@ def _fit_into_panel(picture: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "H
 
 
 def _highlight(
-    picture: UInt8[np.ndarray, "H W 3"], alpha: Float[np.ndarray, "h w"]
+    picture: UInt8[np.ndarray, "H W 3"], record: AttentionRecord, t: int
 ) -> UInt8[np.ndarray, "H W 3"]:
-    """Blends from dim grey (no attention) to the picture in light colours (the map's maximum)."""
+    """Blends from dim grey (no attention) to the picture in light colours (step t's maximum)."""
     height, width = picture.shape[:2]
-    down, across = _interpolation(height, alpha.shape[0]), _interpolation(width, alpha.shape[1])
-    smooth = down @ alpha.astype(np.float64) @ across.T
+    alpha = record.alpha[t].reshape(record.grid).astype(np.float64)
+    down = _interpolation(height, record.row_centres)
+    smooth = down @ alpha @ _interpolation(width, record.column_centres).T
     strength = (smooth / smooth.max())[..., None]
     grey = picture @ np.array([0.299, 0.587, 0.114])  # luma, ITU-R BT.601
     dim = 24 + 0.4 * grey[..., None]
@@ -447,13 +463,15 @@ def _highlight(
     return (4 * np.round((dim + strength * (light - dim)) / 4)).clip(0, 255).astype(np.uint8)
 
 
-def _interpolation(pixels: int, cells: int) -> Float[np.ndarray, "pixels cells"]:
-    """Weights of the cells at each pixel's centre: a Gaussian of their distance; rows sum to 1.
+def _interpolation(
+    pixels: int, centres: Float[np.ndarray, " cells"]
+) -> Float[np.ndarray, "pixels cells"]:
+    """Weights of the cells at each pixel's middle: a Gaussian of their distance; rows sum to 1.
 
     Even maps stay even, and nothing overshoots, as it would with bicubic interpolation.
     """
-    centres = (np.arange(pixels) + 0.5) * cells / pixels
-    distances = centres[:, None] - (np.arange(cells) + 0.5)
+    distances = ((np.arange(pixels) + 0.5) / pixels)[:, None] - centres
+    distances *= len(centres)  # in cells
     weights = np.exp(-0.5 * (distances / 0.55) ** 2)  # 0.55 cells: smooth, and cells stay apart
     return weights / weights.sum(axis=1, keepdims=True)
 

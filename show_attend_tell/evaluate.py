@@ -233,13 +233,15 @@ def attention_records(
       named: id, encoded image or file, and known boxes of each captioned image.
       captions: one for each.
     """
+    centres = np.array(run.encoder.centres)
     return [
         AttentionRecord(
             image_id=image_id,
             tokens=caption.tokens,
             alpha=caption.alpha,
             beta=caption.beta,
-            grid=run.encoder.grid,
+            row_centres=centres,
+            column_centres=centres,
             original_size=picture_size(source),
             image_side=run.encoder.image_size,
             score=caption.score,

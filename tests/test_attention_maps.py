@@ -23,6 +23,10 @@ from show_attend_tell.datasets import Box
 from show_attend_tell.errors import UserError
 
 
+def even(cells):
+    return (np.arange(cells) + 0.5) / cells
+
+
 def record(alpha, tokens=None, grid=(2, 2), **changes):
     alpha = np.array(alpha, np.float32)
     tokens = tokens or (*["word"] * (len(alpha) - 1), "<eos>")
@@ -31,7 +35,8 @@ def record(alpha, tokens=None, grid=(2, 2), **changes):
         tokens=tokens,
         alpha=alpha,
         beta=np.full(len(alpha), 0.25, np.float32),
-        grid=grid,
+        row_centres=even(grid[0]),
+        column_centres=even(grid[1]),
         original_size=(30, 40),
         image_side=16,
         score=-1.5,
@@ -65,7 +70,10 @@ def test_maps_that_never_move_are_warned_of():
 
 def test_box_cover_is_the_share_of_area():
     # A box over the left half and the upper three quarters of a 2 x 2 grid.
-    np.testing.assert_allclose(box_cover((0.0, 0.0, 0.75, 0.5), (2, 2)), [1, 0, 0.5, 0])
+    np.testing.assert_allclose(box_cover((0.0, 0.0, 0.75, 0.5), even(2), even(2)), [1, 0, 0.5, 0])
+    # Rows that look at 0.4 and 0.8 meet at 0.6: a quarter of the lower one is in the box.
+    uneven = box_cover((0.0, 0.0, 0.7, 0.5), np.array([0.4, 0.8]), even(2))
+    np.testing.assert_allclose(uneven, [1, 0, 0.25, 0])
     rng = np.random.default_rng(0)
     pixels = (np.arange(400) + 0.5) / 400
     for _ in range(5):
@@ -73,7 +81,8 @@ def test_box_cover_is_the_share_of_area():
         xmin, xmax = np.sort(rng.uniform(-0.2, 1.2, 2))
         inside = np.outer((pixels > ymin) & (pixels < ymax), (pixels > xmin) & (pixels < xmax))
         counted = inside.reshape(4, 100, 5, 80).mean(axis=(1, 3)).ravel()
-        np.testing.assert_allclose(box_cover((ymin, xmin, ymax, xmax), (4, 5)), counted, atol=0.04)
+        cover = box_cover((ymin, xmin, ymax, xmax), even(4), even(5))
+        np.testing.assert_allclose(cover, counted, atol=0.04)
 
 
 def test_attention_in_the_named_box_by_hand():
@@ -133,7 +142,9 @@ def test_what_is_no_dump_is_told(tmp_path):
         {"alpha": np.array([[0.5, 0.5, 0.5, 0]], np.float32)},
         {"alpha": np.array([[np.nan, 1, 0, 0]], np.float32)},
         {"beta": np.array([1.5], np.float32)},
-        {"grid": (3, 2)},
+        {"row_centres": even(3)},
+        {"row_centres": np.array([0.5, 0.5])},
+        {"column_centres": np.array([0.5, 1.5])},
     ],
 )
 def test_a_record_that_does_not_fit_is_refused(changes):

@@ -167,3 +167,25 @@ def test_gradient_reaches_every_parameter_of_small():
     loss = nnx.jit(nnx.grad(lambda encoder, images: (encoder(images) * direction).sum()))
     for path, gradient in nnx.to_flat_state(loss(encoder, random_images(1, 32))):
         assert jnp.isfinite(gradient[...]).all() and jnp.abs(gradient[...]).max() > 0, path
+
+
+def test_centres_are_the_middles_of_receptive_fields():
+    # Invert one row of the image at a time: which rows does location (3, 2) see?
+    encoder, image = make("small", 64), random_images(1, 64)
+    inverted = np.where(np.eye(64, dtype=bool)[:, :, None, None], 255 - image, image)
+    location = 3 * 8 + 2
+    change = np.asarray(encode(encoder, inverted) - encode(encoder, image))[:, location]
+    seen = np.flatnonzero(np.abs(change).max(axis=1) > 0)
+    assert (seen[0] + seen[-1] + 1) / 2 / 64 == encoder.centres[3]
+
+
+def test_centres_of_the_lites_by_hand():
+    # 224 halves evenly five times, each time half a pixel of that layer to the end: 0.5 (2^5 - 1)
+    # pixels beyond the first cell's own middle, at 16.
+    even = make("efficientnet_lite0", 224).centres
+    np.testing.assert_allclose(even, (31.5 + 32 * np.arange(7)) / 224)
+    # 260 halves evenly twice (to 65); then odd sides are padded alike at both ends.
+    odd = make("efficientnet_lite2", 260).centres
+    np.testing.assert_allclose(odd, (3.5 + 32 * np.arange(9)) / 260)
+    fine = make("efficientnet_lite2", 260, endpoints=("stage5",), grid_stride=16).centres
+    np.testing.assert_allclose(fine, (3.5 + 16 * np.arange(17)) / 260)

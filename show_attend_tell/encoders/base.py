@@ -1,5 +1,8 @@
 """What every encoder is: images in, annotation vectors out."""
 
+from collections.abc import Sequence
+
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, UInt8
 
@@ -10,11 +13,14 @@ class Encoder(nnx.Module):
     Attributes:
         image_size: side S in pixels of the square images it takes.
         grid: (h, w), the locations; L = h * w, row by row from the top left.
+        centres: where the receptive fields of the grid's rows, and alike of its columns, have their
+            middle, as a share of the side from 0 to 1, ascending.
         features: D, the length of one annotation vector.
     """
 
     image_size: int
     grid: tuple[int, int]
+    centres: tuple[float, ...]
     features: int
 
     def __call__(self, images: UInt8[Array, "B S S 3"]) -> Float[Array, "B L D"]:
@@ -24,3 +30,20 @@ class Encoder(nnx.Module):
     def fingerprint(self) -> dict[str, str | int]:
         """All that its output depends on besides the image; keys the feature cache."""
         raise NotImplementedError
+
+
+def field_centres(image_size: int, convolutions: Sequence[tuple[int, int]]) -> tuple[float, ...]:
+    """Middles of the receptive fields along one side, as shares of it (see `Encoder.centres`).
+
+    Args:
+        image_size: side in pixels.
+        convolutions: (kernel, stride) in order, each with SAME padding: its odd pixel is at the
+            end, so that with an even side and stride 2 the fields move half a pixel that way.
+    """
+    side, start, step = image_size, 0.5, 1
+    for kernel, stride in convolutions:
+        outputs = -(-side // stride)
+        before = max((outputs - 1) * stride + kernel - side, 0) // 2
+        start += step * ((kernel - 1) / 2 - before)
+        side, step = outputs, step * stride
+    return tuple(((start + step * np.arange(side)) / image_size).tolist())

@@ -17,7 +17,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, UInt8
 
-from show_attend_tell.encoders.base import Encoder
+from show_attend_tell.encoders.base import Encoder, field_centres
 from show_attend_tell.encoders.torch_weights import file_sha256, read_torch_weights
 from show_attend_tell.errors import UserError
 
@@ -230,6 +230,9 @@ class _EfficientNetLite(Encoder):
         side = -(-image_size // grid_stride)
         self.image_size = image_size
         self.grid = (side, side)
+        # The network's own map at this stride: copied or averaged cells are laid over it.
+        strided = [(3, 2)] + [(kernel, stride) for _, kernel, stride, *_ in scaled if stride == 2]
+        self.centres = field_centres(image_size, strided[: round(math.log2(grid_stride))])
         self.features = sum(channels[endpoint] for endpoint in endpoints)
         self.endpoints = endpoints
 

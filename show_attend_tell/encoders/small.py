@@ -8,7 +8,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, UInt8
 
-from show_attend_tell.encoders.base import Encoder
+from show_attend_tell.encoders.base import Encoder, field_centres
 from show_attend_tell.errors import UserError
 
 
@@ -38,6 +38,7 @@ class SmallEncoder(Encoder):
             raise UserError(f"features of encoder small must be a multiple of 4, not {features}")
         self.image_size = image_size
         self.grid = (image_size // 8, image_size // 8)
+        self.centres = field_centres(image_size, [(3, 2)] * 3)
         self.features = features
         widths = (3, features // 4, features // 2, features, features)
         shapes = [(3, 3, i, o) for i, o in zip(widths[:-1], widths[1:], strict=True)]
