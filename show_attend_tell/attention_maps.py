@@ -13,15 +13,13 @@ its centre than to another; the cells fill the picture.
 import dataclasses
 import json
 import math
-import os
 import urllib.parse
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -34,6 +32,7 @@ from PIL import Image
 
 from show_attend_tell.datasets import Box
 from show_attend_tell.errors import UserError
+from show_attend_tell.files import replacing
 
 EOS = "<eos>"
 STATIC_CHANGE = 0.01  # maps that change less than this from step to step do not move
@@ -127,7 +126,7 @@ def save_attention(path: Path, record: AttentionRecord) -> None:
     `box_word_indices` (N,) and `boxes` (N, 4), ymin, xmin, ymax, xmax. alpha and beta are float32.
     """
     boxes = [(box.ymin, box.xmin, box.ymax, box.xmax) for box in record.boxes]
-    with _replacing(path) as file:
+    with replacing(path) as file:
         np.savez_compressed(
             file,
             image_id=np.array(record.image_id, np.str_),
@@ -291,7 +290,7 @@ def attention_statistics(records: Sequence[AttentionRecord]) -> dict[str, Any]:
 
 def write_statistics(path: Path, statistics: dict[str, Any]) -> None:
     """Writes what `attention_statistics` returned as JSON."""
-    with _replacing(path) as file:
+    with replacing(path) as file:
         file.write((json.dumps(statistics, indent=2, allow_nan=False) + "\n").encode())
 
 
@@ -435,7 +434,7 @@ def draw_attention(
     text(_MARGIN, total_height - _MARGIN, foot, room, fontsize=7.5, color=_FAINT)
 
     canvas.draw()
-    with _replacing(path) as file:
+    with replacing(path) as file:
         image = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3])
         image.save(file, "PNG")
 
@@ -487,16 +486,3 @@ def _shrink(text: Text, room: int, canvas: FigureCanvasAgg) -> None:
     if width > room:
         string = text.get_text()
         text.set_text(string[: max(1, int(len(string) * room / width) - 2)] + "…")
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file that takes its name once it is whole; nothing is left of one that fails."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            yield file
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise

@@ -9,7 +9,6 @@ given, that is of the split scored, so that one image alone has CIDEr 0. METEOR 
 import contextlib
 import dataclasses
 import json
-import os
 import shutil
 import threading
 from collections.abc import Mapping, Sequence
@@ -20,6 +19,7 @@ from pycocoevalcap.cider.cider import Cider
 from pycocoevalcap.meteor.meteor import Meteor
 from pycocoevalcap.rouge.rouge import Rouge
 
+from show_attend_tell import files
 from show_attend_tell.errors import UserError
 from show_attend_tell.ptb_tokenizer import tokenize
 
@@ -91,13 +91,7 @@ def score(
 def write_results(path: Path, hypotheses: Mapping[str, str]) -> None:
     """Writes captions in the COCO results format: [{"image_id": ..., "caption": ...}, ...]."""
     results = [{"image_id": image_id, "caption": text} for image_id, text in hypotheses.items()]
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        text = json.dumps(results, indent=1, ensure_ascii=False) + "\n"
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    files.write_text(path, json.dumps(results, indent=1, ensure_ascii=False) + "\n")
 
 
 def read_results(path: Path) -> dict[str, str]:

@@ -15,6 +15,7 @@ import jax
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from show_attend_tell import files
 from show_attend_tell.errors import UserError
 
 
@@ -66,9 +67,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> ConfigDict:
 
 def save(config: ConfigDict, path: Path) -> None:
     """Writes the resolved config as JSON."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(config.to_dict(), indent=2) + "\n")
-    temporary.replace(path)
+    files.write_text(path, json.dumps(config.to_dict(), indent=2) + "\n")
 
 
 def leaves(config: ConfigDict, prefix: str = "") -> Iterator[str]:

@@ -6,7 +6,7 @@ where asked for, then the scores, computed from the captions alone.
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, Int, Shaped
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from show_attend_tell import caption_metrics, datasets, decode, features, ptb_tokenizer
+from show_attend_tell import caption_metrics, datasets, decode, features, files, ptb_tokenizer
 from show_attend_tell import config as configs
 from show_attend_tell.attention_maps import AttentionRecord
 from show_attend_tell.captioner import Captioner, build_captioner, build_encoder
@@ -151,6 +151,14 @@ def references(examples: Any) -> dict[str, list[str]]:
     return {example.image_id: list(example.captions) for example in examples}
 
 
+def texts(examples: Any, captions: Iterable[Caption]) -> dict[str, str]:
+    """Image id to what its caption says."""
+    return {
+        image_id: caption.text
+        for image_id, caption in zip(examples.image_ids, captions, strict=True)
+    }
+
+
 @dataclasses.dataclass(frozen=True)
 class Run:
     """A trained run, ready to caption."""
@@ -261,10 +269,7 @@ def score_split(
       What the score file holds: the scores and every setting that they depend on.
     """
     stem = f"{split}-beam{decoding.beam}"
-    hypotheses = {
-        image_id: caption.text
-        for image_id, caption in zip(examples.image_ids, captions, strict=True)
-    }
+    hypotheses = texts(examples, captions)
     caption_metrics.write_results(run.workdir / f"{stem}.captions.json", hypotheses)
     scores = caption_metrics.score(references(examples), hypotheses)
     record = {
@@ -279,8 +284,5 @@ def score_split(
         **configs.provenance(run.config),
         "per_image": scores.per_image,
     }
-    path = run.workdir / f"{stem}.scores.json"
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(record, indent=2) + "\n")
-    temporary.replace(path)
+    files.write_text(run.workdir / f"{stem}.scores.json", json.dumps(record, indent=2) + "\n")
     return record

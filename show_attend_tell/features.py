@@ -32,6 +32,7 @@ from jaxtyping import Float16, UInt8
 from numpy.lib import format as npy
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from show_attend_tell import files
 from show_attend_tell.encoders.base import Encoder
 from show_attend_tell.errors import UserError
 from show_attend_tell.images import read_image
@@ -242,7 +243,7 @@ def _write(
     if not done:
         # An old count must not vouch for rows that are about to be written.
         counter.unlink(missing_ok=True)
-    _replace_text(folder / "manifest.json", manifest)
+    files.write_text(folder / "manifest.json", manifest)
 
     # Plain writes: on a full disk a memory map would end the process with SIGBUS, without a word.
     with (
@@ -254,7 +255,7 @@ def _write(
 
         def sync() -> None:
             os.fsync(file.fileno())
-            _replace_text(counter, json.dumps({"rows": done}))
+            files.write_text(counter, json.dumps({"rows": done}))
 
         synced = time.monotonic()
         try:
@@ -303,15 +304,6 @@ def _bar(total: int, start: int, shown: bool) -> Iterator[Callable[[int], None]]
         yield lambda done: bar.update(
             task, completed=done, rate=(done - start) / (time.monotonic() - began)
         )
-
-
-def _replace_text(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
 
 
 def _readable(fingerprint: Any) -> str:

@@ -5,6 +5,7 @@ import dataclasses
 import os
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -160,11 +161,17 @@ def _caption(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     run, decoding = _load(arguments, overrides)
     captions = caption_files(run, arguments.images, decoding)
     folder = arguments.out or arguments.workdir / "captions"
-    named = [(path.name, path, ()) for path in arguments.images]
+    named = _named(arguments.images)
     records = attention_records(run, named, captions)
     pictures = _dump(folder, records, arguments.images)
     for path, caption, picture in zip(arguments.images, captions, pictures, strict=True):
         print(f"{path}: {caption.text}\n    {picture}")
+
+
+def _named(paths: Sequence[Path]) -> list[tuple[str, Path, tuple]]:
+    """Image id, file and (no) boxes: the file's name, or its path where a name comes twice."""
+    names = Counter(path.name for path in paths)
+    return [(path.name if names[path.name] == 1 else str(path), path, ()) for path in paths]
 
 
 def _attend(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
@@ -175,7 +182,7 @@ def _attend(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     run, decoding = _load(arguments, overrides)
     if arguments.images:
         captions = caption_files(run, arguments.images, decoding)
-        named = [(path.name, path, ()) for path in arguments.images]
+        named = _named(arguments.images)
         folder = arguments.out or arguments.workdir / "attention" / "files"
     else:
         examples, captions = caption_split(run, arguments.split, decoding)

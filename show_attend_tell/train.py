@@ -26,7 +26,7 @@ from ml_collections import ConfigDict
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from show_attend_tell import caption_metrics, evaluate, objectives
+from show_attend_tell import caption_metrics, evaluate, files, objectives
 from show_attend_tell import config as configs
 from show_attend_tell.captioner import Captioner, build_captioner, build_encoder
 from show_attend_tell.checkpoint import Checkpoints
@@ -227,10 +227,7 @@ def train(config: ConfigDict, workdir: Path, *, console: Console | None = None) 
         captions = evaluate.caption_inputs(
             run_decode, state.average, val_inputs, vocabulary, greedy.batch_size
         )
-        hypotheses = {
-            image_id: caption.text
-            for image_id, caption in zip(val_examples.image_ids, captions, strict=True)
-        }
+        hypotheses = evaluate.texts(val_examples, captions)
         scores = caption_metrics.score(val_references, hypotheses, meteor=False).values
         score = scores[settings.metric]
         writer.write(step, scores, kind="val")
@@ -316,7 +313,8 @@ def _claim(workdir: Path, config: ConfigDict) -> None:
                 )
         else:
             configs.save(config, path)
-        (workdir / "run.json").write_text(json.dumps(configs.provenance(config), indent=2) + "\n")
+        provenance = json.dumps(configs.provenance(config), indent=2)
+        files.write_text(workdir / "run.json", provenance + "\n")
     except OSError as error:
         raise UserError(f"{workdir}: cannot be written ({error.strerror})") from error
 

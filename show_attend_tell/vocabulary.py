@@ -1,7 +1,6 @@
 """The words a decoder can say, counted on the training captions, and their ids."""
 
 import json
-import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
 
+from show_attend_tell import files
 from show_attend_tell.errors import UserError
 
 SPECIALS = ("<pad>", "<bos>", "<eos>", "<unk>")
@@ -78,9 +78,7 @@ class Vocabulary:
     def save(self, path: Path) -> None:
         """Writes the vocabulary as JSON; a reader sees the old file or the new one, never half."""
         content = {"min_count": self.min_count, "words": self.words, "counts": self.counts}
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        temporary.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
-        os.replace(temporary, path)
+        files.write_text(path, json.dumps(content, ensure_ascii=False))
 
     @classmethod
     def load(cls, path: Path) -> "Vocabulary":

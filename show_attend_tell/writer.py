@@ -6,6 +6,8 @@ from pathlib import Path
 
 from tensorboardX import SummaryWriter
 
+from show_attend_tell import files
+
 
 class MetricWriter:
     """Appends scalars to `workdir/metrics.jsonl` and to TensorBoard event files beside it.
@@ -18,9 +20,7 @@ class MetricWriter:
         self._path = workdir / "metrics.jsonl"
         if self._path.exists():
             kept = [r for r in read_metrics(self._path) if r["step"] <= first_step]
-            temporary = self._path.with_suffix(".tmp")
-            temporary.write_text("".join(json.dumps(r) + "\n" for r in kept))
-            temporary.replace(self._path)
+            files.write_text(self._path, "".join(json.dumps(r) + "\n" for r in kept))
         self._file = self._path.open("a")
         self._events = SummaryWriter(str(workdir / "events"), purge_step=first_step + 1)
 

@@ -85,8 +85,16 @@ def test_attend_dumps_maps_pictures_and_statistics(workdir, tmp_path, capsys, tr
 
 
 def test_caption_writes_a_picture_for_each_file(workdir, tmp_path, capsys, trained):
-    path = tmp_path / "my photo.png"
-    path.write_bytes(trained[1][0].image)
-    assert main(["caption", "--workdir", workdir, str(path), "--out", str(tmp_path / "o")]) == 0
-    assert trained[1][0].captions[0] in capsys.readouterr().out
-    assert (tmp_path / "o" / "my%20photo.png.png").stat().st_size > 1000
+    paths = [tmp_path / "my photo.png", tmp_path / "b" / "0.png", tmp_path / "c" / "0.png"]
+    for k, path in enumerate(paths):
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(trained[1][k].image)
+    out = tmp_path / "o"
+    arguments = ["--workdir", workdir, *map(str, paths), "--out", str(out)]
+    assert main(["caption", *arguments]) == 0
+    printed = capsys.readouterr().out
+    for k in range(len(paths)):
+        assert trained[1][k].captions[0] in printed
+    assert (out / "my%20photo.png.png").stat().st_size > 1000
+    # Files of one name in two folders do not overwrite each other's picture.
+    assert len(list(out.glob("*.png"))) == 3
