@@ -19,6 +19,7 @@ def get_config(variant: str = "soft") -> ConfigDict:
             "dir": "",
             "manual_dir": "",
             "limit": 0,
+            "mirrored": True,
             "min_count": 5,
             "max_length": 40,
         }
@@ -32,7 +33,20 @@ def get_config(variant: str = "soft") -> ConfigDict:
             "grid_stride": 32,
         }
     )
-    config.attention = ConfigDict({"kind": "soft", "units": 512})
+    config.attention = ConfigDict({"kind": "soft", "units": 512, "temperature": 1.0})
+    config.hard = ConfigDict(
+        {
+            "objective": "reinforce",
+            "samples": 1,
+            "soft_probability": 0.5,
+            "coin": "image",
+            "reinforce": 1.0,
+            "entropy": 0.01,
+            "credit": "sequence",
+            "baseline": "moving_average",
+            "released": False,
+        }
+    )
     config.decoder = ConfigDict(
         {
             "projection": 512,

@@ -19,6 +19,7 @@ def get_config(variant: str = "soft") -> ConfigDict:
             "dir": "",
             "manual_dir": "",
             "limit": 0,
+            "mirrored": False,
             "min_count": 1,
             "max_length": 40,
         }
@@ -26,7 +27,20 @@ def get_config(variant: str = "soft") -> ConfigDict:
     config.encoder = ConfigDict(
         {"name": "small", "image_size": 64, "features": 64, "trainable": True}
     )
-    config.attention = ConfigDict({"kind": "soft", "units": 64})
+    config.attention = ConfigDict({"kind": "soft", "units": 64, "temperature": 1.0})
+    config.hard = ConfigDict(
+        {
+            "objective": "reinforce",
+            "samples": 1,
+            "soft_probability": 0.5,
+            "coin": "image",
+            "reinforce": 1.0,
+            "entropy": 0.01,
+            "credit": "sequence",
+            "baseline": "moving_average",
+            "released": False,
+        }
+    )
     config.decoder = ConfigDict(
         {
             "projection": 0,

@@ -1,13 +1,17 @@
 """The attention module: scores of every location, and how a context is read out of them.
 
+Soft attention reads the expected annotation vector, hard attention one sampled vector.
+
 Symbols: B images, R caption rows of an image, L locations, D annotation features, H units of the
 decoder's LSTM, A attention units.
 """
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, Int
 
 
 class Attention(nnx.Module):
@@ -15,9 +19,16 @@ class Attention(nnx.Module):
 
     e_ti = v^T tanh(U a_i + W h_{t-1} + b). The part U a_i does not depend on the step: `keys`
     computes it once for an image, and all captions of the image share it.
+
+    Args:
+      features, hidden, units: D, H, A.
+      temperature: divides the scores before the softmax, over 0; 1 is the paper's.
     """
 
-    def __init__(self, features: int, hidden: int, units: int, *, rngs: nnx.Rngs):
+    def __init__(
+        self, features: int, hidden: int, units: int, *, temperature: float = 1.0, rngs: nnx.Rngs
+    ):
+        self.temperature = temperature
         self.key = nnx.Linear(features, units, rngs=rngs)
         self.query = nnx.Linear(hidden, units, use_bias=False, rngs=rngs)
         self.score = nnx.Linear(units, 1, use_bias=False, rngs=rngs)
@@ -33,7 +44,8 @@ class Attention(nnx.Module):
         query = self.query(h)
         # The tanh activations (B, R, L, A) are by far the largest intermediate of a step:
         # keeping them for every step costs more memory traffic than computing them again.
-        return _additive_scores(query, keys, self.score.kernel[...][:, 0])
+        v = self.score.kernel[...][:, 0] / self.temperature
+        return _additive_scores(query, keys, v)
 
 
 @jax.checkpoint
@@ -44,12 +56,35 @@ def _additive_scores(
     return jnp.sum(jnp.tanh(keys[:, None] + query[:, :, None]) * v[None, None, None], axis=-1)
 
 
-def soft_context(
-    scores: Float[Array, "B R L"], annotations: Float[Array, "B L D"]
-) -> tuple[Float[Array, "B R D"], Float[Array, "B R L"]]:
-    """The deterministic read-out (Xu et al. 2015, eq. 5 and 13): the expected annotation vector.
+class Choice(NamedTuple):
+    """What decides the location that hard attention reads at a step.
 
-    Returns the context sum_i alpha_i a_i (before the gate beta) and alpha = softmax(e).
+    `noise` is Gumbel noise for a sample of alpha, or zeros for its most probable location. Rows
+    with `expected` read the expectation instead, as soft attention does.
+    """
+
+    noise: Float[Array, "B R *T L"]
+    expected: Bool[Array, "B R"]
+
+
+def read_context(
+    scores: Float[Array, "B R L"],
+    annotations: Float[Array, "B L D"],
+    choice: Choice | None = None,
+) -> tuple[Float[Array, "B R D"], Int[Array, "B R"]]:
+    """The context, before the gate beta, and the location s_t.
+
+    With alpha = softmax(scores), the context is sum_i alpha_i a_i without a choice (deterministic
+    soft attention, Xu et al. 2015, eq. 13), and a_s with one (stochastic hard attention, eq. 8-9).
+    s = argmax(scores + noise) is a sample of alpha for Gumbel noise, and needs neither alpha nor
+    its logarithm. No gradient flows through s.
     """
     alpha = jax.nn.softmax(scores, axis=-1)
-    return jnp.einsum("brl,bld->brd", alpha, annotations), alpha
+    if choice is None:
+        location = jnp.argmax(scores, axis=-1)
+        weights = alpha
+    else:
+        location = jnp.argmax(scores + choice.noise, axis=-1)
+        sampled = jax.nn.one_hot(location, scores.shape[-1], dtype=alpha.dtype)
+        weights = jnp.where(choice.expected[..., None], alpha, sampled)
+    return jnp.einsum("brl,bld->brd", weights, annotations), location

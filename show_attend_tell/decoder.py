@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from show_attend_tell.attention import Attention, soft_context
+from show_attend_tell.attention import Attention, Choice, read_context
 from show_attend_tell.vocabulary import Vocabulary
 
 
@@ -39,16 +39,27 @@ class Reading(NamedTuple):
     """What one step reads from the image."""
 
     z: Float[Array, "*T B R D"]  # the gated context
-    alpha: Float[Array, "*T B R L"]
+    scores: Float[Array, "*T B R L"]  # alpha is their softmax
+    location: Int[Array, "*T B R"]  # s_t, where hard attention looks; else the largest alpha
     beta: Float[Array, "*T B R"]
+
+    @property
+    def alpha(self) -> Float[Array, "*T B R L"]:
+        return jax.nn.softmax(self.scores, axis=-1)
 
 
 class TeacherForced(NamedTuple):
     """The decoder run over given captions."""
 
     logits: Float[Array, "B R T V"]
-    alpha: Float[Array, "B R T L"]
+    scores: Float[Array, "B R T L"]
+    location: Int[Array, "B R T"]
     beta: Float[Array, "B R T"]
+    previous_h: Float[Array, "B R T H"]  # h_{t-1}, with which step t attends
+
+    @property
+    def alpha(self) -> Float[Array, "B R T L"]:
+        return jax.nn.softmax(self.scores, axis=-1)
 
 
 def caption_starts(tokens: Int[Array, "B R T"]) -> Bool[Array, "B R T"]:
@@ -80,6 +91,7 @@ class Decoder(nnx.Module):
       projection: D, size to which annotation vectors are first brought by a linear map; 0 leaves
         them as they are (the paper's 512 come from VGG itself).
       embedding, hidden, attention: E, H, A.
+      temperature: of the attention's softmax.
       dropout: rate on word inputs and on the deep output, in [0, 1).
       annotation_dropout: rate on annotation vectors (whole features at a location), in [0, 1).
       output_tanh: the released code's tanh around the deep output's sum; the paper (eq. 7) has
@@ -96,6 +108,7 @@ class Decoder(nnx.Module):
         embedding: int,
         hidden: int,
         attention: int,
+        temperature: float = 1.0,
         dropout: float,
         annotation_dropout: float,
         output_tanh: bool,
@@ -109,7 +122,7 @@ class Decoder(nnx.Module):
         self.embed = nnx.Embed(
             vocabulary, embedding, embedding_init=nnx.initializers.normal(0.1), rngs=rngs
         )
-        self.attention = Attention(size, hidden, attention, rngs=rngs)
+        self.attention = Attention(size, hidden, attention, temperature=temperature, rngs=rngs)
         self.gate = nnx.Linear(hidden, 1, rngs=rngs) if gate else None
         # The LSTM's weights are kept by input, since words enter in one product before the scan.
         self.lstm_word = nnx.Linear(embedding, 4 * hidden, bias_init=_forget_one, rngs=rngs)
@@ -148,16 +161,21 @@ class Decoder(nnx.Module):
         return self.lstm_word(embedded)
 
     def step(
-        self, state: State, word_gates: Float[Array, "B R G"], memory: Memory
+        self,
+        state: State,
+        word_gates: Float[Array, "B R G"],
+        memory: Memory,
+        choice: Choice | None = None,
     ) -> tuple[State, Reading]:
         """One step of the recurrence (eq. 1–5, 13): attend with h_{t-1}, then update the LSTM.
 
-        Teacher forcing and every kind of decoding run this one step.
+        Teacher forcing and every kind of decoding run this one step. Without a `choice` attention
+        is soft.
         """
         scores = self.attention.scores(state.h, memory.keys)
-        context, alpha = soft_context(scores, memory.annotations)
+        context, location = read_context(scores, memory.annotations, choice)
         if self.gate is None:
-            beta = jnp.ones(alpha.shape[:-1], alpha.dtype)
+            beta = jnp.ones(scores.shape[:-1], scores.dtype)
         else:
             beta = jax.nn.sigmoid(self.gate(state.h)[..., 0])
         z = beta[..., None] * context
@@ -165,7 +183,7 @@ class Decoder(nnx.Module):
         i, f, o, g = jnp.split(gates, 4, axis=-1)
         c = jax.nn.sigmoid(f) * state.c + jax.nn.sigmoid(i) * jnp.tanh(g)
         h = jax.nn.sigmoid(o) * jnp.tanh(c)
-        return State(h, c), Reading(z, alpha, beta)
+        return State(h, c), Reading(z, scores, location, beta)
 
     def output(
         self,
@@ -185,8 +203,17 @@ class Decoder(nnx.Module):
         annotations: Float[Array, "B L F"],
         tokens: Int[Array, "B R T"],
         key: PRNGKeyArray | None = None,
+        choice: Choice | None = None,
     ) -> TeacherForced:
-        """Runs over given captions (packed rows, see the module). `key` switches dropout on."""
+        """Runs over given captions (packed rows, see the module).
+
+        Args:
+          annotations: of the B images.
+          tokens: R rows of captions for each.
+          key: switches dropout on.
+          choice: hard attention's noise for every step (B, R, T, L), and the rows (B, R) that
+            take the expectation; None is soft attention.
+        """
         keys = (None,) * 3 if key is None else tuple(jax.random.split(key, 3))
         memory = self.memory(annotations, keys[0])
         embedded = self.embed(input_words(tokens))
@@ -194,15 +221,20 @@ class Decoder(nnx.Module):
         initial = self.initial_state(memory, tokens.shape[1])
 
         def body(state: State, inputs):
-            word_gates, start = inputs
+            word_gates, start, noise = inputs
             state = jax.tree.map(lambda s, s0: jnp.where(start[..., None], s0, s), state, initial)
-            state, reading = self.step(state, word_gates, memory)
+            now = None if noise is None else Choice(noise, choice.expected)
+            state, reading = self.step(state, word_gates, memory, now)
             return state, (state.h, reading)
 
-        xs = (self.word_gates(embedded), caption_starts(tokens))
+        starts = caption_starts(tokens)
+        noise = None if choice is None else choice.noise
+        xs = (self.word_gates(embedded), starts, noise)
         _, (h, reading) = jax.lax.scan(body, initial, jax.tree.map(_time_first, xs))
-        h, z, alpha, beta = map(_time_last, (h, *reading))
-        return TeacherForced(self.output(embedded, h, z, keys[2]), alpha, beta)
+        h, z, scores, location, beta = map(_time_last, (h, *reading))
+        previous_h = jnp.where(starts[..., None], initial.h[:, :, None], jnp.roll(h, 1, axis=2))
+        logits = self.output(embedded, h, z, keys[2])
+        return TeacherForced(logits, scores, location, beta, previous_h)
 
 
 def _forget_one(key, shape, dtype=jnp.float32, out_sharding=None):

@@ -80,6 +80,7 @@ def load_split(config: ConfigDict, split: str) -> Any:
         data_dir=data_folder(config) / "datasets",
         manual_dir=manual,
         limit=config.data.limit,
+        mirrored=config.data.mirrored and split == "train",
     )
 
 

@@ -98,7 +98,9 @@ def _decode(examples: Any, size: int, start: int, batch_size: int) -> Iterator[n
 
     def read(index: int) -> np.ndarray:
         try:
-            return read_image(examples[index].image, size)
+            example = examples[index]
+            image = read_image(example.image, size)
+            return image[:, ::-1] if example.mirrored else image
         except Exception as error:
             why = " ".join(str(error).split())
             raise UserError(

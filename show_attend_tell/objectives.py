@@ -5,7 +5,7 @@ Symbols as in `decoder`; a packed row holds several captions.
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from show_attend_tell.vocabulary import Vocabulary
 
@@ -32,6 +32,20 @@ def doubly_stochastic_penalty(
     paid = jnp.einsum("brts,brsl->brtl", same_caption, alpha)
     per_step = jnp.square(1.0 - paid).sum(axis=-1)
     return jnp.where(tokens == Vocabulary.eos, per_step, 0.0).sum()
+
+
+def smooth(
+    nll: Float[Array, ""],
+    logits: Float[Array, "*S V"],
+    real: Bool[Array, "*S"],
+    label_smoothing: float,
+) -> Float[Array, ""]:
+    """nll with the share `label_smoothing` of each target spread evenly over the vocabulary."""
+    if not label_smoothing:
+        return nll
+    mean_log_prob = logits.mean(axis=-1) - jax.nn.logsumexp(logits, axis=-1)
+    uniform = -jnp.where(real, mean_log_prob, 0.0).sum() / jnp.maximum(real.sum(), 1)
+    return (1 - label_smoothing) * nll + label_smoothing * uniform
 
 
 def soft_loss(
@@ -64,13 +78,8 @@ def soft_loss(
     count = jnp.maximum(real.sum(), 1)
     captions = jnp.maximum((tokens == Vocabulary.eos).sum(), 1)
     nll = -token_log_probs(logits, tokens).sum() / count
-    fit = nll
-    if label_smoothing:
-        mean_log_prob = logits.mean(axis=-1) - jax.nn.logsumexp(logits, axis=-1)
-        uniform = -jnp.where(real, mean_log_prob, 0.0).sum() / count
-        fit = (1 - label_smoothing) * nll + label_smoothing * uniform
     penalty = doubly_stochastic_penalty(alpha, tokens, same_caption)
-    loss = fit + doubly_stochastic * penalty / count
+    loss = smooth(nll, logits, real, label_smoothing) + doubly_stochastic * penalty / count
     return loss, {
         "nll": nll,
         "penalty": penalty / captions,

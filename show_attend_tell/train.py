@@ -26,12 +26,12 @@ from ml_collections import ConfigDict
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from show_attend_tell import caption_metrics, evaluate, files, objectives
+from show_attend_tell import caption_metrics, evaluate, files
 from show_attend_tell import config as configs
 from show_attend_tell.captioner import Captioner, build_captioner, build_encoder
 from show_attend_tell.checkpoint import Checkpoints
-from show_attend_tell.decoder import same_caption
 from show_attend_tell.errors import UserError
+from show_attend_tell.estimators import MovingAverage
 from show_attend_tell.input_pipeline import BatchPlan, train_batches
 from show_attend_tell.optimizer import make_optimizer
 from show_attend_tell.ptb_tokenizer import tokenize
@@ -50,6 +50,7 @@ class TrainState:
     average: Any  # running mean of the parameters, the weights that are evaluated
     skipped: Any  # () int32, steps skipped since the start
     skipped_in_a_row: Any  # () int32
+    moving_average: MovingAverage  # of credits, a baseline of hard attention
 
 
 def initial_state(model: Captioner, optimizer: optax.GradientTransformation) -> TrainState:
@@ -63,6 +64,7 @@ def initial_state(model: Captioner, optimizer: optax.GradientTransformation) -> 
         average=jax.tree.map(jnp.copy, params),
         skipped=jnp.zeros((), jnp.int32),
         skipped_in_a_row=jnp.zeros((), jnp.int32),
+        moving_average=MovingAverage.start(),
     )
 
 
@@ -82,17 +84,16 @@ def make_train_step(
 
     Args:
       average: decay of the running mean of the parameters, in [0, 1); 0 keeps the last ones.
-      doubly_stochastic, label_smoothing: see `objectives.soft_loss`.
+      doubly_stochastic, label_smoothing: see `Captioner.loss`.
     """
     graph = nnx.graphdef(model)
 
-    def loss_of(params: Any, batch: Mapping[str, Array], key: PRNGKeyArray):
-        out = nnx.merge(graph, params)(batch["inputs"], batch["tokens"], key)
-        return objectives.soft_loss(
-            out.logits,
-            out.alpha,
+    def loss_of(params: Any, batch: Mapping[str, Array], key: PRNGKeyArray, moving_average: Any):
+        return nnx.merge(graph, params).loss(
+            batch["inputs"],
             batch["tokens"],
-            same_caption(batch["tokens"]),
+            key,
+            moving_average,
             doubly_stochastic=doubly_stochastic,
             label_smoothing=label_smoothing,
         )
@@ -100,7 +101,8 @@ def make_train_step(
     def step(state: TrainState, batch: Mapping[str, Array]):
         step_key = jax.random.fold_in(key, state.step)
         grad = jax.value_and_grad(loss_of, has_aux=True)
-        (loss, aux), gradients = grad(state.params, batch, step_key)
+        (loss, aux), gradients = grad(state.params, batch, step_key, state.moving_average)
+        moving_average = aux.pop("moving_average")
         norm = optax.tree.norm(gradients)
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
         # The mean forgets its start: early on it follows the parameters closely.
@@ -110,11 +112,10 @@ def make_train_step(
             changes, optimizer_state = optimizer.update(gradients, state.optimizer, state.params)
             params = optax.apply_updates(state.params, changes)
             mean = optax.incremental_update(params, state.average, 1.0 - decay)
-            return params, optimizer_state, mean
+            return params, optimizer_state, mean, moving_average
 
-        params, optimizer_state, mean = jax.lax.cond(
-            finite, update, lambda: (state.params, state.optimizer, state.average)
-        )
+        kept = (state.params, state.optimizer, state.average, state.moving_average)
+        params, optimizer_state, mean, moving_average = jax.lax.cond(finite, update, lambda: kept)
         skipped = jnp.where(finite, 0, 1)
         new = TrainState(
             step=state.step + 1,
@@ -123,6 +124,7 @@ def make_train_step(
             average=mean,
             skipped=state.skipped + skipped,
             skipped_in_a_row=(state.skipped_in_a_row + skipped) * skipped,
+            moving_average=moving_average,
         )
         metrics = {"loss": loss, "gradient_norm": norm, **aux}
         metrics |= {"skipped": new.skipped, "skipped_in_a_row": new.skipped_in_a_row}
@@ -283,9 +285,13 @@ def train(config: ConfigDict, workdir: Path, *, console: Console | None = None) 
 
 def _captions(config: ConfigDict, examples: Any, workdir: Path) -> tuple[Vocabulary, BatchPlan]:
     """The vocabulary of the training split, also saved, and the plan of its batches."""
-    tokenized = [[tokenize(caption) for caption in e.captions] for e in examples]
+    mirrored, tokenized = [], []
+    for example in examples:
+        mirrored.append(example.mirrored)
+        tokenized.append([tokenize(caption) for caption in example.captions])
     vocabulary = Vocabulary.from_captions(
-        (tokens for captions in tokenized for tokens in captions), config.data.min_count
+        (t for captions, m in zip(tokenized, mirrored, strict=True) if not m for t in captions),
+        config.data.min_count,
     )
     vocabulary.save(workdir / "vocabulary.json")
     plan = BatchPlan(
@@ -360,7 +366,8 @@ class _Meter:
             weights = [r["tokens"] for r in good]
             scalars = {
                 name: float(np.average([r[name] for r in good], weights=weights))
-                for name in ("loss", "nll", "penalty", "gradient_norm")
+                for name in row
+                if name not in ("tokens", "skipped", "skipped_in_a_row", "waited")
             }
             scalars["tokens_per_second"] = tokens / seconds
             scalars["data_wait_share"] = sum(r["waited"] for r in self._rows) / seconds

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from show_attend_tell.attention import Attention, soft_context
+from show_attend_tell.attention import Attention, Choice, read_context
 
 
 def test_additive_scores_and_their_gradient_equal_the_formula():
@@ -29,9 +29,37 @@ def test_additive_scores_and_their_gradient_equal_the_formula():
     np.testing.assert_allclose(jax.grad(total)(jnp.array(h))[0, 2], expected, atol=1e-5)
 
 
-def test_soft_context_is_the_expectation_and_survives_large_scores():
-    scores = jnp.array([[[0.0, np.log(3.0)], [1e4, -1e4]]])
-    a = jnp.array([[[1.0, 10.0], [5.0, 2.0]]])
-    context, alpha = soft_context(scores, a)
-    np.testing.assert_allclose(alpha, [[[0.25, 0.75], [1.0, 0.0]]], atol=1e-6)
+SCORES = jnp.array([[[0.0, np.log(3.0)], [1e4, -1e4]]])
+TWO = jnp.array([[[1.0, 10.0], [5.0, 2.0]]])
+
+
+def test_the_soft_context_is_the_expectation_and_survives_large_scores():
+    context, location = read_context(SCORES, TWO)
     np.testing.assert_allclose(context, [[[4.0, 4.0], [1.0, 10.0]]], atol=1e-5)
+    assert location.tolist() == [[1, 0]]
+
+
+def test_the_hard_context_is_one_annotation_vector_or_the_expectation():
+    noise = jnp.array([[[5.0, 0.0], [0.0, 5.0]]])
+    context, location = read_context(SCORES, TWO, Choice(noise, jnp.array([[False, False]])))
+    assert location.tolist() == [[0, 0]]  # the noise turns the first, not the certain second
+    np.testing.assert_allclose(context, [[[1.0, 10.0]] * 2], atol=1e-6)
+    mixed, _ = read_context(SCORES, TWO, Choice(noise, jnp.array([[True, False]])))
+    np.testing.assert_allclose(mixed, [[[4.0, 4.0], [1.0, 10.0]]], atol=1e-5)
+
+
+def test_gumbel_noise_samples_alpha():
+    draws = 20_000
+    scores = jnp.broadcast_to(jnp.log(jnp.array([0.1, 0.2, 0.7])), (1, draws, 3))
+    noise = jax.random.gumbel(jax.random.key(0), scores.shape)
+    choice = Choice(noise, jnp.zeros((1, draws), bool))
+    _, location = read_context(scores, jnp.eye(3)[None], choice)
+    shares = np.bincount(np.asarray(location[0]), minlength=3) / draws
+    np.testing.assert_allclose(shares, [0.1, 0.2, 0.7], atol=0.015)  # over four standard errors
+
+
+def test_temperature_divides_the_scores():
+    a, h = jnp.ones((1, 2, 5)) * jnp.arange(2.0)[None, :, None], jnp.ones((1, 1, 4))
+    plain, cold = (Attention(5, 4, 6, temperature=t, rngs=nnx.Rngs(0)) for t in (1.0, 0.25))
+    one, four = (x.scores(h, x.keys(a)) for x in (plain, cold))
+    np.testing.assert_allclose(four, 4 * one, rtol=1e-5)

@@ -1,3 +1,4 @@
+import dataclasses
 import pickle
 import resource
 import signal
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from show_attend_tell import datasets
-from show_attend_tell.datasets import shapes
+from show_attend_tell.datasets import Box, Example, shapes
 from show_attend_tell.errors import UserError
 
 
@@ -157,3 +158,24 @@ def test_damaged_files(tmp_path: Path, name, damage):
         path.write_bytes(content[:200] + b"\x00" * 200 + content[400:])
     with pytest.raises(UserError, match=f"{tmp_path}/shapes.*: damaged .*; delete this folder"):
         datasets.load("shapes", "train", data_dir=tmp_path)
+
+
+def test_a_mirrored_example_swaps_sides():
+    box = Box("circle", 1, 0.0, 0.625, 0.5, 0.75)
+    example = Example(
+        "a", b"", ("A circle left of a square .", "Right ! upright, leftover"), (box,)
+    )
+    mirrored = example.mirror()
+    assert mirrored.captions == ("A circle right of a square .", "Left ! upright, leftover")
+    assert mirrored.boxes == (Box("circle", 1, 0.0, 0.25, 0.5, 0.375),)
+    assert mirrored.mirrored and mirrored.image_id == "a mirrored"
+    assert dataclasses.replace(mirrored.mirror(), image_id="a") == example
+
+
+def test_mirrored_copies_follow_the_originals(built: Path):
+    plain = datasets.load("shapes", "train", data_dir=built, limit=3)
+    both = datasets.load("shapes", "train", data_dir=built, limit=3, mirrored=True)
+    assert len(both) == 6 and both.image_ids[:3] == plain.image_ids
+    assert [both[i] for i in range(3)] == [plain[i] for i in range(3)]
+    assert both[4] == plain[1].mirror() and both[4].image_id == both.image_ids[4]
+    assert both.fingerprint != plain.fingerprint

@@ -50,10 +50,10 @@ class Examples:
         if index == self.kill_at:
             os.kill(os.getpid(), signal.SIGKILL)
         if index == self.broken:
-            return SimpleNamespace(image=b"not an image")
+            return SimpleNamespace(image=b"not an image", mirrored=False)
         encoded = io.BytesIO()
         Image.new("RGB", (20, 10), (index, 2 * index, 255 - index)).save(encoded, "PNG")
-        return SimpleNamespace(image=encoded.getvalue())
+        return SimpleNamespace(image=encoded.getvalue(), mirrored=False)
 
 
 class Means(Encoder):
@@ -266,3 +266,17 @@ def test_progress_shows_images_and_rate(tmp_path, capsys):
 if __name__ == "__main__":
     features.SYNC_SECONDS = 0.0
     annotations(Examples(60, kill_at=40), Path(sys.argv[1]))
+
+
+def test_a_mirrored_image_is_read_the_other_way_round(tmp_path):
+    class Pair(Examples):
+        def __getitem__(self, index):
+            encoded = io.BytesIO()
+            Image.fromarray(np.arange(SIZE * SIZE * 3, dtype=np.uint8).reshape(SIZE, SIZE, 3)).save(
+                encoded, "PNG"
+            )
+            return SimpleNamespace(image=encoded.getvalue(), mirrored=index == 1)
+
+    plain, mirrored = features.decoded_images(Pair(2), SIZE, tmp_path, progress=False)
+    np.testing.assert_array_equal(plain[:, ::-1], mirrored)
+    assert not np.array_equal(plain, mirrored)

@@ -3,10 +3,11 @@
 import difflib
 import fcntl
 import hashlib
+import re
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,25 @@ class Example:
     image: bytes
     captions: tuple[str, ...]
     boxes: tuple[Box, ...]
+    mirrored: bool = False  # the picture is to be read left for right; captions and boxes are
+
+    def mirror(self) -> "Example":
+        """The same scene seen in a mirror: "left" and "right" change places."""
+
+        def swap(match: re.Match) -> str:
+            other = {"left": "right", "right": "left"}[match[0].lower()]
+            return other.capitalize() if match[0][0].isupper() else other
+
+        return Example(
+            image_id=f"{self.image_id} mirrored",
+            image=self.image,
+            captions=tuple(
+                re.sub(r"\b(left|right)\b", swap, caption, flags=re.IGNORECASE)
+                for caption in self.captions
+            ),
+            boxes=tuple(replace(box, xmin=1 - box.xmax, xmax=1 - box.xmin) for box in self.boxes),
+            mirrored=not self.mirrored,
+        )
 
 
 class Examples(Sequence):
@@ -46,12 +66,16 @@ class Examples(Sequence):
       split: "train", "val" or "test".
       image_ids: of all examples, in order.
       fingerprint: names the content: data set, version, split, count, a hash of the ids and the
-        bytes of the whole split, which tell other images of the same names apart.
+        bytes of the whole split, which tell other images of the same names apart; and whether
+        there are mirrored ones.
     """
 
-    def __init__(self, source: Any, image_ids: list[str], name: str, split: str):
+    def __init__(
+        self, source: Any, image_ids: list[str], name: str, split: str, mirrored: bool = False
+    ):
         info = source.dataset_info
         self._source = source
+        self._stored = len(image_ids)
         self.name = name
         self.split = split
         self.image_ids = image_ids
@@ -63,6 +87,9 @@ class Examples(Sequence):
             "ids": hashlib.sha256("\n".join(image_ids).encode()).hexdigest()[:12],
             "bytes": int(info.splits[split].num_bytes),
         }
+        if mirrored:
+            self.image_ids = [*image_ids, *(f"{image_id} mirrored" for image_id in image_ids)]
+            self.fingerprint["mirrored"] = True
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -70,6 +97,8 @@ class Examples(Sequence):
     def __getitem__(self, index: int) -> Example:
         if not 0 <= index < len(self):
             raise IndexError(index)
+        if index >= self._stored:
+            return self[index - self._stored].mirror()
         record = self._source[index]
         objects = record["objects"]
         return Example(
@@ -86,7 +115,13 @@ class Examples(Sequence):
 
 
 def load(
-    name: str, split: str, *, data_dir: Path, manual_dir: Path | None = None, limit: int = 0
+    name: str,
+    split: str,
+    *,
+    data_dir: Path,
+    manual_dir: Path | None = None,
+    limit: int = 0,
+    mirrored: bool = False,
 ) -> Examples:
     """A split of a data set, which is built first where it is not.
 
@@ -96,6 +131,7 @@ def load(
       data_dir: where built data sets lie.
       manual_dir: the folder of a download that a user must make (flickr8k).
       limit: how many examples to take, from the first; 0 takes all.
+      mirrored: whether each of them comes a second time, mirrored (`Example.mirror`).
 
     Raises:
       UserError: an unknown name or split; the data set cannot be built from what is there; there is
@@ -122,7 +158,7 @@ def load(
         source = builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
         count = min(limit, len(source)) if limit else len(source)
         image_ids = [source[i]["image_id"].decode() for i in range(count)]
-        return Examples(source, image_ids, name, split)
+        return Examples(source, image_ids, name, split, mirrored)
     except Exception as error:  # a missing or damaged file of any kind; all are checksummed
         raise _damaged(Path(builder.data_path), error) from error
 
