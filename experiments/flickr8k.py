@@ -27,7 +27,7 @@ def get_config(variant: str = "soft") -> ConfigDict:
     config.encoder = ConfigDict(
         {
             "name": "efficientnet_lite2",
-            "image_size": 224,
+            "image_size": 260,
             "trainable": False,
             "endpoints": ("head",),
             "grid_stride": 32,
@@ -56,23 +56,24 @@ def get_config(variant: str = "soft") -> ConfigDict:
             "annotation_dropout": 0.2,
             "output_tanh": True,
             "gate": True,
+            "tied": True,
         }
     )
-    config.loss = ConfigDict({"doubly_stochastic": 0.25, "label_smoothing": 0.1})
+    config.loss = ConfigDict({"doubly_stochastic": 0.02, "label_smoothing": 0.1})
     config.optimizer = ConfigDict(
         {
             "name": "adam",
-            "learning_rate": 1e-3,
+            "learning_rate": 2e-3,
             "schedule": "cosine",
-            "warmup_steps": 200,
+            "warmup_steps": 100,
             "weight_decay": 0.0,
             "clip_norm": 5.0,
-            "average": 0.999,
+            "average": 0.998,
         }
     )
     config.train = ConfigDict(
         {
-            "epochs": 12,
+            "epochs": 7,
             "batch_size": 32,
             "rows": 3,
             "buckets": 6,

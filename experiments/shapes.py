@@ -50,6 +50,7 @@ def get_config(variant: str = "soft") -> ConfigDict:
             "annotation_dropout": 0.0,
             "output_tanh": True,
             "gate": True,
+            "tied": False,
         }
     )
     config.loss = ConfigDict({"doubly_stochastic": 0.0, "label_smoothing": 0.0})

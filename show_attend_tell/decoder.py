@@ -97,6 +97,8 @@ class Decoder(nnx.Module):
       output_tanh: the released code's tanh around the deep output's sum; the paper (eq. 7) has
         none.
       gate: whether beta_t scales the context; without it beta is 1.
+      tied: whether L_o of the deep output is the transpose of the embedding E (Press and Wolf
+        2017, arXiv 1608.05859), and not a matrix of its own as in the paper.
     """
 
     def __init__(
@@ -113,6 +115,7 @@ class Decoder(nnx.Module):
         annotation_dropout: float,
         output_tanh: bool,
         gate: bool,
+        tied: bool,
         rngs: nnx.Rngs,
     ):
         self.projection = nnx.Linear(features, projection, rngs=rngs) if projection else None
@@ -129,7 +132,8 @@ class Decoder(nnx.Module):
         self.lstm_state = nnx.Linear(hidden + size, 4 * hidden, use_bias=False, rngs=rngs)
         self.output_h = nnx.Linear(hidden, embedding, use_bias=False, rngs=rngs)
         self.output_z = nnx.Linear(size, embedding, rngs=rngs)
-        self.output_word = nnx.Linear(embedding, vocabulary, rngs=rngs)
+        self.output_word = None if tied else nnx.Linear(embedding, vocabulary, rngs=rngs)
+        self.output_bias = nnx.Param(jnp.zeros(vocabulary)) if tied else None
         self.dropout = nnx.Dropout(dropout)
         self.annotation_dropout = nnx.Dropout(annotation_dropout)
         self.output_tanh = output_tanh
@@ -196,7 +200,11 @@ class Decoder(nnx.Module):
         hidden = embedded + self.output_h(h) + self.output_z(z)
         if self.output_tanh:
             hidden = jnp.tanh(hidden)
-        return self.output_word(self.dropout(hidden, deterministic=key is None, rngs=key))
+        hidden = self.dropout(hidden, deterministic=key is None, rngs=key)
+        if self.output_word is None:
+            logits = self.embed.attend(hidden)
+            return logits + self.output_bias[...].reshape((1,) * (logits.ndim - 1) + (-1,))
+        return self.output_word(hidden)
 
     def __call__(
         self,

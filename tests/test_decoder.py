@@ -24,6 +24,7 @@ def make(seed=0, **changes):
         annotation_dropout=0.0,
         output_tanh=True,
         gate=True,
+        tied=False,
     )
     decoder = Decoder(**(sizes | changes), rngs=nnx.Rngs(seed))
     # Freshly initialised biases are zero, which would hide a missing one.
@@ -77,7 +78,11 @@ def paper(decoder, a, caption):
         c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
         h = sigmoid(o) * np.tanh(c)
         deep = y + linear(decoder.output_h, h) + linear(decoder.output_z, z)
-        logits = linear(decoder.output_word, np.tanh(deep) if decoder.output_tanh else deep)
+        deep = np.tanh(deep) if decoder.output_tanh else deep
+        if decoder.output_word is None:
+            logits = deep @ embedding.T + np.asarray(decoder.output_bias[...])
+        else:
+            logits = linear(decoder.output_word, deep)
         log_probs.append(logits[word] - np.log(np.exp(logits).sum()))
         alphas.append(alpha)
         betas.append(beta)
@@ -85,7 +90,7 @@ def paper(decoder, a, caption):
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"projection": 0}, {"gate": False}, {"output_tanh": False}]
+    "changes", [{}, {"projection": 0}, {"gate": False}, {"output_tanh": False}, {"tied": True}]
 )
 def test_equals_the_papers_equations_for_every_caption_of_a_packed_row(changes):
     decoder, a = make(**changes), annotations()

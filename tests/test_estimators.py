@@ -48,6 +48,7 @@ def make(dropout=0.0):
         annotation_dropout=dropout,
         output_tanh=True,
         gate=True,
+        tied=False,
         rngs=nnx.Rngs(0),
     )
     graph, params = nnx.split(decoder, nnx.Param)

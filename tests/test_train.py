@@ -124,6 +124,7 @@ def tiny_step(**settings):
         annotation_dropout=0.0,
         output_tanh=True,
         gate=True,
+        tied=False,
         rngs=nnx.Rngs(0),
     )
     model = Captioner(None, decoder)
