@@ -85,6 +85,13 @@ def get_config(variant: str = "soft") -> ConfigDict:
         }
     )
     config.decode = ConfigDict(
-        {"beam": 5, "max_length": 30, "length_penalty": 0.7, "ban_unk": True, "batch_size": 50}
+        {
+            "beam": 5,
+            "max_length": 30,
+            "length_penalty": 0.7,
+            "ban_unk": True,
+            "batch_size": 50,
+            "context": "expected",
+        }
     )
     return config

@@ -79,6 +79,13 @@ def get_config(variant: str = "soft") -> ConfigDict:
         }
     )
     config.decode = ConfigDict(
-        {"beam": 1, "max_length": 40, "length_penalty": 0.0, "ban_unk": True, "batch_size": 50}
+        {
+            "beam": 1,
+            "max_length": 40,
+            "length_penalty": 0.0,
+            "ban_unk": True,
+            "batch_size": 50,
+            "context": "expected",
+        }
     )
     return config

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
@@ -47,6 +47,8 @@ class AttentionRecord:
       tokens: the T emitted tokens, `<eos>` last where the caption finished.
       alpha: attention weights; every row is non-negative and sums to 1.
       beta: the gate of each step, in [0, 1].
+      location: i in 0 .. L-1, for each step: where hard attention looked, else alpha's maximum.
+      context: what the steps read: "expected", "argmax" or "sample" (see `evaluate.Decoding`).
       row_centres, column_centres: where the grid's locations look, in [0, 1], ascending (see the
         module); L = h * w, row by row.
       original_size: (height, width) of the upright original picture, in pixels.
@@ -63,6 +65,8 @@ class AttentionRecord:
     tokens: tuple[str, ...]
     alpha: Float[np.ndarray, "T L"]
     beta: Float[np.ndarray, " T"]
+    location: Int[np.ndarray, " T"]
+    context: str
     row_centres: Float[np.ndarray, " h"]
     column_centres: Float[np.ndarray, " w"]
     original_size: tuple[int, int]
@@ -78,11 +82,14 @@ class AttentionRecord:
 
     def __post_init__(self):
         steps, locations = len(self.tokens), math.prod(self.grid)
-        if self.alpha.shape != (steps, locations) or self.beta.shape != (steps,):
+        per_step = (self.beta.shape, self.location.shape)
+        if self.alpha.shape != (steps, locations) or per_step != ((steps,),) * 2:
             raise ValueError(
-                f"alpha {self.alpha.shape} and beta {self.beta.shape} do not fit {steps} tokens "
+                f"alpha {self.alpha.shape}, beta and location {per_step} do not fit {steps} tokens "
                 f"on a grid {self.grid}"
             )
+        if not np.all((self.location >= 0) & (self.location < locations)):
+            raise ValueError("a location is not on the grid")
         if min(*self.grid, *self.original_size, self.image_side) < 1:
             raise ValueError("a size is less than 1")
         for centres in (self.row_centres, self.column_centres):
@@ -99,6 +106,12 @@ class AttentionRecord:
             inside = 0 <= box.ymin <= box.ymax <= 1 and 0 <= box.xmin <= box.xmax <= 1
             if not inside or box.word_index < 0:
                 raise ValueError(f"the box of {box.label!r} is outside of the picture")
+
+    def cell(self, location: int) -> Box:
+        """The rectangle of the picture that is nearer to a location's centre than to another."""
+        row, column = divmod(location, self.grid[1])
+        down, across = _edges(self.row_centres), _edges(self.column_centres)
+        return Box("", 0, down[row], across[column], down[row + 1], across[column + 1])
 
     def matches(self, box: Box) -> bool:
         """Whether the caption says the box's noun at the place where the true caption has it."""
@@ -133,6 +146,8 @@ def save_attention(path: Path, record: AttentionRecord) -> None:
             tokens=np.array(record.tokens, np.str_),
             alpha=record.alpha.astype(np.float32),
             beta=record.beta.astype(np.float32),
+            location=record.location.astype(np.int64),
+            context=np.array(record.context, np.str_),
             grid=np.array(record.grid, np.int64),
             row_centres=np.array(record.row_centres, np.float64),
             column_centres=np.array(record.column_centres, np.float64),
@@ -152,6 +167,8 @@ _ARRAYS = {
     "tokens": ("U", 1),
     "alpha": ("f", 2),
     "beta": ("f", 1),
+    "location": ("i", 1),
+    "context": ("U", 0),
     "row_centres": ("f", 1),
     "column_centres": ("f", 1),
     "original_size": ("i", 1),
@@ -193,6 +210,8 @@ def load_attention(path: Path) -> AttentionRecord:
             tokens=tuple(content["tokens"].tolist()),
             alpha=content["alpha"],
             beta=content["beta"],
+            location=content["location"],
+            context=content["context"].item(),
             row_centres=content["row_centres"],
             column_centres=content["column_centres"],
             original_size=(height, width),
@@ -302,11 +321,16 @@ def box_cover(
     """The share of each cell's area that lies inside a box (ymin, xmin, ymax, xmax), in [0, 1]."""
 
     def cover(low: float, high: float, centres: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
-        edges = np.concatenate([[0.0], (centres[1:] + centres[:-1]) / 2, [1.0]])
+        edges = _edges(centres)
         return np.diff(np.clip(edges, low, max(low, high))) / np.diff(edges)
 
     ymin, xmin, ymax, xmax = box
     return np.outer(cover(ymin, ymax, row_centres), cover(xmin, xmax, column_centres)).ravel()
+
+
+def _edges(centres: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n+1"]:
+    """Between which the cells of these centres lie."""
+    return np.concatenate([[0.0], (centres[1:] + centres[:-1]) / 2, [1.0]])
 
 
 def _object_statistics(records: Sequence[AttentionRecord]) -> dict[str, Any] | None:
@@ -364,7 +388,8 @@ def draw_attention(
     is looked at is bright; alpha is interpolated smoothly to pixels. Every map is divided by its
     own maximum, so panels compare places, not strengths: a map that is even all over is bright all
     over. beta stands under each panel. `<eos>` is no word and has no panel. Boxes are outlined in
-    the picture, and in the panel of the word that names them (see `AttentionRecord.matches`).
+    the picture, and in the panel of the word that names them (see `AttentionRecord.matches`); so
+    is the one cell that hard attention read.
 
     Args:
       path: of the PNG; whatever its suffix.
@@ -421,8 +446,10 @@ def draw_attention(
     panel(0, small, record.boxes)
     for k, (t, word) in enumerate(words, start=1):
         image = _highlight(small, record, t)
-        named = [box for box in record.boxes if box.word_index == t and record.matches(box)]
-        x, top = panel(k, image, named)
+        marks = [box for box in record.boxes if box.word_index == t and record.matches(box)]
+        if record.context != "expected":
+            marks.append(record.cell(int(record.location[t])))
+        x, top = panel(k, image, marks)
         room = cell + _GAP - 4
         text(x, top - 7, word, room, fontsize=11, color=_INK, ha="center", va="baseline")
         beta = f"β {record.beta[t]:.2f}"

@@ -5,12 +5,14 @@ where asked for, then the scores, computed from the captions alone.
 """
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import platformdirs
 import rich.progress
@@ -21,6 +23,7 @@ from rich.console import Console
 
 from show_attend_tell import caption_metrics, datasets, decode, features, files, ptb_tokenizer
 from show_attend_tell import config as configs
+from show_attend_tell.attention import Choice
 from show_attend_tell.attention_maps import AttentionRecord
 from show_attend_tell.captioner import Captioner, build_captioner, build_encoder
 from show_attend_tell.checkpoint import Checkpoints
@@ -29,6 +32,8 @@ from show_attend_tell.errors import UserError
 from show_attend_tell.images import picture_size, read_image
 from show_attend_tell.input_pipeline import eval_batches
 from show_attend_tell.vocabulary import Vocabulary
+
+CONTEXTS = ("expected", "argmax", "sample")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +46,10 @@ class Decoding:
       length_penalty: exponent of the length that divides a log-probability; 0 for none.
       ban_unk: whether <unk> is never said.
       batch_size: images decoded at a time.
+      context: what a step reads of the image: `expected`, the sum of all annotation vectors by
+        alpha (soft attention; arctic-captions also decodes its hard models so); `argmax`, the one
+        of the largest alpha; or `sample`, one drawn by alpha, the same for the same image's place
+        in the split, step and beam.
     """
 
     beam: int
@@ -48,6 +57,13 @@ class Decoding:
     length_penalty: float
     ban_unk: bool
     batch_size: int
+    context: str
+
+    def __post_init__(self):
+        if self.context not in CONTEXTS:
+            raise UserError(
+                f"context {self.context!r} is not known: choose one of {', '.join(CONTEXTS)}"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +75,7 @@ class Caption:
     score: float  # log_prob / T ** length_penalty
     alpha: Float[np.ndarray, "T L"]
     beta: Float[np.ndarray, " T"]
+    location: Int[np.ndarray, " T"]  # read by hard attention; else that of the largest alpha
 
     @property
     def text(self) -> str:
@@ -92,26 +109,46 @@ def load_inputs(config: ConfigDict, examples: Any, encoder: Encoder) -> Shaped[n
     return features.cached_annotations(examples, encoder, cache)
 
 
-def make_decode(model: Captioner, decoding: Decoding) -> Callable[[Any, Array], decode.Hypotheses]:
-    """A jitted function (parameters, inputs (B, ...)) -> hypotheses; `model` gives the form."""
+def make_decode(
+    model: Captioner, decoding: Decoding
+) -> Callable[[Any, Array, Int[Array, " B"]], decode.Hypotheses]:
+    """A jitted function (parameters, inputs (B, ...), numbers (B,)) -> hypotheses.
+
+    `model` gives the form. The images' numbers seed what is drawn for them (context `sample`).
+    """
     graph = nnx.graphdef(model)
     banned = (Vocabulary.unk,) if decoding.ban_unk else ()
 
     @jax.jit
-    def run(params: Any, inputs: Array) -> decode.Hypotheses:
+    def run(params: Any, inputs: Array, numbers: Int[Array, " B"]) -> decode.Hypotheses:
         model = nnx.merge(graph, params)
         decoder = model.decoder
         memory = decoder.memory(model.annotations(inputs))
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(0), numbers)
 
-        def step(state, words: Int[Array, "B K"]):
+        def choose(time: Int[Array, "B K"]) -> Choice | None:
+            if decoding.context == "expected":
+                return None
+            shape = (*time.shape, memory.annotations.shape[1])
+            noise = jnp.zeros(shape)
+            if decoding.context == "sample":
+                step_keys = jax.vmap(jax.random.fold_in)(keys, time[:, 0])
+                noise = jax.vmap(lambda key: jax.random.gumbel(key, shape[1:]))(step_keys)
+            return Choice(noise, jnp.zeros(time.shape, bool))
+
+        def step(carried, words: Int[Array, "B K"]):
+            state, time = carried
             embedded = decoder.embed(words)
-            state, reading = decoder.step(state, decoder.word_gates(embedded), memory)
+            gates = decoder.word_gates(embedded)
+            state, reading = decoder.step(state, gates, memory, choose(time))
             logits = decoder.output(embedded, state.h, reading.z)
-            return logits, state, {"alpha": reading.alpha, "beta": reading.beta}
+            trace = {"alpha": reading.alpha, "beta": reading.beta, "location": reading.location}
+            return logits, (state, time + 1), trace
 
+        initial = jax.tree.map(lambda s: s[:, 0], decoder.initial_state(memory, 1))
         return decode.beam_search(
             step,
-            jax.tree.map(lambda s: s[:, 0], decoder.initial_state(memory, 1)),
+            (initial, jnp.zeros_like(numbers)),
             batch=inputs.shape[0],
             beam=decoding.beam,
             max_length=decoding.max_length,
@@ -126,15 +163,16 @@ def make_decode(model: Captioner, decoding: Decoding) -> Callable[[Any, Array], 
 
 
 def caption_inputs(
-    run: Callable[[Any, Array], decode.Hypotheses],
+    run: Callable[[Any, Array, Int[Array, " B"]], decode.Hypotheses],
     params: Any,
     inputs: Shaped[np.ndarray, "N ..."],
     vocabulary: Vocabulary,
     batch_size: int,
 ) -> Iterator[Caption]:
     """The best caption of every input, in order."""
-    for batch, count in eval_batches(inputs, batch_size):
-        best = jax.tree.map(lambda x: np.asarray(x[:, 0]), run(params, batch))
+    for first, (batch, count) in enumerate(eval_batches(inputs, batch_size)):
+        numbers = np.arange(first * batch_size, (first + 1) * batch_size, dtype=np.int32)
+        best = jax.tree.map(lambda x: np.asarray(x[:, 0]), run(params, batch, numbers))
         for i in range(count):
             length = int(best.lengths[i])
             words = vocabulary.decode(best.tokens[i, :length].tolist())
@@ -144,6 +182,7 @@ def caption_inputs(
                 score=float(best.scores[i]),
                 alpha=best.trace["alpha"][i, :length],
                 beta=best.trace["beta"][i, :length],
+                location=best.trace["location"][i, :length],
             )
 
 
@@ -232,13 +271,14 @@ def caption_files(run: Run, paths: Sequence[Path], decoding: Decoding) -> list[C
 
 def attention_records(
     run: Run,
+    decoding: Decoding,
     named: Sequence[tuple[str, bytes | Path, Sequence[datasets.Box]]],
     captions: Sequence[Caption],
 ) -> list[AttentionRecord]:
     """The captions' attention, as it is dumped, drawn and measured.
 
     Args:
-      run: that made the captions.
+      run, decoding: that made the captions.
       named: id, encoded image or file, and known boxes of each captioned image.
       captions: one for each.
     """
@@ -249,6 +289,8 @@ def attention_records(
             tokens=caption.tokens,
             alpha=caption.alpha,
             beta=caption.beta,
+            location=caption.location,
+            context=decoding.context,
             row_centres=centres,
             column_centres=centres,
             original_size=picture_size(source),
@@ -269,10 +311,11 @@ def score_split(
     Returns:
       What the score file holds: the scores and every setting that they depend on.
     """
-    stem = f"{split}-beam{decoding.beam}"
+    stem = f"{split}-{decoding.context}-beam{decoding.beam}"
+    truth = references(examples)
     hypotheses = texts(examples, captions)
     caption_metrics.write_results(run.workdir / f"{stem}.captions.json", hypotheses)
-    scores = caption_metrics.score(references(examples), hypotheses)
+    scores = caption_metrics.score(truth, hypotheses)
     record = {
         "scores": scores.values,
         "missing": scores.missing,
@@ -281,6 +324,7 @@ def score_split(
         "unfinished": sum(caption.tokens[-1:] != ("<eos>",) for caption in captions),
         "decoding": dataclasses.asdict(decoding),
         "tokenizer": ptb_tokenizer.NAME,
+        "references": hashlib.sha256(json.dumps(truth).encode()).hexdigest(),
         "step": run.step,
         **configs.provenance(run.config),
         "per_image": scores.per_image,

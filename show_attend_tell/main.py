@@ -100,6 +100,11 @@ def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--length-penalty", type=float, help="exponent of the length (default: the config's)"
     )
+    parser.add_argument(
+        "--context",
+        help="what hard attention reads: expected, argmax or sample (default: the config's; "
+        "evaluate reports expected and argmax of a hard run)",
+    )
 
 
 def _quiet() -> None:
@@ -126,8 +131,8 @@ def _load(arguments: argparse.Namespace, overrides: Sequence[str]) -> tuple["Run
     from show_attend_tell.evaluate import load_run
 
     run = load_run(arguments.workdir, overrides)
-    changed = {"beam": arguments.beam, "length_penalty": arguments.length_penalty}
-    changed = {name: value for name, value in changed.items() if value is not None}
+    names = ("beam", "length_penalty", "context")
+    changed = {n: getattr(arguments, n) for n in names if getattr(arguments, n) is not None}
     return run, dataclasses.replace(run.decoding, **changed)
 
 
@@ -135,24 +140,35 @@ def _evaluate(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     from show_attend_tell.evaluate import caption_split, score_split
 
     run, decoding = _load(arguments, overrides)
-    examples, captions = caption_split(run, arguments.split, decoding)
-    _print_scores(score_split(run, arguments.split, decoding, examples, captions))
+    # Papers and code disagree, often silently, on what a hard model reads at test time.
+    both = run.config.attention.kind == "hard" and arguments.context is None
+    records = []
+    for context in ("expected", "argmax") if both else (decoding.context,):
+        decoding = dataclasses.replace(decoding, context=context)
+        examples, captions = caption_split(run, arguments.split, decoding)
+        records.append(score_split(run, arguments.split, decoding, examples, captions))
+    _print_scores(records)
 
 
-def _print_scores(record: dict[str, Any]) -> None:
+def _print_scores(records: Sequence[dict[str, Any]]) -> None:
+    """Scores of one split, a column for each way of decoding."""
     from rich.console import Console
     from rich.table import Table
 
-    decoding = record["decoding"]
+    decoding = records[0]["decoding"]
     table = Table(
-        title=f"{record['split']}: {record['images']} images, beam {decoding['beam']}, "
+        title=f"{records[0]['split']}: {records[0]['images']} images, beam {decoding['beam']}, "
         f"length penalty {decoding['length_penalty']}"
     )
     table.add_column("score")
-    table.add_column("value", justify="right")
-    for name, value in record["scores"].items():
-        table.add_row(name, f"{value:.4f}" if isinstance(value, float) else str(value))
+    for record in records:
+        table.add_column(f"{record['decoding']['context']} context", justify="right")
+    for name in records[0]["scores"]:
+        values = [record["scores"][name] for record in records]
+        table.add_row(name, *("left out" if value is None else f"{value:.4f}" for value in values))
     Console().print(table)
+    for name, why in records[0]["missing"].items():
+        print(f"{name} {why}")
 
 
 def _caption(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
@@ -162,7 +178,7 @@ def _caption(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     captions = caption_files(run, arguments.images, decoding)
     folder = arguments.out or arguments.workdir / "captions"
     named = _named(arguments.images)
-    records = attention_records(run, named, captions)
+    records = attention_records(run, decoding, named, captions)
     pictures = _dump(folder, records, arguments.images)
     for path, caption, picture in zip(arguments.images, captions, pictures, strict=True):
         print(f"{path}: {caption.text}\n    {picture}")
@@ -188,7 +204,7 @@ def _attend(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
         examples, captions = caption_split(run, arguments.split, decoding)
         named = [(e.image_id, e.image, e.boxes) for e in examples]
         folder = arguments.out or arguments.workdir / "attention" / arguments.split
-    records = attention_records(run, named, captions)
+    records = attention_records(run, decoding, named, captions)
     count = len(records) if arguments.images else arguments.num
     _dump(folder, records[:count], [source for _, source, _ in named[:count]])
     _print_statistics(folder, records)
@@ -255,10 +271,10 @@ def _quickstart(arguments: argparse.Namespace, overrides: Sequence[str]) -> None
     examples, captions = caption_split(run, "val", run.decoding)
     record = score_split(run, "val", run.decoding, examples, captions)
     named = [(e.image_id, e.image, e.boxes) for e in examples]
-    records = attention_records(run, named, captions)
+    records = attention_records(run, run.decoding, named, captions)
     folder = arguments.workdir / "attention" / "val"
     pictures = _dump(folder, records[:SHOWN], [source for _, source, _ in named[:SHOWN]])
-    _print_scores(record)
+    _print_scores([record])
     for (image_id, _, _), caption in list(zip(named, captions, strict=True))[:4]:
         print(f"{image_id}: {caption.text}")
     _print_statistics(folder, records)

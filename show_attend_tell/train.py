@@ -142,6 +142,7 @@ class Progression:
     best_step: int = 0
     stale: int = 0  # validations since the best one
     seconds: float = 0.0  # spent training, validation included, over all parts of the run
+    tokens: float = 0.0  # real ones trained on
     finished: bool = False
 
 
@@ -208,6 +209,7 @@ def train(config: ConfigDict, workdir: Path, *, console: Console | None = None) 
         console.print(f"resuming {workdir} at step {first_step} of {total_steps}")
         if progression.finished:
             console.print("this run is finished already")
+            _write_provenance(config, workdir, progression)
             checkpoints.close()
             best.close()
             return progression
@@ -215,11 +217,15 @@ def train(config: ConfigDict, workdir: Path, *, console: Console | None = None) 
     clock = time.monotonic()
     stop = _Stop()
 
-    def save() -> None:
+    def elapsed() -> float:
         nonlocal clock
         now = time.monotonic()
         progression.seconds += now - clock
         clock = now
+        return progression.seconds
+
+    def save() -> None:
+        elapsed()
         progression.input_position = batches.get_state()
         # A copy: Orbax writes while the next step overwrites the donated buffers.
         arrays = jax.tree.map(np.array, state)
@@ -232,7 +238,8 @@ def train(config: ConfigDict, workdir: Path, *, console: Console | None = None) 
         hypotheses = evaluate.texts(val_examples, captions)
         scores = caption_metrics.score(val_references, hypotheses, meteor=False).values
         score = scores[settings.metric]
-        writer.write(step, scores, kind="val")
+        spent = {"seconds": elapsed(), "tokens": progression.tokens}
+        writer.write(step, scores | spent, kind="val")
         before = progression.best_score
         progression.stale = 0 if before is None or score > before else progression.stale + 1
         best_so_far = before is None or score >= before  # of equals the longer trained
@@ -254,13 +261,13 @@ def train(config: ConfigDict, workdir: Path, *, console: Console | None = None) 
             state, metrics = train_step(state, batch)
             # Metrics of the step before are fetched while this one runs: the device never waits.
             if pending is not None:
-                status = meter.add(*pending)
-                bar.update(task, completed=step - 1, status=status)
+                progression.tokens += meter.add(*pending)
+                bar.update(task, completed=step - 1, status=meter.status)
             pending = (step, metrics, waited)
             at_end = step % plan.batches_per_epoch == 0
             if at_end or stop.requested or step % settings.checkpoint_every == 0:
-                status = meter.add(*pending)
-                bar.update(task, completed=step, status=status)
+                progression.tokens += meter.add(*pending)
+                bar.update(task, completed=step, status=meter.status)
                 pending = None
                 if at_end:
                     validate(step)
@@ -273,6 +280,7 @@ def train(config: ConfigDict, workdir: Path, *, console: Console | None = None) 
     checkpoints.close()
     best.close()
     writer.close()
+    _write_provenance(config, workdir, progression)
     if stop.requested and not progression.finished:
         console.print(f"stopped at step {step}; the same command resumes from there")
         raise KeyboardInterrupt
@@ -319,10 +327,19 @@ def _claim(workdir: Path, config: ConfigDict) -> None:
                 )
         else:
             configs.save(config, path)
-        provenance = json.dumps(configs.provenance(config), indent=2)
-        files.write_text(workdir / "run.json", provenance + "\n")
+        _write_provenance(config, workdir)
     except OSError as error:
         raise UserError(f"{workdir}: cannot be written ({error.strerror})") from error
+
+
+def _write_provenance(
+    config: ConfigDict, workdir: Path, progression: Progression | None = None
+) -> None:
+    record = configs.provenance(config) | {"finished": False}
+    if progression is not None:
+        for name in ("finished", "seconds", "tokens"):
+            record[name] = getattr(progression, name)
+    files.write_text(workdir / "run.json", json.dumps(record, indent=2) + "\n")
 
 
 def _progress(console: Console) -> Progress:
@@ -342,7 +359,7 @@ class _Meter:
     def __init__(self, writer: MetricWriter, every: int, max_skipped: int, workdir: Path):
         self._writer, self._every = writer, every
         self._max_skipped, self._workdir = max_skipped, workdir
-        self._status = ""
+        self.status = ""
         self.restart()
 
     def restart(self) -> None:
@@ -350,7 +367,8 @@ class _Meter:
         self._rows: list[dict[str, float]] = []
         self._start = time.perf_counter()
 
-    def add(self, step: int, metrics: Mapping[str, Array], waited: float) -> str:
+    def add(self, step: int, metrics: Mapping[str, Array], waited: float) -> float:
+        """Takes in a step's metrics; returns its number of real tokens."""
         row = {k: float(v) for k, v in jax.device_get(metrics).items()} | {"waited": waited}
         self._rows.append(row)
         if row["skipped_in_a_row"] >= self._max_skipped:
@@ -373,9 +391,9 @@ class _Meter:
             scalars["data_wait_share"] = sum(r["waited"] for r in self._rows) / seconds
             scalars["skipped"] = row["skipped"]
             self._writer.write(step, scalars, kind="train")
-            self._status = f"loss {scalars['loss']:.3f}  {tokens / seconds:,.0f} tokens/s"
+            self.status = f"loss {scalars['loss']:.3f}  {tokens / seconds:,.0f} tokens/s"
             self.restart()
-        return self._status
+        return row["tokens"]
 
 
 class _Stop:

@@ -44,10 +44,30 @@ def test_captions_do_not_depend_on_the_batch(run):
         np.testing.assert_allclose(a.alpha, b.alpha, atol=1e-5)
 
 
+@pytest.mark.parametrize("context", ["argmax", "sample"])
+def test_hard_contexts_read_one_location_a_step(run, context):
+    hard = dataclasses.replace(run.decoding, context=context, batch_size=3)
+    captions = evaluate.caption_split(run, "val", hard)[1]
+    soft = evaluate.caption_split(run, "val", run.decoding)[1]
+    # The first step attends alike, whatever is read; what is read changes what follows.
+    for a, b in zip(captions, soft, strict=True):
+        np.testing.assert_allclose(a.alpha[0], b.alpha[0], atol=1e-5)
+        assert a.location.shape == (len(a.tokens),) and a.location.max() < 64
+    assert any(a.log_prob != pytest.approx(b.log_prob) for a, b in zip(captions, soft, strict=True))
+    most_likely = [(c.alpha.argmax(axis=1) == c.location).mean() for c in captions]
+    if context == "argmax":
+        assert np.mean(most_likely) == 1
+    else:
+        assert 0 < np.mean(most_likely) < 1
+        eight = dataclasses.replace(hard, batch_size=8)
+        again = evaluate.caption_split(run, "val", eight)[1]
+        assert [c.location.tolist() for c in again] == [c.location.tolist() for c in captions]
+
+
 def test_scores_and_captions_are_written_with_what_they_depend_on(run):
     examples, captions = evaluate.caption_split(run, "val", run.decoding)
     record = evaluate.score_split(run, "val", run.decoding, examples, captions)
-    stored = json.loads((run.workdir / "val-beam2.scores.json").read_text())
+    stored = json.loads((run.workdir / "val-expected-beam2.scores.json").read_text())
     assert stored == json.loads(json.dumps(record))
     assert stored["scores"]["exact"] == 1.0
     assert stored["scores"]["BLEU-1"] == pytest.approx(1.0)
@@ -55,7 +75,7 @@ def test_scores_and_captions_are_written_with_what_they_depend_on(run):
     assert stored["decoding"]["beam"] == 2 and stored["decoding"]["ban_unk"] is True
     assert {"tokenizer", "config_digest", "seed", "commit", "split", "step"} <= stored.keys()
     assert len(stored["per_image"]["CIDEr"]) == 8
-    assert read_results(run.workdir / "val-beam2.captions.json") == {
+    assert read_results(run.workdir / "val-expected-beam2.captions.json") == {
         e.image_id: c.text for e, c in zip(examples, captions, strict=True)
     }
 
@@ -63,7 +83,7 @@ def test_scores_and_captions_are_written_with_what_they_depend_on(run):
 def test_records_carry_geometry_and_boxes(run):
     examples, captions = evaluate.caption_split(run, "val", run.decoding)
     named = [(e.image_id, e.image, e.boxes) for e in examples]
-    record = evaluate.attention_records(run, named, captions)[0]
+    record = evaluate.attention_records(run, run.decoding, named, captions)[0]
     assert record.grid == (8, 8) and record.original_size == (96, 96)
     assert len(record.boxes) == len(examples[0].boxes)
     assert all(record.matches(box) for box in record.boxes)

@@ -50,6 +50,7 @@ def test_errors_are_one_line_and_a_status(capsys, tmp_path, workdir):
         (("caption", "--workdir", workdir, str(tmp_path / "no.jpg")), "no.jpg: no such file"),
         (("attend", "--workdir", workdir, "--num", "-1"), "--num -1"),
         (("evaluate", "--workdir", workdir, "--beam", "0"), "beam"),
+        (("evaluate", "--workdir", workdir, "--context", "mean"), "expected, argmax, sample"),
     ]:
         status, line = failing(capsys, *arguments)
         assert status == 2, arguments
@@ -65,7 +66,7 @@ def test_evaluate_prints_and_stores(workdir, capsys):
     assert main(["evaluate", "--workdir", workdir, "--split", "val", "--beam", "1"]) == 0
     printed = capsys.readouterr().out
     assert "CIDEr" in printed and "beam 1" in printed
-    stored = json.loads((Path(workdir) / "val-beam1.scores.json").read_text())
+    stored = json.loads((Path(workdir) / "val-expected-beam1.scores.json").read_text())
     assert stored["scores"]["exact"] == 1.0
 
 
