@@ -227,6 +227,87 @@ def draw_choice(
     return Choice(noise.reshape(images, rows, steps, locations), expected)
 
 
+class Rollout(NamedTuple):
+    """What a pass over given captions along sampled paths gives (Q = N R rows)."""
+
+    log_probs: Float[Array, "B Q T"]  # log p(y_t | s), 0 at padding
+    log_p_s: Float[Array, "B Q T"]  # log alpha of the locations read
+    log_alpha: Float[Array, "B Q T L"]
+    previous_h: Float[Array, "B Q T H"]
+    logits: Float[Array, "B Q T V"]
+
+
+def roll_out(
+    decoder: Decoder,
+    annotations: Float[Array, "B L F"],
+    tokens: Int[Array, "B Q T"],
+    key: PRNGKeyArray | None,
+    choice: Choice | None,
+) -> Rollout:
+    """Runs the decoder along the paths that `choice` draws; see `Decoder.__call__`."""
+    out = decoder(annotations, tokens, key, choice)
+    log_alpha = jax.nn.log_softmax(out.scores, axis=-1)
+    log_p_s = jnp.take_along_axis(log_alpha, out.location[..., None], axis=-1)[..., 0]
+    log_probs = token_log_probs(out.logits, tokens)
+    return Rollout(log_probs, log_p_s, log_alpha, out.previous_h, out.logits)
+
+
+def credit_of(
+    log_probs: Float[Array, "B Q T"], weights: Float[Array, "B R T T"]
+) -> Float[Array, "B Q T"]:
+    """The credit of each step; `weights` (see `credited`) are the same for all samples of a row."""
+    images, rows, steps, _ = weights.shape
+    by_row = log_probs.reshape(images, -1, rows, steps)
+    return jnp.einsum("brts,bnrs->bnrt", weights, by_row).reshape(log_probs.shape)
+
+
+def averaged_by(weights: Float[Array, "B R T T"], credit: str) -> Float[Array, "B R T"]:
+    """By what a credit is divided for the moving average: with `to_go` the words that it sums."""
+    words = weights.sum(axis=-1)
+    return jnp.maximum(words, 1.0) if credit == "to_go" else jnp.ones_like(words)
+
+
+def baseline_of(
+    estimator: Estimator,
+    decoder: Decoder,
+    annotations: Float[Array, "B L F"],
+    tokens: Int[Array, "B R T"],
+    key: PRNGKeyArray | None,
+    rollout: Rollout,
+    moving_average: MovingAverage,
+    learned: LearnedBaseline | None,
+) -> Float[Array, "B Q T"]:
+    """b of each step, for the rows of `rollout`; differentiable for `learned` alone."""
+    images, rows, steps = tokens.shape
+    samples = rollout.log_probs.shape[1] // rows
+    weights = credited(same_caption(tokens), estimator.credit)
+
+    def every_sample(x: Float[Array, "B R T"]) -> Float[Array, "B Q T"]:
+        return jnp.tile(x, (1, samples, 1))
+
+    if estimator.baseline == "none":
+        return jnp.zeros_like(rollout.log_probs)
+    if estimator.baseline == "moving_average":
+        return every_sample(moving_average.value() * averaged_by(weights, estimator.credit))
+    if estimator.baseline == "learned":
+        if learned is None:
+            raise ValueError("baseline 'learned' needs its network")
+        mean = decoder.memory(annotations).annotations.mean(axis=1)
+        words = every_sample(weights.sum(axis=-1))
+        repeated = jnp.tile(tokens, (1, samples, 1))
+        return words * learned(rollout.previous_h, mean, decoder.embed(repeated), words)
+    if estimator.baseline == "leave_one_out":
+        credit = credit_of(rollout.log_probs, weights).reshape(images, samples, rows, steps)
+        return leave_one_out(credit).reshape(rollout.log_probs.shape)
+    argmax = None
+    if estimator.baseline == "self_critical":
+        locations = rollout.log_alpha.shape[-1]
+        noise = jnp.zeros((images, rows, steps, locations))
+        argmax = Choice(noise, jnp.zeros((images, rows), bool))
+    second = roll_out(decoder, annotations, tokens, key, argmax)
+    return every_sample(credit_of(second.log_probs, weights))
+
+
 def hard_loss(
     decoder: Decoder,
     annotations: Float[Array, "B L F"],
@@ -266,98 +347,68 @@ def hard_loss(
     images, rows, steps = tokens.shape
     samples = estimator.samples
     if choice is None:
-        choice = draw_choice(
-            jax.random.fold_in(key, _SAMPLING),
-            estimator,
-            images,
-            samples * rows,
-            steps,
-            annotations.shape[1],
-        )
+        shape = (images, samples * rows, steps, annotations.shape[1])
+        choice = draw_choice(jax.random.fold_in(key, _SAMPLING), estimator, *shape)
     dropout_key = key if dropout else None
     repeated = jnp.tile(tokens, (1, samples, 1))
-    out = decoder(annotations, repeated, dropout_key, choice)
-    log_probs = token_log_probs(out.logits, repeated)
+    rollout = roll_out(decoder, annotations, repeated, dropout_key, choice)
     same = same_caption(repeated)
     real = repeated != Vocabulary.pad
-    count = jnp.maximum(real.sum(), 1)
-    weights = credited(same, estimator.credit)
-
-    def credit_of(log_probs: Float[Array, "B Q T"]) -> Float[Array, "B Q T"]:
-        return jnp.einsum("brts,brs->brt", weights[:, : log_probs.shape[1]], log_probs)
-
-    def by_sample(x: Array) -> Array:
-        return x.reshape(images, samples, rows, *x.shape[2:])
-
-    credit = jax.lax.stop_gradient(credit_of(log_probs))
-    words = weights.sum(axis=-1)  # that a credit sums
     hard = real & ~choice.expected[..., None]
-    fitted, extra_loss = {}, 0.0
+    count = jnp.maximum(real.sum(), 1)
+    hard_count = jnp.maximum(hard.sum(), 1)
+    captions = jnp.maximum((repeated == Vocabulary.eos).sum(), 1)
+
+    weights = credited(same[:, :rows], estimator.credit)
+    credit = jax.lax.stop_gradient(credit_of(rollout.log_probs, weights))
+    report = {}
+    baseline_loss = 0.0
     if estimator.objective == "multi_sample":
-        bound, signal = multi_sample_bound(by_sample(credit_of(log_probs)))
-        ends = (tokens == Vocabulary.eos).astype(jnp.float32)
+        likelihood = credit_of(rollout.log_probs, weights)
+        bound, signal = multi_sample_bound(likelihood.reshape(images, samples, rows, steps))
+        # The bound stands at every step of a caption and counts once, at its <eos>. It is summed
+        # over samples where J is their mean, hence the factors N over the common count.
+        ends = (tokens == Vocabulary.eos).astype(bound.dtype)
         nll = -(ends * bound).sum() * samples / count
-        advantage = signal.reshape(credit.shape) * samples
+        advantage = samples * signal.reshape(credit.shape)
     else:
-        nll = -log_probs.sum() / count
-        if estimator.baseline == "none":
-            baseline = jnp.zeros_like(credit)
-        elif estimator.baseline == "moving_average":
-            per = words if estimator.credit == "to_go" else jnp.ones_like(words)
-            baseline = moving_average.value() * per
-        elif estimator.baseline == "learned":
-            assert learned is not None
-            mean = decoder.memory(annotations, None).annotations.mean(axis=1)
-            predicted = learned(out.previous_h, mean, decoder.embed(repeated), words)
-            error = jnp.where(hard, predicted - credit / jnp.maximum(words, 1e-6), 0.0)
-            extra_loss = jnp.square(error).sum() / jnp.maximum(hard.sum(), 1)
-            fitted["baseline_error"] = extra_loss
-            baseline = predicted * words
-        elif estimator.baseline == "leave_one_out":
-            baseline = leave_one_out(by_sample(credit)).reshape(credit.shape)
-        else:
-            other = None
-            if estimator.baseline == "self_critical":
-                other = Choice(
-                    jnp.zeros_like(choice.noise[:, :rows]), jnp.zeros((images, rows), bool)
-                )
-            second = decoder(annotations, tokens, dropout_key, other)
-            rollout = credit_of(token_log_probs(second.logits, tokens))
-            baseline = jnp.tile(rollout, (1, samples, 1))
+        nll = -rollout.log_probs.sum() / count
+        baseline = baseline_of(
+            estimator, decoder, annotations, tokens, dropout_key, rollout, moving_average, learned
+        )
         advantage = credit - baseline
+        if estimator.baseline == "learned":
+            words = jnp.maximum(jnp.tile(weights.sum(axis=-1), (1, samples, 1)), 1.0)
+            errors = jnp.where(hard, advantage / words, 0.0)
+            baseline_loss = jnp.square(errors).sum() / hard_count
+            report["baseline_error"] = baseline_loss
     advantage = jax.lax.stop_gradient(jnp.where(hard, advantage, 0.0))
 
-    log_alpha = jax.nn.log_softmax(out.scores, axis=-1)
-    alpha = jnp.exp(log_alpha)
-    log_p_s = jnp.take_along_axis(log_alpha, out.location[..., None], axis=-1)[..., 0]
-    entropies = -(alpha * log_alpha).sum(axis=-1)
+    # The released code leaves these two terms undivided where the likelihood is a batch mean.
+    scale = (captions if estimator.released else 1.0) / count
+    reinforce = (advantage * rollout.log_p_s).sum() * scale
+    alpha = jnp.exp(rollout.log_alpha)
+    entropies = -(alpha * rollout.log_alpha).sum(axis=-1)
     sampled = jnp.broadcast_to(~choice.expected[..., None], hard.shape)
     counted = sampled if estimator.released else hard
-    # The released code leaves these two terms undivided where the likelihood is a batch mean.
-    captions = jnp.maximum((repeated == Vocabulary.eos).sum(), 1)
-    scale = (captions if estimator.released else 1.0) / count
-    reinforce = (advantage * log_p_s).sum() * scale
     entropy = jnp.where(counted, entropies, 0.0).sum() * scale
-
     penalty = doubly_stochastic_penalty(alpha, repeated, same)
     if estimator.released:
         penalty = jax.lax.stop_gradient(penalty)
     loss = (
-        smooth(nll, out.logits, real, label_smoothing)
+        smooth(nll, rollout.logits, real, label_smoothing)
         - estimator.reinforce * reinforce
         - estimator.entropy * entropy
         + doubly_stochastic * penalty / count
+        + baseline_loss
     )
-    steps_counted = jnp.maximum(hard.sum(), 1)
-    per = words if estimator.credit == "to_go" else jnp.ones_like(words)
-    ends = hard & (repeated == Vocabulary.eos)
-    return loss + extra_loss, fitted | {
-        "nll": -log_probs.sum() / count,
+    by = jnp.tile(averaged_by(weights, estimator.credit), (1, samples, 1))
+    seen = hard if estimator.credit == "to_go" else hard & (repeated == Vocabulary.eos)
+    return loss, report | {
+        "nll": -rollout.log_probs.sum() / count,
         "penalty": penalty / captions,
         "tokens": (tokens != Vocabulary.pad).sum().astype(jnp.float32),
         "entropy": jnp.where(real, entropies, 0.0).sum() / count,
-        "advantage": jnp.sqrt(jnp.square(advantage).sum() / steps_counted),
-        "moving_average": moving_average.update(
-            credit / jnp.maximum(per, 1.0), hard if estimator.credit == "to_go" else ends
-        ),
+        "advantage": jnp.sqrt(jnp.square(advantage).sum() / hard_count),
+        "moving_average": moving_average.update(credit / by, seen),
     }

@@ -127,8 +127,11 @@ def pure(**changes):
     return dataclasses.replace(PURE, **changes)
 
 
-@pytest.mark.parametrize("row", ROWS)
-@pytest.mark.parametrize(("baseline", "credit"), COMBINATIONS)
+@pytest.mark.parametrize(
+    ("baseline", "credit", "row"),
+    [(*both, "one") for both in COMBINATIONS]
+    + [("moving_average", "sequence", "packed"), ("learned", "to_go", "packed")],
+)
 def test_every_baseline_and_credit_is_unbiased(baseline, credit, row):
     estimator = pure(baseline=baseline, credit=credit)
     assert error(expectation(estimator, ROWS[row]), exact(ROWS[row])) < 1e-5
@@ -171,7 +174,7 @@ def test_the_multi_sample_bound_is_unbiased(row):
     assert error(expectation(estimator, tokens), jax.grad(loss)(PARAMS)) < 1e-5
 
 
-def sampled_mean(estimator, draws=4000):
+def sampled_mean(estimator, draws=2000):
     """Mean and standard error of the gradient along a few directions, over drawn samples."""
 
     def projections(key):
@@ -181,7 +184,8 @@ def sampled_mean(estimator, draws=4000):
                 decoder, ANNOTATIONS, ROWS["packed"], key, SEEN, estimator, learned=LEARNED, **PLAIN
             )[0]
 
-        return jnp.stack([dot(jax.grad(loss)(PARAMS), d) for d in DIRECTIONS])
+        gradient = jax.grad(loss)(PARAMS)
+        return jnp.stack([dot(gradient, d) for d in DIRECTIONS])
 
     keys = jax.random.split(jax.random.key(5), draws)
     values = jax.jit(jax.vmap(projections))(keys)
