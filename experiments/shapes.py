@@ -7,10 +7,35 @@
 from ml_collections import ConfigDict
 
 
+# What makes a variant; `hard` in the config has no effect on soft attention.
+VARIANTS = {
+    "soft": {},
+    "hard": {"attention.kind": "hard", "decode.context": "argmax"},
+    "hard-released": {
+        "attention.kind": "hard",
+        "hard.coin": "batch",
+        "hard.reinforce": 0.1,
+        "hard.entropy": 0.002,
+        "hard.credit": "mean",
+        "hard.released": True,
+    },
+    "hard-best": {
+        "attention.kind": "hard",
+        "hard.credit": "to_go",
+        "hard.baseline": "learned",
+        "decode.context": "argmax",
+    },
+}
+
+
 def get_config(variant: str = "soft") -> ConfigDict:
-    """Variants: soft."""
-    if variant != "soft":
-        raise ValueError(f"experiments/shapes.py has no variant {variant!r}: choose 'soft'")
+    """Variants: soft; hard, the paper's; hard-released, what its released code computes; and
+    hard-best, ours."""
+    if variant not in VARIANTS:
+        raise ValueError(
+            f"experiments/shapes.py has no variant {variant!r}: choose one of {', '.join(VARIANTS)}"
+        )
+    changes = VARIANTS[variant]
     config = ConfigDict()
     config.seed = 0
     config.data = ConfigDict(
@@ -88,4 +113,5 @@ def get_config(variant: str = "soft") -> ConfigDict:
             "context": "expected",
         }
     )
+    config.update_from_flattened_dict(changes)
     return config

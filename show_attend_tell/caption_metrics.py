@@ -14,6 +14,8 @@ import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+from jaxtyping import Float, Int
 from pycocoevalcap.bleu.bleu_scorer import BleuScorer
 from pycocoevalcap.cider.cider import Cider
 from pycocoevalcap.meteor.meteor import Meteor
@@ -36,11 +38,13 @@ class Scores:
         that equal one of their references, token for token. None: could not be computed.
       missing: why, for each None.
       per_image: the scores of single captions that have such, in the order of the hypotheses.
+      bleu_counts: what corpus BLEU is made of (see `bleu_from_counts`), in the same order.
     """
 
     values: dict[str, float | None]
     missing: dict[str, str]
     per_image: dict[str, list[float]]
+    bleu_counts: list[list[int]]
 
 
 def score(
@@ -72,7 +76,8 @@ def score(
     said = {image_id: [_join(caption)] for image_id, caption in hypotheses.items()}
     truth = {image_id: [_join(caption) for caption in references[image_id]] for image_id in said}
 
-    values, per_image = _bleu(truth, said)
+    per_image, counts = _bleu(truth, said)
+    values = bleu_from_counts(np.array(counts))
     values["ROUGE-L"], rouge = Rouge().compute_score(truth, said)
     values["CIDEr"], cider = Cider().compute_score(truth, said)
     per_image |= {"ROUGE-L": rouge.tolist(), "CIDEr": cider.tolist()}
@@ -85,7 +90,31 @@ def score(
     exact = [float(said[image_id][0] in truth[image_id]) for image_id in said]
     values["exact"], per_image["exact"] = sum(exact) / len(exact), exact
     values = {name: None if v is None else float(v) for name, v in values.items()}
-    return Scores(values, missing, per_image)
+    return Scores(values, missing, per_image, counts)
+
+
+def bleu_from_counts(counts: Int[np.ndarray, "N 10"]) -> dict[str, float]:
+    """Corpus BLEU-1 .. BLEU-4, with and without brevity penalty, of N captions.
+
+    Args:
+      counts: of each caption its length, the length of the closest reference, then its n-grams that
+        are right for n = 1 .. 4, then all its n-grams for n = 1 .. 4.
+    """
+    sums = counts.sum(axis=0, keepdims=True).astype(np.float64)
+    return {name: float(value[0]) for name, value in bleu_from_sums(sums).items()}
+
+
+def bleu_from_sums(sums: Float[np.ndarray, "S 10"]) -> dict[str, Float[np.ndarray, " S"]]:
+    """BLEU by name, as `bleu_from_counts`, of S corpora whose counts are summed already."""
+    length, reference = sums[:, 0], sums[:, 1]
+    # BleuScorer's own guards against 0; silence is 0 without the penalty too.
+    ratio = (length + 1e-15) / (reference + 1e-9)
+    penalty = np.exp(np.minimum(0.0, 1.0 - 1.0 / ratio))
+    precisions = (sums[:, 2:6] + 1e-15) / (sums[:, 6:] + 1e-9)
+    means = np.cumprod(precisions, axis=1) ** (1.0 / np.arange(1, 5))[None]
+    values = {f"BLEU-{n}": penalty * means[:, n - 1] for n in range(1, 5)}
+    spoken = (length > 0).astype(np.float64)
+    return values | {f"BLEU-{n} (no BP)": spoken * means[:, n - 1] for n in range(1, 5)}
 
 
 def write_results(path: Path, hypotheses: Mapping[str, str]) -> None:
@@ -128,21 +157,17 @@ def _join(caption: str) -> str:
     return " ".join(tokenize(caption))
 
 
-def _bleu(truth, said) -> tuple[dict[str, float], dict[str, list[float]]]:
+def _bleu(truth, said) -> tuple[dict[str, list[float]], list[list[int]]]:
+    """BLEU of single captions, and the counts of `bleu_from_counts`."""
     scorer = BleuScorer(n=4)
     for image_id, (hypothesis,) in said.items():
         scorer += (hypothesis, truth[image_id])
-    corpus, single = scorer.compute_score(option="closest", verbose=0)
-    values = {f"BLEU-{n}": value for n, value in enumerate(corpus, 1)}
-    # From the counts, with the scorer's guards against 0: dividing its values by the brevity
-    # penalty fails where most captions are empty and the penalty underflows.
-    product = float(scorer._testlen > 0)
-    for n in range(1, 5):
-        correct = sum(counts["correct"][n - 1] for counts in scorer.ctest)
-        guesses = sum(counts["guess"][n - 1] for counts in scorer.ctest)
-        product *= (correct + 1e-15) / (guesses + 1e-9)
-        values[f"BLEU-{n} (no BP)"] = product ** (1 / n)
-    return values, {f"BLEU-{n}": list(per) for n, per in enumerate(single, 1)}
+    _, single = scorer.compute_score(option="closest", verbose=0)
+    counts = []
+    for parts in scorer.ctest:
+        closest = min(parts["reflen"], key=lambda n: (abs(n - parts["testlen"]), n))
+        counts.append([parts["testlen"], closest, *parts["correct"], *parts["guess"]])
+    return {f"BLEU-{n}": list(per) for n, per in enumerate(single, 1)}, counts
 
 
 class _MeteorError(Exception):

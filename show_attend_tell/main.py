@@ -91,6 +91,42 @@ def _parser() -> argparse.ArgumentParser:
     attend.add_argument("--split", default="val", help="train, val or test (default: val)")
     attend.add_argument("--num", type=int, default=16, help="images to draw (default: 16)")
     attend.add_argument("--out", type=Path, help="folder (default: W/attention)")
+
+    compare = verb("compare", _compare, "Compare runs: a page, a table and their numbers.")
+    compare.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="workdir of a run")
+    compare.add_argument("--split", default="test", help="that all were evaluated on (test)")
+    compare.add_argument("--out", type=Path, default=Path("runs/compare"), help="folder to write")
+
+    sweep = verb("sweep", _sweep, "Run a grid of settings and seeds, then compare the runs.")
+    sweep.add_argument("config", metavar="FILE.py[:VARIANT]", help="experiment file")
+    sweep.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE,VALUE",
+        help="values of a config key, for example attention.kind=soft,hard; may be repeated",
+    )
+    sweep.add_argument("--seeds", default="0", help="separated by commas (default: 0)")
+    sweep.add_argument(
+        "--workdir", type=Path, default=Path("runs/sweep"), help="folder of the runs"
+    )
+    sweep.add_argument("--split", default="test", help="to evaluate (default: test)")
+    sweep.add_argument("--cluster", default="local", help="local or slurm (default: local)")
+    sweep.add_argument("--partition", default="", help="of SLURM")
+    sweep.add_argument("--hours", type=float, default=24.0, help="that a run may take (24)")
+
+    variance = verb(
+        "gradient-variance",
+        _gradient_variance,
+        "Measure the noise of hard attention's gradient for every baseline and credit.",
+    )
+    variance.add_argument("--workdir", type=Path, required=True, help="folder of a trained run")
+    variance.add_argument("--batches", type=int, default=4, help="(default: 4)")
+    variance.add_argument("--samples", type=int, default=64, help="per batch (default: 64)")
+    variance.add_argument("--images", type=int, default=8, help="of a batch (default: 8)")
+    variance.add_argument(
+        "--fresh", action="store_true", help="initial weights instead of the trained ones"
+    )
     return parser
 
 
@@ -255,6 +291,96 @@ def _print_statistics(folder: Path, records: Sequence["AttentionRecord"]) -> dic
         print(f"warning: {warning}")
     print(f"pictures and statistics: {folder}")
     return statistics
+
+
+def _compare(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
+    from show_attend_tell.compare import compare
+
+    if overrides:
+        raise UserError(f"{overrides[0]}: compare takes no overrides")
+    compare(arguments.runs, arguments.split, arguments.out)
+    print((arguments.out / "table.md").read_text())
+    print(f"open {arguments.out / 'index.html'}")
+
+
+def _sweep(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
+    from show_attend_tell import sweep
+
+    settings = {}
+    for setting in arguments.set:
+        key, _, values = setting.partition("=")
+        if not values:
+            raise UserError(f"--set {setting}: give values, as in --set {key}=VALUE,VALUE")
+        settings[key] = values.split(",")
+    try:
+        seeds = [int(seed) for seed in arguments.seeds.split(",")]
+    except ValueError:
+        raise UserError(f"--seeds {arguments.seeds}: whole numbers separated by commas") from None
+    jobs = sweep.grid(arguments.config, settings, seeds, arguments.workdir, overrides)
+    sweep.sweep(
+        arguments.config,
+        jobs,
+        arguments.workdir,
+        split=arguments.split,
+        cluster=arguments.cluster,
+        hours=arguments.hours,
+        partition=arguments.partition,
+    )
+    arguments.runs = [job.workdir for job in jobs]
+    arguments.out = arguments.workdir / "compare"
+    _compare(arguments, ())
+
+
+def _gradient_variance(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
+    import jax.numpy as jnp
+    from flax import nnx
+    from rich.console import Console
+    from rich.table import Table
+
+    from show_attend_tell import config as configs
+    from show_attend_tell import evaluate
+    from show_attend_tell.gradient_variance import gradient_variance, write_variance
+    from show_attend_tell.train import make_plan
+
+    for name, least in (("batches", 1), ("samples", 2), ("images", 1)):
+        if getattr(arguments, name) < least:
+            raise UserError(f"--{name} {getattr(arguments, name)}: must be {least} or more")
+    run = evaluate.load_run(arguments.workdir, overrides)
+    params = run.params
+    if arguments.fresh:
+        params = nnx.to_pure_dict(nnx.state(run.model, nnx.Param))
+    examples = evaluate.load_split(run.config, "train")
+    inputs = evaluate.load_inputs(run.config, examples, run.encoder)
+    plan = make_plan(run.config, examples, run.vocabulary, batch_size=arguments.images)
+    batches = []
+    for number in range(arguments.batches):
+        images, tokens = plan.batch(number)
+        batches.append((jnp.asarray(inputs[images]), jnp.asarray(tokens)))
+    rows = gradient_variance(
+        run.model, params, batches, samples=arguments.samples, seed=run.config.seed
+    )
+    record = {
+        "rows": rows,
+        "batches": arguments.batches,
+        "images": arguments.images,
+        "samples": arguments.samples,
+        "weights": "fresh" if arguments.fresh else f"step {run.step}",
+        **configs.provenance(run.config),
+    }
+    write_variance(run.workdir, record)
+    table = Table(title="variance of the gradient, over none + sequence at equal rollouts")
+    for name in ("baseline", "credit", "rollouts", "relative", "signal to noise"):
+        table.add_column(name, justify="left" if name in ("baseline", "credit") else "right")
+    for row in rows:
+        table.add_row(
+            row["baseline"],
+            row["credit"],
+            str(row["rollouts"]),
+            f"{row['relative']:.3f}",
+            f"{row['snr']:.3g}",
+        )
+    Console().print(table)
+    print(run.workdir / "gradient_variance.png")
 
 
 def _quickstart(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:

@@ -302,15 +302,31 @@ def _captions(config: ConfigDict, examples: Any, workdir: Path) -> tuple[Vocabul
         config.data.min_count,
     )
     vocabulary.save(workdir / "vocabulary.json")
-    plan = BatchPlan(
+    return vocabulary, _plan(config, tokenized, vocabulary, config.train.batch_size)
+
+
+def make_plan(
+    config: ConfigDict, examples: Any, vocabulary: Vocabulary, *, batch_size: int
+) -> BatchPlan:
+    """The plan of a training split's batches, of `batch_size` images, for a known vocabulary."""
+    tokenized = [[tokenize(caption) for caption in e.captions] for e in examples]
+    return _plan(config, tokenized, vocabulary, batch_size)
+
+
+def _plan(
+    config: ConfigDict,
+    tokenized: list[list[list[str]]],
+    vocabulary: Vocabulary,
+    batch_size: int,
+) -> BatchPlan:
+    return BatchPlan(
         [[[*vocabulary.encode(t), Vocabulary.eos] for t in captions] for captions in tokenized],
-        batch_size=config.train.batch_size,
+        batch_size=batch_size,
         rows=config.train.rows,
         buckets=config.train.buckets,
         max_length=config.data.max_length,
         seed=config.seed,
     )
-    return vocabulary, plan
 
 
 def _claim(workdir: Path, config: ConfigDict) -> None:

@@ -4,10 +4,18 @@ import math
 import time
 import zipfile
 
+import numpy as np
 import pytest
+from pycocoevalcap.bleu.bleu_scorer import BleuScorer
 
 from show_attend_tell import caption_metrics
-from show_attend_tell.caption_metrics import read_results, score, write_results
+from show_attend_tell.caption_metrics import (
+    bleu_from_counts,
+    bleu_from_sums,
+    read_results,
+    score,
+    write_results,
+)
 from show_attend_tell.errors import UserError
 
 
@@ -30,6 +38,41 @@ def test_no_penalty_for_a_long_caption_and_exact_counts_tokens():
     values = score(references, {"a": "a dog runs", "b": "the cat sleeps"}, meteor=False).values
     assert values["exact"] == 0.5
     assert values["BLEU-1"] == values["BLEU-1 (no BP)"] == pytest.approx(4 / 6, rel=1e-6)
+
+
+@pytest.mark.parametrize("said", ["the cat on the mat", "a cat is on a mat and so on", "mat", ""])
+def test_bleu_from_counts_is_the_scorers_own(said):
+    references = {
+        "a": ["the cat sat on the mat", "a cat is on a mat"],
+        "b": ["two dogs run over green grass", "dogs run"],
+        "c": ["a man rides a bicycle down the hill"],
+    }
+    hypotheses = {"a": said, "b": "two dogs run on the grass", "c": "a man rides down the hill"}
+    got = score(references, hypotheses, meteor=False)
+    scorer = BleuScorer(n=4)
+    for image_id, caption in hypotheses.items():
+        scorer += (caption, references[image_id])
+    expected, _ = scorer.compute_score(option="closest", verbose=0)
+    counts = np.array(got.bleu_counts)
+    values = bleu_from_counts(counts)
+    for n in range(1, 5):
+        assert values[f"BLEU-{n}"] == pytest.approx(expected[n - 1], abs=1e-9)
+        assert values[f"BLEU-{n}"] == got.values[f"BLEU-{n}"]
+    # Any choice of images, here b twice and a not at all, and several at a time.
+    again = BleuScorer(n=4)
+    for image_id in ("b", "b", "c"):
+        again += (hypotheses[image_id], references[image_id])
+    chosen, _ = again.compute_score(option="closest", verbose=0)
+    sums = np.array([[0.0, 2.0, 1.0], [1.0, 1.0, 1.0]]) @ counts
+    both = bleu_from_sums(sums)
+    assert both["BLEU-3"] == pytest.approx([chosen[2], expected[2]], abs=1e-9)
+
+
+def test_bleu_counts_by_hand():
+    references = {"a": ["the cat sat on the mat", "a cat is on"]}
+    got = score(references, {"a": "the cat on the mat"}, meteor=False)
+    # Of 4 and 6 words the shorter is as close to 5. One trigram is right: "on the mat".
+    assert got.bleu_counts == [[5, 4, 5, 3, 1, 0, 5, 4, 3, 2]]
 
 
 def flickr8k(shared, images):

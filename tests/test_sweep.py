@@ -1,0 +1,102 @@
+"""Grids of runs: what is run, what is skipped, and what a failure leaves."""
+
+import json
+import re
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import submitit
+
+from show_attend_tell import main as cli
+from show_attend_tell.errors import UserError
+from show_attend_tell.sweep import grid, sweep
+
+EXPERIMENT = str(Path(__file__).parents[1] / "experiments" / "shapes.py")
+SETTINGS = {"attention.kind": ["soft", "hard"], "loss.doubly_stochastic": ["0.0", "0.1"]}
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """Verbs that do nothing but leave what the real ones leave."""
+    made = []
+
+    def main(argv):
+        verb, workdir = argv[0], Path(argv[argv.index("--workdir") + 1])
+        made.append((verb, workdir.name))
+        if verb == "train":
+            workdir.mkdir(parents=True, exist_ok=True)
+            (workdir / "run.json").write_text(json.dumps({"finished": True}))
+        elif verb == "evaluate":
+            (workdir / "test-expected-beam5.scores.json").write_text("{}")
+        else:
+            (workdir / "attention" / "test").mkdir(parents=True)
+            (workdir / "attention" / "test" / "statistics.json").write_text("{}")
+        return 0
+
+    monkeypatch.setattr(cli, "main", main)
+    monkeypatch.setattr(submitit, "AutoExecutor", InProcess)
+    return made
+
+
+class InProcess:
+    """Stands in for submitit's executor where a job of its own would cost seconds."""
+
+    def __init__(self, folder, cluster):
+        pass
+
+    def update_parameters(self, **parameters):
+        pass
+
+    def submit(self, function, *arguments):
+        function(*arguments)
+        return SimpleNamespace(result=lambda: None)
+
+
+def run(jobs, folder):
+    sweep(EXPERIMENT, jobs, folder, split="test", cluster="local", hours=1.0)
+
+
+def test_a_grid_is_every_combination_with_every_seed(tmp_path):
+    jobs = grid(EXPERIMENT, SETTINGS, [0, 1], tmp_path, ["--config.train.epochs=1"])
+    assert len({job.workdir for job in jobs}) == 8
+    assert jobs[3].workdir.name == "attention.kind=soft-loss.doubly_stochastic=0.1-seed=1"
+    assert jobs[3].overrides == (
+        "--config.train.epochs=1",
+        "--config.attention.kind=soft",
+        "--config.loss.doubly_stochastic=0.1",
+        "--config.seed=1",
+    )
+    with pytest.raises(UserError, match="nearest is --config.attention.kind"):
+        grid(EXPERIMENT, {"attention.kin": ["soft"]}, [0], tmp_path)
+
+
+def test_a_sweep_runs_what_is_missing_and_nothing_twice(tmp_path, calls):
+    jobs = grid(EXPERIMENT, {"attention.kind": ["soft", "hard"]}, [0], tmp_path)
+    run(jobs, tmp_path)
+    names = [job.workdir.name for job in jobs]
+    verbs = ("train", "evaluate", "attend")
+    assert calls == [(verb, name) for name in names for verb in verbs]
+    calls.clear()
+    run(jobs, tmp_path)
+    assert calls == []
+    (jobs[1].workdir / "test-expected-beam5.scores.json").unlink()
+    (jobs[1].workdir / "run.json").write_text(json.dumps({"finished": True}))
+    run(jobs, tmp_path)
+    assert calls == [("evaluate", names[1])]
+
+
+def test_a_failed_run_is_named_with_its_log_and_the_others_go_on(tmp_path):
+    # Two real jobs; their data set's files are not there.
+    flickr8k = str(Path(EXPERIMENT).with_name("flickr8k.py"))
+    overrides = [f"--config.data.dir={tmp_path}", f"--config.data.manual_dir={tmp_path}"]
+    jobs = grid(flickr8k, {}, [0, 1], tmp_path, overrides)
+    with pytest.raises(UserError, match=r"2 of 2 runs failed: .*seed=0 .*seed=1 ") as caught:
+        sweep(flickr8k, jobs, tmp_path, split="test", cluster="local", hours=1.0)
+    log = re.search(r"log: ([^)]*)", str(caught.value))[1]
+    assert f"error: {tmp_path}" in Path(log).read_text()
+
+
+def test_an_unknown_cluster_is_told(tmp_path):
+    with pytest.raises(UserError, match="local, slurm"):
+        sweep(EXPERIMENT, [], tmp_path, split="test", cluster="cloud", hours=1.0)
