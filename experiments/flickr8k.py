@@ -6,7 +6,6 @@
 
 from ml_collections import ConfigDict
 
-
 # What makes a variant; `hard` in the config has no effect on soft attention.
 VARIANTS = {
     "soft": {},
@@ -32,8 +31,9 @@ def get_config(variant: str = "soft") -> ConfigDict:
     """Variants: soft; hard, the paper's; hard-released, what its released code computes; and
     hard-best, ours."""
     if variant not in VARIANTS:
+        known = ", ".join(VARIANTS)
         raise ValueError(
-            f"experiments/flickr8k.py has no variant {variant!r}: choose one of {', '.join(VARIANTS)}"
+            f"experiments/flickr8k.py has no variant {variant!r}: choose one of {known}"
         )
     changes = VARIANTS[variant]
     config = ConfigDict()

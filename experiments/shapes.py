@@ -6,7 +6,6 @@
 
 from ml_collections import ConfigDict
 
-
 # What makes a variant; `hard` in the config has no effect on soft attention.
 VARIANTS = {
     "soft": {},
@@ -32,9 +31,8 @@ def get_config(variant: str = "soft") -> ConfigDict:
     """Variants: soft; hard, the paper's; hard-released, what its released code computes; and
     hard-best, ours."""
     if variant not in VARIANTS:
-        raise ValueError(
-            f"experiments/shapes.py has no variant {variant!r}: choose one of {', '.join(VARIANTS)}"
-        )
+        known = ", ".join(VARIANTS)
+        raise ValueError(f"experiments/shapes.py has no variant {variant!r}: choose one of {known}")
     changes = VARIANTS[variant]
     config = ConfigDict()
     config.seed = 0
