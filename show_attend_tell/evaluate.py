@@ -328,6 +328,7 @@ def score_split(
         "step": run.step,
         **configs.provenance(run.config),
         "per_image": scores.per_image,
+        "bleu_counts": scores.bleu_counts,
     }
     files.write_text(run.workdir / f"{stem}.scores.json", json.dumps(record, indent=2) + "\n")
     return record

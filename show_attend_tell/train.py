@@ -272,6 +272,8 @@ def train(config: ConfigDict, workdir: Path, *, console: Console | None = None) 
                 if at_end:
                     validate(step)
                     meter.restart()
+                if not console.is_terminal:  # a log has no progress bar
+                    console.print(f"step {step} of {total_steps}  {meter.status}")
                 exhausted = bool(settings.patience) and progression.stale >= settings.patience
                 progression.finished = step == total_steps or exhausted
                 save()
