@@ -3,6 +3,8 @@
 import dataclasses
 import itertools
 import json
+import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,6 @@ import submitit
 from rich.console import Console
 
 from show_attend_tell import config as configs
-from show_attend_tell import main as cli
 from show_attend_tell.errors import UserError
 
 CLUSTERS = ("local", "slurm")
@@ -140,6 +141,4 @@ def _missing(config: str, job: Job, split: str) -> list[list[str]]:
 def _run(commands: Sequence[Sequence[str]]) -> None:
     """What a job does: the verbs, as a user would call them."""
     for command in commands:
-        status = cli.main(list(command))
-        if status:
-            raise RuntimeError(f"{command[0]} ended with status {status}")
+        subprocess.run([sys.executable, "-m", "show_attend_tell.main", *command], check=True)

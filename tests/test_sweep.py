@@ -2,13 +2,13 @@
 
 import json
 import re
+import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import submitit
 
-from show_attend_tell import main as cli
 from show_attend_tell.errors import UserError
 from show_attend_tell.sweep import grid, sweep
 
@@ -21,7 +21,8 @@ def calls(monkeypatch):
     """Verbs that do nothing but leave what the real ones leave."""
     made = []
 
-    def main(argv):
+    def run(argv, check):
+        argv = argv[3:]  # of the interpreter and the module
         verb, workdir = argv[0], Path(argv[argv.index("--workdir") + 1])
         made.append((verb, workdir.name))
         if verb == "train":
@@ -32,9 +33,8 @@ def calls(monkeypatch):
         else:
             (workdir / "attention" / "test").mkdir(parents=True)
             (workdir / "attention" / "test" / "statistics.json").write_text("{}")
-        return 0
 
-    monkeypatch.setattr(cli, "main", main)
+    monkeypatch.setattr(subprocess, "run", run)
     monkeypatch.setattr(submitit, "AutoExecutor", InProcess)
     return made
 
