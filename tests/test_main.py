@@ -9,7 +9,7 @@ from show_attend_tell import evaluate
 from show_attend_tell.attention_maps import load_attention
 from show_attend_tell.main import main
 
-VERBS = ("quickstart", "train", "evaluate", "caption", "attend")
+VERBS = ("quickstart", "train", "evaluate", "caption", "attend", "sweep", "gradient-variance")
 
 
 @pytest.fixture
@@ -25,6 +25,12 @@ def test_every_verb_has_help(verb, capsys):
         main([verb, "--help"])
     assert stopped.value.code == 0
     assert "--workdir" in capsys.readouterr().out
+
+
+def test_compare_has_help(capsys):
+    with pytest.raises(SystemExit):
+        main(["compare", "--help"])
+    assert "--split" in capsys.readouterr().out
 
 
 def failing(capsys, *arguments):
@@ -51,6 +57,11 @@ def test_errors_are_one_line_and_a_status(capsys, tmp_path, workdir):
         (("attend", "--workdir", workdir, "--num", "-1"), "--num -1"),
         (("evaluate", "--workdir", workdir, "--beam", "0"), "beam"),
         (("evaluate", "--workdir", workdir, "--context", "mean"), "expected, argmax, sample"),
+        (("gradient-variance", "--workdir", workdir, "--samples", "1"), "--samples 1"),
+        (("compare", workdir, "--config.seed=1"), "takes no overrides"),
+        (("sweep", experiment, "--set", "attention.kind"), "give values"),
+        (("sweep", experiment, "--seeds", "one"), "whole numbers"),
+        (("sweep", experiment, "--cluster", "cloud", *run), "local, slurm"),
     ]:
         status, line = failing(capsys, *arguments)
         assert status == 2, arguments
@@ -68,6 +79,22 @@ def test_evaluate_prints_and_stores(workdir, capsys):
     assert "CIDEr" in printed and "beam 1" in printed
     stored = json.loads((Path(workdir) / "val-expected-beam1.scores.json").read_text())
     assert stored["scores"]["exact"] == 1.0
+
+
+def test_evaluate_reports_a_hard_run_with_both_contexts(workdir, capsys):
+    hard = "--config.attention.kind=hard"
+    assert main(["evaluate", "--workdir", workdir, "--split", "val", hard]) == 0
+    printed = capsys.readouterr().out
+    assert "expected context" in printed and "argmax context" in printed
+    assert (Path(workdir) / "val-argmax-beam2.scores.json").exists()
+
+
+def test_gradient_variance_writes_table_and_chart(workdir, capsys):
+    few = ["--batches", "1", "--samples", "2", "--images", "2"]
+    assert main(["gradient-variance", "--workdir", workdir, *few]) == 0
+    assert "leave_one_out" in capsys.readouterr().out
+    stored = json.loads((Path(workdir) / "gradient_variance.json").read_text())
+    assert len(stored["rows"]) == 12 and stored["samples"] == 2
 
 
 def test_attend_dumps_maps_pictures_and_statistics(workdir, tmp_path, capsys, trained):
