@@ -13,6 +13,8 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")  # tolerances are the CPU's; set i
 CACHE = Path(__file__).parents[1] / ".pytest_cache" / "d" / "jax"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+# Programs here are compiled once for each shape and run for moments: optimising them costs more.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 import jax  # noqa: E402  (reads the environment)
 import pytest  # noqa: E402
