@@ -38,6 +38,7 @@ from show_attend_tell.estimators import (
     draw_choice,
     roll_out,
 )
+from show_attend_tell.vocabulary import Vocabulary
 
 CREDITS = ("sequence", "to_go")
 COMBINATIONS = tuple(itertools.product(BASELINES, CREDITS))
@@ -141,7 +142,7 @@ def _gradients(
     """One gradient of every combination, and their squared norms."""
     images, rows, steps = tokens.shape
     repeated = jnp.tile(tokens, (1, _SAMPLES, 1))
-    count = (tokens != 0).sum()
+    count = (tokens != Vocabulary.pad).sum()
 
     def paths(params):
         model = nnx.merge(graph, params)
@@ -166,7 +167,7 @@ def _gradients(
             averages[credit],
             nnx.merge(*learned[credit]),
         )
-        advantage = jnp.where(repeated != 0, credit_of(log_probs, weights) - b, 0.0)
+        advantage = jnp.where(repeated != Vocabulary.pad, credit_of(log_probs, weights) - b, 0.0)
         # One path of each row, but for leave_one_out, whose estimate is the mean over its paths.
         used = jnp.ones(_SAMPLES) / _SAMPLES
         if baseline != "leave_one_out":
@@ -204,7 +205,7 @@ def _fit_baselines(
             weights = credited(same_caption(tokens), credit)
             wanted = credit_of(rollout.log_probs, weights)
             words = jnp.maximum(weights.sum(axis=-1), 1.0)
-            real = tokens != 0
+            real = tokens != Vocabulary.pad
 
             def loss(network):
                 b = baseline_of(
