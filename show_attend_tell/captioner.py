@@ -6,7 +6,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
 from ml_collections import ConfigDict
 
-from show_attend_tell.decoder import Decoder, TeacherForced, same_caption
+from show_attend_tell.decoder import Decoder, same_caption
 from show_attend_tell.encoders import Encoder, make_encoder
 from show_attend_tell.errors import UserError
 from show_attend_tell.estimators import Estimator, LearnedBaseline, MovingAverage, hard_loss
@@ -38,15 +38,6 @@ class Captioner(nnx.Module):
     ) -> Float[Array, "B L D"]:
         """The annotation vectors a of the inputs."""
         return inputs if self.encoder is None else self.encoder(inputs)
-
-    def __call__(
-        self,
-        inputs: Float[Array, "B L D"] | UInt8[Array, "B S S 3"],
-        tokens: Int[Array, "B R T"],
-        key: PRNGKeyArray | None = None,
-    ) -> TeacherForced:
-        """The decoder with soft attention over given captions; `key` switches dropout on."""
-        return self.decoder(self.annotations(inputs), tokens, key)
 
     def loss(
         self,
