@@ -64,6 +64,7 @@ def get_config(variant: str = "soft") -> ConfigDict:
             "objective": "reinforce",
             "samples": 1,
             "soft_probability": 0.5,
+            "soft_steps": 0,
             "coin": "image",
             "reinforce": 1.0,
             "entropy": 0.01,
@@ -98,6 +99,7 @@ def get_config(variant: str = "soft") -> ConfigDict:
     )
     config.train = ConfigDict(
         {
+            "init_from": "",
             "epochs": 7,
             "batch_size": 32,
             "rows": 3,

@@ -22,6 +22,7 @@ VARIANTS = {
         "attention.kind": "hard",
         "hard.credit": "to_go",
         "hard.baseline": "learned",
+        "hard.soft_steps": 900,
         "decode.context": "argmax",
     },
 }
@@ -56,6 +57,7 @@ def get_config(variant: str = "soft") -> ConfigDict:
             "objective": "reinforce",
             "samples": 1,
             "soft_probability": 0.5,
+            "soft_steps": 0,
             "coin": "image",
             "reinforce": 1.0,
             "entropy": 0.01,
@@ -90,6 +92,7 @@ def get_config(variant: str = "soft") -> ConfigDict:
     )
     config.train = ConfigDict(
         {
+            "init_from": "",
             "epochs": 8,
             "batch_size": 32,
             "rows": 1,

@@ -45,6 +45,7 @@ class Captioner(nnx.Module):
         tokens: Int[Array, "B R T"],
         key: PRNGKeyArray,
         moving_average: MovingAverage,
+        step: Int[Array, ""] | int = 0,
         *,
         doubly_stochastic: float,
         label_smoothing: float,
@@ -63,6 +64,7 @@ class Captioner(nnx.Module):
                 key,
                 moving_average,
                 self.estimator,
+                step=step,
                 learned=self.baseline,
                 **weights,
             )

@@ -26,6 +26,7 @@ class Memory(NamedTuple):
     keys: Float[Array, "B L A"]
     h0: Float[Array, "B H"]
     c0: Float[Array, "B H"]
+    mean_annotation: Float[Array, "B D"]
 
 
 class State(NamedTuple):
@@ -56,6 +57,7 @@ class TeacherForced(NamedTuple):
     location: Int[Array, "B R T"]
     beta: Float[Array, "B R T"]
     previous_h: Float[Array, "B R T H"]  # h_{t-1}, with which step t attends
+    mean_annotation: Float[Array, "B D"]
 
     @property
     def alpha(self) -> Float[Array, "B R T L"]:
@@ -150,6 +152,7 @@ class Decoder(nnx.Module):
             keys=self.attention.keys(a),
             h0=jnp.tanh(self.init_h(mean)),
             c0=jnp.tanh(self.init_c(mean)),
+            mean_annotation=mean,
         )
 
     def initial_state(self, memory: Memory, rows: int) -> State:
@@ -242,7 +245,7 @@ class Decoder(nnx.Module):
         h, z, scores, location, beta = map(_time_last, (h, *reading))
         previous_h = jnp.where(starts[..., None], initial.h[:, :, None], jnp.roll(h, 1, axis=2))
         logits = self.output(embedded, h, z, keys[2])
-        return TeacherForced(logits, scores, location, beta, previous_h)
+        return TeacherForced(logits, scores, location, beta, previous_h, memory.mean_annotation)
 
 
 def _forget_one(key, shape, dtype=jnp.float32, out_sharding=None):

@@ -73,6 +73,8 @@ class Estimator:
         alpha (section 4.1, the paper's 0.5). Such images are trained as in soft attention: they
         have no REINFORCE and no entropy term and do not enter the moving average. In expectation
         the gradient is p times soft attention's plus 1 - p times that of J.
+      soft_steps: first training steps in which p is 1: words and attention are learnt softly
+        before locations are drawn; 0 is the paper's constant p.
       coin: unit of that draw: `image` (all captions and samples of an image together) or `batch`
         (the released code).
       reinforce: lambda_r, at least 0.
@@ -86,6 +88,7 @@ class Estimator:
     objective: str
     samples: int
     soft_probability: float
+    soft_steps: int
     coin: str
     reinforce: float
     entropy: float
@@ -111,8 +114,8 @@ class Estimator:
             raise UserError(
                 f"config.hard.soft_probability is {self.soft_probability}: it must lie in [0, 1]"
             )
-        if min(self.reinforce, self.entropy) < 0:
-            raise UserError("config.hard.reinforce and .entropy must be 0 or more")
+        if min(self.reinforce, self.entropy, self.soft_steps) < 0:
+            raise UserError("config.hard.reinforce, .entropy and .soft_steps must be 0 or more")
         if self.baseline == "leave_one_out" and self.samples < 2:
             raise UserError(
                 "config.hard.baseline 'leave_one_out' needs config.hard.samples of 2 or more"
@@ -211,17 +214,26 @@ def multi_sample_bound(
     return bound, bound[:, None] - without
 
 
-def draw_choice(
-    key: PRNGKeyArray, estimator: Estimator, images: int, rows: int, steps: int, locations: int
-) -> Choice:
-    """Gumbel noise for all steps, and the coin of the semi-sampling.
+def probability_of_soft(estimator: Estimator, step: Int[Array, ""] | int) -> Float[Array, ""]:
+    """p at a training step, counted from 0."""
+    return jnp.where(step < estimator.soft_steps, 1.0, estimator.soft_probability)
 
-    A row's noise follows from the key and the row's number alone.
+
+def draw_choice(
+    key: PRNGKeyArray,
+    shape: tuple[int, int, int, int],
+    soft_probability: Float[Array, ""] | float = 0.0,
+    coin: str = "image",
+) -> Choice:
+    """Gumbel noise for all steps, and the coin of the semi-sampling (see `Estimator`).
+
+    `shape` is (B, R, T, L). A row's noise follows from the key and the row's number alone.
     """
+    images, rows, steps, locations = shape
     coin_key, noise_key = jax.random.split(key)
-    draw = () if estimator.coin == "batch" else (images,)
-    coin = jax.random.uniform(coin_key, draw) < estimator.soft_probability
-    expected = jnp.broadcast_to(jnp.reshape(coin, (-1, 1)), (images, rows))
+    draw = () if coin == "batch" else (images,)
+    drawn = jax.random.uniform(coin_key, draw) < soft_probability
+    expected = jnp.broadcast_to(jnp.reshape(drawn, (-1, 1)), (images, rows))
     keys = jax.vmap(lambda row: jax.random.fold_in(noise_key, row))(jnp.arange(images * rows))
     noise = jax.vmap(lambda row_key: jax.random.gumbel(row_key, (steps, locations)))(keys)
     return Choice(noise.reshape(images, rows, steps, locations), expected)
@@ -234,6 +246,7 @@ class Rollout(NamedTuple):
     log_p_s: Float[Array, "B Q T"]  # log alpha of the locations read
     log_alpha: Float[Array, "B Q T L"]
     previous_h: Float[Array, "B Q T H"]
+    mean_annotation: Float[Array, "B D"]
     logits: Float[Array, "B Q T V"]
 
 
@@ -249,7 +262,7 @@ def roll_out(
     log_alpha = jax.nn.log_softmax(out.scores, axis=-1)
     log_p_s = jnp.take_along_axis(log_alpha, out.location[..., None], axis=-1)[..., 0]
     log_probs = token_log_probs(out.logits, tokens)
-    return Rollout(log_probs, log_p_s, log_alpha, out.previous_h, out.logits)
+    return Rollout(log_probs, log_p_s, log_alpha, out.previous_h, out.mean_annotation, out.logits)
 
 
 def credit_of(
@@ -292,10 +305,11 @@ def baseline_of(
     if estimator.baseline == "learned":
         if learned is None:
             raise ValueError("baseline 'learned' needs its network")
-        mean = decoder.memory(annotations).annotations.mean(axis=1)
         words = every_sample(weights.sum(axis=-1))
         repeated = jnp.tile(tokens, (1, samples, 1))
-        return words * learned(rollout.previous_h, mean, decoder.embed(repeated), words)
+        return words * learned(
+            rollout.previous_h, rollout.mean_annotation, decoder.embed(repeated), words
+        )
     if estimator.baseline == "leave_one_out":
         credit = credit_of(rollout.log_probs, weights).reshape(images, samples, rows, steps)
         return leave_one_out(credit).reshape(rollout.log_probs.shape)
@@ -316,6 +330,7 @@ def hard_loss(
     moving_average: MovingAverage,
     estimator: Estimator,
     *,
+    step: Int[Array, ""] | int = 0,
     learned: LearnedBaseline | None = None,
     doubly_stochastic: float,
     label_smoothing: float,
@@ -333,6 +348,7 @@ def hard_loss(
       key: of the step: dropout as in soft attention, and the samples.
       moving_average: of the steps before.
       estimator: see there.
+      step: of the training, counted from 0, for `soft_steps`.
       learned: the network of baseline `learned`.
       doubly_stochastic, label_smoothing: see `objectives.soft_loss`.
       dropout: whether the decoder drops.
@@ -348,7 +364,8 @@ def hard_loss(
     samples = estimator.samples
     if choice is None:
         shape = (images, samples * rows, steps, annotations.shape[1])
-        choice = draw_choice(jax.random.fold_in(key, _SAMPLING), estimator, *shape)
+        p = probability_of_soft(estimator, step)
+        choice = draw_choice(jax.random.fold_in(key, _SAMPLING), shape, p, estimator.coin)
     dropout_key = key if dropout else None
     repeated = jnp.tile(tokens, (1, samples, 1))
     rollout = roll_out(decoder, annotations, repeated, dropout_key, choice)

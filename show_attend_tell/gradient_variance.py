@@ -55,6 +55,7 @@ def _pure(baseline: str, credit: str) -> Estimator:
         objective="reinforce",
         samples=_SAMPLES,
         soft_probability=0.0,
+        soft_steps=0,
         coin="image",
         reinforce=1.0,
         entropy=0.0,
@@ -148,7 +149,7 @@ def _gradients(
         model = nnx.merge(graph, params)
         annotations = model.annotations(inputs)
         shape = (images, _SAMPLES * rows, steps, annotations.shape[1])
-        choice = draw_choice(key, _pure("none", "sequence"), *shape)
+        choice = draw_choice(key, shape)
         rollout = roll_out(model.decoder, annotations, repeated, None, choice)
         return (rollout.log_probs, rollout.log_p_s), (rollout, annotations)
 
@@ -200,7 +201,7 @@ def _fit_baselines(
             annotations = model.annotations(inputs)
             estimator = dataclasses.replace(_pure("learned", credit), samples=1)
             shape = (*tokens.shape, annotations.shape[1])
-            choice = draw_choice(key, estimator, *shape)
+            choice = draw_choice(key, shape)
             rollout = roll_out(model.decoder, annotations, tokens, None, choice)
             weights = credited(same_caption(tokens), credit)
             wanted = credit_of(rollout.log_probs, weights)

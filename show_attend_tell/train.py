@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx, struct
+from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Array, Float, PRNGKeyArray
 from ml_collections import ConfigDict
 from rich.console import Console
@@ -88,12 +89,13 @@ def make_train_step(
     """
     graph = nnx.graphdef(model)
 
-    def loss_of(params: Any, batch: Mapping[str, Array], key: PRNGKeyArray, moving_average: Any):
+    def loss_of(params: Any, batch: Mapping[str, Array], key: PRNGKeyArray, state: TrainState):
         return nnx.merge(graph, params).loss(
             batch["inputs"],
             batch["tokens"],
             key,
-            moving_average,
+            state.moving_average,
+            state.step,
             doubly_stochastic=doubly_stochastic,
             label_smoothing=label_smoothing,
         )
@@ -101,7 +103,7 @@ def make_train_step(
     def step(state: TrainState, batch: Mapping[str, Array]):
         step_key = jax.random.fold_in(key, state.step)
         grad = jax.value_and_grad(loss_of, has_aux=True)
-        (loss, aux), gradients = grad(state.params, batch, step_key, state.moving_average)
+        (loss, aux), gradients = grad(state.params, batch, step_key, state)
         moving_average = aux.pop("moving_average")
         norm = optax.tree.norm(gradients)
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
@@ -149,9 +151,11 @@ class Progression:
 def train(config: ConfigDict, workdir: Path, *, console: Console | None = None) -> Progression:
     """Trains the experiment `config` in the folder `workdir`, or resumes the run that is there.
 
-    Ends after `config.train.epochs`, or earlier when `config.train.patience` (if not 0)
-    validations in a row brought no better score. Validation is free-running greedy decoding of
-    the whole validation split after every epoch, never teacher-forced scores.
+    With `config.train.init_from`, the folder of another run, it starts with that run's best weights
+    instead of fresh ones. Ends after `config.train.epochs`, or earlier when
+    `config.train.patience` (if not 0) validations in a row brought no better score. Validation is
+    free-running greedy decoding of the whole validation split after every epoch, never
+    teacher-forced scores.
 
     On SIGINT or SIGTERM the current step is finished, a checkpoint is written and
     KeyboardInterrupt is raised.
@@ -180,6 +184,8 @@ def train(config: ConfigDict, workdir: Path, *, console: Console | None = None) 
     )
 
     model = build_captioner(config, encoder, len(vocabulary))
+    if settings.init_from:
+        _start_from(Path(settings.init_from), model, vocabulary)
     total_steps = settings.epochs * plan.batches_per_epoch
     optimizer = make_optimizer(
         total_steps=total_steps,
@@ -329,6 +335,26 @@ def _plan(
         max_length=config.data.max_length,
         seed=config.seed,
     )
+
+
+def _start_from(folder: Path, model: Captioner, vocabulary: Vocabulary) -> None:
+    """Gives the model the best weights of another run; a baseline's network stays fresh."""
+    other = evaluate.load_run(folder)
+    if other.vocabulary.words != vocabulary.words:
+        raise UserError(
+            f"config.train.init_from={folder}: it has another vocabulary; choose a run on the "
+            "same captions with the same data.min_count"
+        )
+    given = flatten_dict(other.params)
+    own = flatten_dict(nnx.to_pure_dict(nnx.state(model, nnx.Param)))
+    for name, value in own.items():
+        if name[0] != "baseline" and jnp.shape(given.get(name)) != value.shape:
+            raise UserError(
+                f"config.train.init_from={folder}: its weights {'.'.join(map(str, name))} do not "
+                "fit; choose a run with the same encoder, attention and decoder settings"
+            )
+    fitting = {k: given[k] for k in own if k in given and given[k].shape == own[k].shape}
+    nnx.update(model, unflatten_dict(fitting))
 
 
 def _claim(workdir: Path, config: ConfigDict) -> None:

@@ -24,6 +24,7 @@ PURE = Estimator(
     objective="reinforce",
     samples=1,
     soft_probability=0.0,
+    soft_steps=0,
     coin="image",
     reinforce=1.0,
     entropy=0.0,
@@ -229,6 +230,19 @@ def test_semi_sampling_mixes_the_soft_and_the_hard_gradient():
     mixed = [jax.grad(soft)(PARAMS), exact(ROWS["packed"])]
     wanted = jnp.stack([0.3 * dot(mixed[0], d) + 0.7 * dot(mixed[1], d) for d in DIRECTIONS])
     assert jnp.all(jnp.abs(mean - wanted) < 4 * standard_error)
+
+
+def test_the_first_steps_are_soft():
+    estimator = pure(soft_probability=0.0, soft_steps=5)
+    decoder = nnx.merge(GRAPH, PARAMS)
+
+    def advantage(step):
+        key = jax.random.key(0)
+        args = (decoder, ANNOTATIONS, ROWS["one"], key, SEEN, estimator)
+        return float(hard_loss(*args, step=step, **PLAIN)[1]["advantage"])
+
+    assert advantage(0) == advantage(4) == 0.0
+    assert advantage(5) != 0.0
 
 
 def test_all_expectation_is_soft_attention():

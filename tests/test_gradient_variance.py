@@ -57,7 +57,7 @@ def test_the_variance_is_that_of_the_training_loss(model, rows):
     @jax.jit
     @jax.vmap
     def gradients(key):
-        choice = draw_choice(key, pure, 2, 2, 4, 3)
+        choice = draw_choice(key, (2, 2, 4, 3))
 
         def loss(params):
             model = nnx.merge(graph, params)

@@ -210,3 +210,19 @@ def test_what_a_run_leaves(tmp_path, monkeypatch):
     assert {"commit", "command", "config_digest"} <= run.keys()
     (val,) = [m for m in read_metrics(tmp_path / "run" / "metrics.jsonl") if m["kind"] == "val"]
     assert {"BLEU-4", "BLEU-4 (no BP)", "CIDEr", "ROUGE-L"} <= val.keys()
+
+
+def test_a_run_can_start_from_another(tmp_path, monkeypatch):
+    tiny.use_scenes(monkeypatch)
+    soft = tiny.config(tmp_path / "data")
+    training.train(soft, tmp_path / "soft")
+    hard = tiny.config(tmp_path / "data", init_from=str(tmp_path / "soft"), epochs=1)
+    hard.attention.kind, hard.hard.baseline = "hard", "learned"
+    hard.optimizer.learning_rate = 0.0
+    training.train(hard, tmp_path / "hard")
+    before, after = (evaluate.load_run(tmp_path / name) for name in ("soft", "hard"))
+    jax.tree.map(np.testing.assert_array_equal, before.params["decoder"], after.params["decoder"])
+    assert "baseline" in after.params and "baseline" not in before.params
+    hard.decoder.hidden = 32
+    with pytest.raises(UserError, match=r"init_from=.*soft: its weights decoder.* do not fit"):
+        training.train(hard, tmp_path / "misfit")
