@@ -23,8 +23,9 @@ Baselines b (Williams 1992):
     none
     moving_average  the paper's b_k = 0.9 b_(k-1) + 0.1 credit, of the batches before this one;
                     divided by 1 - 0.9^k, so that b_0 = 0 does not count. With `to_go` per word.
-    learned         a network of h_{t-1}, the mean annotation, the word y_t and the number of words
-                    to go, fitted to the credit; no gradient reaches the model.
+    learned         the moving average, corrected by a network of h_{t-1}, the mean annotation, the
+                    word y_t and the number of words to go that is fitted to the credit; no
+                    gradient reaches the model.
     self_critical   the same words' credit under arg-max attention: a second rollout.
     expected        the same words' credit under soft attention: a second rollout.
     leave_one_out   the mean credit of the other N - 1 samples.
@@ -154,7 +155,7 @@ class MovingAverage(NamedTuple):
 
 
 class LearnedBaseline(nnx.Module):
-    """Predicts a step's credit per word, in nats, from what is known before s_t is drawn."""
+    """Predicts a step's credit per word, in nats over the moving average's, before s_t is drawn."""
 
     def __init__(self, hidden: int, features: int, embedding: int, *, rngs: nnx.Rngs):
         units = 128
@@ -300,16 +301,16 @@ def baseline_of(
 
     if estimator.baseline == "none":
         return jnp.zeros_like(rollout.log_probs)
-    if estimator.baseline == "moving_average":
-        return every_sample(moving_average.value() * averaged_by(weights, estimator.credit))
-    if estimator.baseline == "learned":
+    if estimator.baseline in ("moving_average", "learned"):
+        average = every_sample(moving_average.value() * averaged_by(weights, estimator.credit))
+        if estimator.baseline == "moving_average":
+            return average
         if learned is None:
             raise ValueError("baseline 'learned' needs its network")
         words = every_sample(weights.sum(axis=-1))
-        repeated = jnp.tile(tokens, (1, samples, 1))
-        return words * learned(
-            rollout.previous_h, rollout.mean_annotation, decoder.embed(repeated), words
-        )
+        embedded = decoder.embed(jnp.tile(tokens, (1, samples, 1)))
+        network = learned(rollout.previous_h, rollout.mean_annotation, embedded, words)
+        return average + words * network
     if estimator.baseline == "leave_one_out":
         credit = credit_of(rollout.log_probs, weights).reshape(images, samples, rows, steps)
         return leave_one_out(credit).reshape(rollout.log_probs.shape)
