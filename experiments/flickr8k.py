@@ -54,8 +54,9 @@ def get_config(variant: str = "soft") -> ConfigDict:
             "name": "efficientnet_lite2",
             "image_size": 260,
             "trainable": False,
-            "endpoints": ("head",),
+            "endpoints": ("stage3", "stage5", "head"),
             "grid_stride": 32,
+            "stage_scale": 0.15,
         }
     )
     config.attention = ConfigDict({"kind": "soft", "units": 512, "temperature": 1.0})
@@ -100,7 +101,7 @@ def get_config(variant: str = "soft") -> ConfigDict:
     config.train = ConfigDict(
         {
             "init_from": "",
-            "epochs": 7,
+            "epochs": 5,
             "batch_size": 32,
             "rows": 3,
             "buckets": 6,
