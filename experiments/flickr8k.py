@@ -54,9 +54,8 @@ def get_config(variant: str = "soft") -> ConfigDict:
             "name": "efficientnet_lite2",
             "image_size": 260,
             "trainable": False,
-            "endpoints": ("stage3", "stage5", "head"),
+            "endpoints": ("head",),
             "grid_stride": 32,
-            "stage_scale": 0.15,
         }
     )
     config.attention = ConfigDict({"kind": "soft", "units": 512, "temperature": 1.0})
@@ -101,7 +100,7 @@ def get_config(variant: str = "soft") -> ConfigDict:
     config.train = ConfigDict(
         {
             "init_from": "",
-            "epochs": 5,
+            "epochs": 7,
             "batch_size": 32,
             "rows": 3,
             "buckets": 6,

@@ -89,18 +89,6 @@ def test_coarse_cells_are_means_of_what_they_cover():
             np.testing.assert_allclose(coarse[i, j], block.mean((0, 1)), rtol=1e-4, atol=1e-4)
 
 
-def test_stage_scale_acts_on_stages_alone():
-    images = random_images(1, 64)
-    plain, scaled = (
-        make("efficientnet_lite0", 64, endpoints=("stage5", "head"), stage_scale=scale)
-        for scale in (1.0, 0.25)
-    )
-    assert plain.fingerprint() != scaled.fingerprint()
-    before, after = (np.asarray(encode(encoder, images)) for encoder in (plain, scaled))
-    np.testing.assert_allclose(after[..., :112], 0.25 * before[..., :112], rtol=1e-6)
-    np.testing.assert_array_equal(after[..., 112:], before[..., 112:])
-
-
 def test_an_image_does_not_depend_on_its_batch():
     images = random_images(3, 64)
     encoder = make("efficientnet_lite0", 64, endpoints=("stage3",), grid_stride=8)

@@ -196,7 +196,6 @@ class _EfficientNetLite(Encoder):
         rngs: nnx.Rngs,
         endpoints: Sequence[str] = ("head",),
         grid_stride: int = 32,
-        stage_scale: float = 1.0,
         weights_path: Path | None = None,
     ):
         """Reads the stored weights.
@@ -210,8 +209,6 @@ class _EfficientNetLite(Encoder):
                 channels, ReLU6, stride 32).
             grid_stride: 8, 16 or 32; the grid is ceil(image_size / grid_stride) squared. Finer
                 endpoints are averaged over a cell, coarser ones repeated.
-            stage_scale: factor on the outputs of stages, which are about 6 times as large as the
-                head's: 0.15 lets a linear map of both start with equal shares.
             weights_path: a legacy `.pth` file; None is that of the installed package.
 
         Raises:
@@ -238,7 +235,6 @@ class _EfficientNetLite(Encoder):
         self.centres = field_centres(image_size, strided[: round(math.log2(grid_stride))])
         self.features = sum(channels[endpoint] for endpoint in endpoints)
         self.endpoints = endpoints
-        self.stage_scale = stage_scale
 
         if weights_path is None:
             weights_path = _packaged_weights(self._package, self._file)
@@ -274,7 +270,7 @@ class _EfficientNetLite(Encoder):
         for i, stage in enumerate(self.stages):
             for block in stage:
                 x = block(x)
-            found[f"stage{i + 1}"] = x * self.stage_scale
+            found[f"stage{i + 1}"] = x
         found["head"] = _relu6(self.head(x))
         maps = [_to_grid(found[endpoint], self.grid[0]) for endpoint in self.endpoints]
         return jnp.concatenate(maps, -1).reshape(len(images), -1, self.features)
@@ -287,7 +283,6 @@ class _EfficientNetLite(Encoder):
             "image_size": self.image_size,
             "endpoints": "+".join(self.endpoints),
             "grid": "x".join(map(str, self.grid)),
-            "stage_scale": str(self.stage_scale),
         }
 
 
