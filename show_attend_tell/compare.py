@@ -479,6 +479,7 @@ def _describe(group: _Group) -> dict[str, Any]:
     for run in group.runs:
         told = {"workdir": str(run.workdir), "seed": run.config.seed, "step": run.step}
         told |= {key: run.record.get(key) for key in ("commit", "device", "command")}
+        told["init_from"] = run.config.train.get("init_from") or None
         runs.append(told | {"seconds": _optional(run.record.get("seconds"))})
     return {"letter": group.letter, "name": group.name, "runs": runs}
 
@@ -571,6 +572,13 @@ def _notes(content: dict[str, Any]) -> dict[str, list[str]]:
     runs = []
     if len({json.dumps(run["device"]) for g in content["groups"] for run in g["runs"]}) > 1:
         runs.append("The runs' devices differ: their minutes cannot be compared.")
+    runs += [
+        f"{run['workdir']} began with the weights of {run['init_from']}: steps and minutes are "
+        "those after that."
+        for group in content["groups"]
+        for run in group["runs"]
+        if run["init_from"]
+    ]
     return {
         "runs": runs,
         "scores": scores,

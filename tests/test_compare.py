@@ -322,6 +322,17 @@ def test_meteor_left_out_is_told(tmp_path):
     assert "B: METEOR left out: no Java" in (tmp_path / "out" / "index.html").read_text()
 
 
+def test_a_run_that_goes_on_from_another_is_marked(tmp_path):
+    begun = write_run(tmp_path / "b", RIGHT, overrides=["--config.train.init_from=runs/soft"])
+    result = compare([begun], "val", tmp_path / "out", samples=50, shown=0)
+    text = (tmp_path / "out" / "index.html").read_text()
+    assert result["groups"][0]["runs"][0]["init_from"] == "runs/soft"
+    assert "began with the weights of runs/soft" in text
+    plain = compare([write_run(tmp_path / "c", RIGHT)], "val", tmp_path / "two", samples=50)
+    assert plain["groups"][0]["runs"][0]["init_from"] is None
+    assert "began with" not in (tmp_path / "two" / "index.html").read_text()
+
+
 def test_pictures_that_lack_and_that_are_large(tmp_path):
     runs = pair(tmp_path, said=RIGHT | {"val/red-square.png": "<b>a & b</b>"}, data="shapes")
     folder = runs[0] / "attention" / "val"
