@@ -95,8 +95,7 @@ class Decoder(nnx.Module):
       embedding, hidden, attention: E, H, A.
       temperature: of the attention's softmax.
       dropout: rate on word inputs and on the deep output, in [0, 1).
-      annotation_dropout: rate on annotation features, each dropped at all locations of an image at
-        once (else a wide attention averages the noise away), in [0, 1).
+      annotation_dropout: rate on annotation vectors (whole features at a location), in [0, 1).
       output_tanh: the released code's tanh around the deep output's sum; the paper (eq. 7) has
         none.
       gate: whether beta_t scales the context; without it beta is 1.
@@ -138,7 +137,7 @@ class Decoder(nnx.Module):
         self.output_word = None if tied else nnx.Linear(embedding, vocabulary, rngs=rngs)
         self.output_bias = nnx.Param(jnp.zeros(vocabulary)) if tied else None
         self.dropout = nnx.Dropout(dropout)
-        self.annotation_dropout = nnx.Dropout(annotation_dropout, broadcast_dims=(1,))
+        self.annotation_dropout = nnx.Dropout(annotation_dropout)
         self.output_tanh = output_tanh
 
     def memory(self, annotations: Float[Array, "B L F"], key: PRNGKeyArray | None = None) -> Memory:
