@@ -168,15 +168,6 @@ def test_dropout_needs_a_key_and_follows_it():
     assert jnp.abs(one - plain).max() > 1e-3
 
 
-def test_annotation_dropout_takes_a_feature_from_all_locations_of_an_image():
-    decoder = make(annotation_dropout=0.5, projection=0)
-    ones = jnp.ones((64, 4, 6))
-    kept = decoder.memory(ones, jax.random.key(0)).annotations
-    np.testing.assert_array_equal(kept, jnp.broadcast_to(kept[:, :1], kept.shape))
-    assert set(np.unique(kept)) == {0.0, 2.0}
-    assert abs(kept.mean() - 1.0) < 0.2  # 384 draws: four standard errors
-
-
 def test_an_uneven_shape_is_refused():
     with pytest.raises(Exception, match="(?i)type|shape"):
         make()(jnp.array(annotations()), jnp.array(TOKENS[:1]))
