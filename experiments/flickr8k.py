@@ -6,6 +6,12 @@
 
 from ml_collections import ConfigDict
 
+HARD_BEST = {
+    "attention.kind": "hard",
+    "hard.credit": "to_go",
+    "hard.baseline": "learned",
+    "decode.context": "argmax",
+}
 # What makes a variant; `hard` in the config has no effect on soft attention.
 VARIANTS = {
     "soft": {},
@@ -18,18 +24,20 @@ VARIANTS = {
         "hard.credit": "mean",
         "hard.released": True,
     },
-    "hard-best": {
-        "attention.kind": "hard",
-        "hard.credit": "to_go",
-        "hard.baseline": "learned",
-        "decode.context": "argmax",
+    "hard-best": HARD_BEST | {"hard.soft_steps": 1125},
+    # Goes on from a soft run, given as --config.train.init_from=RUN.
+    "hard-from-soft": HARD_BEST
+    | {
+        "train.init_from": "runs/flickr8k-soft",
+        "train.epochs": 2,
+        "optimizer.learning_rate": 5e-4,
     },
 }
 
 
 def get_config(variant: str = "soft") -> ConfigDict:
-    """Variants: soft; hard, the paper's; hard-released, what its released code computes; and
-    hard-best, ours."""
+    """Variants: soft; hard, the paper's; hard-released, what its released code computes; hard-best,
+    ours, from scratch; and hard-from-soft, the same from the weights of a soft run."""
     if variant not in VARIANTS:
         known = ", ".join(VARIANTS)
         raise ValueError(

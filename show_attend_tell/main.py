@@ -391,11 +391,11 @@ def _quickstart(arguments: argparse.Namespace, overrides: Sequence[str]) -> None
     if not experiment.is_file():
         raise UserError(f"{experiment}: not there; run quickstart from a checkout of the project")
     soft, hard = arguments.workdir / "soft", arguments.workdir / "hard"
-    # Hard attention goes on from the soft run, which takes a third of the time from scratch.
-    from_soft = ("init_from=" + str(soft), "epochs=3", "checkpoint_every=1000")
-    short = [f"--config.train.{setting}" for setting in from_soft]
-    short += ["--config.hard.soft_steps=0", "--config.optimizer.learning_rate=0.001"]
-    for run, variant, changes in ((soft, "soft", []), (hard, "hard-best", short)):
+    # Hard attention goes on from the soft run, which takes half the time of a start from scratch.
+    for run, variant, changes in (
+        (soft, "soft", ()),
+        (hard, "hard-from-soft", (f"--config.train.init_from={soft}",)),
+    ):
         _show("train", "--config", f"{experiment}:{variant}", "--workdir", run, *changes)
         _show("evaluate", "--workdir", run, "--split", "val")
         _show("attend", "--workdir", run, "--split", "val", "--num", SHOWN)
