@@ -14,6 +14,13 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 
+class AttentionWeights(NamedTuple):
+    """W and v of the score; v is divided by the temperature."""
+
+    query: Float[Array, "H A"]
+    score: Float[Array, " A"]
+
+
 class Attention(nnx.Module):
     """Additive attention f_att (Xu et al. 2015, eq. 4–6; Bahdanau et al. 2015, A.1.2).
 
@@ -37,15 +44,27 @@ class Attention(nnx.Module):
         """U a_i + b for every location."""
         return self.key(annotations)
 
-    def scores(
-        self, h: Float[Array, "B R H"], keys: Float[Array, "B L A"]
-    ) -> Float[Array, "B R L"]:
-        """The scores e_t (unnormalised log-probabilities of the locations)."""
-        query = self.query(h)
-        # The tanh activations (B, R, L, A) are by far the largest intermediate of a step:
-        # keeping them for every step costs more memory traffic than computing them again.
-        v = self.score.kernel[...][:, 0] / self.temperature
-        return _additive_scores(query, keys, v)
+    def weights(self) -> AttentionWeights:
+        """What every step multiplies by."""
+        return AttentionWeights(
+            self.query.kernel[...], self.score.kernel[...][:, 0] / self.temperature
+        )
+
+
+def attention_scores(
+    weights: AttentionWeights,
+    h: Float[Array, "B R H"],
+    keys: Float[Array, "B L A"],
+    tap: Float[Array, "B R A"] | None = None,
+) -> Float[Array, "B R L"]:
+    """The scores e_t (unnormalised log-probabilities of the locations).
+
+    `tap`, zeros, is added to W h: see `recurrence.Taps`.
+    """
+    query = h @ weights.query
+    # The tanh activations (B, R, L, A) are by far the largest intermediate of a step:
+    # keeping them for every step costs more memory traffic than computing them again.
+    return _additive_scores(query if tap is None else query + tap, keys, weights.score)
 
 
 @jax.checkpoint

@@ -15,38 +15,10 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from show_attend_tell.attention import Attention, Choice, read_context
+from show_attend_tell import recurrence
+from show_attend_tell.attention import Attention, Choice
+from show_attend_tell.recurrence import Memory
 from show_attend_tell.vocabulary import Vocabulary
-
-
-class Memory(NamedTuple):
-    """What the decoder reads of an image; computed once, shared by its captions and beams."""
-
-    annotations: Float[Array, "B L D"]
-    keys: Float[Array, "B L A"]
-    h0: Float[Array, "B H"]
-    c0: Float[Array, "B H"]
-    mean_annotation: Float[Array, "B D"]
-
-
-class State(NamedTuple):
-    """The LSTM's state."""
-
-    h: Float[Array, "B R H"]
-    c: Float[Array, "B R H"]
-
-
-class Reading(NamedTuple):
-    """What one step reads from the image."""
-
-    z: Float[Array, "*T B R D"]  # the gated context
-    scores: Float[Array, "*T B R L"]  # alpha is their softmax
-    location: Int[Array, "*T B R"]  # s_t, where hard attention looks; else the largest alpha
-    beta: Float[Array, "*T B R"]
-
-    @property
-    def alpha(self) -> Float[Array, "*T B R L"]:
-        return jax.nn.softmax(self.scores, axis=-1)
 
 
 class TeacherForced(NamedTuple):
@@ -152,45 +124,20 @@ class Decoder(nnx.Module):
             keys=self.attention.keys(a),
             h0=jnp.tanh(self.init_h(mean)),
             c0=jnp.tanh(self.init_c(mean)),
-            mean_annotation=mean,
         )
-
-    def initial_state(self, memory: Memory, rows: int) -> State:
-        """h_0 and c_0, two MLPs of the mean annotation vector (section 3.1.2), for every row."""
-
-        def expand(x: Float[Array, "B H"]) -> Float[Array, "B R H"]:
-            return jnp.broadcast_to(x[:, None], (x.shape[0], rows, x.shape[1]))
-
-        return State(expand(memory.h0), expand(memory.c0))
 
     def word_gates(self, embedded: Float[Array, "*S E"]) -> Float[Array, "*S G"]:
         """The words' share of the LSTM's gate pre-activations (G = 4 H)."""
         return self.lstm_word(embedded)
 
-    def step(
-        self,
-        state: State,
-        word_gates: Float[Array, "B R G"],
-        memory: Memory,
-        choice: Choice | None = None,
-    ) -> tuple[State, Reading]:
-        """One step of the recurrence (eq. 1–5, 13): attend with h_{t-1}, then update the LSTM.
-
-        Teacher forcing and every kind of decoding run this one step. Without a `choice` attention
-        is soft.
-        """
-        scores = self.attention.scores(state.h, memory.keys)
-        context, location = read_context(scores, memory.annotations, choice)
-        if self.gate is None:
-            beta = jnp.ones(scores.shape[:-1], scores.dtype)
-        else:
-            beta = jax.nn.sigmoid(self.gate(state.h)[..., 0])
-        z = beta[..., None] * context
-        gates = word_gates + self.lstm_state(jnp.concatenate([state.h, z], axis=-1))
-        i, f, o, g = jnp.split(gates, 4, axis=-1)
-        c = jax.nn.sigmoid(f) * state.c + jax.nn.sigmoid(i) * jnp.tanh(g)
-        h = jax.nn.sigmoid(o) * jnp.tanh(c)
-        return State(h, c), Reading(z, scores, location, beta)
+    def weights(self) -> recurrence.Weights:
+        """What every step of the recurrence multiplies by."""
+        return recurrence.Weights(
+            attention=self.attention.weights(),
+            beta=None if self.gate is None else self.gate.kernel[...][:, 0],
+            beta_bias=None if self.gate is None else self.gate.bias[...][0],
+            lstm=self.lstm_state.kernel[...],
+        )
 
     def output(
         self,
@@ -229,23 +176,17 @@ class Decoder(nnx.Module):
         memory = self.memory(annotations, keys[0])
         embedded = self.embed(input_words(tokens))
         embedded = self.dropout(embedded, deterministic=key is None, rngs=keys[1])
-        initial = self.initial_state(memory, tokens.shape[1])
-
-        def body(state: State, inputs):
-            word_gates, start, noise = inputs
-            state = jax.tree.map(lambda s, s0: jnp.where(start[..., None], s0, s), state, initial)
-            now = None if noise is None else Choice(noise, choice.expected)
-            state, reading = self.step(state, word_gates, memory, now)
-            return state, (state.h, reading)
-
         starts = caption_starts(tokens)
-        noise = None if choice is None else choice.noise
-        xs = (self.word_gates(embedded), starts, noise)
-        _, (h, reading) = jax.lax.scan(body, initial, jax.tree.map(_time_first, xs))
-        h, z, scores, location, beta = map(_time_last, (h, *reading))
-        previous_h = jnp.where(starts[..., None], initial.h[:, :, None], jnp.roll(h, 1, axis=2))
+        gates, begins = map(_time_first, (self.word_gates(embedded), starts))
+        if choice is not None:
+            choice = choice._replace(noise=_time_first(choice.noise))
+        h, reading = recurrence.run(self.weights(), memory, gates, begins, choice)
+        h, z, scores, beta, location = map(_time_last, (h, *reading))
+        before = jnp.roll(h, 1, axis=2)
+        previous_h = jnp.where(starts[..., None], memory.h0[:, None, None], before)
         logits = self.output(embedded, h, z, keys[2])
-        return TeacherForced(logits, scores, location, beta, previous_h, memory.mean_annotation)
+        mean = memory.annotations.mean(axis=1)
+        return TeacherForced(logits, scores, location, beta, previous_h, mean)
 
 
 def _forget_one(key, shape, dtype=jnp.float32, out_sharding=None):

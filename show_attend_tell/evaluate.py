@@ -21,7 +21,15 @@ from jaxtyping import Array, Float, Int, Shaped
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from show_attend_tell import caption_metrics, datasets, decode, features, files, ptb_tokenizer
+from show_attend_tell import (
+    caption_metrics,
+    datasets,
+    decode,
+    features,
+    files,
+    ptb_tokenizer,
+    recurrence,
+)
 from show_attend_tell import config as configs
 from show_attend_tell.attention import Choice
 from show_attend_tell.attention_maps import AttentionRecord
@@ -124,6 +132,7 @@ def make_decode(
         model = nnx.merge(graph, params)
         decoder = model.decoder
         memory = decoder.memory(model.annotations(inputs))
+        weights = decoder.weights()
         keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(0), numbers)
 
         def choose(time: Int[Array, "B K"]) -> Choice | None:
@@ -140,12 +149,12 @@ def make_decode(
             state, time = carried
             embedded = decoder.embed(words)
             gates = decoder.word_gates(embedded)
-            state, reading = decoder.step(state, gates, memory, choose(time))
+            state, reading = recurrence.step(weights, memory, state, gates, choose(time))
             logits = decoder.output(embedded, state.h, reading.z)
             trace = {"alpha": reading.alpha, "beta": reading.beta, "location": reading.location}
             return logits, (state, time + 1), trace
 
-        initial = jax.tree.map(lambda s: s[:, 0], decoder.initial_state(memory, 1))
+        initial = jax.tree.map(lambda s: s[:, 0], recurrence.initial_state(memory, 1))
         return decode.beam_search(
             step,
             (initial, jnp.zeros_like(numbers)),

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from show_attend_tell.attention import Attention, Choice, read_context
+from show_attend_tell.attention import Attention, Choice, attention_scores, read_context
 
 
 def test_additive_scores_and_their_gradient_equal_the_formula():
@@ -13,7 +13,8 @@ def test_additive_scores_and_their_gradient_equal_the_formula():
     attention = Attention(5, 4, 6, rngs=nnx.Rngs(0))
     a = rng.normal(size=(2, 3, 5)).astype(np.float32)
     h = rng.normal(size=(2, 7, 4)).astype(np.float32)
-    scores = attention.scores(jnp.array(h), attention.keys(jnp.array(a)))
+    keys = attention.keys(jnp.array(a))
+    scores = attention_scores(attention.weights(), jnp.array(h), keys)
     u, b = attention.key.kernel[...], attention.key.bias[...]
     w, v = attention.query.kernel[...], attention.score.kernel[...]
     for i, r, location in np.ndindex(2, 7, 3):
@@ -21,7 +22,7 @@ def test_additive_scores_and_their_gradient_equal_the_formula():
         np.testing.assert_allclose(scores[i, r, location], expected[0], atol=1e-5)
 
     def total(h):
-        return attention.scores(h, attention.keys(jnp.array(a)))[0, 2, 1]
+        return attention_scores(attention.weights(), h, keys)[0, 2, 1]
 
     # d e / d h = W diag(1 - tanh^2) v
     tanh = np.tanh(a[0, 1] @ u + b + h[0, 2] @ w)
@@ -61,5 +62,5 @@ def test_gumbel_noise_samples_alpha():
 def test_temperature_divides_the_scores():
     a, h = jnp.ones((1, 2, 5)) * jnp.arange(2.0)[None, :, None], jnp.ones((1, 1, 4))
     plain, cold = (Attention(5, 4, 6, temperature=t, rngs=nnx.Rngs(0)) for t in (1.0, 0.25))
-    one, four = (x.scores(h, x.keys(a)) for x in (plain, cold))
+    one, four = (attention_scores(x.weights(), h, x.keys(a)) for x in (plain, cold))
     np.testing.assert_allclose(four, 4 * one, rtol=1e-5)

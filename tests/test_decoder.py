@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from show_attend_tell import recurrence
 from show_attend_tell.decoder import Decoder, caption_starts, input_words, same_caption
 
 B, L, F, V, T = 2, 4, 6, 11, 5
@@ -120,11 +121,12 @@ def test_steps_one_by_one_are_the_scan():
     tokens = jnp.array(TOKENS[:, :1])
     out = decoder(a, tokens)
     memory = decoder.memory(a)
-    state = decoder.initial_state(memory, 1)
+    state = recurrence.initial_state(memory, 1)
     words = input_words(tokens)
     for t in range(3):  # within the first caption of both images
         embedded = decoder.embed(words[:, :, t])
-        state, reading = decoder.step(state, decoder.word_gates(embedded), memory)
+        gates = decoder.word_gates(embedded)
+        state, reading = recurrence.step(decoder.weights(), memory, state, gates)
         logits = decoder.output(embedded, state.h, reading.z)
         np.testing.assert_allclose(logits, out.logits[:, :, t], atol=1e-5)
         np.testing.assert_allclose(reading.alpha, out.alpha[:, :, t], atol=1e-6)

@@ -29,6 +29,7 @@ LEAVES = {
     "files": set(),
     "images": set(),
     "ptb_tokenizer": set(),
+    "recurrence": {"attention"},
     "vocabulary": set(),
     "writer": set(),
 }
