@@ -18,7 +18,7 @@ class Memory(NamedTuple):
     """What the decoder reads of an image; computed once, shared by its captions and beams."""
 
     annotations: Float[Array, "B L D"]
-    keys: Float[Array, "B L A"]
+    keys: Float[Array, "B L A"]  # of `Attention.keys`
     h0: Float[Array, "B H"]
     c0: Float[Array, "B H"]
 

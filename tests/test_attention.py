@@ -30,6 +30,29 @@ def test_additive_scores_and_their_gradient_equal_the_formula():
     np.testing.assert_allclose(jax.grad(total)(jnp.array(h))[0, 2], expected, atol=1e-5)
 
 
+def test_scores_and_gradients_stay_finite_and_right_however_large_the_arguments():
+    attention = Attention(1, 1, 1, rngs=nnx.Rngs(0))
+    weights = attention.weights()._replace(query=jnp.ones((1, 1)), score=jnp.ones(1))
+    attention.key.kernel[...] = jnp.ones((1, 1))
+    values = np.array([-1e4, -60, -12, -1, -1e-3, 0, 1e-3, 1, 12, 60, 1e4], np.float32)
+    a = jnp.array(values)[None, :, None]
+
+    def scores(a, h):
+        return attention_scores(weights, h, attention.keys(a))[0]
+
+    np.testing.assert_allclose(
+        scores(a, a),
+        np.tanh(np.clip(values, -40, 40) + np.clip(values[:, None], -40, 40)),
+        atol=1e-6,
+    )
+    gradient = jax.grad(lambda a, h: scores(a, h).sum(), (0, 1))(a, a)
+    slopes = (1 - np.tanh(values + values[:, None], dtype=np.float64) ** 2) * (
+        (np.abs(values) < 40) & (np.abs(values[:, None]) < 40)
+    )
+    np.testing.assert_allclose(gradient[0][0, :, 0], slopes.sum(0), atol=1e-5)
+    np.testing.assert_allclose(gradient[1][0, :, 0], slopes.sum(1), atol=1e-5)
+
+
 SCORES = jnp.array([[[0.0, np.log(3.0)], [1e4, -1e4]]])
 TWO = jnp.array([[[1.0, 10.0], [5.0, 2.0]]])
 

@@ -22,7 +22,9 @@ def inputs(gate=True):
         beta_bias=drawn(4) if gate else None,
         lstm=drawn(5, H + D, 4 * H),
     )
-    memory = recurrence.Memory(drawn(6, B, L, D), drawn(7, B, L, A), drawn(8, B, H), drawn(9, B, H))
+    memory = recurrence.Memory(
+        drawn(6, B, L, D), jnp.exp(drawn(7, B, L, A)), drawn(8, B, H), drawn(9, B, H)
+    )
     # A new caption at the first step, and within some rows.
     starts = jnp.zeros((T, B, R), bool).at[0].set(True).at[3, 0, 1].set(True).at[4, 1].set(True)
     return weights, memory, drawn(10, T, B, R, 4 * H), starts
