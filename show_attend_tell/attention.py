@@ -71,9 +71,7 @@ def _exp_twice(x: Float[Array, "*S"]) -> Float[Array, "*S"]:
     return jnp.exp(2 * jnp.clip(x, -40, 40))
 
 
-# The (B, R, L, A) activations are by far the largest intermediate of a step: keeping them for every
-# step costs more memory traffic than computing them again.
-@jax.checkpoint
+@jax.custom_vjp
 def _additive_scores(
     query: Float[Array, "B R A"], keys: Float[Array, "B L A"], v: Float[Array, " A"]
 ) -> Float[Array, "B R L"]:
@@ -82,6 +80,30 @@ def _additive_scores(
     # A sum, not a product with v: XLA then never writes the activations out.
     ratios = v[None, None, None] / (1 + keys[:, None] * query[:, :, None])
     return v.sum() - 2 * ratios.sum(axis=-1)
+
+
+def _additive_scores_forward(query, keys, v):
+    return _additive_scores(query, keys, v), (query, keys, v)
+
+
+def _additive_scores_backward(residuals, d_scores):
+    # The (B, R, L, A) activations are by far the largest intermediate of a step: they are computed
+    # again, a row at a time, so that what three sums share stays in the processor's cache.
+    query, keys, v = residuals
+    d_query, d_keys, shares = [], 0.0, 0.0
+    for row in range(query.shape[1]):
+        ratios = 1 / (1 + keys * query[:, row, None])
+        d_score = d_scores[:, row, :, None]
+        common = d_score * ratios * ratios
+        d_query.append((common * keys).sum(axis=1))
+        d_keys += common * query[:, row, None]
+        shares += (d_score * ratios).sum(axis=(0, 1))
+    d_v = d_scores.sum() - 2 * shares
+    twice_v = 2 * v[None, None]
+    return twice_v * jnp.stack(d_query, axis=1), twice_v * d_keys, d_v
+
+
+_additive_scores.defvjp(_additive_scores_forward, _additive_scores_backward)
 
 
 class Choice(NamedTuple):
