@@ -211,11 +211,11 @@ def _read_run(workdir: Path, split: str) -> _Run:
     scored = [
         _read_scores(path, split, max(steps), evaluate)
         for path in sorted(workdir.glob("*.scores.json"))
-        if re.fullmatch(rf"{re.escape(split)}-[a-z]+-beam\d+\.scores\.json", path.name)
+        if re.fullmatch(rf"{re.escape(split)}-[a-z]+-beam\d+-lp[^-]+\.scores\.json", path.name)
     ]
     if not scored:
         raise UserError(f"{workdir}: no scores of the {split} split; {evaluate}")
-    attention, context = _read_attention(workdir, split)
+    attention, context = _read_attention(workdir, split, max(steps))
     words = Vocabulary.load(workdir / "vocabulary.json").words
     path = workdir / "gradient_variance.json"
     variance: list[dict[str, Any]] = []
@@ -264,7 +264,9 @@ def _read_scores(path: Path, split: str, best_step: int, evaluate: str) -> _Scor
         )
 
 
-def _read_attention(workdir: Path, split: str) -> tuple[dict[str, float | None], str]:
+def _read_attention(
+    workdir: Path, split: str, best_step: int
+) -> tuple[dict[str, float | None], str]:
     """Statistics of a run's maps, and the context that made them."""
     folder = workdir / "attention" / split
     dumps = sorted(folder.glob("*.npz"))
@@ -274,6 +276,8 @@ def _read_attention(workdir: Path, split: str) -> tuple[dict[str, float | None],
     path = folder / "statistics.json"
     with _reading(path, attend):
         read = _read_json(path)
+        if read["step"] != best_step:
+            raise ValueError(f"of step {read['step']}, but the best weights are of {best_step}")
         objects = read["objects"] or {}
         values = {
             "entropy": read["mean_entropy"],
@@ -284,7 +288,8 @@ def _read_attention(workdir: Path, split: str) -> tuple[dict[str, float | None],
             "uniform share in grown box": objects.get("uniform_in_grown_box"),
         }
         values = {name: None if v is None else _number(v) for name, v in values.items()}
-    return values, attention_maps.load_attention(dumps[0]).context
+        context = str(read["decoding"]["context"])
+    return values, context
 
 
 def _optional(value: Any) -> float | None:
@@ -337,9 +342,10 @@ def _group(runs: Sequence[_Run]) -> tuple[list[_Group], dict[str, list[Any]]]:
     members: dict[str, list[_Run]] = {}
     settings: dict[str, ConfigDict] = {}
     for run in runs:
-        config = ConfigDict(run.config.to_dict())
-        config.seed = 0
-        config.data.dir = config.data.manual_dir = ""
+        config = configs.experiment(run.config)
+        source = run.record.get("init_from")
+        if source:  # seeds may each go on from the run of their own seed
+            config.train.init_from = f"a run of experiment {source['experiment']}"
         key = configs.digest(config)
         settings.setdefault(key, config)
         for other in members.setdefault(key, []):

@@ -101,6 +101,14 @@ def digest(config: ConfigDict) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:10]
 
 
+def experiment(config: ConfigDict) -> ConfigDict:
+    """A copy without what only tells apart the runs of one experiment: seed and places of data."""
+    same = ConfigDict(config.to_dict())
+    same.seed = 0
+    same.data.dir = same.data.manual_dir = ""
+    return same
+
+
 def provenance(config: ConfigDict) -> dict[str, Any]:
     """What a figure must carry with it: config, seed, commit, versions, command."""
     packages = ("jax", "flax", "optax", "grain", "orbax-checkpoint", "tensorflow-datasets", "numpy")

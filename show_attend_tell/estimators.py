@@ -81,9 +81,12 @@ class Estimator:
       reinforce: lambda_r, at least 0.
       entropy: lambda_e, in units of log p(y) over nats of entropy, at least 0.
       credit, baseline: see the module.
-      released: normalises as the released code does: REINFORCE and entropy terms are not divided
-        by the batch, where the likelihood is; entropy counts padded positions; and the doubly
-        stochastic penalty has no gradient.
+      released: as the released code does: REINFORCE and entropy terms are not divided by the
+        batch, where the likelihood is; entropy counts every position, padded and soft ones too;
+        soft captions enter the moving average, whose b_0 = 0 counts; and the doubly stochastic
+        penalty has no gradient. (Its padding cannot be repeated: there a caption's credit is
+        divided by the length of the batch's longest, here rows are packed and it is divided by
+        its own.)
     """
 
     objective: str
@@ -160,7 +163,8 @@ class LearnedBaseline(nnx.Module):
     def __init__(self, hidden: int, features: int, embedding: int, *, rngs: nnx.Rngs):
         units = 128
         self.hidden = nnx.Linear(hidden + features + embedding + 1, units, rngs=rngs)
-        self.output = nnx.Linear(units, 1, rngs=rngs)
+        # It starts as the moving average alone, not as noise on it.
+        self.output = nnx.Linear(units, 1, kernel_init=nnx.initializers.zeros, rngs=rngs)
 
     def __call__(
         self,
@@ -302,7 +306,8 @@ def baseline_of(
     if estimator.baseline == "none":
         return jnp.zeros_like(rollout.log_probs)
     if estimator.baseline in ("moving_average", "learned"):
-        average = every_sample(moving_average.value() * averaged_by(weights, estimator.credit))
+        b = moving_average.b if estimator.released else moving_average.value()
+        average = every_sample(b * averaged_by(weights, estimator.credit))
         if estimator.baseline == "moving_average":
             return average
         if learned is None:
@@ -357,7 +362,8 @@ def hard_loss(
         sample n of row r.
 
     Returns:
-      The loss, and for reporting what soft_loss reports and `entropy` (nats, mean over steps of
+      The loss, with that of the learned baseline; and for reporting what soft_loss reports and
+      `loss` (without it), `entropy` (nats, mean over steps of
       alpha), `advantage` (root mean square of A over steps that have one), `baseline_error` (mean
       square of the learned baseline, per word) and `moving_average` (the next one).
     """
@@ -407,9 +413,7 @@ def hard_loss(
     reinforce = (advantage * rollout.log_p_s).sum() * scale
     alpha = jnp.exp(rollout.log_alpha)
     entropies = -(alpha * rollout.log_alpha).sum(axis=-1)
-    sampled = jnp.broadcast_to(~choice.expected[..., None], hard.shape)
-    counted = sampled if estimator.released else hard
-    entropy = jnp.where(counted, entropies, 0.0).sum() * scale
+    entropy = jnp.where(hard | estimator.released, entropies, 0.0).sum() * scale
     penalty = doubly_stochastic_penalty(alpha, repeated, same)
     if estimator.released:
         penalty = jax.lax.stop_gradient(penalty)
@@ -418,11 +422,13 @@ def hard_loss(
         - estimator.reinforce * reinforce
         - estimator.entropy * entropy
         + doubly_stochastic * penalty / count
-        + baseline_loss
     )
     by = jnp.tile(averaged_by(weights, estimator.credit), (1, samples, 1))
-    seen = hard if estimator.credit == "to_go" else hard & (repeated == Vocabulary.eos)
-    return loss, report | {
+    seen = real if estimator.released else hard
+    if estimator.credit != "to_go":  # one credit a caption, which stands at every step of it
+        seen &= repeated == Vocabulary.eos
+    return loss + baseline_loss, report | {
+        "loss": loss,  # what is comparable with other baselines
         "nll": -rollout.log_probs.sum() / count,
         "penalty": penalty / captions,
         "tokens": (tokens != Vocabulary.pad).sum().astype(jnp.float32),

@@ -260,22 +260,30 @@ def caption_split(run: Run, split: str, decoding: Decoding) -> tuple[Any, list[C
     return examples, list(bar)
 
 
-def caption_files(run: Run, paths: Sequence[Path], decoding: Decoding) -> list[Caption]:
+def caption_files(
+    run: Run, paths: Sequence[Path], decoding: Decoding
+) -> tuple[dict[Path, Caption], dict[Path, str]]:
     """Captions of image files, seen exactly as training images were.
 
-    Raises:
-      UserError: a file that is not a readable image.
+    Returns:
+      The caption of each file that is a readable image, and of each other what is wrong with it.
     """
-    size = run.encoder.image_size
-    images = np.stack([read_image(path, size) for path in paths])
+    images, wrong = {}, {}
+    for path in paths:
+        try:
+            images[path] = read_image(path, run.encoder.image_size)
+        except UserError as error:
+            wrong[path] = str(error)
+    if not images:
+        return {}, wrong
+    inputs = np.stack(list(images.values()))
     if run.model.encoder is None:
         encode = nnx.jit(lambda encoder, x: encoder(x).astype(np.float16))
-        inputs = np.concatenate([np.asarray(encode(run.encoder, x[None])) for x in images])
-    else:
-        inputs = images
-    batch_size = min(len(paths), decoding.batch_size)
+        inputs = np.concatenate([np.asarray(encode(run.encoder, x[None])) for x in inputs])
+    batch_size = min(len(images), decoding.batch_size)
     decode_batch = make_decode(run.model, decoding)
-    return list(caption_inputs(decode_batch, run.params, inputs, run.vocabulary, batch_size))
+    captions = caption_inputs(decode_batch, run.params, inputs, run.vocabulary, batch_size)
+    return dict(zip(images, captions, strict=True)), wrong
 
 
 def attention_records(
@@ -312,6 +320,28 @@ def attention_records(
     ]
 
 
+def attention_origin(run: Run, decoding: Decoding) -> dict[str, Any]:
+    """What statistics of attention maps depend on, to be kept beside them."""
+    settings = {"decoding": dataclasses.asdict(decoding), "step": run.step}
+    return settings | configs.provenance(run.config)
+
+
+def reported_contexts(config: ConfigDict) -> tuple[str, ...]:
+    """The contexts that a run's scores are told for.
+
+    Papers and code disagree, often silently, on what a hard model reads at test time, so those of
+    one are told for `expected` and `argmax`, and for its config's where that is another.
+    """
+    own, hard = config.decode.context, config.attention.kind == "hard"
+    return tuple(dict.fromkeys(("expected", "argmax", own) if hard else (own,)))
+
+
+def score_stem(split: str, decoding: Decoding) -> str:
+    """How the names of a split's caption and score files begin."""
+    penalty = f"{decoding.length_penalty:g}"
+    return f"{split}-{decoding.context}-beam{decoding.beam}-lp{penalty}"
+
+
 def score_split(
     run: Run, split: str, decoding: Decoding, examples: Any, captions: Sequence[Caption]
 ) -> dict[str, Any]:
@@ -320,7 +350,7 @@ def score_split(
     Returns:
       What the score file holds: the scores and every setting that they depend on.
     """
-    stem = f"{split}-{decoding.context}-beam{decoding.beam}"
+    stem = score_stem(split, decoding)
     truth = references(examples)
     hypotheses = texts(examples, captions)
     caption_metrics.write_results(run.workdir / f"{stem}.captions.json", hypotheses)

@@ -7,13 +7,14 @@ import shlex
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from show_attend_tell.errors import UserError
 
 if TYPE_CHECKING:
+    from show_attend_tell.attention_maps import AttentionRecord
     from show_attend_tell.evaluate import Decoding, Run
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
@@ -174,13 +175,11 @@ def _load(arguments: argparse.Namespace, overrides: Sequence[str]) -> tuple["Run
 
 
 def _evaluate(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
-    from show_attend_tell.evaluate import caption_split, score_split
+    from show_attend_tell.evaluate import caption_split, reported_contexts, score_split
 
     run, decoding = _load(arguments, overrides)
-    # Papers and code disagree, often silently, on what a hard model reads at test time.
-    both = run.config.attention.kind == "hard" and arguments.context is None
     records = []
-    for context in ("expected", "argmax") if both else (decoding.context,):
+    for context in (arguments.context,) if arguments.context else reported_contexts(run.config):
         decoding = dataclasses.replace(decoding, context=context)
         examples, captions = caption_split(run, arguments.split, decoding)
         records.append(score_split(run, arguments.split, decoding, examples, captions))
@@ -214,13 +213,19 @@ def _caption(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     from show_attend_tell.evaluate import attention_records, caption_files
 
     run, decoding = _load(arguments, overrides)
-    captions = caption_files(run, arguments.images, decoding)
+    captions, wrong = caption_files(run, arguments.images, decoding)
     folder = arguments.out or arguments.workdir / "captions"
-    named = _named(arguments.images)
-    records = attention_records(run, decoding, named, captions)
-    pictures = _dump(folder, records, arguments.images)
-    for path, caption, picture in zip(arguments.images, captions, pictures, strict=True):
+    records = attention_records(run, decoding, _named(list(captions)), list(captions.values()))
+    pictures = _dump(folder, records, list(captions))
+    for (path, caption), picture in zip(captions.items(), pictures, strict=True):
         print(f"{path}: {caption.text}\n    {picture}")
+    _refuse(wrong)
+
+
+def _refuse(wrong: Mapping[Path, str]) -> None:
+    """Ends with an error where files were left out, after all others are done."""
+    if wrong:
+        raise UserError("; ".join(wrong.values()))
 
 
 def _named(paths: Sequence[Path]) -> list[tuple[str, Path, tuple]]:
@@ -230,14 +235,20 @@ def _named(paths: Sequence[Path]) -> list[tuple[str, Path, tuple]]:
 
 
 def _attend(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
-    from show_attend_tell.evaluate import attention_records, caption_files, caption_split
+    from show_attend_tell.evaluate import (
+        attention_origin,
+        attention_records,
+        caption_files,
+        caption_split,
+    )
 
     if arguments.num < 0:
         raise UserError(f"--num {arguments.num}: must be 0 or more")
     run, decoding = _load(arguments, overrides)
+    wrong: Mapping[Path, str] = {}
     if arguments.images:
-        captions = caption_files(run, arguments.images, decoding)
-        named = _named(arguments.images)
+        by_path, wrong = caption_files(run, arguments.images, decoding)
+        named, captions = _named(list(by_path)), list(by_path.values())
         folder = arguments.out or arguments.workdir / "attention" / "files"
     else:
         examples, captions = caption_split(run, arguments.split, decoding)
@@ -246,7 +257,9 @@ def _attend(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     records = attention_records(run, decoding, named, captions)
     count = len(records) if arguments.images else arguments.num
     _dump(folder, records[:count], [source for _, source, _ in named[:count]])
-    _print_statistics(folder, records)
+    if records:
+        _print_statistics(folder, records, attention_origin(run, decoding))
+    _refuse(wrong)
 
 
 def _dump(
@@ -270,11 +283,13 @@ def _dump(
     return pictures
 
 
-def _print_statistics(folder: Path, records: Sequence["AttentionRecord"]) -> None:
+def _print_statistics(
+    folder: Path, records: Sequence["AttentionRecord"], origin: Mapping[str, Any]
+) -> None:
     """Measures the maps, writes statistics.json beside the pictures and prints the main figures."""
     from show_attend_tell import attention_maps
 
-    statistics = attention_maps.attention_statistics(records)
+    statistics = attention_maps.attention_statistics(records) | dict(origin)
     attention_maps.write_statistics(folder / "statistics.json", statistics)
     print(
         f"attention over {statistics['images']} images: entropy "

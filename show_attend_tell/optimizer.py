@@ -25,7 +25,8 @@ def make_optimizer(
       warmup_steps: steps of linear warm-up from zero before either.
       total_steps: length of the whole run, in steps.
       weight_decay: decoupled decay of matrices (not of biases), for "adamw" alone.
-      clip_norm: largest global norm of the gradient; 0 switches clipping off.
+      clip_norm: largest global norm of the gradient; 0 switches clipping off. A learned baseline
+        (the parameters' entry `baseline`) is clipped apart, so that it does not scale the model's.
 
     Raises:
       UserError: a name that is not among those above.
@@ -50,9 +51,14 @@ def make_optimizer(
         raise UserError(f"optimizer.name is {name!r}: choose 'adam', 'adamw' or 'rmsprop'")
     if weight_decay and name != "adamw":
         raise UserError("optimizer.weight_decay needs optimizer.name='adamw'")
-    return optax.chain(
-        optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity(), update
-    )
+    if not clip_norm:
+        return update
+    parts = {part: optax.clip_by_global_norm(clip_norm) for part in ("model", "baseline")}
+    return optax.chain(optax.partition(parts, _part), update)
+
+
+def _part(params):
+    return {name: "baseline" if name == "baseline" else "model" for name in params}
 
 
 def _matrices(params):

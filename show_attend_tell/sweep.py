@@ -14,6 +14,7 @@ from rich.console import Console
 
 from show_attend_tell import config as configs
 from show_attend_tell.errors import UserError
+from show_attend_tell.evaluate import Decoding, reported_contexts, score_stem
 
 CLUSTERS = ("local", "slurm")
 
@@ -86,7 +87,10 @@ def sweep(
     console = console or Console(stderr=True)
     if cluster not in CLUSTERS:
         raise UserError(f"--cluster {cluster}: choose one of {', '.join(CLUSTERS)}")
-    executor = submitit.AutoExecutor(folder=folder / "logs", cluster=cluster)
+    try:
+        executor = submitit.AutoExecutor(folder=folder / "logs", cluster=cluster)
+    except RuntimeError as error:
+        raise UserError(f"--cluster {cluster}: {error}") from error
     executor.update_parameters(timeout_min=round(60 * hours), name="show-attend-tell")
     if partition:
         executor.update_parameters(slurm_partition=partition)
@@ -124,14 +128,22 @@ def sweep(
 def _missing(config: str, job: Job, split: str) -> list[list[str]]:
     """The verbs that a run still needs, with their arguments."""
     workdir = ["--workdir", str(job.workdir)]
+    wanted = configs.from_file(config, job.overrides)
     commands = []
     try:
         finished = json.loads((job.workdir / "run.json").read_text()).get("finished", False)
-    except (OSError, ValueError):
+        # Where the folder holds a run of another config, `train` says so.
+        finished &= not configs.differences(configs.load(job.workdir / "config.json"), wanted)
+    except (OSError, ValueError, UserError):
         finished = False
     if not finished:
         commands.append(["train", "--config", config, *workdir, *job.overrides])
-    if not finished or not list(job.workdir.glob(f"{split}-*.scores.json")):
+    decoding = Decoding(**wanted.decode.to_dict())
+    stems = [
+        score_stem(split, dataclasses.replace(decoding, context=context))
+        for context in reported_contexts(wanted)
+    ]
+    if not finished or not all((job.workdir / f"{s}.scores.json").exists() for s in stems):
         commands.append(["evaluate", *workdir, "--split", split])
     if not finished or not (job.workdir / "attention" / split / "statistics.json").exists():
         commands.append(["attend", *workdir, "--split", split])

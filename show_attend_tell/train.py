@@ -1,7 +1,7 @@
 """The training loop: one for every experiment.
 
 A run's folder (workdir) holds
-    config.json, run.json      the resolved config; command, versions, commit, progress
+    config.json, run.json      the resolved config; command, versions, commit, totals
     vocabulary.json            words, counted on the training split
     metrics.jsonl, events/     what was measured, for scripts and for TensorBoard
     checkpoints/               the whole training state; a resumed run continues bit for bit
@@ -38,6 +38,9 @@ from show_attend_tell.optimizer import make_optimizer
 from show_attend_tell.ptb_tokenizer import tokenize
 from show_attend_tell.vocabulary import Vocabulary
 from show_attend_tell.writer import MetricWriter
+
+# That early stopping can watch: all but METEOR, which wants Java and seconds.
+METRICS = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-L", "CIDEr", "exact")
 
 
 @struct.dataclass
@@ -161,10 +164,12 @@ def train(config: ConfigDict, workdir: Path, *, console: Console | None = None) 
     KeyboardInterrupt is raised.
 
     Raises:
-      UserError: the workdir holds a run of another config, data cannot be read, nothing can be
-        written, or `config.train.max_skipped` steps in a row were not finite.
+      UserError: a setting is out of its range, the workdir holds a run of another config, data
+        cannot be read, nothing can be written, or `config.train.max_skipped` steps in a row were
+        not finite.
     """
     console = console or Console(stderr=True)
+    _check(config)
     _claim(workdir, config)
     settings = config.train
 
@@ -184,8 +189,6 @@ def train(config: ConfigDict, workdir: Path, *, console: Console | None = None) 
     )
 
     model = build_captioner(config, encoder, len(vocabulary))
-    if settings.init_from:
-        _start_from(Path(settings.init_from), model, vocabulary)
     total_steps = settings.epochs * plan.batches_per_epoch
     optimizer = make_optimizer(
         total_steps=total_steps,
@@ -208,17 +211,25 @@ def train(config: ConfigDict, workdir: Path, *, console: Console | None = None) 
     best = Checkpoints(workdir / "best", keep=1)
     restored = checkpoints.restore(state, warn=console.print)
     first_step = 0
-    if restored is not None:
+    if restored is None:
+        source = {}
+        if settings.init_from:
+            source["init_from"] = _start_from(Path(settings.init_from), model, vocabulary)
+            state = initial_state(model, optimizer)
+        _record(workdir, configs.provenance(config) | {"finished": False, "resumed": []} | source)
+    else:
         first_step, state, record = restored
         progression = Progression(**record)
         batches.set_state(progression.input_position)
         console.print(f"resuming {workdir} at step {first_step} of {total_steps}")
         if progression.finished:
             console.print("this run is finished already")
-            _write_provenance(config, workdir, progression)
             checkpoints.close()
             best.close()
+            _record(workdir, _totals(progression))
             return progression
+        part = {"step": first_step} | configs.provenance(config)
+        _record(workdir, {"resumed": [*_recorded(workdir).get("resumed", []), part]})
     writer = MetricWriter(workdir, first_step)
     clock = time.monotonic()
     stop = _Stop()
@@ -233,6 +244,7 @@ def train(config: ConfigDict, workdir: Path, *, console: Console | None = None) 
     def save() -> None:
         elapsed()
         progression.input_position = batches.get_state()
+        best.wait()  # a checkpoint that names a best step must not be on disk before it
         # A copy: Orbax writes while the next step overwrites the donated buffers.
         arrays = jax.tree.map(np.array, state)
         checkpoints.save(int(state.step), arrays, dataclasses.asdict(progression))
@@ -288,7 +300,7 @@ def train(config: ConfigDict, workdir: Path, *, console: Console | None = None) 
     checkpoints.close()
     best.close()
     writer.close()
-    _write_provenance(config, workdir, progression)
+    _record(workdir, _totals(progression))
     if stop.requested and not progression.finished:
         console.print(f"stopped at step {step}; the same command resumes from there")
         raise KeyboardInterrupt
@@ -337,8 +349,12 @@ def _plan(
     )
 
 
-def _start_from(folder: Path, model: Captioner, vocabulary: Vocabulary) -> None:
-    """Gives the model the best weights of another run; a baseline's network stays fresh."""
+def _start_from(folder: Path, model: Captioner, vocabulary: Vocabulary) -> dict[str, Any]:
+    """Gives the model the best weights of another run; a baseline's network stays fresh.
+
+    Returns:
+      What tells that run and its weights from others, for run.json.
+    """
     other = evaluate.load_run(folder)
     if other.vocabulary.words != vocabulary.words:
         raise UserError(
@@ -355,6 +371,27 @@ def _start_from(folder: Path, model: Captioner, vocabulary: Vocabulary) -> None:
             )
     fitting = {k: given[k] for k in own if k in given and given[k].shape == own[k].shape}
     nnx.update(model, unflatten_dict(fitting))
+    return {
+        "workdir": str(folder),
+        "step": other.step,
+        "commit": _recorded(folder).get("commit"),
+        "seed": other.config.seed,
+        "experiment": configs.digest(configs.experiment(other.config)),
+    }
+
+
+def _check(config: ConfigDict) -> None:
+    """Refuses what would otherwise end in an error after minutes of work, or never be noticed."""
+    settings = config.train
+    for name in ("epochs", "batch_size", "rows", "buckets", "log_every", "checkpoint_every"):
+        if settings[name] < 1:
+            raise UserError(f"config.train.{name} is {settings[name]}: it must be at least 1")
+    if settings.metric not in METRICS:
+        raise UserError(
+            f"config.train.metric is {settings.metric!r}: choose one of {', '.join(METRICS)}"
+        )
+    if config.seed < 0 or config.data.max_length < 1:
+        raise UserError("config.seed must be 0 or more and config.data.max_length 1 or more")
 
 
 def _claim(workdir: Path, config: ConfigDict) -> None:
@@ -371,19 +408,26 @@ def _claim(workdir: Path, config: ConfigDict) -> None:
                 )
         else:
             configs.save(config, path)
-        _write_provenance(config, workdir)
     except OSError as error:
         raise UserError(f"{workdir}: cannot be written ({error.strerror})") from error
 
 
-def _write_provenance(
-    config: ConfigDict, workdir: Path, progression: Progression | None = None
-) -> None:
-    record = configs.provenance(config) | {"finished": False}
-    if progression is not None:
-        for name in ("finished", "seconds", "tokens"):
-            record[name] = getattr(progression, name)
+def _recorded(workdir: Path) -> dict[str, Any]:
+    """What run.json holds; nothing where it is not there or damaged."""
+    try:
+        return json.loads((workdir / "run.json").read_text())
+    except (FileNotFoundError, ValueError):
+        return {}
+
+
+def _record(workdir: Path, changes: Mapping[str, Any]) -> None:
+    """Writes run.json with some of its entries changed; the others, of earlier parts, stay."""
+    record = _recorded(workdir) | dict(changes)
     files.write_text(workdir / "run.json", json.dumps(record, indent=2) + "\n")
+
+
+def _totals(progression: Progression) -> dict[str, Any]:
+    return {name: getattr(progression, name) for name in ("finished", "seconds", "tokens")}
 
 
 def _progress(console: Console) -> Progress:

@@ -70,7 +70,7 @@ def write_run(
     scores = caption_metrics.score(TRUTH, said, meteor=False)
     exact = scores.per_image["exact"]
     for context in contexts:
-        stem = f"val-{context}-beam2"
+        stem = f"val-{context}-beam2-lp0.7"
         caption_metrics.write_results(workdir / f"{stem}.captions.json", said)
         record = {
             # METEOR of a corpus is not the mean over its images.
@@ -115,6 +115,7 @@ def write_run(
         attention_maps.draw_attention(folder / f"{stem}.png", picture, attention[-1])
     if attention:
         found = attention_maps.attention_statistics(attention)
+        found |= {"step": 300, "decoding": {"context": contexts[-1]}}
         attention_maps.write_statistics(folder / "statistics.json", found)
     return workdir
 
@@ -306,7 +307,7 @@ def test_p_of_three_images_by_hand(tmp_path, monkeypatch):
 
 def test_meteor_left_out_is_told(tmp_path):
     runs = pair(tmp_path)
-    path = runs[1] / "val-expected-beam2.scores.json"
+    path = runs[1] / "val-expected-beam2-lp0.7.scores.json"
     record = json.loads(path.read_text())
     del record["per_image"]["METEOR"]
     missing = {"METEOR": "left out: no Java"}
@@ -366,7 +367,7 @@ def test_photographs_are_marked_and_old_metrics_have_steps_alone(tmp_path):
 
 
 def scores(run: Path) -> Path:
-    return run / "val-expected-beam2.scores.json"
+    return run / "val-expected-beam2-lp0.7.scores.json"
 
 
 REFUSALS = {
@@ -379,7 +380,7 @@ REFUSALS = {
     "no weights": (lambda run: (run / "best" / "300").rmdir(), "no weights"),
     "no scores": (lambda run: scores(run).unlink(), "evaluate --workdir .*b --split val"),
     "no captions": (
-        lambda run: (run / "val-expected-beam2.captions.json").unlink(),
+        lambda run: (run / "val-expected-beam2-lp0.7.captions.json").unlink(),
         "captions.json: not there",
     ),
     "old weights": (lambda run: edit(scores(run), step=200), "best weights are of 300"),
@@ -395,9 +396,13 @@ REFUSALS = {
         lambda run: edit(run / "attention" / "val" / "statistics.json", mean_entropy="x"),
         "statistics.json: damaged",
     ),
+    "maps of other weights": (
+        lambda run: edit(run / "attention" / "val" / "statistics.json", step=200),
+        "statistics.json: damaged .*of step 200, but the best weights are of 300.*attend",
+    ),
     "half a file": (
         lambda run: scores(run).write_text(scores(run).read_text()[:-9]),
-        "beam2.scores.json: damaged .*evaluate",
+        "beam2-lp0.7.scores.json: damaged .*evaluate",
     ),
     "old form": (lambda run: write_json(scores(run), {"split": "val"}), "lacks 'images'"),
     "counts": (lambda run: edit(scores(run), bleu_counts=[[1] * 10]), "scores.json: damaged"),

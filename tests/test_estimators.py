@@ -63,6 +63,7 @@ def make(dropout=0.0):
 GRAPH, PARAMS = make()
 ANNOTATIONS = jax.random.normal(jax.random.key(2), (1, L, 4))
 LEARNED = LearnedBaseline(4, 3, 3, rngs=nnx.Rngs(3))
+LEARNED.output.kernel[...] = jax.random.normal(jax.random.key(4), (128, 1))
 
 
 def forced(paths):

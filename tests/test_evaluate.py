@@ -67,7 +67,7 @@ def test_hard_contexts_read_one_location_a_step(run, context):
 def test_scores_and_captions_are_written_with_what_they_depend_on(run):
     examples, captions = evaluate.caption_split(run, "val", run.decoding)
     record = evaluate.score_split(run, "val", run.decoding, examples, captions)
-    stored = json.loads((run.workdir / "val-expected-beam2.scores.json").read_text())
+    stored = json.loads((run.workdir / "val-expected-beam2-lp0.scores.json").read_text())
     assert stored == json.loads(json.dumps(record))
     assert stored["scores"]["exact"] == 1.0
     assert stored["scores"]["BLEU-1"] == pytest.approx(1.0)
@@ -75,7 +75,7 @@ def test_scores_and_captions_are_written_with_what_they_depend_on(run):
     assert stored["decoding"]["beam"] == 2 and stored["decoding"]["ban_unk"] is True
     assert {"tokenizer", "config_digest", "seed", "commit", "split", "step"} <= stored.keys()
     assert len(stored["per_image"]["CIDEr"]) == 8
-    assert read_results(run.workdir / "val-expected-beam2.captions.json") == {
+    assert read_results(run.workdir / "val-expected-beam2-lp0.captions.json") == {
         e.image_id: c.text for e, c in zip(examples, captions, strict=True)
     }
 
@@ -98,8 +98,14 @@ def test_a_file_is_captioned_as_the_split_was(run, tmp_path):
     exif[0x0112] = 6
     picture = Image.open(io.BytesIO(example.image))
     picture.transpose(Image.Transpose.ROTATE_90).save(turned, exif=exif)
-    captions = evaluate.caption_files(run, [path, turned], run.decoding)
-    assert [c.text for c in captions] == [example.captions[0]] * 2
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(example.image[:50])
+    captions, wrong = evaluate.caption_files(run, [path, broken, turned], run.decoding)
+    assert {p: c.text for p, c in captions.items()} == {
+        path: example.captions[0],
+        turned: example.captions[0],
+    }
+    assert list(wrong) == [broken] and str(broken) in wrong[broken]
 
 
 def test_what_is_no_run_or_is_damaged_is_told(trained, tmp_path):

@@ -77,7 +77,7 @@ def test_evaluate_prints_and_stores(workdir, capsys):
     assert main(["evaluate", "--workdir", workdir, "--split", "val", "--beam", "1"]) == 0
     printed = capsys.readouterr().out
     assert "CIDEr" in printed and "beam 1" in printed
-    stored = json.loads((Path(workdir) / "val-expected-beam1.scores.json").read_text())
+    stored = json.loads((Path(workdir) / "val-expected-beam1-lp0.scores.json").read_text())
     assert stored["scores"]["exact"] == 1.0
 
 
@@ -86,7 +86,7 @@ def test_evaluate_reports_a_hard_run_with_both_contexts(workdir, capsys):
     assert main(["evaluate", "--workdir", workdir, "--split", "val", hard]) == 0
     printed = capsys.readouterr().out
     assert "expected context" in printed and "argmax context" in printed
-    assert (Path(workdir) / "val-argmax-beam2.scores.json").exists()
+    assert (Path(workdir) / "val-argmax-beam2-lp0.scores.json").exists()
 
 
 def test_gradient_variance_writes_table_and_chart(workdir, capsys):
@@ -126,3 +126,15 @@ def test_caption_writes_a_picture_for_each_file(workdir, tmp_path, capsys, train
     assert (out / "my%20photo.png.png").stat().st_size > 1000
     # Files of one name in two folders do not overwrite each other's picture.
     assert len(list(out.glob("*.png"))) == 3
+
+
+@pytest.mark.parametrize("verb", ["caption", "attend"])
+def test_a_file_that_is_no_image_does_not_cost_the_others(workdir, tmp_path, capsys, trained, verb):
+    good, bad = tmp_path / "good.png", tmp_path / "bad.png"
+    good.write_bytes(trained[1][0].image)
+    bad.write_text("no image")
+    out = tmp_path / "o"
+    status = main([verb, "--workdir", workdir, str(bad), str(good), "--out", str(out)])
+    assert status == 2
+    assert str(bad) in capsys.readouterr().err
+    assert (out / "good.png.png").exists() and not (out / "bad.png.png").exists()

@@ -50,9 +50,28 @@ def test_rmsprop_is_its_formula():
 
 def test_clipping_scales_the_whole_gradient():
     # RMSProp's first step is blind to scale, so look at two steps of which one is clipped.
-    clipped = changes([jnp.array([3.0, 4.0]), jnp.array([0.3, 0.4])], name="rmsprop", clip_norm=1.0)
-    scaled = changes([jnp.array([0.6, 0.8]), jnp.array([0.3, 0.4])], name="rmsprop")
-    np.testing.assert_allclose(clipped[1], scaled[1], rtol=1e-5)
+    def two(large):
+        return [{"decoder": jnp.array(g)} for g in (large, [0.3, 0.4])]
+
+    params = {"decoder": jnp.ones(2)}
+    clipped = changes(two([3.0, 4.0]), params, name="rmsprop", clip_norm=1.0)
+    scaled = changes(two([0.6, 0.8]), params, name="rmsprop")
+    np.testing.assert_allclose(clipped[1]["decoder"], scaled[1]["decoder"], rtol=1e-5)
+
+
+def test_a_learned_baseline_is_clipped_apart():
+    params = {"decoder": jnp.ones(2), "baseline": jnp.ones(2)}
+
+    def two(baseline):
+        return [
+            {"decoder": jnp.array([0.3, 0.4]), "baseline": jnp.array(g)}
+            for g in (baseline, [0.3, 0.4])
+        ]
+
+    clipped = changes(two([300.0, 400.0]), params, name="rmsprop", clip_norm=1.0)
+    scaled = changes(two([0.6, 0.8]), params, name="rmsprop")
+    for part in params:
+        np.testing.assert_allclose(clipped[1][part], scaled[1][part], rtol=1e-5)
 
 
 def test_decay_spares_biases():

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 import submitit
 
+from show_attend_tell import config as configs
 from show_attend_tell.errors import UserError
 from show_attend_tell.sweep import grid, sweep
 
@@ -27,11 +29,14 @@ def calls(monkeypatch):
         made.append((verb, workdir.name))
         if verb == "train":
             workdir.mkdir(parents=True, exist_ok=True)
+            given = configs.from_file(argv[2], [a for a in argv if a.startswith("--config.")])
+            configs.save(given, workdir / "config.json")
             (workdir / "run.json").write_text(json.dumps({"finished": True}))
         elif verb == "evaluate":
-            (workdir / "test-expected-beam5.scores.json").write_text("{}")
+            for context in ("expected", "argmax") if "hard" in workdir.name else ("expected",):
+                (workdir / f"test-{context}-beam1-lp0.scores.json").write_text("{}")
         else:
-            (workdir / "attention" / "test").mkdir(parents=True)
+            (workdir / "attention" / "test").mkdir(parents=True, exist_ok=True)
             (workdir / "attention" / "test" / "statistics.json").write_text("{}")
 
     monkeypatch.setattr(subprocess, "run", run)
@@ -80,10 +85,19 @@ def test_a_sweep_runs_what_is_missing_and_nothing_twice(tmp_path, calls):
     calls.clear()
     run(jobs, tmp_path)
     assert calls == []
-    (jobs[1].workdir / "test-expected-beam5.scores.json").unlink()
-    (jobs[1].workdir / "run.json").write_text(json.dumps({"finished": True}))
+    # Scores of one of a hard run's two contexts are not all of its scores.
+    (jobs[1].workdir / "test-argmax-beam1-lp0.scores.json").unlink()
     run(jobs, tmp_path)
     assert calls == [("evaluate", names[1])]
+
+
+def test_a_finished_run_of_another_config_is_not_taken_for_this_one(tmp_path, calls):
+    (job,) = grid(EXPERIMENT, {"attention.kind": ["soft"]}, [0], tmp_path)
+    run([job], tmp_path)
+    calls.clear()
+    run(grid(EXPERIMENT, {"attention.kind": ["soft"]}, [0], tmp_path, ["--config.train.epochs=1"]),
+        tmp_path)  # fmt: skip
+    assert calls[0][0] == "train"  # which refuses the folder
 
 
 def test_a_failed_run_is_named_with_its_log_and_the_others_go_on(tmp_path):
@@ -100,3 +114,9 @@ def test_a_failed_run_is_named_with_its_log_and_the_others_go_on(tmp_path):
 def test_an_unknown_cluster_is_told(tmp_path):
     with pytest.raises(UserError, match="local, slurm"):
         sweep(EXPERIMENT, [], tmp_path, split="test", cluster="cloud", hours=1.0)
+
+
+@pytest.mark.skipif(shutil.which("srun") is not None, reason="SLURM is here")
+def test_a_machine_without_slurm_is_told(tmp_path):
+    with pytest.raises(UserError, match="--cluster slurm: .*srun"):
+        sweep(EXPERIMENT, [], tmp_path, split="test", cluster="slurm", hours=1.0)

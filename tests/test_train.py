@@ -50,13 +50,19 @@ def crash():
     raise RuntimeError("pulled the plug")
 
 
+def terminate():
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
 @pytest.mark.parametrize(
-    ("action", "raised"),
-    [(lambda: os.kill(os.getpid(), signal.SIGTERM), KeyboardInterrupt), (crash, RuntimeError)],
+    ("kind", "action", "raised"),
+    [("soft", terminate, KeyboardInterrupt), ("hard", crash, RuntimeError)],
 )
-def test_a_cut_run_resumes_bit_for_bit(tmp_path, monkeypatch, action, raised):
+def test_a_cut_run_resumes_bit_for_bit(tmp_path, monkeypatch, kind, action, raised):
     tiny.use_scenes(monkeypatch)
     config = tiny.config(tmp_path / "data", checkpoint_every=3)
+    config.attention.kind = kind
+    config.hard.update({"baseline": "learned", "credit": "to_go"})
     training.train(config, tmp_path / "whole")
 
     with monkeypatch.context() as patch:
@@ -80,6 +86,15 @@ def test_a_cut_run_resumes_bit_for_bit(tmp_path, monkeypatch, action, raised):
     assert losses(tmp_path / "whole") == losses(tmp_path / "cut")
     assert [step for step, _ in losses(tmp_path / "cut")] == [1, 2, 3, 4, 5, 6]
 
+    # What is told of the run is its first part's, and its later ones are added.
+    path = tmp_path / "cut" / "run.json"
+    run, text = json.loads(path.read_text()), path.read_text()
+    assert run["finished"] and run["tokens"] == record["tokens"]
+    first = 4 if raised is KeyboardInterrupt else 3
+    assert [part["step"] for part in run["resumed"]] == [first]
+    training.train(config, tmp_path / "cut")
+    assert path.read_text() == text
+
 
 def test_another_seed_is_another_run(tmp_path, monkeypatch):
     tiny.use_scenes(monkeypatch)
@@ -100,6 +115,20 @@ def test_a_workdir_of_another_config_is_refused_and_kept(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"another config \(decoder.hidden differ\)"):
         training.train(config, tmp_path / "run")
     assert (tmp_path / "run" / "best").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"metric": "METEOR"}, "metric is 'METEOR': choose one of BLEU-1"),
+        ({"batch_size": 0}, "batch_size is 0: it must be at least 1"),
+        ({"log_every": 0}, "log_every is 0"),
+    ],
+)
+def test_settings_out_of_range_are_told_before_any_work(tmp_path, settings, message):
+    with pytest.raises(UserError, match=message):
+        training.train(tiny.config(tmp_path / "data", **settings), tmp_path / "run")
+    assert not list(tmp_path.iterdir())
 
 
 def test_early_stopping_counts_validations_without_a_better_score(tmp_path, monkeypatch):
@@ -223,6 +252,8 @@ def test_a_run_can_start_from_another(tmp_path, monkeypatch):
     before, after = (evaluate.load_run(tmp_path / name) for name in ("soft", "hard"))
     jax.tree.map(np.testing.assert_array_equal, before.params["decoder"], after.params["decoder"])
     assert "baseline" in after.params and "baseline" not in before.params
+    source = json.loads((tmp_path / "hard" / "run.json").read_text())["init_from"]
+    assert (source["step"], source["seed"]) == (before.step, 0)
     hard.decoder.hidden = 32
     with pytest.raises(UserError, match=r"init_from=.*soft: its weights decoder.* do not fit"):
         training.train(hard, tmp_path / "misfit")
