@@ -108,7 +108,7 @@ def get_config(variant: str = "soft") -> ConfigDict:
     config.train = ConfigDict(
         {
             "init_from": "",
-            "epochs": 7,
+            "epochs": 4,
             "batch_size": 32,
             "rows": 3,
             "buckets": 6,
