@@ -11,6 +11,8 @@ from show_attend_tell.encoders import Encoder, make_encoder
 from show_attend_tell.errors import UserError
 from show_attend_tell.estimators import Estimator, LearnedBaseline, MovingAverage, hard_loss
 from show_attend_tell.objectives import soft_loss
+from show_attend_tell.rewards import IdfTable
+from show_attend_tell.sequence_training import Reward, reward_loss
 
 
 class Captioner(nnx.Module):
@@ -18,7 +20,8 @@ class Captioner(nnx.Module):
 
     Where the encoder is frozen its annotation vectors are computed once, outside of this module:
     `encoder` is then None and `inputs` are annotation vectors; otherwise `inputs` are images.
-    With an `estimator` attention is hard, else soft; `baseline` is that of baseline `learned`.
+    With an `estimator` attention is hard, else soft; `baseline` is that of baseline `learned`. With
+    a `reward` training is on what drawn captions score, else on the likelihood of the references.
     """
 
     def __init__(
@@ -27,11 +30,13 @@ class Captioner(nnx.Module):
         decoder: Decoder,
         estimator: Estimator | None = None,
         baseline: LearnedBaseline | None = None,
+        reward: Reward | None = None,
     ):
         self.encoder = encoder
         self.decoder = decoder
         self.estimator = estimator
         self.baseline = baseline
+        self.reward = reward
 
     def annotations(
         self, inputs: Float[Array, "B L D"] | UInt8[Array, "B S S 3"]
@@ -46,16 +51,31 @@ class Captioner(nnx.Module):
         key: PRNGKeyArray,
         moving_average: MovingAverage,
         step: Int[Array, ""] | int = 0,
+        table: IdfTable | None = None,
         *,
         doubly_stochastic: float,
         label_smoothing: float,
     ) -> tuple[Float[Array, ""], dict[str, Any]]:
         """The training loss and what to report of it, the next moving average among it.
 
-        See `objectives.soft_loss` and `estimators.hard_loss`.
+        See `objectives.soft_loss`, `estimators.hard_loss` and, where there is a reward (which
+        needs the `table` of the training captions), `sequence_training.reward_loss`.
         """
-        weights = {"doubly_stochastic": doubly_stochastic, "label_smoothing": label_smoothing}
         annotations = self.annotations(inputs)
+        if self.reward is not None:
+            assert table is not None
+            loss, report = reward_loss(
+                self.decoder,
+                annotations,
+                tokens,
+                key,
+                self.reward,
+                table,
+                self.estimator,
+                doubly_stochastic=doubly_stochastic,
+            )
+            return loss, report | {"moving_average": moving_average}
+        weights = {"doubly_stochastic": doubly_stochastic, "label_smoothing": label_smoothing}
         if self.estimator is not None:
             return hard_loss(
                 self.decoder,
@@ -107,9 +127,14 @@ def build_captioner(config: ConfigDict, encoder: Encoder, vocabulary_size: int) 
     estimator, baseline = None, None
     if config.attention.kind == "hard":
         estimator = Estimator(**config.hard.to_dict())
+        if estimator.released and config.attention.temperature != 1:
+            raise UserError("config.hard.released goes with config.attention.temperature=1 alone")
         if estimator.baseline == "learned":
             sizes = config.decoder
             features = sizes.projection or encoder.features
             baseline = LearnedBaseline(sizes.hidden, features, sizes.embedding, rngs=rngs)
+    reward = Reward(**config.reward.to_dict()) if config.reward.samples else None
+    if reward is not None and estimator is not None and estimator.released:
+        raise UserError("config.hard.released and config.reward.samples do not go together")
     trained = encoder if config.encoder.trainable else None
-    return Captioner(trained, decoder, estimator, baseline)
+    return Captioner(trained, decoder, estimator, baseline, reward)

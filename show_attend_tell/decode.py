@@ -1,4 +1,4 @@
-"""Beam search over a step function, in fixed shapes and without any knowledge of the model.
+"""Beam search and sampling over a step function, in fixed shapes, knowing nothing of the model.
 
 Symbols: B images, K beams, T = `max_length` steps, V words.
 
@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from show_attend_tell.errors import UserError
 
@@ -219,6 +219,56 @@ def beam_search(
     _, history = lax.scan(retrace, best.beams, tape, reverse=True)
     tokens, trace = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, 2), history)
     return Hypotheses(tokens, lengths, best.log_probs, best.scores, closed, trace)
+
+
+def sample(
+    step: Step,
+    state: PyTree,
+    key: PRNGKeyArray,
+    *,
+    batch: int,
+    samples: int,
+    max_length: int,
+    bos: int,
+    eos: int,
+    pad: int,
+    banned: tuple[int, ...] = (),
+) -> Int[Array, "B N T"]:
+    """N captions of each image, drawn word by word from the model's distribution.
+
+    Pure and jit-able; every argument but `state`, `key` and the arrays `step` closes over is
+    static. It ends as soon as all captions have.
+
+    Args:
+      step: one decoding step, see `Step`, of K = N rows an image; its trace is not used.
+      state: initial state; every leaf is (B, N, ...).
+      key: of all draws.
+      batch, samples: B and N.
+      max_length: T, the most tokens drawn, <eos> included; a caption may be cut there.
+      bos, eos, pad, banned: as for `beam_search`; the words that are never emitted give their
+        probability to the others (see `without`).
+
+    Returns:
+      Words, <eos> where the caption ended within T steps, then <pad>.
+    """
+    never = (bos, pad, *banned)
+
+    def advance(carried):
+        time, state, words, ended, tokens = carried
+        logits, state, _ = step(state, words)
+        drawn = jax.random.categorical(jax.random.fold_in(key, time), without(logits, never))
+        words = jnp.where(ended, pad, drawn)
+        return time + 1, state, words, ended | (words == eos), tokens.at[time].set(words)
+
+    words = jnp.full((batch, samples), bos)
+    initial = (0, state, words, words == eos, jnp.full((max_length, batch, samples), pad))
+    tokens = lax.while_loop(lambda c: (c[0] < max_length) & ~c[3].all(), advance, initial)[-1]
+    return jnp.moveaxis(tokens, 0, 2)
+
+
+def without(logits: Float[Array, "*S V"], words: tuple[int, ...]) -> Float[Array, "*S V"]:
+    """The logits of a distribution in which some words do not exist."""
+    return logits.at[..., jnp.array(words)].set(-jnp.inf)
 
 
 def _join(first: _Pool, second: _Pool) -> _Pool:

@@ -67,7 +67,8 @@ class Decoder(nnx.Module):
       embedding, hidden, attention: E, H, A.
       temperature: of the attention's softmax.
       dropout: rate on word inputs and on the deep output, in [0, 1).
-      annotation_dropout: rate on annotation vectors (whole features at a location), in [0, 1).
+      annotation_dropout: rate on annotation vectors, each feature of each location by itself, in
+        [0, 1).
       output_tanh: the released code's tanh around the deep output's sum; the paper (eq. 7) has
         none.
       gate: whether beta_t scales the context; without it beta is 1.
@@ -155,6 +156,20 @@ class Decoder(nnx.Module):
             logits = self.embed.attend(hidden)
             return logits + self.output_bias[...].reshape((1,) * (logits.ndim - 1) + (-1,))
         return self.output_word(hidden)
+
+    def emit(
+        self,
+        weights: recurrence.Weights,
+        memory: Memory,
+        state: recurrence.State,
+        words: Int[Array, "B K"],
+        choice: Choice | None = None,
+    ) -> tuple[Float[Array, "B K V"], recurrence.State, recurrence.Reading]:
+        """One step of decoding: the next word's logits after `words`, without dropout."""
+        embedded = self.embed(words)
+        gates = self.word_gates(embedded)
+        state, reading = recurrence.step(weights, memory, state, gates, choice)
+        return self.output(embedded, state.h, reading.z), state, reading
 
     def __call__(
         self,

@@ -147,10 +147,7 @@ def make_decode(
 
         def step(carried, words: Int[Array, "B K"]):
             state, time = carried
-            embedded = decoder.embed(words)
-            gates = decoder.word_gates(embedded)
-            state, reading = recurrence.step(weights, memory, state, gates, choose(time))
-            logits = decoder.output(embedded, state.h, reading.z)
+            logits, state, reading = decoder.emit(weights, memory, state, words, choose(time))
             trace = {"alpha": reading.alpha, "beta": reading.beta, "location": reading.location}
             return logits, (state, time + 1), trace
 

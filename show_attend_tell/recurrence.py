@@ -36,7 +36,7 @@ class Reading(NamedTuple):
     z: Float[Array, "*T B R D"]  # the gated context
     scores: Float[Array, "*T B R L"]  # alpha is their softmax
     beta: Float[Array, "*T B R"]
-    location: Int[Array, "*T B R"]  # s_t, where hard attention looks; else the largest alpha
+    location: Int[Array, "*T B R"]  # s_t that a choice's noise draws; without one the largest alpha
 
     @property
     def alpha(self) -> Float[Array, "*T B R L"]:

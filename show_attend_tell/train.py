@@ -36,6 +36,7 @@ from show_attend_tell.estimators import MovingAverage
 from show_attend_tell.input_pipeline import BatchPlan, train_batches
 from show_attend_tell.optimizer import make_optimizer
 from show_attend_tell.ptb_tokenizer import tokenize
+from show_attend_tell.rewards import IdfTable, idf_table
 from show_attend_tell.vocabulary import Vocabulary
 from show_attend_tell.writer import MetricWriter
 
@@ -80,6 +81,7 @@ def make_train_step(
     average: float,
     doubly_stochastic: float,
     label_smoothing: float,
+    table: IdfTable | None = None,
 ) -> Callable[[TrainState, Mapping[str, Array]], tuple[TrainState, dict[str, Float[Array, ""]]]]:
     """The jitted step (state, batch) -> (state, metrics). The state given is donated.
 
@@ -88,7 +90,7 @@ def make_train_step(
 
     Args:
       average: decay of the running mean of the parameters, in [0, 1); 0 keeps the last ones.
-      doubly_stochastic, label_smoothing: see `Captioner.loss`.
+      doubly_stochastic, label_smoothing, table: see `Captioner.loss`.
     """
     graph = nnx.graphdef(model)
 
@@ -99,6 +101,7 @@ def make_train_step(
             key,
             state.moving_average,
             state.step,
+            table,
             doubly_stochastic=doubly_stochastic,
             label_smoothing=label_smoothing,
         )
@@ -180,7 +183,7 @@ def train(config: ConfigDict, workdir: Path, *, console: Console | None = None) 
     train_inputs = evaluate.load_inputs(config, train_examples, encoder)
     val_inputs = evaluate.load_inputs(config, val_examples, encoder)
     val_references = evaluate.references(val_examples)
-    vocabulary, plan = _captions(config, train_examples, workdir)
+    vocabulary, plan, table = _captions(config, train_examples, workdir)
     console.print(
         f"{len(plan)} images, {plan.captions} captions ({plan.truncated} cut to "
         f"{config.data.max_length} words), {len(vocabulary)} words, "
@@ -200,6 +203,7 @@ def train(config: ConfigDict, workdir: Path, *, console: Console | None = None) 
         optimizer,
         key=jax.random.key(config.seed),
         average=config.optimizer.average,
+        table=table,
         **config.loss.to_dict(),
     )
     greedy = dataclasses.replace(evaluate.Decoding(**config.decode.to_dict()), beam=1)
@@ -311,8 +315,10 @@ def train(config: ConfigDict, workdir: Path, *, console: Console | None = None) 
     return progression
 
 
-def _captions(config: ConfigDict, examples: Any, workdir: Path) -> tuple[Vocabulary, BatchPlan]:
-    """The vocabulary of the training split, also saved, and the plan of its batches."""
+def _captions(
+    config: ConfigDict, examples: Any, workdir: Path
+) -> tuple[Vocabulary, BatchPlan, IdfTable | None]:
+    """The training split's vocabulary, also saved, its batches' plan, and what a reward needs."""
     mirrored, tokenized = [], []
     for example in examples:
         mirrored.append(example.mirrored)
@@ -322,7 +328,9 @@ def _captions(config: ConfigDict, examples: Any, workdir: Path) -> tuple[Vocabul
         config.data.min_count,
     )
     vocabulary.save(workdir / "vocabulary.json")
-    return vocabulary, _plan(config, tokenized, vocabulary, config.train.batch_size)
+    encoded = _encode(tokenized, vocabulary)
+    table = idf_table(encoded) if config.reward.samples else None
+    return vocabulary, _plan(config, encoded, config.train.batch_size), table
 
 
 def make_plan(
@@ -330,17 +338,16 @@ def make_plan(
 ) -> BatchPlan:
     """The plan of a training split's batches, of `batch_size` images, for a known vocabulary."""
     tokenized = [[tokenize(caption) for caption in e.captions] for e in examples]
-    return _plan(config, tokenized, vocabulary, batch_size)
+    return _plan(config, _encode(tokenized, vocabulary), batch_size)
 
 
-def _plan(
-    config: ConfigDict,
-    tokenized: list[list[list[str]]],
-    vocabulary: Vocabulary,
-    batch_size: int,
-) -> BatchPlan:
+def _encode(tokenized: list[list[list[str]]], vocabulary: Vocabulary) -> list[list[list[int]]]:
+    return [[[*vocabulary.encode(t), Vocabulary.eos] for t in captions] for captions in tokenized]
+
+
+def _plan(config: ConfigDict, encoded: list[list[list[int]]], batch_size: int) -> BatchPlan:
     return BatchPlan(
-        [[[*vocabulary.encode(t), Vocabulary.eos] for t in captions] for captions in tokenized],
+        encoded,
         batch_size=batch_size,
         rows=config.train.rows,
         buckets=config.train.buckets,

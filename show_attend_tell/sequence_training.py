@@ -1,0 +1,177 @@
+"""Training on what captions score: REINFORCE on sampled words (Rennie et al. 2017, SCST).
+
+Symbols as in `decoder` and `estimators`: N captions w^n of an image are drawn from the model and
+rewarded by their scores r^n against the image's references (`rewards`). The loss is minus
+
+    J = 1/N sum_n stop_gradient(r^n - b^n) [ log p(w^n | s^n, a) + lambda_r log p(s^n | a) ]
+
+per drawn word, where b^n is the mean reward of the image's other samples (leave-one-out; Luo 2020,
+arXiv:2003.09971). Its expected gradient is that of the expected reward. With soft attention there
+is no s; with hard attention the locations are drawn with the words and, with lambda_r = 1, share
+their reward, so the gradient is of the expected reward over both.
+
+Dropout is off: captions are drawn from the very distribution whose gradient is taken.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from show_attend_tell import decode, recurrence
+from show_attend_tell.attention import Choice
+from show_attend_tell.decoder import Decoder, same_caption
+from show_attend_tell.errors import UserError
+from show_attend_tell.estimators import Estimator, draw_choice, leave_one_out, roll_out
+from show_attend_tell.objectives import doubly_stochastic_penalty, token_log_probs
+from show_attend_tell.rewards import IdfTable, caption_scores
+from show_attend_tell.vocabulary import Vocabulary
+
+# Words that are never drawn. <unk> among them: it would match the references' rare words.
+_NEVER = (Vocabulary.bos, Vocabulary.pad, Vocabulary.unk)
+
+
+@dataclasses.dataclass(frozen=True)
+class Reward:
+    """How captions are drawn and rewarded (`config.reward`).
+
+    Attributes:
+      samples: N, captions drawn of an image, at least 2; 0 trains on the likelihood of the
+        references instead, and nothing else here has an effect.
+      cider, bleu: weights of CIDEr-D (0 to 10) and BLEU-4 (0 to 1) in the reward, at least 0.
+      max_length: tokens of a drawn caption, <eos> included.
+    """
+
+    samples: int
+    cider: float
+    bleu: float
+    max_length: int
+
+    def __post_init__(self):
+        if self.samples < 2:
+            raise UserError(
+                f"config.reward.samples is {self.samples}: choose 0 (no reward) or 2 and more"
+            )
+        if min(self.cider, self.bleu) < 0 or self.cider + self.bleu == 0:
+            raise UserError("config.reward.cider and .bleu must be 0 or more, and one of them more")
+        if self.max_length < 1:
+            raise UserError(f"config.reward.max_length is {self.max_length}: it must be at least 1")
+
+
+def draw_captions(
+    decoder: Decoder,
+    annotations: Float[Array, "B L F"],
+    key: PRNGKeyArray,
+    choice: Choice | None,
+    *,
+    samples: int,
+    max_length: int,
+) -> Int[Array, "B N T"]:
+    """N captions of each image; `choice` holds hard attention's noise (B, N, T, L)."""
+    memory = decoder.memory(annotations)
+    weights = decoder.weights()
+
+    def step(carried, words: Int[Array, "B N"]):
+        state, time = carried
+        now = None if choice is None else choice._replace(noise=choice.noise[:, :, time])
+        logits, state, reading = decoder.emit(weights, memory, state, words, now)
+        return logits, (state, time + 1), reading
+
+    return decode.sample(
+        step,
+        (recurrence.initial_state(memory, samples), jnp.zeros((), jnp.int32)),
+        key,
+        batch=len(annotations),
+        samples=samples,
+        max_length=max_length,
+        bos=Vocabulary.bos,
+        eos=Vocabulary.eos,
+        pad=Vocabulary.pad,
+        banned=(Vocabulary.unk,),
+    )
+
+
+def reward_loss(
+    decoder: Decoder,
+    annotations: Float[Array, "B L F"],
+    tokens: Int[Array, "B R T"],
+    key: PRNGKeyArray,
+    reward: Reward,
+    table: IdfTable,
+    estimator: Estimator | None = None,
+    *,
+    doubly_stochastic: float,
+    drawn: tuple[Int[Array, "B N S"], Choice | None] | None = None,
+) -> tuple[Float[Array, ""], dict[str, Any]]:
+    """-J and the doubly stochastic penalty, per drawn word.
+
+    Args:
+      decoder, annotations: as in `Decoder.__call__`.
+      tokens: the references; rows of an image without any carry no weight.
+      key: of what is drawn.
+      reward: see there.
+      table: of the training captions.
+      estimator: of hard attention: its `soft_probability`, `coin`, `reinforce` and `entropy` hold
+        here, too; the rest is for training on the likelihood.
+      doubly_stochastic: lambda, see `objectives.soft_loss`.
+      drawn: captions and noise to take instead of drawn ones.
+
+    Returns:
+      The loss, and for reporting `reward`, `cider` and `bleu` (means over drawn captions),
+      `advantage` (root mean square over them), `nll` (nats per drawn word), `penalty` (mean over
+      captions), `tokens` (words drawn) and, with hard attention, `entropy` (nats).
+    """
+    images, count = len(annotations), reward.samples
+    word_key, path_key = jax.random.split(key)
+    if drawn is None:
+        choice = None
+        if estimator is not None:
+            shape = (images, count, reward.max_length, annotations.shape[1])
+            choice = draw_choice(path_key, shape, estimator.soft_probability, estimator.coin)
+        sampled = draw_captions(
+            decoder, annotations, word_key, choice, samples=count, max_length=reward.max_length
+        )
+        sampled = jax.lax.stop_gradient(sampled)
+    else:
+        sampled, choice = drawn
+    # Images that only fill a batch have no references: nothing is learnt from them.
+    known = (tokens == Vocabulary.eos).any(axis=(1, 2))[:, None]
+    sampled = jnp.where(known[..., None], sampled, Vocabulary.pad)
+
+    scores = caption_scores(sampled, tokens, table)
+    total = reward.cider * scores.cider + reward.bleu * scores.bleu
+    advantage = jax.lax.stop_gradient(jnp.where(known, total - leave_one_out(total), 0.0))
+    advantage = advantage[..., None]
+
+    rollout = roll_out(decoder, annotations, sampled, None, choice)
+    log_probs = token_log_probs(decode.without(rollout.logits, _NEVER), sampled)
+    real = sampled != Vocabulary.pad
+    words = jnp.maximum(real.sum(), 1)
+    captions = jnp.maximum(known.sum() * count, 1)
+    alpha = jnp.exp(rollout.log_alpha)
+    # The penalty looks for a caption's <eos>; a caption cut at max_length has none.
+    penalty = doubly_stochastic_penalty(alpha, sampled, same_caption(sampled))
+    loss = (doubly_stochastic * penalty - (advantage * log_probs).sum()) / words
+    report = {}
+    if estimator is not None:
+        hard = real & ~choice.expected[..., None]
+        entropies = -(alpha * rollout.log_alpha).sum(axis=-1)
+        log_p_s = jnp.where(hard, rollout.log_p_s, 0.0)
+        loss -= estimator.reinforce * (advantage * log_p_s).sum() / words
+        loss -= estimator.entropy * jnp.where(hard, entropies, 0.0).sum() / words
+        report["entropy"] = jnp.where(real, entropies, 0.0).sum() / words
+
+    def mean(x: Float[Array, "B N"]) -> Float[Array, ""]:
+        return jnp.where(known, x, 0.0).sum() / captions
+
+    return loss, report | {
+        "reward": mean(total),
+        "cider": mean(scores.cider),
+        "bleu": mean(scores.bleu),
+        "advantage": jnp.sqrt(mean(jnp.square(advantage[..., 0]))),
+        "nll": -log_probs.sum() / words,
+        "penalty": penalty / captions,
+        "tokens": words.astype(jnp.float32),
+    }
