@@ -54,7 +54,9 @@ PRODUCT = 2048  # rows and columns of the square matrices whose product is timed
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--rounds", type=int, default=10, help="timed, after one that is not")
-    parser.add_argument("--only", nargs="*", default=list(VARIANTS), help="variants to time")
+    parser.add_argument(
+        "--only", nargs="*", choices=VARIANTS, default=list(VARIANTS), help="variants to time"
+    )
     parser.add_argument("--json", type=Path, help="file to write the figures to as well")
     arguments, overrides = parser.parse_known_args()
     config = configs.from_file(f"{EXPERIMENT}:soft", overrides)

@@ -46,7 +46,7 @@ COMBINATIONS = tuple(itertools.product(BASELINES, CREDITS))
 ROLLOUTS = {
     name: 2 if name in ("self_critical", "expected", "leave_one_out") else 1 for name in BASELINES
 }
-_FIT_STEPS = 200  # of the learned baselines, on the batches that are then measured
+_FIT_STEPS = 200  # of the learned baselines
 _SAMPLES = 2  # paths drawn together, so that leave_one_out has another one
 
 
@@ -69,6 +69,7 @@ def gradient_variance(
     model: Captioner,
     params: Any,
     batches: list[tuple[Array, Int[Array, "B R T"]]],
+    others: list[tuple[Array, Int[Array, "B R T"]]],
     *,
     samples: int,
     seed: int = 0,
@@ -79,6 +80,8 @@ def gradient_variance(
     Args:
       model, params: the model's form and the parameters at which to measure.
       batches: (inputs, tokens) each; they may differ in shape.
+      others: batches to fit the baselines to that carry something over from earlier ones; of
+        other images, as in training.
       samples: gradients drawn for each batch, at least 2.
       seed: of what is drawn.
       progress: whether to show a bar.
@@ -92,7 +95,7 @@ def gradient_variance(
     """
     graph = nnx.graphdef(model)
     key = jax.random.key(seed)
-    averages, learned = _fit_baselines(graph, params, batches, jax.random.fold_in(key, 1))
+    averages, learned = _fit_baselines(graph, params, others, jax.random.fold_in(key, 1))
     moments = jax.jit(lambda *args: _gradients(graph, *args))
     totals = np.zeros((len(COMBINATIONS), 2))
     count = len(batches) * samples
@@ -187,7 +190,7 @@ def _gradients(
 def _fit_baselines(
     graph: nnx.GraphDef, params: Any, batches: list, key: PRNGKeyArray
 ) -> tuple[dict[str, MovingAverage], dict[str, Any]]:
-    """The baselines that carry something over from earlier batches, fitted to these."""
+    """The baselines that carry something over from earlier batches, which are these."""
     decoder = nnx.merge(graph, params).decoder
     sizes = (decoder.init_h.out_features, decoder.init_h.in_features, decoder.embed.features)
     optimizer = optax.adam(3e-3)
@@ -222,7 +225,8 @@ def _fit_baselines(
                 return jnp.square(jnp.where(real, (b - wanted) / words, 0.0)).sum() / real.sum()
 
             updates, state = optimizer.update(jax.grad(loss)(network), state)
-            average = average.update(wanted / averaged_by(weights, credit), real)
+            seen = real & ((tokens == Vocabulary.eos) | (credit == "to_go"))
+            average = average.update(wanted / averaged_by(weights, credit), seen)
             return optax.apply_updates(network, updates), state, average
 
         state, average = optimizer.init(network), MovingAverage.start()
@@ -237,22 +241,31 @@ def _fit_baselines(
 def write_variance(folder: Path, record: dict[str, Any]) -> None:
     """Writes gradient_variance.json and a bar chart of it, gradient_variance.png."""
     files.write_text(folder / "gradient_variance.json", json.dumps(record, indent=2) + "\n")
-    figure = Figure((8, 4.5), dpi=120, layout="constrained")
+    figure = Figure((11, 4.5), dpi=120, layout="constrained")
     canvas = FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
+    panels = figure.subplots(1, 2, sharey=True)
     height = 0.4
-    for k, credit in enumerate(CREDITS):
-        rows = [row for row in record["rows"] if row["credit"] == credit]
-        places = np.arange(len(rows)) + (0.5 - k) * height
-        bars = axes.barh(places, [row["relative"] for row in rows], height, label=credit)
-        axes.bar_label(bars, [f"{row['relative']:.2g}" for row in rows], padding=3, fontsize=8)
-    axes.set_yticks(np.arange(len(BASELINES)), BASELINES)
-    axes.invert_yaxis()
-    axes.set_xscale("log")
-    axes.margins(x=0.1)
-    axes.set_xlabel("variance of the gradient at equal rollouts, over that of none + sequence")
-    axes.legend(title="credit", frameon=False)
-    axes.spines[["top", "right"]].set_visible(False)
+    for axes, name, label in zip(
+        panels,
+        ("relative", "snr"),
+        (
+            "trace of the gradient's covariance at equal rollouts,\nover that of none + sequence",
+            "signal to noise of one estimate",
+        ),
+        strict=True,
+    ):
+        for k, credit in enumerate(CREDITS):
+            rows = [row for row in record["rows"] if row["credit"] == credit]
+            places = np.arange(len(rows)) + (0.5 - k) * height
+            bars = axes.barh(places, [row[name] for row in rows], height, label=credit)
+            axes.bar_label(bars, [f"{row[name]:.2g}" for row in rows], padding=3, fontsize=8)
+        axes.set_xscale("log" if name == "relative" else "linear")
+        axes.margins(x=0.15)
+        axes.set_xlabel(label)
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0].set_yticks(np.arange(len(BASELINES)), BASELINES)
+    panels[0].invert_yaxis()
+    panels[1].legend(title="credit", frameon=False)
     canvas.draw()
     with files.replacing(folder / "gradient_variance.png") as file:
         figure.savefig(file, format="png")

@@ -369,12 +369,15 @@ def _gradient_variance(arguments: argparse.Namespace, overrides: Sequence[str]) 
     examples = evaluate.load_split(run.config, "train")
     inputs = evaluate.load_inputs(run.config, examples, run.encoder)
     plan = make_plan(run.config, examples, run.vocabulary, batch_size=arguments.images)
+    if len(plan) < 2 * arguments.batches * arguments.images:
+        raise UserError(f"--batches {arguments.batches}: too many for {len(plan)} training images")
     batches = []
-    for number in range(arguments.batches):
+    for number in range(2 * arguments.batches):
         images, tokens = plan.batch(number)
         batches.append((jnp.asarray(inputs[images]), jnp.asarray(tokens)))
+    measured, others = batches[: arguments.batches], batches[arguments.batches :]
     rows = gradient_variance(
-        run.model, params, batches, samples=arguments.samples, seed=run.config.seed
+        run.model, params, measured, others, samples=arguments.samples, seed=run.config.seed
     )
     record = {
         "rows": rows,
@@ -385,14 +388,17 @@ def _gradient_variance(arguments: argparse.Namespace, overrides: Sequence[str]) 
         **configs.provenance(run.config),
     }
     write_variance(run.workdir, record)
-    table = Table(title="variance of the gradient, over none + sequence at equal rollouts")
-    for name in ("baseline", "credit", "rollouts", "relative", "signal to noise"):
+    table = Table(
+        title="trace of the gradient's covariance; relative: to none + sequence, at equal rollouts"
+    )
+    for name in ("baseline", "credit", "rollouts", "trace", "relative", "signal to noise"):
         table.add_column(name, justify="left" if name in ("baseline", "credit") else "right")
     for row in rows:
         table.add_row(
             row["baseline"],
             row["credit"],
             str(row["rollouts"]),
+            f"{row['variance']:.3g}",
             f"{row['relative']:.3f}",
             f"{row['snr']:.3g}",
         )

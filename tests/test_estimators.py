@@ -13,7 +13,13 @@ from show_attend_tell import estimators
 from show_attend_tell.attention import Choice
 from show_attend_tell.decoder import Decoder, same_caption
 from show_attend_tell.errors import UserError
-from show_attend_tell.estimators import Estimator, LearnedBaseline, MovingAverage, hard_loss
+from show_attend_tell.estimators import (
+    Estimator,
+    LearnedBaseline,
+    MovingAverage,
+    draw_choice,
+    hard_loss,
+)
 from show_attend_tell.objectives import soft_loss, token_log_probs
 
 L, T, EOS = 3, 3, 2
@@ -332,6 +338,73 @@ def test_entropy_and_penalty_pull_alpha_apart_and_over_the_image():
     assert float(base - with_entropy) == pytest.approx(0.2 * float(report["entropy"]), rel=1e-5)
     before = error(gradient, of()[1])
     assert before > 1e-3
+
+
+def test_the_released_variant_is_its_formula():
+    """Against NumPy: two captions, one of them padded, half the minibatches soft."""
+    tokens = jnp.array([[[4, 5, EOS], [4, EOS, 0]]])
+    estimator = pure(
+        credit="mean", baseline="moving_average", reinforce=0.1, entropy=0.002, released=True
+    )
+    decoder = nnx.merge(GRAPH, PARAMS)
+    for soft in (False, True):
+        noise = 1e9 * jax.nn.one_hot(jnp.array([[0, 2, 1], [1, 1, 0]]), L)
+        choice = Choice(noise[None], jnp.full((1, 2), soft))
+        key = jax.random.key(0)
+
+        def loss(params, choice=choice, key=key):
+            return hard_loss(
+                nnx.merge(GRAPH, params), ANNOTATIONS, tokens, key, SEEN, estimator, choice=choice,
+                dropout=False, doubly_stochastic=0.5, label_smoothing=0.0,
+            )  # fmt: skip
+
+        value, report = loss(PARAMS)
+        out = decoder(ANNOTATIONS, tokens, None, choice)
+        real = np.array(tokens[0] != 0)
+        log_p = np.array(token_log_probs(out.logits, tokens)[0])
+        alpha = np.array(out.alpha[0])
+        drawn = np.log(np.take_along_axis(alpha, np.array(out.location[0])[..., None], -1))[..., 0]
+        credit = log_p.sum(-1) / real.sum(-1)
+        b = float(SEEN.b)  # as it is, b_0 = 0 included
+        likelihood = log_p.sum() / 2  # a mean over captions; the others are sums over the batch
+        reinforce = 0.0 if soft else ((credit - b)[:, None] * drawn * real).sum()
+        entropy = -(alpha * np.log(alpha)).sum()  # of every position
+        paid = np.stack([alpha[0].sum(0), alpha[1, :2].sum(0)])
+        penalty = np.square(1 - paid).sum() / 2
+        expected = -likelihood - 0.1 * reinforce - 0.002 * entropy + 0.5 * penalty
+        # Ours is divided by words, five, where theirs is by captions, two.
+        assert float(value) * 5 / 2 == pytest.approx(expected, rel=1e-4)
+        updated = report["moving_average"].b
+        assert float(updated) == pytest.approx(0.9 * b + 0.1 * credit.mean(), rel=1e-5)
+        # The penalty is told, but has no gradient.
+        without = jax.grad(lambda p, loss=loss: loss(p)[0])(PARAMS)
+        no_penalty = jax.grad(
+            lambda p, choice=choice, key=key: hard_loss(
+                nnx.merge(GRAPH, p),
+                ANNOTATIONS,
+                tokens,
+                key,
+                SEEN,
+                estimator,
+                choice=choice,
+                dropout=False,
+                **PLAIN,
+            )[0]  # fmt: skip
+        )(PARAMS)
+        assert error(without, no_penalty) < 1e-6
+
+
+def test_the_coin_falls_for_an_image_or_for_the_batch():
+    def drawn(coin):
+        keys = jax.random.split(jax.random.key(0), 200)
+        return np.array([draw_choice(k, (4, 2, 1, L), 0.5, coin).expected for k in keys])
+
+    for coin in ("image", "batch"):
+        expected = drawn(coin)
+        assert (expected[:, :, 0] == expected[:, :, 1]).all()  # the rows of an image
+        assert 0.35 < expected.mean() < 0.65
+        alike = (expected == expected[:, :1]).all(axis=(1, 2))
+        assert alike.all() if coin == "batch" else alike.mean() < 0.4
 
 
 def test_certain_attention_stays_finite():

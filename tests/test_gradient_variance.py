@@ -46,7 +46,8 @@ def model():
 @pytest.fixture(scope="module")
 def rows(model):
     params = nnx.to_pure_dict(nnx.state(model, nnx.Param))
-    return gv.gradient_variance(model, params, [(INPUTS, TOKENS)], samples=400, progress=False)
+    batches = [(INPUTS, TOKENS)]
+    return gv.gradient_variance(model, params, batches, batches, samples=400, progress=False)
 
 
 def test_the_variance_is_that_of_the_training_loss(model, rows):

@@ -58,6 +58,7 @@ def test_errors_are_one_line_and_a_status(capsys, tmp_path, workdir):
         (("evaluate", "--workdir", workdir, "--beam", "0"), "beam"),
         (("evaluate", "--workdir", workdir, "--context", "mean"), "expected, argmax, sample"),
         (("gradient-variance", "--workdir", workdir, "--samples", "1"), "--samples 1"),
+        (("gradient-variance", "--workdir", workdir, "--batches", "9"), "too many for 8"),
         (("compare", workdir, "--config.seed=1"), "takes no overrides"),
         (("sweep", experiment, "--set", "attention.kind"), "give values"),
         (("sweep", experiment, "--seeds", "one"), "whole numbers"),
