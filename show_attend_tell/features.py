@@ -7,7 +7,6 @@ ever read. While it is computed the array is `partial.npy` and `progress.json` c
 are safely on disk; it gets its final name when it is whole.
 """
 
-import fcntl
 import hashlib
 import io
 import json
@@ -18,7 +17,6 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -175,7 +173,7 @@ def _cached_array(
         array = _open(folder, text, shape, dtype)
         if array is None:
             folder.mkdir(parents=True, exist_ok=True)
-            with _locked(folder):
+            with files.locked(folder / "lock"):
                 array = _open(folder, text, shape, dtype)  # another process may have made it
                 if array is None:
                     _write(folder, text, shape, dtype, produce, progress)
@@ -187,18 +185,6 @@ def _cached_array(
             " finished images are kept"
         ) from error
     return array
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """One process at a time. The lock ends with its process, so a killed one blocks nobody."""
-    with open(folder / "lock", "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            logging.warning("%s: waiting for the process that computes it", folder)
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def _open(folder: Path, manifest: str, shape: tuple[int, ...], dtype: np.dtype) -> Any:

@@ -1,16 +1,15 @@
 """Data sets: TFDS builders, and one way to read what they built."""
 
 import difflib
-import fcntl
 import hashlib
 import re
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from show_attend_tell import files
 from show_attend_tell.errors import UserError
 
 BUILDERS = ("shapes", "flickr8k")
@@ -190,7 +189,7 @@ def _built(name: str, data_dir: Path, manual_dir: Path | None) -> Any:
     if builder.data_path.exists():
         return builder
     data_dir.mkdir(parents=True, exist_ok=True)
-    with _locked(data_dir / f".{name}.lock"):
+    with files.locked(data_dir / f".{name}.lock"):
         builder = make()  # it reads what another process has built in the meantime
         if not builder.data_path.exists():
             for killed in Path(builder.data_path).parent.glob("incomplete.*"):
@@ -199,14 +198,6 @@ def _built(name: str, data_dir: Path, manual_dir: Path | None) -> Any:
             tfds.disable_progress_bar()
             builder.download_and_prepare()
     return builder
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """One process at a time. The lock ends with its process, so a killed one blocks nobody."""
-    with path.open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def _damaged(folder: Path, error: Exception) -> UserError:
