@@ -74,7 +74,7 @@ def get_config(variant: str = "soft") -> ConfigDict:
         }
     )
     # samples 0: training on the likelihood of the references, without a reward.
-    config.reward = ConfigDict({"samples": 0, "cider": 1.0, "bleu": 1.0, "max_length": 16})
+    config.reward = ConfigDict({"samples": 0, "cider": 1.0, "bleu": 0.0, "max_length": 16})
     config.decoder = ConfigDict(
         {
             "projection": 0,
