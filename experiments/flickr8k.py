@@ -14,7 +14,7 @@ HARD_BEST = {
 }
 REWARD = {
     "reward.samples": 5,
-    "train.epochs": 2,
+    "train.epochs": 1,
     "train.buckets": 1,  # the references' padding costs nothing here
     "optimizer.learning_rate": 5e-5,
     "optimizer.warmup_steps": 20,
