@@ -18,6 +18,7 @@ REWARD = {
     "train.buckets": 1,  # the references' padding costs nothing here
     "optimizer.learning_rate": 5e-5,
     "optimizer.warmup_steps": 20,
+    "optimizer.final": 0.0,
     "optimizer.average": 0.99,
 }
 # What makes a variant; `hard` in the config has no effect on soft attention.
@@ -115,6 +116,7 @@ def get_config(variant: str = "soft") -> ConfigDict:
             "name": "adam",
             "learning_rate": 2e-3,
             "schedule": "cosine",
+            "final": 0.2,
             "warmup_steps": 100,
             "weight_decay": 0.0,
             "clip_norm": 5.0,
@@ -124,7 +126,7 @@ def get_config(variant: str = "soft") -> ConfigDict:
     config.train = ConfigDict(
         {
             "init_from": "",
-            "epochs": 4,
+            "epochs": 5,
             "batch_size": 32,
             "rows": 3,
             "buckets": 6,

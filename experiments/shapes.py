@@ -93,6 +93,7 @@ def get_config(variant: str = "soft") -> ConfigDict:
             "name": "adam",
             "learning_rate": 2e-3,
             "schedule": "cosine",
+            "final": 0.0,
             "warmup_steps": 50,
             "weight_decay": 0.0,
             "clip_norm": 1.0,

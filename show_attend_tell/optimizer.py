@@ -11,6 +11,7 @@ def make_optimizer(
     name: str,
     learning_rate: float,
     schedule: str,
+    final: float = 0.0,
     warmup_steps: int,
     total_steps: int,
     weight_decay: float,
@@ -21,7 +22,9 @@ def make_optimizer(
     Args:
       name: "adam", "adamw" or "rmsprop" (the paper's choice for Flickr8k).
       learning_rate: the peak of the schedule.
-      schedule: "constant", or "cosine" down to zero at `total_steps`.
+      schedule: "constant", or "cosine" from the peak down to `final` of it at `total_steps`.
+      final: a share of the peak, in [0, 1], for "cosine" alone. Where averaged weights are what is
+        evaluated, they need no rate of zero to settle.
       warmup_steps: steps of linear warm-up from zero before either.
       total_steps: length of the whole run, in steps.
       weight_decay: decoupled decay of matrices (not of biases), for "adamw" alone.
@@ -31,14 +34,15 @@ def make_optimizer(
     Raises:
       UserError: a name that is not among those above.
     """
+    start = 0.0 if warmup_steps else learning_rate
+    if not 0 <= final <= 1:
+        raise UserError(f"optimizer.final is {final}: it must lie in [0, 1]")
     if schedule == "cosine":
         rate = optax.warmup_cosine_decay_schedule(
-            0.0 if warmup_steps else learning_rate, learning_rate, warmup_steps, total_steps
+            start, learning_rate, warmup_steps, total_steps, final * learning_rate
         )
     elif schedule == "constant":
-        rate = optax.warmup_constant_schedule(
-            0.0 if warmup_steps else learning_rate, learning_rate, warmup_steps
-        )
+        rate = optax.warmup_constant_schedule(start, learning_rate, warmup_steps)
     else:
         raise UserError(f"optimizer.schedule is {schedule!r}: choose 'constant' or 'cosine'")
     if name == "adam":

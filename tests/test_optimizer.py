@@ -38,6 +38,8 @@ def test_adam_moves_by_the_rate_and_the_schedules_scale_it():
     cosine = changes(gradients, schedule="cosine", warmup_steps=2)
     rates = [0, 0.05, *(0.05 * (1 + np.cos(np.pi * np.arange(9) / 8)))]
     np.testing.assert_allclose([-c[0] for c in cosine], rates, rtol=1e-4, atol=1e-8)
+    ends = changes(gradients, schedule="cosine", final=0.5)[-1][0]
+    np.testing.assert_allclose(ends, -0.05, rtol=1e-4)
     warm = changes(gradients[:4], warmup_steps=2)
     np.testing.assert_allclose([-c[0] for c in warm], [0, 0.05, 0.1, 0.1], rtol=1e-4, atol=1e-8)
 
@@ -83,8 +85,8 @@ def test_decay_spares_biases():
 
 
 @pytest.mark.parametrize(
-    "settings", [{"name": "sgd"}, {"schedule": "linear"}, {"weight_decay": 0.1}]
+    "settings", [{"name": "sgd"}, {"schedule": "linear"}, {"final": 2.0}, {"weight_decay": 0.1}]
 )
 def test_what_it_does_not_know_it_refuses(settings):
-    with pytest.raises(UserError, match="choose|needs"):
+    with pytest.raises(UserError, match="choose|needs|must lie"):
         make_optimizer(**(SETTINGS | settings))
