@@ -103,7 +103,7 @@ def get_config(variant: str = "soft") -> ConfigDict:
     config.train = ConfigDict(
         {
             "init_from": "",
-            "epochs": 8,
+            "epochs": 8.0,
             "batch_size": 32,
             "rows": 1,
             "buckets": 4,

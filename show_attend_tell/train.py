@@ -10,6 +10,7 @@ A run's folder (workdir) holds
 
 import dataclasses
 import json
+import math
 import signal
 import time
 from collections.abc import Callable, Mapping
@@ -158,10 +159,10 @@ def train(config: ConfigDict, workdir: Path, *, console: Console | None = None) 
     """Trains the experiment `config` in the folder `workdir`, or resumes the run that is there.
 
     With `config.train.init_from`, the folder of another run, it starts with that run's best weights
-    instead of fresh ones. Ends after `config.train.epochs`, or earlier when
+    instead of fresh ones. Ends after `config.train.epochs` (0.5: half of one), or earlier when
     `config.train.patience` (if not 0) validations in a row brought no better score. Validation is
-    free-running greedy decoding of the whole validation split after every epoch, never
-    teacher-forced scores.
+    free-running greedy decoding of the whole validation split after every epoch and at the end,
+    never teacher-forced scores.
 
     On SIGINT or SIGTERM the current step is finished, a checkpoint is written and
     KeyboardInterrupt is raised.
@@ -192,7 +193,7 @@ def train(config: ConfigDict, workdir: Path, *, console: Console | None = None) 
     )
 
     model = build_captioner(config, encoder, len(vocabulary))
-    total_steps = settings.epochs * plan.batches_per_epoch
+    total_steps = math.ceil(settings.epochs * plan.batches_per_epoch)
     optimizer = make_optimizer(
         total_steps=total_steps,
         **{k: v for k, v in config.optimizer.to_dict().items() if k != "average"},
@@ -286,7 +287,7 @@ def train(config: ConfigDict, workdir: Path, *, console: Console | None = None) 
                 progression.tokens += meter.add(*pending)
                 bar.update(task, completed=step - 1, status=meter.status)
             pending = (step, metrics, waited)
-            at_end = step % plan.batches_per_epoch == 0
+            at_end = step % plan.batches_per_epoch == 0 or step == total_steps
             if at_end or stop.requested or step % settings.checkpoint_every == 0:
                 progression.tokens += meter.add(*pending)
                 bar.update(task, completed=step, status=meter.status)
@@ -390,7 +391,9 @@ def _start_from(folder: Path, model: Captioner, vocabulary: Vocabulary) -> dict[
 def _check(config: ConfigDict) -> None:
     """Refuses what would otherwise end in an error after minutes of work, or never be noticed."""
     settings = config.train
-    for name in ("epochs", "batch_size", "rows", "buckets", "log_every", "checkpoint_every"):
+    if settings.epochs <= 0:
+        raise UserError(f"config.train.epochs is {settings.epochs}: it must be over 0")
+    for name in ("batch_size", "rows", "buckets", "log_every", "checkpoint_every"):
         if settings[name] < 1:
             raise UserError(f"config.train.{name} is {settings[name]}: it must be at least 1")
     if settings.metric not in METRICS:

@@ -131,6 +131,14 @@ def test_settings_out_of_range_are_told_before_any_work(tmp_path, settings, mess
     assert not list(tmp_path.iterdir())
 
 
+def test_a_run_may_end_within_an_epoch(tmp_path, monkeypatch):
+    tiny.use_scenes(monkeypatch)
+    progression = training.train(tiny.config(tmp_path / "data", epochs=1.5), tmp_path / "run")
+    assert progression.finished
+    metrics = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    assert [m["step"] for m in metrics if m["kind"] == "val"] == [2, 3]
+
+
 def test_early_stopping_counts_validations_without_a_better_score(tmp_path, monkeypatch):
     tiny.use_scenes(monkeypatch)
     config = tiny.config(tmp_path / "data", epochs=9, patience=2)
