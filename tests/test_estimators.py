@@ -234,19 +234,19 @@ def test_semi_sampling_mixes_the_soft_and_the_hard_gradient():
         same = same_caption(ROWS["packed"])
         return soft_loss(out.logits, out.alpha, ROWS["packed"], same, **PLAIN)[0]
 
-    mixed = [jax.grad(soft)(PARAMS), exact(ROWS["packed"])]
+    mixed = [jax.jit(jax.grad(soft))(PARAMS), exact(ROWS["packed"])]
     wanted = jnp.stack([0.3 * dot(mixed[0], d) + 0.7 * dot(mixed[1], d) for d in DIRECTIONS])
     assert jnp.all(jnp.abs(mean - wanted) < 4 * standard_error)
 
 
 def test_the_first_steps_are_soft():
     estimator = pure(soft_probability=0.0, soft_steps=5)
-    decoder = nnx.merge(GRAPH, PARAMS)
 
+    @jax.jit
     def advantage(step):
-        key = jax.random.key(0)
+        key, decoder = jax.random.key(0), nnx.merge(GRAPH, PARAMS)
         args = (decoder, ANNOTATIONS, ROWS["one"], key, SEEN, estimator)
-        return float(hard_loss(*args, step=step, **PLAIN)[1]["advantage"])
+        return hard_loss(*args, step=step, **PLAIN)[1]["advantage"]
 
     assert advantage(0) == advantage(4) == 0.0
     assert advantage(5) != 0.0
@@ -268,7 +268,7 @@ def test_all_expectation_is_soft_attention():
         return hard_loss(decoder, ANNOTATIONS, tokens, key, SEEN, estimator, **weights)[0]
 
     (soft_value, soft_gradient), (hard_value, hard_gradient) = (
-        jax.value_and_grad(f)(params) for f in (soft, hard)
+        jax.jit(jax.value_and_grad(f))(params) for f in (soft, hard)
     )
     assert float(soft_value) == pytest.approx(float(hard_value), rel=1e-6)
     assert error(hard_gradient, soft_gradient) < 1e-6
@@ -331,7 +331,7 @@ def test_entropy_and_penalty_pull_alpha_apart_and_over_the_image():
                 decoder, ANNOTATIONS, tokens, jax.random.key(0), SEEN, estimator, **weights
             )
 
-        return jax.value_and_grad(loss, has_aux=True)(PARAMS)
+        return jax.jit(jax.value_and_grad(loss, has_aux=True))(PARAMS)
 
     (base, report), _ = of()
     (with_entropy, _), gradient = of(entropy=0.2)
@@ -358,8 +358,8 @@ def test_the_released_variant_is_its_formula():
                 dropout=False, doubly_stochastic=0.5, label_smoothing=0.0,
             )  # fmt: skip
 
-        value, report = loss(PARAMS)
-        out = decoder(ANNOTATIONS, tokens, None, choice)
+        (value, report), without = jax.jit(jax.value_and_grad(loss, has_aux=True))(PARAMS)
+        out = jax.jit(lambda choice=choice: decoder(ANNOTATIONS, tokens, None, choice))()
         real = np.array(tokens[0] != 0)
         log_p = np.array(token_log_probs(out.logits, tokens)[0])
         alpha = np.array(out.alpha[0])
@@ -377,19 +377,20 @@ def test_the_released_variant_is_its_formula():
         updated = report["moving_average"].b
         assert float(updated) == pytest.approx(0.9 * b + 0.1 * credit.mean(), rel=1e-5)
         # The penalty is told, but has no gradient.
-        without = jax.grad(lambda p, loss=loss: loss(p)[0])(PARAMS)
-        no_penalty = jax.grad(
-            lambda p, choice=choice, key=key: hard_loss(
-                nnx.merge(GRAPH, p),
-                ANNOTATIONS,
-                tokens,
-                key,
-                SEEN,
-                estimator,
-                choice=choice,
-                dropout=False,
-                **PLAIN,
-            )[0]  # fmt: skip
+        no_penalty = jax.jit(
+            jax.grad(
+                lambda p, choice=choice, key=key: hard_loss(
+                    nnx.merge(GRAPH, p),
+                    ANNOTATIONS,
+                    tokens,
+                    key,
+                    SEEN,
+                    estimator,
+                    choice=choice,
+                    dropout=False,
+                    **PLAIN,
+                )[0]
+            )
         )(PARAMS)
         assert error(without, no_penalty) < 1e-6
 
@@ -397,7 +398,7 @@ def test_the_released_variant_is_its_formula():
 def test_the_coin_falls_for_an_image_or_for_the_batch():
     def drawn(coin):
         keys = jax.random.split(jax.random.key(0), 200)
-        return np.array([draw_choice(k, (4, 2, 1, L), 0.5, coin).expected for k in keys])
+        return np.array(jax.vmap(lambda k: draw_choice(k, (4, 2, 1, L), 0.5, coin).expected)(keys))
 
     for coin in ("image", "batch"):
         expected = drawn(coin)
@@ -416,7 +417,7 @@ def test_certain_attention_stays_finite():
             decoder, ANNOTATIONS, ROWS["one"], jax.random.key(0), SEEN, estimator, **PLAIN
         )[0]
 
-    value, gradient = jax.value_and_grad(loss)(jnp.float32(300.0))
+    value, gradient = jax.jit(jax.value_and_grad(loss))(jnp.float32(300.0))
     assert jnp.isfinite(value) and jnp.isfinite(gradient)
 
 

@@ -157,8 +157,8 @@ def test_captions_are_drawn_as_often_as_they_are_probable(hard):
         decoder, ANNOTATIONS, jax.random.key(3), choice, samples=count, max_length=T
     )[0]
     for caption in CAPTIONS:
-        expected = float(jnp.where((captions == caption).all(-1), p, 0.0).sum())
-        seen = float((drawn == caption).all(-1).mean())
+        expected = float(jnp.where((captions == caption[None]).all(-1), p, 0.0).sum())
+        seen = float((drawn == caption[None]).all(-1).mean())
         assert abs(seen - expected) < 4 * np.sqrt(expected * (1 - expected) / count)
 
 
