@@ -59,7 +59,8 @@ class Captioner(nnx.Module):
         """The training loss and what to report of it, the next moving average among it.
 
         See `objectives.soft_loss`, `estimators.hard_loss` and, where there is a reward (which
-        needs the `table` of the training captions), `sequence_training.reward_loss`.
+        needs the `table` of the training captions), `sequence_training.reward_loss`, on which
+        dropout, label smoothing and a learned baseline have no effect.
         """
         annotations = self.annotations(inputs)
         if self.reward is not None:
@@ -101,20 +102,46 @@ def build_encoder(config: ConfigDict) -> Encoder:
     return make_encoder(name, image_size=image_size, rngs=nnx.Rngs(config.seed), **options)
 
 
-def build_captioner(config: ConfigDict, encoder: Encoder, vocabulary_size: int) -> Captioner:
-    """The model that `config` describes, freshly initialised from `config.seed`.
+def make_estimator(config: ConfigDict) -> Estimator | None:
+    """How hard attention is trained; None where attention is soft.
 
     Raises:
-      UserError: `config.attention.kind` is not one that this version has.
+      UserError: a setting of `config.attention.kind` or `config.hard` that this version has not.
     """
     if config.attention.kind not in ("soft", "hard"):
         raise UserError(
             f"config.attention.kind is {config.attention.kind!r}: choose 'soft' or 'hard'"
         )
+    if config.attention.kind == "soft":
+        return None
+    estimator = Estimator(**config.hard.to_dict())
+    if estimator.released and config.attention.temperature != 1:
+        raise UserError("config.hard.released goes with config.attention.temperature=1 alone")
+    if estimator.released and config.reward.samples:
+        raise UserError("config.hard.released and config.reward.samples do not go together")
+    return estimator
+
+
+def make_reward(config: ConfigDict) -> Reward | None:
+    """How captions are rewarded; None where training is on the likelihood of the references.
+
+    Raises:
+      UserError: a setting of `config.reward` that this version has not.
+    """
+    return Reward(**config.reward.to_dict()) if config.reward.samples else None
+
+
+def build_captioner(config: ConfigDict, encoder: Encoder, vocabulary_size: int) -> Captioner:
+    """The model that `config` describes, freshly initialised from `config.seed`.
+
+    Raises:
+      UserError: a setting of attention, estimator or reward that this version has not.
+    """
     if not config.attention.temperature > 0:
         raise UserError(
             f"config.attention.temperature is {config.attention.temperature}: it must be over 0"
         )
+    estimator, reward = make_estimator(config), make_reward(config)
     rngs = nnx.Rngs(config.seed)
     decoder = Decoder(
         vocabulary=vocabulary_size,
@@ -124,17 +151,10 @@ def build_captioner(config: ConfigDict, encoder: Encoder, vocabulary_size: int) 
         rngs=rngs,
         **config.decoder.to_dict(),
     )
-    estimator, baseline = None, None
-    if config.attention.kind == "hard":
-        estimator = Estimator(**config.hard.to_dict())
-        if estimator.released and config.attention.temperature != 1:
-            raise UserError("config.hard.released goes with config.attention.temperature=1 alone")
-        if estimator.baseline == "learned":
-            sizes = config.decoder
-            features = sizes.projection or encoder.features
-            baseline = LearnedBaseline(sizes.hidden, features, sizes.embedding, rngs=rngs)
-    reward = Reward(**config.reward.to_dict()) if config.reward.samples else None
-    if reward is not None and estimator is not None and estimator.released:
-        raise UserError("config.hard.released and config.reward.samples do not go together")
+    baseline = None
+    if estimator is not None and estimator.baseline == "learned" and reward is None:
+        sizes = config.decoder
+        features = sizes.projection or encoder.features
+        baseline = LearnedBaseline(sizes.hidden, features, sizes.embedding, rngs=rngs)
     trained = encoder if config.encoder.trainable else None
     return Captioner(trained, decoder, estimator, baseline, reward)

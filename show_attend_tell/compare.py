@@ -211,7 +211,7 @@ def _read_run(workdir: Path, split: str) -> _Run:
     scored = [
         _read_scores(path, split, max(steps), evaluate)
         for path in sorted(workdir.glob("*.scores.json"))
-        if re.fullmatch(rf"{re.escape(split)}-[a-z]+-beam\d+-lp[^-]+\.scores\.json", path.name)
+        if re.fullmatch(rf"{re.escape(split)}-[a-z]+-beam\d+-lp.+\.scores\.json", path.name)
     ]
     if not scored:
         raise UserError(f"{workdir}: no scores of the {split} split; {evaluate}")
@@ -342,10 +342,7 @@ def _group(runs: Sequence[_Run]) -> tuple[list[_Group], dict[str, list[Any]]]:
     members: dict[str, list[_Run]] = {}
     settings: dict[str, ConfigDict] = {}
     for run in runs:
-        config = configs.experiment(run.config)
-        source = run.record.get("init_from")
-        if source:  # seeds may each go on from the run of their own seed
-            config.train.init_from = f"a run of experiment {source['experiment']}"
+        config = configs.experiment(run.config, run.record.get("init_from"))
         key = configs.digest(config)
         settings.setdefault(key, config)
         for other in members.setdefault(key, []):

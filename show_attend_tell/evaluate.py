@@ -233,7 +233,13 @@ def load_run(workdir: Path, overrides: Sequence[str] = ()) -> Run:
     config = configs.load(workdir / "config.json", overrides)
     vocabulary = Vocabulary.load(workdir / "vocabulary.json")
     encoder = build_encoder(config)
-    model = build_captioner(config, encoder, len(vocabulary))
+    try:
+        model = build_captioner(config, encoder, len(vocabulary))
+    except (AttributeError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{workdir / 'config.json'}: of another version of this program "
+            f"({' '.join(str(error).split())[:100]}); use the commit that run.json names"
+        ) from error
     if not (workdir / "best").is_dir():
         raise UserError(f"{workdir}/best: not there; train at least one epoch first")
     best = Checkpoints(workdir / "best", keep=1)

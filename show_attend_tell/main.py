@@ -214,6 +214,8 @@ def _caption(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
 
     run, decoding = _load(arguments, overrides)
     captions, wrong = caption_files(run, arguments.images, decoding)
+    if not captions:
+        _refuse(wrong)
     folder = arguments.out or arguments.workdir / "captions"
     records = attention_records(run, decoding, _named(list(captions)), list(captions.values()))
     pictures = _dump(folder, records, list(captions))
@@ -248,6 +250,8 @@ def _attend(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     wrong: Mapping[Path, str] = {}
     if arguments.images:
         by_path, wrong = caption_files(run, arguments.images, decoding)
+        if not by_path:
+            _refuse(wrong)
         named, captions = _named(list(by_path)), list(by_path.values())
         folder = arguments.out or arguments.workdir / "attention" / "files"
     else:

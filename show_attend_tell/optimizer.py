@@ -11,7 +11,7 @@ def make_optimizer(
     name: str,
     learning_rate: float,
     schedule: str,
-    final: float = 0.0,
+    final: float,
     warmup_steps: int,
     total_steps: int,
     weight_decay: float,
@@ -32,11 +32,13 @@ def make_optimizer(
         (the parameters' entry `baseline`) is clipped apart, so that it does not scale the model's.
 
     Raises:
-      UserError: a name that is not among those above.
+      UserError: a name that is not among those above, or a setting that it does not have.
     """
     start = 0.0 if warmup_steps else learning_rate
     if not 0 <= final <= 1:
         raise UserError(f"optimizer.final is {final}: it must lie in [0, 1]")
+    if final and schedule == "constant":
+        raise UserError("optimizer.final needs optimizer.schedule='cosine'")
     if schedule == "cosine":
         rate = optax.warmup_cosine_decay_schedule(
             start, learning_rate, warmup_steps, total_steps, final * learning_rate

@@ -5,9 +5,10 @@ rewarded by their scores r^n against the image's references (`rewards`). The los
 
     J = 1/N sum_n stop_gradient(r^n - b^n) [ log p(w^n | s^n, a) + lambda_r log p(s^n | a) ]
 
-per drawn word, where b^n is the mean reward of the image's other samples (leave-one-out; Luo 2020,
-arXiv:2003.09971). Its expected gradient is that of the expected reward. With soft attention there
-is no s; with hard attention the locations are drawn with the words and, with lambda_r = 1, share
+divided by the number of drawn words in the batch, where b^n is the mean reward of the image's
+other samples (leave-one-out; Luo 2020, arXiv:2003.09971). But for that division, whose divisor is
+nearly constant, its expected gradient is that of the expected reward. With soft attention there is
+no s; with hard attention the locations are drawn with the words and, with lambda_r = 1, share
 their reward, so the gradient is of the expected reward over both.
 
 Dropout is off: captions are drawn from the very distribution whose gradient is taken.
@@ -113,15 +114,16 @@ def reward_loss(
       key: of what is drawn.
       reward: see there.
       table: of the training captions.
-      estimator: of hard attention: its `soft_probability`, `coin`, `reinforce` and `entropy` hold
-        here, too; the rest is for training on the likelihood.
+      estimator: of hard attention: its `soft_probability`, `coin`, `reinforce` and `entropy` (here
+        in units of reward over nats) hold here, too; the rest is for training on the likelihood.
       doubly_stochastic: lambda, see `objectives.soft_loss`.
       drawn: captions and noise to take instead of drawn ones.
 
     Returns:
       The loss, and for reporting `reward`, `cider` and `bleu` (means over drawn captions),
-      `advantage` (root mean square over them), `nll` (nats per drawn word), `penalty` (mean over
-      captions), `tokens` (words drawn) and, with hard attention, `entropy` (nats).
+      `advantage` (root mean square over them), `sampled_nll` (nats per drawn word, which is not
+      the references' `nll`), `penalty` (mean over captions; 0 of one cut at `max_length`),
+      `tokens` (words drawn) and, with hard attention, `entropy` (nats).
     """
     images, count = len(annotations), reward.samples
     word_key, path_key = jax.random.split(key)
@@ -133,7 +135,6 @@ def reward_loss(
         sampled = draw_captions(
             decoder, annotations, word_key, choice, samples=count, max_length=reward.max_length
         )
-        sampled = jax.lax.stop_gradient(sampled)
     else:
         sampled, choice = drawn
     # Images that only fill a batch have no references: nothing is learnt from them.
@@ -171,7 +172,7 @@ def reward_loss(
         "cider": mean(scores.cider),
         "bleu": mean(scores.bleu),
         "advantage": jnp.sqrt(mean(jnp.square(advantage[..., 0]))),
-        "nll": -log_probs.sum() / words,
+        "sampled_nll": -log_probs.sum() / words,
         "penalty": penalty / captions,
         "tokens": words.astype(jnp.float32),
     }

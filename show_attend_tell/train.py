@@ -30,7 +30,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from show_attend_tell import caption_metrics, evaluate, files
 from show_attend_tell import config as configs
-from show_attend_tell.captioner import Captioner, build_captioner, build_encoder
+from show_attend_tell.captioner import (
+    Captioner,
+    build_captioner,
+    build_encoder,
+    make_estimator,
+    make_reward,
+)
 from show_attend_tell.checkpoint import Checkpoints
 from show_attend_tell.errors import UserError
 from show_attend_tell.estimators import MovingAverage
@@ -173,7 +179,7 @@ def train(config: ConfigDict, workdir: Path, *, console: Console | None = None) 
         not finite.
     """
     console = console or Console(stderr=True)
-    _check(config)
+    _check(config, workdir)
     _claim(workdir, config)
     settings = config.train
 
@@ -219,7 +225,7 @@ def train(config: ConfigDict, workdir: Path, *, console: Console | None = None) 
     if restored is None:
         source = {}
         if settings.init_from:
-            source["init_from"] = _start_from(Path(settings.init_from), model, vocabulary)
+            source["init_from"] = _start_from(Path(settings.init_from), config, model, vocabulary)
             state = initial_state(model, optimizer)
         _record(workdir, configs.provenance(config) | {"finished": False, "resumed": []} | source)
     else:
@@ -357,7 +363,9 @@ def _plan(config: ConfigDict, encoded: list[list[list[int]]], batch_size: int) -
     )
 
 
-def _start_from(folder: Path, model: Captioner, vocabulary: Vocabulary) -> dict[str, Any]:
+def _start_from(
+    folder: Path, config: ConfigDict, model: Captioner, vocabulary: Vocabulary
+) -> dict[str, Any]:
     """Gives the model the best weights of another run; a baseline's network stays fresh.
 
     Returns:
@@ -369,6 +377,14 @@ def _start_from(folder: Path, model: Captioner, vocabulary: Vocabulary) -> dict[
             f"config.train.init_from={folder}: it has another vocabulary; choose a run on the "
             "same captions with the same data.min_count"
         )
+    # What no shape of a weight tells.
+    same = ("encoder.", "decoder.output_tanh", "attention.temperature")
+    changed = [n for n in configs.differences(other.config, config) if n.startswith(same)]
+    if changed:
+        raise UserError(
+            f"config.train.init_from={folder}: it was trained with other {', '.join(changed)}; "
+            "choose another run, or set these as it has them"
+        )
     given = flatten_dict(other.params)
     own = flatten_dict(nnx.to_pure_dict(nnx.state(model, nnx.Param)))
     for name, value in own.items():
@@ -379,16 +395,17 @@ def _start_from(folder: Path, model: Captioner, vocabulary: Vocabulary) -> dict[
             )
     fitting = {k: given[k] for k in own if k in given and given[k].shape == own[k].shape}
     nnx.update(model, unflatten_dict(fitting))
+    record = _recorded(folder)
     return {
         "workdir": str(folder),
         "step": other.step,
-        "commit": _recorded(folder).get("commit"),
+        "commit": record.get("commit"),
         "seed": other.config.seed,
-        "experiment": configs.digest(configs.experiment(other.config)),
+        "experiment": configs.digest(configs.experiment(other.config, record.get("init_from"))),
     }
 
 
-def _check(config: ConfigDict) -> None:
+def _check(config: ConfigDict, workdir: Path) -> None:
     """Refuses what would otherwise end in an error after minutes of work, or never be noticed."""
     settings = config.train
     if settings.epochs <= 0:
@@ -399,6 +416,17 @@ def _check(config: ConfigDict) -> None:
     if settings.metric not in METRICS:
         raise UserError(
             f"config.train.metric is {settings.metric!r}: choose one of {', '.join(METRICS)}"
+        )
+    make_estimator(config)
+    if make_reward(config) is not None and not settings.init_from:
+        raise UserError(
+            "config.reward.samples: rewards teach nothing to an untrained model; name the run "
+            "to go on from in config.train.init_from"
+        )
+    begun = (workdir / "checkpoints").is_dir()  # and then needs no other run any more
+    if settings.init_from and not begun and not (Path(settings.init_from) / "best").is_dir():
+        raise UserError(
+            f"config.train.init_from={settings.init_from}: no trained run there; train that first"
         )
     if config.seed < 0 or config.data.max_length < 1:
         raise UserError("config.seed must be 0 or more and config.data.max_length 1 or more")

@@ -12,6 +12,7 @@ SETTINGS = dict(
     name="adam",
     learning_rate=0.1,
     schedule="constant",
+    final=0.0,
     warmup_steps=0,
     total_steps=10,
     weight_decay=0.0,
@@ -85,7 +86,14 @@ def test_decay_spares_biases():
 
 
 @pytest.mark.parametrize(
-    "settings", [{"name": "sgd"}, {"schedule": "linear"}, {"final": 2.0}, {"weight_decay": 0.1}]
+    "settings",
+    [
+        {"name": "sgd"},
+        {"schedule": "linear"},
+        {"final": 2.0},
+        {"final": 0.5},
+        {"weight_decay": 0.1},
+    ],
 )
 def test_what_it_does_not_know_it_refuses(settings):
     with pytest.raises(UserError, match="choose|needs|must lie"):

@@ -191,11 +191,13 @@ def test_settings_out_of_range_are_told(settings):
 @pytest.mark.parametrize("hard", [False, True])
 def test_training_raises_the_reward(hard):
     decoder = nnx.merge(GRAPH, jax.tree.map(jnp.copy, PARAMS))  # a step donates its own
-    model = Captioner(None, decoder, ESTIMATOR if hard else None, None, REWARD)
+    reward = dataclasses.replace(REWARD, samples=8)
+    model = Captioner(None, decoder, ESTIMATOR if hard else None, None, reward)
     optimizer = make_optimizer(
         name="adam",
         learning_rate=0.02,
         schedule="constant",
+        final=0.0,
         warmup_steps=0,
         total_steps=60,
         weight_decay=0.0,

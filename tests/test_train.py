@@ -56,13 +56,22 @@ def terminate():
 
 @pytest.mark.parametrize(
     ("kind", "action", "raised"),
-    [("soft", terminate, KeyboardInterrupt), ("hard", crash, RuntimeError)],
+    [
+        ("soft", terminate, KeyboardInterrupt),
+        ("hard", crash, RuntimeError),
+        ("reward", crash, RuntimeError),
+    ],
 )
 def test_a_cut_run_resumes_bit_for_bit(tmp_path, monkeypatch, kind, action, raised):
     tiny.use_scenes(monkeypatch)
     config = tiny.config(tmp_path / "data", checkpoint_every=3)
-    config.attention.kind = kind
-    config.hard.update({"baseline": "learned", "credit": "to_go"})
+    if kind == "hard":
+        config.attention.kind = kind
+        config.hard.update({"baseline": "learned", "credit": "to_go"})
+    if kind == "reward":
+        training.train(tiny.config(tmp_path / "data", epochs=1), tmp_path / "first")
+        config.train.init_from = str(tmp_path / "first")
+        config.reward.update({"samples": 2, "max_length": 8})
     training.train(config, tmp_path / "whole")
 
     with monkeypatch.context() as patch:
@@ -123,6 +132,7 @@ def test_a_workdir_of_another_config_is_refused_and_kept(tmp_path, monkeypatch):
         ({"metric": "METEOR"}, "metric is 'METEOR': choose one of BLEU-1"),
         ({"batch_size": 0}, "batch_size is 0: it must be at least 1"),
         ({"log_every": 0}, "log_every is 0"),
+        ({"init_from": "nowhere"}, "init_from=nowhere: no trained run there"),
     ],
 )
 def test_settings_out_of_range_are_told_before_any_work(tmp_path, settings, message):
@@ -137,6 +147,13 @@ def test_a_run_may_end_within_an_epoch(tmp_path, monkeypatch):
     assert progression.finished
     metrics = read_metrics(tmp_path / "run" / "metrics.jsonl")
     assert [m["step"] for m in metrics if m["kind"] == "val"] == [2, 3]
+
+
+def test_rewards_need_a_trained_run(tmp_path):
+    config = tiny.config(tmp_path / "data")
+    config.reward.samples = 2
+    with pytest.raises(UserError, match="config.train.init_from"):
+        training.train(config, tmp_path / "run")
 
 
 def test_early_stopping_counts_validations_without_a_better_score(tmp_path, monkeypatch):
@@ -169,6 +186,7 @@ def tiny_step(**settings):
         name="adam",
         learning_rate=0.1,
         schedule="constant",
+        final=0.0,
         warmup_steps=0,
         total_steps=10,
         weight_decay=0.0,
@@ -262,6 +280,10 @@ def test_a_run_can_start_from_another(tmp_path, monkeypatch):
     assert "baseline" in after.params and "baseline" not in before.params
     source = json.loads((tmp_path / "hard" / "run.json").read_text())["init_from"]
     assert (source["step"], source["seed"]) == (before.step, 0)
+    hard.attention.temperature = 0.5
+    with pytest.raises(UserError, match=r"soft: it was trained with other attention.temperature"):
+        training.train(hard, tmp_path / "other")
+    hard.attention.temperature = 1.0
     hard.decoder.hidden = 32
     with pytest.raises(UserError, match=r"init_from=.*soft: its weights decoder.* do not fit"):
         training.train(hard, tmp_path / "misfit")
