@@ -84,9 +84,9 @@ class Estimator:
       released: as the released code does: REINFORCE and entropy terms are not divided by the
         batch, where the likelihood is; entropy counts every position, padded and soft ones too;
         soft captions enter the moving average, whose b_0 = 0 counts; and the doubly stochastic
-        penalty has no gradient. (Its padding cannot be repeated: there a caption's credit is
-        divided by the length of the batch's longest, here rows are packed and it is divided by
-        its own.)
+        penalty has no gradient. (Its padding is not repeated: there a caption's credit is divided
+        by the length of the batch's longest and acts at padded steps, too; here rows are packed,
+        and it is divided by its own length and acts at its own steps.)
     """
 
     objective: str
