@@ -68,8 +68,8 @@ def _pure(baseline: str, credit: str) -> Estimator:
 def gradient_variance(
     model: Captioner,
     params: Any,
-    batches: list[tuple[Array, Int[Array, "B R T"]]],
-    others: list[tuple[Array, Int[Array, "B R T"]]],
+    batches: list[tuple[Array, Int[Array, "_ _ _"]]],
+    others: list[tuple[Array, Int[Array, "_ _ _"]]],
     *,
     samples: int,
     seed: int = 0,
