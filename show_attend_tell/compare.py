@@ -234,8 +234,7 @@ def _read_scores(path: Path, split: str, best_step: int, evaluate: str) -> _Scor
         record = _read_json(path)
         if (record["split"], record["images"]) != (split, len(image_ids)) or not image_ids:
             raise ValueError("it is not of the captions beside it")
-        if record["step"] != best_step:
-            raise ValueError(f"of step {record['step']}, but the best weights are of {best_step}")
+        _check_step(record, best_step)
         decoding = {k: v for k, v in record["decoding"].items() if k != "batch_size"}
         for name in TOLD:
             decoding[name]  # raises where it is not there
@@ -276,8 +275,7 @@ def _read_attention(
     path = folder / "statistics.json"
     with _reading(path, attend):
         read = _read_json(path)
-        if read["step"] != best_step:
-            raise ValueError(f"of step {read['step']}, but the best weights are of {best_step}")
+        _check_step(read, best_step)
         objects = read["objects"] or {}
         values = {
             "entropy": read["mean_entropy"],
@@ -290,6 +288,11 @@ def _read_attention(
         values = {name: None if v is None else _number(v) for name, v in values.items()}
         context = str(read["decoding"]["context"])
     return values, context
+
+
+def _check_step(record: dict[str, Any], best_step: int) -> None:
+    if record["step"] != best_step:
+        raise ValueError(f"of step {record['step']}, but the best weights are of {best_step}")
 
 
 def _optional(value: Any) -> float | None:

@@ -7,14 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny
 from flax import nnx
 
 from show_attend_tell import estimators
 from show_attend_tell.attention import Choice
-from show_attend_tell.decoder import Decoder, same_caption
+from show_attend_tell.decoder import same_caption
 from show_attend_tell.errors import UserError
 from show_attend_tell.estimators import (
-    Estimator,
     LearnedBaseline,
     MovingAverage,
     draw_choice,
@@ -26,47 +26,13 @@ L, T, EOS = 3, 3, 2
 # One caption of three tokens, and two captions packed into one row: 27 paths each.
 ROWS = {"one": jnp.array([[[4, 5, EOS]]]), "packed": jnp.array([[[4, EOS, EOS]]])}
 PATHS = jnp.array(list(itertools.product(range(L), repeat=T)))
-PURE = Estimator(
-    objective="reinforce",
-    samples=1,
-    soft_probability=0.0,
-    soft_steps=0,
-    coin="image",
-    reinforce=1.0,
-    entropy=0.0,
-    credit="sequence",
-    baseline="none",
-    released=False,
-)
+PURE = tiny.PURE
 PLAIN = {"doubly_stochastic": 0.0, "label_smoothing": 0.0}
 SEEN = MovingAverage(jnp.float32(-1.3), jnp.float32(0.6))  # of earlier batches
 COMBINATIONS = [(b, c) for b in estimators.BASELINES for c in ("sequence", "to_go")]
 
 
-def make(dropout=0.0):
-    decoder = Decoder(
-        vocabulary=6,
-        features=4,
-        projection=3,
-        embedding=3,
-        hidden=4,
-        attention=3,
-        dropout=dropout,
-        annotation_dropout=dropout,
-        output_tanh=True,
-        gate=True,
-        tied=False,
-        rngs=nnx.Rngs(0),
-    )
-    graph, params = nnx.split(decoder, nnx.Param)
-    # Weights large enough for paths to differ a lot.
-    leaves, tree = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(1), len(leaves))
-    leaves = [p + 0.8 * jax.random.normal(k, p.shape) for p, k in zip(leaves, keys, strict=True)]
-    return graph, jax.tree.unflatten(tree, leaves)
-
-
-GRAPH, PARAMS = make()
+GRAPH, PARAMS = tiny.decoder()
 ANNOTATIONS = jax.random.normal(jax.random.key(2), (1, L, 4))
 LEARNED = LearnedBaseline(4, 3, 3, rngs=nnx.Rngs(3))
 LEARNED.output.kernel[...] = jax.random.normal(jax.random.key(4), (128, 1))
@@ -253,7 +219,7 @@ def test_the_first_steps_are_soft():
 
 
 def test_all_expectation_is_soft_attention():
-    graph, params = make(dropout=0.3)
+    graph, params = tiny.decoder(dropout=0.3, annotation_dropout=0.3)
     tokens = jnp.concatenate([ROWS["one"], ROWS["packed"]], axis=1)
     key = jax.random.key(7)
     weights = {"doubly_stochastic": 0.7, "label_smoothing": 0.1}

@@ -7,14 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny
 from flax import nnx
 
 from show_attend_tell import decode, sequence_training
 from show_attend_tell.attention import Choice
 from show_attend_tell.captioner import Captioner
-from show_attend_tell.decoder import Decoder
 from show_attend_tell.errors import UserError
-from show_attend_tell.estimators import Estimator, roll_out
+from show_attend_tell.estimators import roll_out
 from show_attend_tell.objectives import token_log_probs
 from show_attend_tell.optimizer import make_optimizer
 from show_attend_tell.rewards import caption_scores, idf_table
@@ -29,43 +29,8 @@ REWARD = Reward(samples=2, cider=1.0, bleu=0.5, max_length=T)
 # All captions of at most two tokens over three words, and all paths of two locations.
 CAPTIONS = jnp.array([(EOS, 0), *itertools.product((4, 5), WORDS)])
 PATHS = jnp.array(list(itertools.product(range(L), repeat=T)))
-ESTIMATOR = Estimator(
-    objective="reinforce",
-    samples=1,
-    soft_probability=0.0,
-    soft_steps=0,
-    coin="image",
-    reinforce=1.0,
-    entropy=0.0,
-    credit="sequence",
-    baseline="none",
-    released=False,
-)
 
-
-def make():
-    decoder = Decoder(
-        vocabulary=6,
-        features=4,
-        projection=0,
-        embedding=3,
-        hidden=4,
-        attention=3,
-        dropout=0.5,
-        annotation_dropout=0.5,
-        output_tanh=True,
-        gate=True,
-        tied=False,
-        rngs=nnx.Rngs(0),
-    )
-    graph, params = nnx.split(decoder, nnx.Param)
-    leaves, tree = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(1), len(leaves))
-    leaves = [p + 0.8 * jax.random.normal(k, p.shape) for p, k in zip(leaves, keys, strict=True)]
-    return graph, jax.tree.unflatten(tree, leaves)
-
-
-GRAPH, PARAMS = make()
+GRAPH, PARAMS = tiny.decoder(projection=0, dropout=0.5, annotation_dropout=0.5)
 ANNOTATIONS = jax.random.normal(jax.random.key(2), (1, L, 4))
 
 
@@ -119,7 +84,7 @@ def error_of_the_expected_estimate(hard):
         drawn = captions[index][None], as_choice(None if noise is None else noise[index])
         loss, report = reward_loss(
             nnx.merge(GRAPH, params), ANNOTATIONS, REFERENCES, jax.random.key(0), REWARD, TABLE,
-            ESTIMATOR if hard else None, doubly_stochastic=0.0, drawn=drawn,
+            tiny.PURE if hard else None, doubly_stochastic=0.0, drawn=drawn,
         )  # fmt: skip
         return loss * report["tokens"] / REWARD.samples
 
@@ -191,7 +156,7 @@ def test_settings_out_of_range_are_told(settings):
 def test_training_raises_the_reward():
     decoder = nnx.merge(GRAPH, jax.tree.map(jnp.copy, PARAMS))  # a step donates its own
     reward = dataclasses.replace(REWARD, samples=8)
-    model = Captioner(None, decoder, ESTIMATOR, None, reward)
+    model = Captioner(None, decoder, tiny.PURE, None, reward)
     optimizer = make_optimizer(
         name="adam",
         learning_rate=0.02,

@@ -3,7 +3,9 @@
 import io
 from pathlib import Path
 
+import jax
 import numpy as np
+from flax import nnx
 from ml_collections import ConfigDict
 from PIL import Image
 
@@ -11,8 +13,24 @@ from show_attend_tell import config as configs
 from show_attend_tell import evaluate
 from show_attend_tell.datasets import Box, Example
 from show_attend_tell.datasets.shapes import render_scene
+from show_attend_tell.decoder import Decoder
+from show_attend_tell.estimators import Estimator
 
 EXPERIMENT = Path(__file__).parents[1] / "experiments" / "shapes.py"
+
+# Pure REINFORCE with one path, whose expected gradient is exact.
+PURE = Estimator(
+    objective="reinforce",
+    samples=1,
+    soft_probability=0.0,
+    soft_steps=0,
+    coin="image",
+    reinforce=1.0,
+    entropy=0.0,
+    credit="sequence",
+    baseline="none",
+    released=False,
+)
 
 
 class Scenes(list):
@@ -51,3 +69,15 @@ def use_scenes(monkeypatch, count: int = 8, copies: int = 1) -> Scenes:
     scenes = Scenes(count)
     monkeypatch.setattr(evaluate, "load_split", lambda config, split: splits.get(split, scenes))
     return scenes
+
+
+def decoder(**changes):
+    """The graph and the parameters of a decoder small enough for all its paths to be enumerated."""
+    sizes = dict(vocabulary=6, features=4, projection=3, embedding=3, hidden=4, attention=3)
+    kind = dict(dropout=0.0, annotation_dropout=0.0, output_tanh=True, gate=True, tied=False)
+    graph, params = nnx.split(Decoder(**(sizes | kind | changes), rngs=nnx.Rngs(0)), nnx.Param)
+    # Weights large enough for paths to differ a lot.
+    leaves, tree = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(1), len(leaves))
+    leaves = [p + 0.8 * jax.random.normal(k, p.shape) for p, k in zip(leaves, keys, strict=True)]
+    return graph, jax.tree.unflatten(tree, leaves)
