@@ -3,10 +3,12 @@
 #
 #   ./launch.sh VERB ...           the console script show-attend-tell; --help lists its verbs
 #   ./launch.sh test [ARGUMENT ..] the test suite; arguments go to pytest, paths from this folder
+#   ./launch.sh bench ...          the benchmarks; --help lists their parts
 #
 # What is installed stands in requirements.lock, by version and hash. For an accelerator, set
 # SHOW_ATTEND_TELL_EXTRA=cuda (or tpu) once: jax's plugins are then added (the versions that match
 # the locked jax, but not checked by hash), and later starts keep them. Empty takes that back.
+# SHOW_ATTEND_TELL_EXTRA=bench adds PyTorch, for the benchmarks alone.
 set -euo pipefail
 
 root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)
@@ -103,5 +105,9 @@ if [ "${1-}" = test ]; then
   shift
   cd "$root"
   exec "$venv/bin/python" -m pytest "$@"
+fi
+if [ "${1-}" = bench ]; then
+  shift
+  exec "$venv/bin/python" "$root/benchmarks/main.py" "$@"
 fi
 exec "$venv/bin/show-attend-tell" "$@"

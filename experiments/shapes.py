@@ -51,6 +51,7 @@ def get_config(variant: str = "soft") -> ConfigDict:
             "manual_dir": "",
             "limit": 0,
             "mirrored": False,
+            "crops": 0,
             "min_count": 1,
             "max_length": 40,
         }
@@ -74,7 +75,9 @@ def get_config(variant: str = "soft") -> ConfigDict:
         }
     )
     # samples 0: training on the likelihood of the references, without a reward.
-    config.reward = ConfigDict({"samples": 0, "cider": 1.0, "bleu": 0.0, "max_length": 16})
+    config.reward = ConfigDict(
+        {"samples": 0, "cider": 1.0, "bleu": 0.0, "f_mean": 0.0, "max_length": 16}
+    )
     config.decoder = ConfigDict(
         {
             "projection": 0,
@@ -103,6 +106,7 @@ def get_config(variant: str = "soft") -> ConfigDict:
     config.train = ConfigDict(
         {
             "init_from": "",
+            "init_weights": "best",
             "epochs": 8.0,
             "batch_size": 32,
             "rows": 1,

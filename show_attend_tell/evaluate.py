@@ -96,8 +96,11 @@ def data_folder(config: ConfigDict) -> Path:
     return Path(config.data.dir or platformdirs.user_cache_dir("show_attend_tell"))
 
 
-def load_split(config: ConfigDict, split: str) -> Any:
-    """The examples of a split (see `datasets.load`), built first where they are not."""
+def load_split(config: ConfigDict, split: str, *, copies: bool = False) -> Any:
+    """The examples of a split (see `datasets.load`), built first where they are not.
+
+    With `copies` there are also the mirrored and cropped ones that are trained on.
+    """
     manual = Path(config.data.manual_dir) if config.data.manual_dir else None
     return datasets.load(
         config.data.name,
@@ -105,7 +108,8 @@ def load_split(config: ConfigDict, split: str) -> Any:
         data_dir=data_folder(config) / "datasets",
         manual_dir=manual,
         limit=config.data.limit,
-        mirrored=config.data.mirrored and split == "train",
+        mirrored=copies and config.data.mirrored,
+        crops=config.data.crops if copies else 0,
     )
 
 
@@ -223,11 +227,11 @@ class Run:
         return Decoding(**self.config.decode.to_dict())
 
 
-def load_run(workdir: Path, overrides: Sequence[str] = ()) -> Run:
-    """Loads config, vocabulary and best weights of a run.
+def load_run(workdir: Path, overrides: Sequence[str] = (), *, weights: str = "best") -> Run:
+    """Loads config, vocabulary and weights of a run: the `best` or, if finished, the `last` ones.
 
     Raises:
-      UserError: the folder is not a run, the run has no best weights yet, a file is damaged, or an
+      UserError: the folder is not a run, the run has no such weights yet, a file is damaged, or an
         override is not understood.
     """
     config = configs.load(workdir / "config.json", overrides)
@@ -240,13 +244,15 @@ def load_run(workdir: Path, overrides: Sequence[str] = ()) -> Run:
             f"{workdir / 'config.json'}: of another version of this program "
             f"({' '.join(str(error).split())[:100]}); use the commit that run.json names"
         ) from error
-    if not (workdir / "best").is_dir():
-        raise UserError(f"{workdir}/best: not there; train at least one epoch first")
-    best = Checkpoints(workdir / "best", keep=1)
-    restored = best.restore(nnx.to_pure_dict(nnx.state(model, nnx.Param)))
-    best.close()
+    folder = workdir / weights
+    remedy = "train to the end" if weights == "last" else "train at least one epoch"
+    if not folder.is_dir():
+        raise UserError(f"{folder}: not there; {remedy} first")
+    kept = Checkpoints(folder, keep=1)
+    restored = kept.restore(nnx.to_pure_dict(nnx.state(model, nnx.Param)))
+    kept.close()
     if restored is None:
-        raise UserError(f"{workdir}/best: no weights in it; train at least one epoch first")
+        raise UserError(f"{folder}: no weights in it; {remedy} first")
     step, params, _ = restored
     return Run(workdir, config, vocabulary, encoder, model, params, step)
 

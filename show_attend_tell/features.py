@@ -98,7 +98,7 @@ def _decode(examples: Any, size: int, start: int, batch_size: int) -> Iterator[n
     def read(index: int) -> np.ndarray:
         try:
             example = examples[index]
-            image = read_image(example.image, size)
+            image = read_image(example.image, size, example.window)
             return image[:, ::-1] if example.mirrored else image
         except Exception as error:
             why = " ".join(str(error).split())

@@ -81,7 +81,7 @@ def gradient_variance(
       model, params: the model's form and the parameters at which to measure.
       batches: (inputs, tokens) each; they may differ in shape.
       others: batches to fit the baselines to that carry something over from earlier ones; of
-        other images or their mirrored copies.
+        other images, or of copies of theirs.
       samples: gradients drawn for each batch, at least 2.
       seed: of what is drawn.
       progress: whether to show a bar.

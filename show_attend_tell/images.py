@@ -12,6 +12,7 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from show_attend_tell.errors import UserError
 
+WHOLE = (0.0, 0.0, 1.0, 1.0)  # ymin, xmin, ymax, xmax of a picture
 # The formats that pictures come in; Pillow's many others are not offered to untrusted files.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
 # A file may hold so many pixels if they need not be decoded at full size (most JPEG) ...
@@ -25,7 +26,11 @@ Image.MAX_IMAGE_PIXELS = MAX_FILE_PIXELS
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
-def read_image(source: bytes | Path, size: int) -> UInt8[np.ndarray, "S S 3"]:
+def read_image(
+    source: bytes | Path,
+    size: int,
+    window: tuple[float, float, float, float] = WHOLE,
+) -> UInt8[np.ndarray, "S S 3"]:
     """An image as encoders take it: RGB, upright, squashed to S x S (aspect not kept).
 
     Every path of the project, training, evaluation and single files, resizes here: bicubic with
@@ -34,6 +39,7 @@ def read_image(source: bytes | Path, size: int) -> UInt8[np.ndarray, "S S 3"]:
     Args:
       source: an encoded image, or the path of a file.
       size: S, at least 1.
+      window: the part of the upright picture to read, ymin, xmin, ymax, xmax in [0, 1].
 
     Returns:
       RGB values 0 to 255. Transparency is laid on white; EXIF rotation is applied.
@@ -43,7 +49,9 @@ def read_image(source: bytes | Path, size: int) -> UInt8[np.ndarray, "S S 3"]:
         than `MAX_FILE_PIXELS` or `MAX_DECODED_PIXELS`; the message names it.
     """
     image = _open(source, size)
-    return np.asarray(image.resize((size, size), Image.Resampling.BICUBIC), np.uint8)
+    ymin, xmin, ymax, xmax = window
+    box = (xmin * image.width, ymin * image.height, xmax * image.width, ymax * image.height)
+    return np.asarray(image.resize((size, size), Image.Resampling.BICUBIC, box), np.uint8)
 
 
 def read_picture(source: bytes | Path, max_side: int) -> UInt8[np.ndarray, "H W 3"]:

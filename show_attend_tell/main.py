@@ -370,7 +370,7 @@ def _gradient_variance(arguments: argparse.Namespace, overrides: Sequence[str]) 
     params = run.params
     if arguments.fresh:
         params = nnx.to_pure_dict(nnx.state(run.model, nnx.Param))
-    examples = evaluate.load_split(run.config, "train")
+    examples = evaluate.load_split(run.config, "train", copies=True)
     inputs = evaluate.load_inputs(run.config, examples, run.encoder)
     plan = make_plan(run.config, examples, run.vocabulary, batch_size=arguments.images)
     if len(plan) < 2 * arguments.batches * arguments.images:

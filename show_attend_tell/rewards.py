@@ -19,6 +19,7 @@ from show_attend_tell.vocabulary import Vocabulary
 
 ORDERS = (1, 2, 3, 4)
 _SIGMA = 6.0  # of CIDEr-D's penalty on another length, in words
+_ALPHA = 0.85  # weight of recall in F_mean, METEOR 1.5's for English
 
 
 class IdfTable(NamedTuple):
@@ -96,17 +97,20 @@ class Scores(NamedTuple):
 
     cider: Float[Array, "B N"]  # CIDEr-D, in [0, 10]
     bleu: Float[Array, "B N"]  # in [0, 1]
+    f_mean: Float[Array, "B N"]  # in [0, 1]
 
 
 def caption_scores(
     sampled: Int[Array, "B N S"], tokens: Int[Array, "B R T"], table: IdfTable
 ) -> Scores:
-    """CIDEr-D and BLEU-4 of captions against the references of their images.
+    """CIDEr-D, BLEU-4 and F_mean of captions against the references of their images.
 
     CIDEr-D (Vedantam et al. 2015, section 5) is the scorer's that evaluates, but for `<eos>` and
     the corpus of its document frequencies. BLEU is a sentence's, with brevity penalty against the
     closest reference and 1 added to matches and n-grams of n > 1 (Lin and Och 2004), since four
-    matching words are rare in one sentence.
+    matching words are rare in one sentence. F_mean is METEOR's core (Denkowski and
+    Lavie 2014) with equal words alone, m / (0.85 r + 0.15 c) of m matches of c words with a
+    reference of r; the best reference's.
 
     Args:
       sampled: captions, each closed by `<eos>` (or cut at S), then `<pad>`.
@@ -137,6 +141,10 @@ def caption_scores(
 
         matched = (once * clipped.max(axis=-1)).sum(axis=-1)
         add = 0.0 if n == 1 else 1.0
+        if n == 1:
+            matches_of = (once[..., None] * clipped).sum(axis=-2)  # (B, N, P)
+            mixed = _ALPHA * lengths + (1 - _ALPHA) * length[..., None]
+            f_mean = jnp.where(ends, matches_of / jnp.maximum(mixed, 1.0), 0.0).max(axis=-1)
         precision = (matched + add) / jnp.maximum(said.there.sum(axis=-1) + add, 1.0)
         log_precision += jnp.log(precision) / len(ORDERS)
 
@@ -154,4 +162,4 @@ def caption_scores(
         jnp.where(apart == apart.min(axis=-1, keepdims=True), lengths, jnp.inf), axis=-1
     )
     brevity = jnp.minimum(1.0, jnp.exp(1.0 - closest / jnp.maximum(length, 1)))
-    return Scores(10.0 / len(ORDERS) * cider / count, brevity * jnp.exp(log_precision))
+    return Scores(10.0 / len(ORDERS) * cider / count, brevity * jnp.exp(log_precision), f_mean)

@@ -41,13 +41,15 @@ class Reward:
     Attributes:
       samples: N, captions drawn of an image, at least 2; 0 trains on the likelihood of the
         references instead, and nothing else here has an effect.
-      cider, bleu: weights of CIDEr-D (0 to 10) and BLEU-4 (0 to 1) in the reward, at least 0.
+      cider, bleu, f_mean: weights of CIDEr-D (0 to 10), BLEU-4 (0 to 1) and METEOR's F_mean (0 to
+        1; it asks for the references' words, so against short captions) in the reward, at least 0.
       max_length: tokens of a drawn caption, <eos> included.
     """
 
     samples: int
     cider: float
     bleu: float
+    f_mean: float
     max_length: int
 
     def __post_init__(self):
@@ -55,8 +57,11 @@ class Reward:
             raise UserError(
                 f"config.reward.samples is {self.samples}: choose 0 (no reward) or 2 and more"
             )
-        if min(self.cider, self.bleu) < 0 or self.cider + self.bleu == 0:
-            raise UserError("config.reward.cider and .bleu must be 0 or more, and one of them more")
+        weights = (self.cider, self.bleu, self.f_mean)
+        if min(weights) < 0 or not any(weights):
+            raise UserError(
+                "config.reward.cider, .bleu and .f_mean must be 0 or more, and one of them more"
+            )
         if self.max_length < 1:
             raise UserError(f"config.reward.max_length is {self.max_length}: it must be at least 1")
 
@@ -120,7 +125,7 @@ def reward_loss(
       drawn: captions and noise to take instead of drawn ones.
 
     Returns:
-      The loss, and for reporting `reward`, `cider` and `bleu` (means over drawn captions),
+      The loss, and for reporting `reward`, `cider`, `bleu`, `f_mean` (means over drawn captions),
       `advantage` (root mean square over them), `sampled_nll` (nats per drawn word, which is not
       the references' `nll`), `penalty` (mean over captions; 0 of one cut at `max_length`),
       `tokens` (words drawn) and, with hard attention, `entropy` (nats).
@@ -142,7 +147,7 @@ def reward_loss(
     sampled = jnp.where(known[..., None], sampled, Vocabulary.pad)
 
     scores = caption_scores(sampled, tokens, table)
-    total = reward.cider * scores.cider + reward.bleu * scores.bleu
+    total = sum(getattr(reward, name) * score for name, score in scores._asdict().items())
     advantage = jax.lax.stop_gradient(jnp.where(known, total - leave_one_out(total), 0.0))
     advantage = advantage[..., None]
 
@@ -169,8 +174,7 @@ def reward_loss(
 
     return loss, report | {
         "reward": mean(total),
-        "cider": mean(scores.cider),
-        "bleu": mean(scores.bleu),
+        **{name: mean(score) for name, score in scores._asdict().items()},
         "advantage": jnp.sqrt(mean(jnp.square(advantage[..., 0]))),
         "sampled_nll": -log_probs.sum() / words,
         "penalty": penalty / captions,

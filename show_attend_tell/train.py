@@ -6,6 +6,7 @@ A run's folder (workdir) holds
     metrics.jsonl, events/     what was measured, for scripts and for TensorBoard
     checkpoints/               the whole training state; a resumed run continues bit for bit
     best/                      the weights with the best validation score
+    last/                      those of the last step, once the run is finished
 """
 
 import dataclasses
@@ -164,11 +165,11 @@ class Progression:
 def train(config: ConfigDict, workdir: Path, *, console: Console | None = None) -> Progression:
     """Trains the experiment `config` in the folder `workdir`, or resumes the run that is there.
 
-    With `config.train.init_from`, the folder of another run, it starts with that run's best weights
-    instead of fresh ones. Ends after `config.train.epochs` (0.5: half of one), or earlier when
-    `config.train.patience` (if not 0) validations in a row brought no better score. Validation is
-    free-running greedy decoding of the whole validation split after every epoch and at the end,
-    never teacher-forced scores.
+    With `config.train.init_from`, the folder of another run, it starts with that run's weights
+    (`config.train.init_weights`: best or last) instead of fresh ones. Ends after
+    `config.train.epochs` (0.5: half of one), or earlier when `config.train.patience` (if not 0)
+    validations in a row brought no better score. Validation is free-running greedy decoding of the
+    whole validation split after every epoch and at the end, never teacher-forced scores.
 
     On SIGINT or SIGTERM the current step is finished, a checkpoint is written and
     KeyboardInterrupt is raised.
@@ -185,7 +186,7 @@ def train(config: ConfigDict, workdir: Path, *, console: Console | None = None) 
 
     console.print(f"data: {config.data.name}, encoder: {config.encoder.name}")
     encoder = build_encoder(config)
-    train_examples = evaluate.load_split(config, "train")
+    train_examples = evaluate.load_split(config, "train", copies=True)
     val_examples = evaluate.load_split(config, "val")
     train_inputs = evaluate.load_inputs(config, train_examples, encoder)
     val_inputs = evaluate.load_inputs(config, val_examples, encoder)
@@ -235,6 +236,7 @@ def train(config: ConfigDict, workdir: Path, *, console: Console | None = None) 
         console.print(f"resuming {workdir} at step {first_step} of {total_steps}")
         if progression.finished:
             console.print("this run is finished already")
+            _save_last(workdir, state)
             checkpoints.close()
             best.close()
             _record(workdir, _totals(progression))
@@ -310,6 +312,8 @@ def train(config: ConfigDict, workdir: Path, *, console: Console | None = None) 
                     break
     checkpoints.close()
     best.close()
+    if progression.finished:
+        _save_last(workdir, state)
     writer.close()
     _record(workdir, _totals(progression))
     if stop.requested and not progression.finished:
@@ -322,16 +326,21 @@ def train(config: ConfigDict, workdir: Path, *, console: Console | None = None) 
     return progression
 
 
+def _save_last(workdir: Path, state: TrainState) -> None:
+    """Keeps the averaged weights of a finished run's last step, where they are not kept yet."""
+    last = Checkpoints(workdir / "last", keep=1)
+    last.save(int(state.step), jax.tree.map(np.array, state.average), {"step": int(state.step)})
+    last.close()
+
+
 def _captions(
     config: ConfigDict, examples: Any, workdir: Path
 ) -> tuple[Vocabulary, BatchPlan, IdfTable | None]:
     """The training split's vocabulary, also saved, its batches' plan, and what a reward needs."""
-    mirrored, tokenized = [], []
-    for example in examples:
-        mirrored.append(example.mirrored)
-        tokenized.append([tokenize(caption) for caption in example.captions])
+    tokenized = [[tokenize(caption) for caption in e.captions] for e in examples]
+    # The copies of an image do not make its words more frequent.
     vocabulary = Vocabulary.from_captions(
-        (t for captions, m in zip(tokenized, mirrored, strict=True) if not m for t in captions),
+        (tokens for captions in tokenized[: examples.stored] for tokens in captions),
         config.data.min_count,
     )
     vocabulary.save(workdir / "vocabulary.json")
@@ -366,12 +375,12 @@ def _plan(config: ConfigDict, encoded: list[list[list[int]]], batch_size: int) -
 def _start_from(
     folder: Path, config: ConfigDict, model: Captioner, vocabulary: Vocabulary
 ) -> dict[str, Any]:
-    """Gives the model the best weights of another run; a baseline's network stays fresh.
+    """Gives the model another run's weights; a baseline's network stays fresh.
 
     Returns:
       What tells that run and its weights from others, for run.json.
     """
-    other = evaluate.load_run(folder)
+    other = evaluate.load_run(folder, weights=config.train.init_weights)
     if other.vocabulary.words != vocabulary.words:
         raise UserError(
             f"config.train.init_from={folder}: it has another vocabulary; choose a run on the "
@@ -423,13 +432,22 @@ def _check(config: ConfigDict, workdir: Path) -> None:
             "config.reward.samples: rewards teach nothing to an untrained model; name the run "
             "to go on from in config.train.init_from"
         )
-    begun = (workdir / "checkpoints").is_dir()  # and then needs no other run any more
-    if settings.init_from and not begun and not (Path(settings.init_from) / "best").is_dir():
+    if settings.init_weights not in ("best", "last"):
         raise UserError(
-            f"config.train.init_from={settings.init_from}: no trained run there; train that first"
+            f"config.train.init_weights is {settings.init_weights!r}: choose 'best' or 'last'"
         )
-    if config.seed < 0 or config.data.max_length < 1:
-        raise UserError("config.seed must be 0 or more and config.data.max_length 1 or more")
+    begun = (workdir / "checkpoints").is_dir()  # and then needs no other run any more
+    if settings.init_from and not begun:
+        weights = Path(settings.init_from) / settings.init_weights
+        if not weights.is_dir():
+            raise UserError(
+                f"config.train.init_from={settings.init_from}: no {weights.name} weights of a "
+                "trained run there; train that first, to its end"
+            )
+    if min(config.seed, config.data.crops) < 0:
+        raise UserError("config.seed and config.data.crops must be 0 or more")
+    if config.data.max_length < 1:
+        raise UserError("config.data.max_length must be 1 or more")
 
 
 def _claim(workdir: Path, config: ConfigDict) -> None:

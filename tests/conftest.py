@@ -20,12 +20,33 @@ import jax  # noqa: E402  (reads the environment)
 import pytest  # noqa: E402
 import tiny  # noqa: E402
 
+from show_attend_tell import files  # noqa: E402
 from show_attend_tell import train as training  # noqa: E402
 
 # (H,) against (B, H) must be written out: silent broadcasting hides wrong shapes.
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
+# Files that take longest go first, so that no process has a long one left when the other is done.
+SLOW = (
+    "train",
+    "estimators",
+    "sequence_training",
+    "main",
+    "gradient_variance",
+    "sweep",
+    "decoder",
+    "evaluate",
+    "flickr8k",
+    "caption_metrics",
+    "ptb_tokenizer",
+)
+
 SHARED = Path(__file__).parents[1].parent / "shared"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    order = {f"test_{name}": place for place, name in enumerate(SLOW)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(SLOW)))
 
 
 @pytest.fixture
@@ -57,11 +78,20 @@ def java() -> str:
 
 
 @pytest.fixture(scope="session")
-def trained(tmp_path_factory) -> tuple[Path, "tiny.Scenes"]:
-    """The folder of a run that has learnt eight scenes by heart, and the scenes."""
+def trained(tmp_path_factory, worker_id) -> tuple[Path, "tiny.Scenes"]:
+    """The folder of a run that has learnt eight scenes by heart, and the scenes.
+
+    It is trained once; each of pytest's processes gets a copy, since tests write into it.
+    """
+    base = tmp_path_factory.getbasetemp()
+    shared = (base if worker_id == "master" else base.parent) / "shared"
+    shared.mkdir(exist_ok=True)
     folder = tmp_path_factory.mktemp("trained")
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, files.locked(shared / "lock"):
         scenes = tiny.use_scenes(patch, copies=30)
-        config = tiny.config(folder / "data", epochs=12, log_every=20)
-        training.train(config, folder / "run")
+        if not (shared / "done").exists():
+            config = tiny.config(shared / "data", epochs=12, log_every=20)
+            training.train(config, shared / "run")
+            (shared / "done").touch()
+    shutil.copytree(shared / "run", folder / "run")
     return folder / "run", scenes

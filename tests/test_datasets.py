@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from show_attend_tell import datasets
@@ -179,3 +180,41 @@ def test_mirrored_copies_follow_the_originals(built: Path):
     assert [both[i] for i in range(3)] == [plain[i] for i in range(3)]
     assert both[4] == plain[1].mirror() and both[4].image_id == both.image_ids[4]
     assert both.fingerprint != plain.fingerprint
+
+
+def test_a_crop_keeps_the_captions_and_moves_the_boxes():
+    boxes = (Box("circle", 1, 0.4, 0.5, 0.5, 0.7), Box("square", 3, 0.0, 0.0, 0.001, 0.001))
+    example = Example("a", b"", ("A circle , a square .",), boxes)
+    crops = [example.crop(number) for number in range(1, 200)]
+    assert example.crop(1) == crops[0] != crops[1]
+    windows = np.array([crop.window for crop in crops])
+    sides = windows[:, 2:] - windows[:, :2]
+    assert windows.min() >= 0 and windows.max() <= 1
+    assert 0.75 <= sides.min() < 0.77 and 0.98 < sides.max() <= 1
+    for crop in crops:
+        ymin, xmin, ymax, xmax = crop.window
+        box = crop.boxes[0]  # back in the picture's coordinates it is where it was
+        assert [ymin + box.ymin * (ymax - ymin), xmin + box.xmin * (xmax - xmin)] == pytest.approx(
+            [0.4, 0.5]
+        )
+        assert [ymin + box.ymax * (ymax - ymin), xmin + box.xmax * (xmax - xmin)] == pytest.approx(
+            [0.5, 0.7]
+        )
+        assert len(crop.boxes) == (1 if ymin > 0.001 or xmin > 0.001 else 2)
+        assert crop.captions == example.captions
+    assert crops[0].mirror().window == crops[0].window and crops[0].mirror().mirrored
+    with pytest.raises(ValueError, match="not cropped again"):
+        crops[0].crop(1)
+
+
+def test_cropped_copies_follow_the_others(built: Path):
+    plain = datasets.load("shapes", "train", data_dir=built, limit=3)
+    every = datasets.load("shapes", "train", data_dir=built, limit=3, mirrored=True, crops=2)
+    assert len(every) == 12 and every.stored == 3
+    assert [every[i].image_id for i in range(12)] == every.image_ids
+    assert every[3] == plain[0].mirror()
+    assert every[7] == plain[1].crop(1)
+    assert every[10] == plain[1].crop(2).mirror()
+    # What was cached of fewer copies stays first.
+    two = datasets.load("shapes", "train", data_dir=built, limit=3, mirrored=True)
+    assert every.image_ids[:6] == two.image_ids and every.fingerprint != two.fingerprint

@@ -18,7 +18,7 @@ from show_attend_tell.errors import UserError
 @pytest.fixture
 def run(trained, monkeypatch):
     workdir, scenes = trained
-    monkeypatch.setattr(evaluate, "load_split", lambda config, split: scenes)
+    monkeypatch.setattr(evaluate, "load_split", lambda config, split, copies=False: scenes)
     return evaluate.load_run(workdir)
 
 
@@ -127,3 +127,13 @@ def test_what_is_no_run_or_is_damaged_is_told(trained, tmp_path):
     (copy / "vocabulary.json").unlink()
     with pytest.raises(UserError, match=r"vocabulary.json"):
         evaluate.load_run(copy)
+
+
+def test_copies_are_for_training_alone(tmp_path, monkeypatch):
+    config = tiny.config(tmp_path)
+    config.data.update({"mirrored": True, "crops": 2})
+    monkeypatch.setattr(evaluate.datasets, "load", lambda name, split, **options: options)
+    plain = evaluate.load_split(config, "train")
+    assert (plain["mirrored"], plain["crops"]) == (False, 0)
+    training = evaluate.load_split(config, "train", copies=True)
+    assert (training["mirrored"], training["crops"]) == (True, 2)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
 from show_attend_tell import images
 from show_attend_tell.errors import UserError
@@ -43,6 +43,21 @@ def png_header(width: int, height: int) -> bytes:
         + struct.pack(">I", zlib.crc32(name + content))
         for name, content in chunks
     )
+
+
+def test_a_window_is_what_is_read():
+    data = encode(halves(400, 200), "PNG")
+    left = read_image(data, 16, (0.0, 0.0, 1.0, 0.5))
+    assert (left[:, :-2] == RED).all()  # the filter reaches over the edge
+    # Of 400 columns 100 to 300: the middle stays in the middle.
+    middle = read_image(data, 16, (0.25, 0.25, 0.75, 0.75))
+    assert (middle[:, :6] == RED).all() and (middle[:, 10:] == BLUE).all()
+    # The window of the upright picture: this one lies on its side, its red half on top.
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    turned = encode(halves(400, 200), "JPEG", exif=exif, quality=95)
+    top = read_image(turned, 16, (0.0, 0.0, 0.4, 1.0)).astype(int)
+    assert np.abs(top - RED).max() < 8
 
 
 @pytest.mark.parametrize(

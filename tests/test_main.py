@@ -15,7 +15,7 @@ VERBS = ("quickstart", "train", "evaluate", "caption", "attend", "sweep", "gradi
 @pytest.fixture
 def workdir(trained, monkeypatch):
     folder, scenes = trained
-    monkeypatch.setattr(evaluate, "load_split", lambda config, split: scenes)
+    monkeypatch.setattr(evaluate, "load_split", lambda config, split, copies=False: scenes)
     return str(folder)
 
 

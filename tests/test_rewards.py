@@ -86,6 +86,21 @@ def test_bleu_is_its_formula(scored):
     assert scores.bleu[0, 0] == pytest.approx(1.0)
 
 
+def test_f_mean_is_its_formula(scored):
+    references, sampled, scores = scored
+    for i, captions in enumerate(sampled):
+        for k, caption in enumerate(captions):
+            best = 0.0
+            for reference in references[i]:
+                matched = sum((Counter(caption) & Counter(reference)).values())
+                if matched:
+                    precision, recall = matched / len(caption), matched / len(reference)
+                    f = precision * recall / (0.85 * precision + 0.15 * recall)
+                    best = max(best, f)
+            assert scores.f_mean[i, k] == pytest.approx(best, rel=1e-5)
+    assert scores.f_mean[0, 0] == pytest.approx(1.0) and scores.f_mean.std() > 0.1
+
+
 def test_padding_and_other_images_change_nothing():
     references = corpus(3)
     sampled = padded([captions[:2] for captions in corpus(3, seed=1)])
@@ -97,4 +112,4 @@ def test_padding_and_other_images_change_nothing():
     for a, b in zip(whole, alone, strict=True):
         np.testing.assert_allclose(a[:1], b, rtol=1e-5)
     nothing = score(sampled, jnp.zeros_like(rows(references)), table)
-    assert not np.any(nothing.cider) and not np.any(nothing.bleu)
+    assert not any(np.any(score) for score in nothing)

@@ -25,7 +25,7 @@ EOS, L, T = 2, 2, 2
 WORDS = (EOS, 4, 5)
 REFERENCES = jnp.array([[[4, 5, EOS], [4, EOS, 0]]])
 TABLE = idf_table([[[4, 5, EOS], [4, EOS]], [[5, 5, EOS]]])
-REWARD = Reward(samples=2, cider=1.0, bleu=0.5, max_length=T)
+REWARD = Reward(samples=2, cider=1.0, bleu=0.5, f_mean=0.3, max_length=T)
 # All captions of at most two tokens over three words, and all paths of two locations.
 CAPTIONS = jnp.array([(EOS, 0), *itertools.product((4, 5), WORDS)])
 PATHS = jnp.array(list(itertools.product(range(L), repeat=T)))
@@ -68,7 +68,7 @@ def error_of_the_expected_estimate(hard):
     captions, noise = outcomes(hard)
     weight = distinct(captions, noise)
     scores = caption_scores(captions[None], REFERENCES, TABLE)
-    rewards = (scores.cider + 0.5 * scores.bleu)[0]
+    rewards = (scores.cider + 0.5 * scores.bleu + 0.3 * scores.f_mean)[0]
 
     def probabilities(params):
         words, path = log_p(params, captions, noise)
@@ -146,7 +146,14 @@ def test_images_that_fill_a_batch_teach_nothing():
 
 
 @pytest.mark.parametrize(
-    "settings", [{"samples": 1}, {"cider": -1.0}, {"cider": 0.0, "bleu": 0.0}, {"max_length": 0}]
+    "settings",
+    [
+        {"samples": 1},
+        {"cider": -1.0},
+        {"f_mean": -0.1},
+        {"cider": 0.0, "bleu": 0.0, "f_mean": 0.0},
+        {"max_length": 0},
+    ],
 )
 def test_settings_out_of_range_are_told(settings):
     with pytest.raises(UserError, match="config.reward"):

@@ -10,6 +10,7 @@ import pytest
 import tiny
 from flax import nnx
 
+from show_attend_tell import config as configs
 from show_attend_tell import evaluate
 from show_attend_tell import train as training
 from show_attend_tell.captioner import Captioner, build_captioner, build_encoder
@@ -62,15 +63,14 @@ def terminate():
         ("reward", crash, RuntimeError),
     ],
 )
-def test_a_cut_run_resumes_bit_for_bit(tmp_path, monkeypatch, kind, action, raised):
+def test_a_cut_run_resumes_bit_for_bit(tmp_path, monkeypatch, trained, kind, action, raised):
     tiny.use_scenes(monkeypatch)
     config = tiny.config(tmp_path / "data", checkpoint_every=3)
     if kind == "hard":
         config.attention.kind = kind
         config.hard.update({"baseline": "learned", "credit": "to_go"})
     if kind == "reward":
-        training.train(tiny.config(tmp_path / "data", epochs=1), tmp_path / "first")
-        config.train.init_from = str(tmp_path / "first")
+        config.train.init_from = str(trained[0])
         config.reward.update({"samples": 2, "max_length": 8})
     training.train(config, tmp_path / "whole")
 
@@ -116,14 +116,13 @@ def test_another_seed_is_another_run(tmp_path, monkeypatch):
     assert differ["decoder"]["lstm_state"]["kernel"]
 
 
-def test_a_workdir_of_another_config_is_refused_and_kept(tmp_path, monkeypatch):
-    tiny.use_scenes(monkeypatch)
-    config = tiny.config(tmp_path / "data", epochs=1)
-    training.train(config, tmp_path / "run")
+def test_a_workdir_of_another_config_is_refused_and_kept(trained):
+    run, _ = trained
+    config = configs.load(run / "config.json")
     config.decoder.hidden = 64
     with pytest.raises(UserError, match=r"another config \(decoder.hidden differ\)"):
-        training.train(config, tmp_path / "run")
-    assert (tmp_path / "run" / "best").is_dir()
+        training.train(config, run)
+    assert (run / "best").is_dir()
 
 
 @pytest.mark.parametrize(
@@ -132,7 +131,8 @@ def test_a_workdir_of_another_config_is_refused_and_kept(tmp_path, monkeypatch):
         ({"metric": "METEOR"}, "metric is 'METEOR': choose one of BLEU-1"),
         ({"batch_size": 0}, "batch_size is 0: it must be at least 1"),
         ({"log_every": 0}, "log_every is 0"),
-        ({"init_from": "nowhere"}, "init_from=nowhere: no trained run there"),
+        ({"init_from": "nowhere"}, "init_from=nowhere: no best weights of a trained run there"),
+        ({"init_weights": "first"}, "init_weights is 'first': choose 'best' or 'last'"),
     ],
 )
 def test_settings_out_of_range_are_told_before_any_work(tmp_path, settings, message):
@@ -267,23 +267,26 @@ def test_what_a_run_leaves(tmp_path, monkeypatch):
     assert {"BLEU-4", "BLEU-4 (no BP)", "CIDEr", "ROUGE-L"} <= val.keys()
 
 
-def test_a_run_can_start_from_another(tmp_path, monkeypatch):
+def test_a_run_can_start_from_another(tmp_path, monkeypatch, trained):
     tiny.use_scenes(monkeypatch)
-    soft = tiny.config(tmp_path / "data")
-    training.train(soft, tmp_path / "soft")
-    hard = tiny.config(tmp_path / "data", init_from=str(tmp_path / "soft"), epochs=1)
+    soft, _ = trained
+    hard = tiny.config(tmp_path / "data", init_from=str(soft), epochs=1)
     hard.attention.kind, hard.hard.baseline = "hard", "learned"
     hard.optimizer.learning_rate = 0.0
     training.train(hard, tmp_path / "hard")
-    before, after = (evaluate.load_run(tmp_path / name) for name in ("soft", "hard"))
+    before, after = map(evaluate.load_run, (soft, tmp_path / "hard"))
     jax.tree.map(np.testing.assert_array_equal, before.params["decoder"], after.params["decoder"])
     assert "baseline" in after.params and "baseline" not in before.params
+    last = evaluate.load_run(soft, weights="last")
+    step, state, _ = final_state(soft, configs.load(soft / "config.json"))
+    jax.tree.map(np.testing.assert_array_equal, last.params, state.average)
+    assert last.step == step >= before.step
     source = json.loads((tmp_path / "hard" / "run.json").read_text())["init_from"]
     assert (source["step"], source["seed"]) == (before.step, 0)
     hard.attention.temperature = 0.5
-    with pytest.raises(UserError, match=r"soft: it was trained with other attention.temperature"):
+    with pytest.raises(UserError, match=r"run: it was trained with other attention.temperature"):
         training.train(hard, tmp_path / "other")
     hard.attention.temperature = 1.0
     hard.decoder.hidden = 32
-    with pytest.raises(UserError, match=r"init_from=.*soft: its weights decoder.* do not fit"):
+    with pytest.raises(UserError, match=r"init_from=.*run: its weights decoder.* do not fit"):
         training.train(hard, tmp_path / "misfit")

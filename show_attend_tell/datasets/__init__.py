@@ -9,11 +9,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from show_attend_tell import files
 from show_attend_tell.errors import UserError
+from show_attend_tell.images import WHOLE
 
 BUILDERS = ("shapes", "flickr8k")
 SPLITS = ("train", "val", "test")
+LEAST_SIDE = 0.75  # of a crop, of the picture's
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,9 @@ class Example:
     image: bytes
     captions: tuple[str, ...]
     boxes: tuple[Box, ...]
-    mirrored: bool = False  # the picture is to be read left for right; captions and boxes are
+    # How the picture is to be read; captions and boxes are as if it had been.
+    window: tuple[float, float, float, float] = WHOLE  # ymin, xmin, ymax, xmax of the part to read
+    mirrored: bool = False  # left for right, after the window is cut out
 
     def mirror(self) -> "Example":
         """The same scene seen in a mirror: "left" and "right" change places."""
@@ -45,15 +51,42 @@ class Example:
             other = {"left": "right", "right": "left"}[match[0].lower()]
             return other.capitalize() if match[0][0].isupper() else other
 
-        return Example(
+        return replace(
+            self,
             image_id=f"{self.image_id} mirrored",
-            image=self.image,
             captions=tuple(
                 re.sub(r"\b(left|right)\b", swap, caption, flags=re.IGNORECASE)
                 for caption in self.captions
             ),
             boxes=tuple(replace(box, xmin=1 - box.xmax, xmax=1 - box.xmin) for box in self.boxes),
             mirrored=not self.mirrored,
+        )
+
+    def crop(self, number: int) -> "Example":
+        """The `number`-th random crop, whose sides are 0.75 to 1 of the picture's.
+
+        The captions stay, so little may be cut off. Which crop it is hangs on `image_id` and
+        `number` alone. Boxes are cut, too; one that is left outside goes.
+        """
+        if (self.window, self.mirrored) != (WHOLE, False):
+            raise ValueError(f"{self.image_id}: a copy is not cropped again")
+        image_id = f"{self.image_id} crop {number}"
+        seed = hashlib.sha256(image_id.encode()).digest()
+        height, width, top, left = np.random.default_rng(list(seed)).uniform(size=4).tolist()
+        height, width = 1 - (1 - LEAST_SIDE) * height, 1 - (1 - LEAST_SIDE) * width
+        top, left = top * (1 - height), left * (1 - width)
+
+        boxes = []
+        for box in self.boxes:
+            ymin, ymax = (min(max((y - top) / height, 0.0), 1.0) for y in (box.ymin, box.ymax))
+            xmin, xmax = (min(max((x - left) / width, 0.0), 1.0) for x in (box.xmin, box.xmax))
+            if ymin < ymax and xmin < xmax:
+                boxes.append(replace(box, ymin=ymin, xmin=xmin, ymax=ymax, xmax=xmax))
+        return replace(
+            self,
+            image_id=image_id,
+            boxes=tuple(boxes),
+            window=(top, left, top + height, left + width),
         )
 
 
@@ -63,18 +96,30 @@ class Examples(Sequence):
     Attributes:
       name: of the data set.
       split: "train", "val" or "test".
-      image_ids: of all examples, in order.
+      image_ids: of all examples, in order: the stored ones, mirrored copies, cropped copies.
+      stored: the number of examples that are no copies.
       fingerprint: names the content: data set, version, split, count, a hash of the ids and the
-        bytes of the whole split, which tell other images of the same names apart; and whether
-        there are mirrored ones.
+        bytes of the whole split, which tell other images of the same names apart; and what copies
+        there are.
     """
 
     def __init__(
-        self, source: Any, image_ids: list[str], name: str, split: str, mirrored: bool = False
+        self,
+        source: Any,
+        image_ids: list[str],
+        name: str,
+        split: str,
+        *,
+        mirrored: bool = False,
+        crops: int = 0,
     ):
         info = source.dataset_info
         self._source = source
-        self._stored = len(image_ids)
+        # What is done to the stored examples, one full round of them after the other.
+        self._rounds: list[tuple[int, bool]] = [(0, False)]
+        self._rounds += [(0, True)] * mirrored
+        self._rounds += [(crop, mirrored and crop % 2 == 0) for crop in range(1, crops + 1)]
+        self.stored = len(image_ids)
         self.name = name
         self.split = split
         self.image_ids = image_ids
@@ -86,9 +131,13 @@ class Examples(Sequence):
             "ids": hashlib.sha256("\n".join(image_ids).encode()).hexdigest()[:12],
             "bytes": int(info.splits[split].num_bytes),
         }
+        for crop, mirror in self._rounds[1:]:
+            suffix = f" crop {crop}" * (crop > 0) + " mirrored" * mirror
+            self.image_ids = [*self.image_ids, *(f"{image_id}{suffix}" for image_id in image_ids)]
         if mirrored:
-            self.image_ids = [*image_ids, *(f"{image_id} mirrored" for image_id in image_ids)]
             self.fingerprint["mirrored"] = True
+        if crops:
+            self.fingerprint["crops"] = crops
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -96,11 +145,11 @@ class Examples(Sequence):
     def __getitem__(self, index: int) -> Example:
         if not 0 <= index < len(self):
             raise IndexError(index)
-        if index >= self._stored:
-            return self[index - self._stored].mirror()
+        round_, index = divmod(index, self.stored)
+        crop, mirror = self._rounds[round_]
         record = self._source[index]
         objects = record["objects"]
-        return Example(
+        example = Example(
             image_id=record["image_id"].decode(),
             image=record["image"],
             captions=tuple(caption.decode() for caption in record["captions"]),
@@ -111,6 +160,9 @@ class Examples(Sequence):
                 )
             ),
         )
+        if crop:
+            example = example.crop(crop)
+        return example.mirror() if mirror else example
 
 
 def load(
@@ -121,6 +173,7 @@ def load(
     manual_dir: Path | None = None,
     limit: int = 0,
     mirrored: bool = False,
+    crops: int = 0,
 ) -> Examples:
     """A split of a data set, which is built first where it is not.
 
@@ -131,6 +184,8 @@ def load(
       manual_dir: the folder of a download that a user must make (flickr8k).
       limit: how many examples to take, from the first; 0 takes all.
       mirrored: whether each of them comes a second time, mirrored (`Example.mirror`).
+      crops: how many more times each comes, cropped (`Example.crop`); where `mirrored`, every
+        second crop is mirrored, too.
 
     Raises:
       UserError: an unknown name or split; the data set cannot be built from what is there; there is
@@ -157,7 +212,7 @@ def load(
         source = builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
         count = min(limit, len(source)) if limit else len(source)
         image_ids = [source[i]["image_id"].decode() for i in range(count)]
-        return Examples(source, image_ids, name, split, mirrored)
+        return Examples(source, image_ids, name, split, mirrored=mirrored, crops=crops)
     except Exception as error:  # a missing or damaged file of any kind; all are checksummed
         raise _damaged(Path(builder.data_path), error) from error
 

@@ -1,0 +1,90 @@
+"""Beam search: 20 forced steps beside PyTorch and the peers, and a trained run's real captions."""
+
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from ml_collections import ConfigDict
+from timing import interleaved, print_table, spread
+from training import FEATURES, GRID, VOCABULARY
+
+from show_attend_tell import evaluate
+from show_attend_tell.captioner import build_captioner
+from show_attend_tell.evaluate import Decoding, make_decode
+from show_attend_tell.vocabulary import Vocabulary
+
+IMAGES, BEAM, STEPS = 50, 5, 20
+
+
+def run(
+    config: ConfigDict, rounds: int, peers: dict[str, Any], torch: bool, workdir: Path | None
+) -> tuple[dict[str, Any], str]:
+    """Times the searches; returns the figures, and the table as Markdown."""
+    shape = (IMAGES, GRID[0] * GRID[1], FEATURES)
+    inputs = np.maximum(np.random.default_rng(0).normal(size=shape), 0).astype(np.float16)
+    model = build_captioner(config, SimpleNamespace(features=FEATURES), VOCABULARY)
+    # No caption ends: all take every step.
+    bias = model.decoder.output_bias
+    bias[...] = bias[...].at[Vocabulary.eos].set(-1e9)
+    contestants = {"beam search": search(config, model, inputs)}
+    if torch:
+        contestants["PyTorch, the same mathematics"] = torch_search(model, inputs)
+    for name, peer in peers.items():
+        contestants[name] = peer_search(peer, inputs)
+    if workdir is not None:
+        contestants[f"a trained run's captions, {IMAGES} images"] = trained_search(workdir)
+
+    seconds = interleaved(contestants, rounds)
+    ours = seconds["beam search"]
+    figures, rows = {}, []
+    for name, times in seconds.items():
+        speed = IMAGES / times
+        figures[name] = {"seconds": times.tolist(), "images_per_second": speed.tolist()}
+        rows.append([name, spread(speed, 1), spread(times / ours, 2)])
+    title = (
+        f"Beam {BEAM}, {STEPS} forced steps, batches of {IMAGES}, annotations"
+        f" {GRID[0] * GRID[1]}×{FEATURES}, {rounds} rounds, median (least to most)"
+    )
+    columns = ["", "images/s", "time, times ours"]
+    return {"setting": title, "rows": figures}, print_table(title, columns, rows)
+
+
+def search(config: ConfigDict, model: Any, inputs: np.ndarray) -> Callable[[], None]:
+    settings = config.decode.to_dict() | {"beam": BEAM, "max_length": STEPS, "context": "expected"}
+    decode = make_decode(model, Decoding(**settings))
+    params = nnx.to_pure_dict(nnx.state(model, nnx.Param))
+    inputs, numbers = jnp.asarray(inputs), jnp.arange(len(inputs))
+    return lambda: jax.block_until_ready(decode(params, inputs, numbers))
+
+
+def torch_search(model: Any, inputs: np.ndarray) -> Callable[[], None]:
+    import in_pytorch
+    import torch
+
+    theirs = in_pytorch.from_decoder(model.decoder, dropout=0, annotation_dropout=0).eval()
+    annotations = torch.tensor(inputs.astype(np.float32))
+    return lambda: in_pytorch.beam_search(theirs, annotations, BEAM, STEPS)
+
+
+def peer_search(peer: Any, inputs: np.ndarray) -> Callable[[], None]:
+    import torch
+
+    model = peer.make(VOCABULARY, inputs.shape[2])
+    annotations = torch.tensor(inputs.astype(np.float32))
+    return lambda: peer.beam_search(model, annotations, BEAM, STEPS)
+
+
+def trained_search(workdir: Path) -> Callable[[], None]:
+    """Captions of the first validation images by the run's best weights, as `evaluate` makes."""
+    run = evaluate.load_run(workdir)
+    examples = evaluate.load_split(run.config, "val")
+    inputs = np.array(evaluate.load_inputs(run.config, examples, run.encoder)[:IMAGES])
+    settings = run.config.decode.to_dict() | {"beam": BEAM, "batch_size": IMAGES}
+    decode = make_decode(run.model, Decoding(**settings))
+    inputs, numbers = jnp.asarray(inputs), jnp.arange(len(inputs))
+    return lambda: jax.block_until_ready(decode(run.params, inputs, numbers))

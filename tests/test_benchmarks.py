@@ -1,0 +1,92 @@
+"""The benchmarks: what they time is what they say."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from show_attend_tell import config as configs
+from show_attend_tell.captioner import build_captioner
+from show_attend_tell.decoder import same_caption
+from show_attend_tell.objectives import soft_loss
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+TOKENS = np.array(
+    [[[5, 6, 2, 7, 2, 0], [8, 9, 4, 5, 6, 2]], [[4, 2, 5, 2, 0, 0], [7, 8, 2, 0, 0, 0]]]
+)
+
+
+@pytest.fixture
+def training(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import training
+
+    monkeypatch.setattr(training, "GRID", (2, 2))
+    monkeypatch.setattr(training, "FEATURES", 12)
+    monkeypatch.setattr(training, "VOCABULARY", 10)
+    return training
+
+
+@pytest.fixture
+def config():
+    made = configs.from_file(f"{BENCHMARKS.parent / 'experiments' / 'flickr8k.py'}:soft")
+    made.decoder.update({"projection": 6, "embedding": 5, "hidden": 7})
+    made.attention.units = 8
+    made.train.batch_size = 4
+    return made
+
+
+def test_packed_rows_come_apart_into_captions(training):
+    rows = training.unpacked(TOKENS)
+    expected = [[5, 6, 2], [7, 2], [8, 9, 4, 5, 6, 2], [4, 2], [5, 2], [7, 8, 2]]
+    assert [row[row > 0].tolist() for row in rows] == expected
+
+
+def test_flops_are_those_of_the_products(training, config):
+    one = training.training_flops(config, TOKENS[:1, :1, :3])
+    two = training.training_flops(config, TOKENS[:1, :1])
+    # A token: gates, query, scores and context of four locations, deep output; thrice, times 2.
+    token = 28 * (5 + 7 + 6) + 7 * 8 + 4 * (8 + 6) + 5 * (7 + 6 + 10)
+    assert two - one == 2 * 3 * 2 * token
+    # An image: keys of four locations thrice, the projection of given vectors twice.
+    assert one == 2 * (3 * 3 * token + 3 * 4 * 6 * 8 + 2 * 4 * 12 * 6)
+
+
+def test_pytorch_has_the_same_mathematics(training, config):
+    torch = pytest.importorskip("torch", reason="PyTorch is absent")
+    import in_pytorch
+
+    decoder = build_captioner(config, training.SimpleNamespace(features=12), 10).decoder
+    annotations = np.random.default_rng(0).normal(size=(2, 4, 12)).astype(np.float32)
+    tokens = jnp.array([[[5, 6, 2], [7, 2, 0]], [[8, 9, 2], [4, 2, 0]]])
+    out = decoder(jnp.asarray(annotations), tokens)
+    settings = {"doubly_stochastic": 0.5, "label_smoothing": 0.1}
+    ours, _ = soft_loss(out.logits, out.alpha, tokens, same_caption(tokens), **settings)
+    model = in_pytorch.from_decoder(decoder, dropout=0, annotation_dropout=0)
+    captions = torch.tensor(training.unpacked(tokens))
+    theirs = in_pytorch.loss_of(model, torch.tensor(annotations), captions, **settings)
+    assert theirs.item() == pytest.approx(float(ours), abs=1e-5)
+
+
+def test_the_command_writes_figures_and_tables(tmp_path):
+    small = ["--config.decoder.hidden=16", "--config.decoder.embedding=16"]
+    small += ["--config.decoder.projection=16", "--config.attention.units=16"]
+    small += ["--config.train.batch_size=2"]
+    command = [sys.executable, BENCHMARKS / "main.py", "--rounds", "1", "--no-torch", *small]
+    command += ["--what", "train,input", "--out", tmp_path / "out"]
+    subprocess.run(command, check=True, capture_output=True, timeout=300)
+    figures = json.loads((tmp_path / "out" / "train.json").read_text())
+    soft = figures["rows"]["soft"]
+    assert soft["tokens_per_second"][0] > 0 and 0 < soft["utilisation"][0] < 1
+    assert "| hard, moving_average |" in (tmp_path / "out" / "train.md").read_text()
+    assert (tmp_path / "out" / "input.json").exists()
+
+
+def test_unknown_parts_are_told(tmp_path):
+    command = [sys.executable, BENCHMARKS / "main.py", "--what", "speed", "--out", tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2 and "choose of train," in done.stderr
