@@ -15,6 +15,7 @@ import math
 import signal
 import time
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -281,7 +282,8 @@ def train(config: ConfigDict, workdir: Path, *, console: Console | None = None) 
         shown = ", ".join(f"{k} {scores[k]:.3f}" for k in ("BLEU-4", "CIDEr", "exact"))
         console.print(f"step {step}, validation: {shown}{' (best)' if best_so_far else ''}")
 
-    with _progress(console) as bar, stop:
+    # Also where a step fails: what is being written then is finished first.
+    with closing(checkpoints), closing(best), _progress(console) as bar, stop:
         task = bar.add_task("training", total=total_steps, completed=first_step, status="")
         meter = _Meter(writer, settings.log_every, settings.max_skipped, workdir)
         pending = None
@@ -310,8 +312,6 @@ def train(config: ConfigDict, workdir: Path, *, console: Console | None = None) 
                 save()
                 if progression.finished or stop.requested:
                     break
-    checkpoints.close()
-    best.close()
     if progression.finished:
         _save_last(workdir, state)
     writer.close()
@@ -345,7 +345,7 @@ def _captions(
     )
     vocabulary.save(workdir / "vocabulary.json")
     encoded = _encode(tokenized, vocabulary)
-    table = idf_table(encoded) if config.reward.samples else None
+    table = idf_table(encoded[: examples.stored]) if config.reward.samples else None
     return vocabulary, _plan(config, encoded, config.train.batch_size), table
 
 

@@ -21,7 +21,7 @@ from show_attend_tell import features
 from show_attend_tell.encoders.base import Encoder
 from show_attend_tell.errors import UserError
 from show_attend_tell.features import cached_annotations, decoded_images
-from show_attend_tell.images import read_image
+from show_attend_tell.images import WHOLE, read_image
 
 SIZE = 16
 
@@ -50,10 +50,10 @@ class Examples:
         if index == self.kill_at:
             os.kill(os.getpid(), signal.SIGKILL)
         if index == self.broken:
-            return SimpleNamespace(image=b"not an image", mirrored=False)
+            return SimpleNamespace(image=b"not an image", window=WHOLE, mirrored=False)
         encoded = io.BytesIO()
         Image.new("RGB", (20, 10), (index, 2 * index, 255 - index)).save(encoded, "PNG")
-        return SimpleNamespace(image=encoded.getvalue(), mirrored=False)
+        return SimpleNamespace(image=encoded.getvalue(), window=WHOLE, mirrored=False)
 
 
 class Means(Encoder):
@@ -275,7 +275,7 @@ def test_a_mirrored_image_is_read_the_other_way_round(tmp_path):
             Image.fromarray(np.arange(SIZE * SIZE * 3, dtype=np.uint8).reshape(SIZE, SIZE, 3)).save(
                 encoded, "PNG"
             )
-            return SimpleNamespace(image=encoded.getvalue(), mirrored=index == 1)
+            return SimpleNamespace(image=encoded.getvalue(), window=WHOLE, mirrored=index == 1)
 
     plain, mirrored = features.decoded_images(Pair(2), SIZE, tmp_path, progress=False)
     np.testing.assert_array_equal(plain[:, ::-1], mirrored)

@@ -156,6 +156,21 @@ def test_rewards_need_a_trained_run(tmp_path):
         training.train(config, tmp_path / "run")
 
 
+def test_copies_of_an_image_are_not_counted_as_documents(tmp_path, monkeypatch, trained):
+    class Asked(Exception):
+        pass
+
+    def ask(captions):
+        raise Asked(f"{len(captions)} images")
+
+    tiny.use_scenes(monkeypatch, copies=3)
+    monkeypatch.setattr(training, "idf_table", ask)
+    config = tiny.config(tmp_path / "data", init_from=str(trained[0]))
+    config.reward.samples = 2
+    with pytest.raises(Asked, match="^8 images"):
+        training.train(config, tmp_path / "run")
+
+
 def test_early_stopping_counts_validations_without_a_better_score(tmp_path, monkeypatch):
     tiny.use_scenes(monkeypatch)
     config = tiny.config(tmp_path / "data", epochs=9, patience=2)

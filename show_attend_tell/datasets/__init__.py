@@ -137,7 +137,7 @@ class Examples(Sequence):
         if mirrored:
             self.fingerprint["mirrored"] = True
         if crops:
-            self.fingerprint["crops"] = crops
+            self.fingerprint["crops"] = [crops, LEAST_SIDE]
 
     def __len__(self) -> int:
         return len(self.image_ids)
