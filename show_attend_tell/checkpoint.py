@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
+from show_attend_tell import devices
 from show_attend_tell.errors import UserError
 
 
@@ -53,6 +54,8 @@ class Checkpoints:
     def restore(self, like: Any, warn=print) -> tuple[int, Any, dict[str, Any]] | None:
         """The newest readable checkpoint as (step, arrays, record); None where there is none.
 
+        The arrays lie on every device, whatever devices they were saved from.
+
         Args:
           like: a pytree of the same structure, shapes and dtypes as was saved.
           warn: called with a line for each checkpoint that cannot be read.
@@ -61,7 +64,7 @@ class Checkpoints:
           UserError: checkpoints are there, but none can be read.
         """
         # With a sharding Orbax refuses an array of another shape; without one it hands it over.
-        sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        sharding = devices.everywhere()
         abstract = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), like
         )

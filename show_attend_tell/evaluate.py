@@ -7,7 +7,9 @@ where asked for, then the scores, computed from the captions alone.
 import dataclasses
 import hashlib
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ from show_attend_tell import (
     caption_metrics,
     datasets,
     decode,
+    devices,
     features,
     files,
     ptb_tokenizer,
@@ -131,7 +134,7 @@ def make_decode(
     graph = nnx.graphdef(model)
     banned = (Vocabulary.unk,) if decoding.ban_unk else ()
 
-    @jax.jit
+    @partial(jax.jit, out_shardings=devices.everywhere())
     def run(params: Any, inputs: Array, numbers: Int[Array, " B"]) -> decode.Hypotheses:
         model = nnx.merge(graph, params)
         decoder = model.decoder
@@ -180,9 +183,12 @@ def caption_inputs(
     batch_size: int,
 ) -> Iterator[Caption]:
     """The best caption of every input, in order."""
+    batch_size = math.ceil(batch_size / jax.device_count()) * jax.device_count()
+    own = devices.own(batch_size)
     for first, (batch, count) in enumerate(eval_batches(inputs, batch_size)):
         numbers = np.arange(first * batch_size, (first + 1) * batch_size, dtype=np.int32)
-        best = jax.tree.map(lambda x: np.asarray(x[:, 0]), run(params, batch, numbers))
+        batch, numbers = devices.share_out((batch[own], numbers[own]))
+        best = jax.tree.map(lambda x: np.asarray(x)[:, 0], run(params, batch, numbers))
         for i in range(count):
             length = int(best.lengths[i])
             words = vocabulary.decode(best.tokens[i, :length].tolist())

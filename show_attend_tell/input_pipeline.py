@@ -170,7 +170,11 @@ class BatchPlan:
 
 
 def train_batches(
-    inputs: Shaped[np.ndarray, "N ..."], plan: BatchPlan, *, prefetch: int = 4
+    inputs: Shaped[np.ndarray, "N ..."],
+    plan: BatchPlan,
+    *,
+    share: slice = slice(None),
+    prefetch: int = 4,
 ) -> grain.DatasetIterator:
     """Training batches without end.
 
@@ -178,6 +182,7 @@ def train_batches(
         inputs: annotation vectors (N, L, D) float16 or images (N, S, S, 3) uint8, one an image of
             the plan, in its order; a memory map is read a batch at a time.
         plan: which images and captions go together.
+        share: the positions of a batch's images that are read, where other processes read the rest.
         prefetch: batches read ahead by threads; 0 reads in the caller's thread.
 
     Returns:
@@ -193,7 +198,7 @@ def train_batches(
 
     def read(index: int) -> dict[str, np.ndarray]:
         images, tokens = plan.batch(index)
-        return {"inputs": inputs[images], "tokens": tokens}
+        return {"inputs": inputs[images[share]], "tokens": tokens[share]}
 
     options = grain.ReadOptions(num_threads=min(2, prefetch), prefetch_buffer_size=prefetch)
     return iter(grain.MapDataset.range(sys.maxsize).map(read).to_iter_dataset(options))

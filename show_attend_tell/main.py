@@ -75,6 +75,14 @@ def _parser() -> argparse.ArgumentParser:
         "--config", required=True, metavar="FILE.py[:VARIANT]", help="experiment file"
     )
     train.add_argument("--workdir", type=Path, required=True, help="folder of the run")
+    job = train.add_argument_group(
+        "several processes",
+        "One run on the devices of all; SLURM steps of several tasks and TPU pods need no options. "
+        "The folders of runs and data must be the same for all.",
+    )
+    job.add_argument("--coordinator", metavar="HOST:PORT", help="of process 0, free there")
+    job.add_argument("--processes", type=int, help="how many there are")
+    job.add_argument("--process", type=int, help="number of this one, from 0")
 
     evaluate = verb("evaluate", _evaluate, "Caption a split with a trained run and score it.")
     _add_run_arguments(evaluate)
@@ -160,8 +168,10 @@ def _quiet() -> None:
 
 def _train(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     from show_attend_tell import config as configs
+    from show_attend_tell import devices
     from show_attend_tell.train import train
 
+    devices.start(arguments.coordinator, arguments.processes, arguments.process)
     train(configs.from_file(arguments.config, overrides), arguments.workdir)
 
 

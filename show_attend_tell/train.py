@@ -30,7 +30,7 @@ from ml_collections import ConfigDict
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from show_attend_tell import caption_metrics, evaluate, files
+from show_attend_tell import caption_metrics, devices, evaluate, files
 from show_attend_tell import config as configs
 from show_attend_tell.captioner import (
     Captioner,
@@ -94,6 +94,8 @@ def make_train_step(
 ) -> Callable[[TrainState, Mapping[str, Array]], tuple[TrainState, dict[str, Float[Array, ""]]]]:
     """The jitted step (state, batch) -> (state, metrics). The state given is donated.
 
+    The state lies on every device, the batch is shared out over them (`devices`).
+
     A step whose loss or gradient is not finite leaves parameters, optimizer and average as they
     were; it is counted, and the next step draws other dropout masks.
 
@@ -147,7 +149,7 @@ def make_train_step(
         metrics |= {"skipped": new.skipped, "skipped_in_a_row": new.skipped_in_a_row}
         return new, metrics
 
-    return jax.jit(step, donate_argnums=0)
+    return jax.jit(step, donate_argnums=0, out_shardings=devices.everywhere())
 
 
 @dataclasses.dataclass
@@ -180,9 +182,11 @@ def train(config: ConfigDict, workdir: Path, *, console: Console | None = None) 
         cannot be read, nothing can be written, or `config.train.max_skipped` steps in a row were
         not finite.
     """
-    console = console or Console(stderr=True)
+    console = console or Console(stderr=True, quiet=not devices.is_first())
     _check(config, workdir)
-    _claim(workdir, config)
+    if devices.is_first():
+        _claim(workdir, config)
+    devices.wait_for_all()
     settings = config.train
 
     console.print(f"data: {config.data.name}, encoder: {config.encoder.name}")
@@ -206,7 +210,7 @@ def train(config: ConfigDict, workdir: Path, *, console: Console | None = None) 
         total_steps=total_steps,
         **{k: v for k, v in config.optimizer.to_dict().items() if k != "average"},
     )
-    state = initial_state(model, optimizer)
+    state = devices.give_all(initial_state(model, optimizer))
     train_step = make_train_step(
         model,
         optimizer,
@@ -218,7 +222,7 @@ def train(config: ConfigDict, workdir: Path, *, console: Console | None = None) 
     greedy = dataclasses.replace(evaluate.Decoding(**config.decode.to_dict()), beam=1)
     run_decode = evaluate.make_decode(model, greedy)
 
-    batches = train_batches(train_inputs, plan)
+    batches = train_batches(train_inputs, plan, share=devices.own(settings.batch_size))
     progression = Progression(input_position=batches.get_state())
     checkpoints = Checkpoints(workdir / "checkpoints", keep=2)
     best = Checkpoints(workdir / "best", keep=1)
@@ -228,7 +232,7 @@ def train(config: ConfigDict, workdir: Path, *, console: Console | None = None) 
         source = {}
         if settings.init_from:
             source["init_from"] = _start_from(Path(settings.init_from), config, model, vocabulary)
-            state = initial_state(model, optimizer)
+            state = devices.give_all(initial_state(model, optimizer))
         _record(workdir, configs.provenance(config) | {"finished": False, "resumed": []} | source)
     else:
         first_step, state, record = restored
@@ -246,7 +250,7 @@ def train(config: ConfigDict, workdir: Path, *, console: Console | None = None) 
         _record(workdir, {"resumed": [*_recorded(workdir).get("resumed", []), part]})
     writer = MetricWriter(workdir, first_step)
     clock = time.monotonic()
-    stop = _Stop()
+    stop = _Stop(settings.log_every)
 
     def elapsed() -> float:
         nonlocal clock
@@ -291,14 +295,15 @@ def train(config: ConfigDict, workdir: Path, *, console: Console | None = None) 
             waited = time.perf_counter()
             batch = next(batches)
             waited = time.perf_counter() - waited
-            state, metrics = train_step(state, batch)
+            state, metrics = train_step(state, devices.share_out(batch))
             # Metrics of the step before are fetched while this one runs: the device never waits.
             if pending is not None:
                 progression.tokens += meter.add(*pending)
                 bar.update(task, completed=step - 1, status=meter.status)
             pending = (step, metrics, waited)
             at_end = step % plan.batches_per_epoch == 0 or step == total_steps
-            if at_end or stop.requested or step % settings.checkpoint_every == 0:
+            stopped = stop.agreed(step)
+            if at_end or stopped or step % settings.checkpoint_every == 0:
                 progression.tokens += meter.add(*pending)
                 bar.update(task, completed=step, status=meter.status)
                 pending = None
@@ -310,13 +315,13 @@ def train(config: ConfigDict, workdir: Path, *, console: Console | None = None) 
                 exhausted = bool(settings.patience) and progression.stale >= settings.patience
                 progression.finished = step == total_steps or exhausted
                 save()
-                if progression.finished or stop.requested:
+                if progression.finished or stopped:
                     break
     if progression.finished:
         _save_last(workdir, state)
     writer.close()
     _record(workdir, _totals(progression))
-    if stop.requested and not progression.finished:
+    if stopped and not progression.finished:
         console.print(f"stopped at step {step}; the same command resumes from there")
         raise KeyboardInterrupt
     console.print(
@@ -343,7 +348,8 @@ def _captions(
         (tokens for captions in tokenized[: examples.stored] for tokens in captions),
         config.data.min_count,
     )
-    vocabulary.save(workdir / "vocabulary.json")
+    if devices.is_first():
+        vocabulary.save(workdir / "vocabulary.json")
     encoded = _encode(tokenized, vocabulary)
     table = idf_table(encoded[: examples.stored]) if config.reward.samples else None
     return vocabulary, _plan(config, encoded, config.train.batch_size), table
@@ -444,6 +450,7 @@ def _check(config: ConfigDict, workdir: Path) -> None:
                 f"config.train.init_from={settings.init_from}: no {weights.name} weights of a "
                 "trained run there; train that first, to its end"
             )
+    devices.check_batch(settings.batch_size, "config.train.batch_size")
     if min(config.seed, config.data.crops) < 0:
         raise UserError("config.seed and config.data.crops must be 0 or more")
     if config.data.max_length < 1:
@@ -478,6 +485,8 @@ def _recorded(workdir: Path) -> dict[str, Any]:
 
 def _record(workdir: Path, changes: Mapping[str, Any]) -> None:
     """Writes run.json with some of its entries changed; the others, of earlier parts, stay."""
+    if not devices.is_first():
+        return
     record = _recorded(workdir) | dict(changes)
     files.write_text(workdir / "run.json", json.dumps(record, indent=2) + "\n")
 
@@ -543,8 +552,17 @@ class _Meter:
 class _Stop:
     """Notes SIGINT and SIGTERM instead of dying of them; a second one kills."""
 
-    def __init__(self):
-        self.requested = False
+    def __init__(self, every: int):
+        self._requested, self._every = False, every
+
+    def agreed(self, step: int) -> bool:
+        """Whether to stop after this step, the same in all processes.
+
+        Where there are several they ask each other, and that every few steps alone.
+        """
+        if jax.process_count() > 1 and step % self._every:
+            return False
+        return devices.anywhere(self._requested)
 
     def __enter__(self) -> "_Stop":
         self._before = {}
@@ -561,6 +579,6 @@ class _Stop:
             signal.signal(number, handler)
 
     def _note(self, number: int, frame: Any) -> None:
-        self.requested = True
+        self._requested = True
         for number, handler in self._before.items():
             signal.signal(number, handler)

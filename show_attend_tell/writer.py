@@ -6,17 +6,21 @@ from pathlib import Path
 
 from tensorboardX import SummaryWriter
 
-from show_attend_tell import files
+from show_attend_tell import devices, files
 
 
 class MetricWriter:
     """Appends scalars to `workdir/metrics.jsonl` and to TensorBoard event files beside it.
 
     A resumed run goes on in the same file: records of steps after `first_step` that an earlier,
-    cut run left behind are dropped first, so every step stands there once.
+    cut run left behind are dropped first, so every step stands there once. Of several processes
+    the first one writes.
     """
 
     def __init__(self, workdir: Path, first_step: int = 0):
+        self._file = None
+        if not devices.is_first():
+            return
         self._path = workdir / "metrics.jsonl"
         if self._path.exists():
             kept = [r for r in read_metrics(self._path) if r["step"] <= first_step]
@@ -26,6 +30,8 @@ class MetricWriter:
 
     def write(self, step: int, scalars: Mapping[str, float], *, kind: str) -> None:
         """Writes one record. `kind` names the group, for example "train" or "val"."""
+        if self._file is None:
+            return
         self._file.write(json.dumps({"step": step, "kind": kind, **scalars}) + "\n")
         self._file.flush()
         for name, value in scalars.items():
@@ -33,6 +39,8 @@ class MetricWriter:
 
     def close(self) -> None:
         """Flushes and closes the files."""
+        if self._file is None:
+            return
         self._file.close()
         self._events.close()
 

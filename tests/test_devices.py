@@ -1,0 +1,157 @@
+"""Several devices and several processes: the same training as on one device."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import tiny
+
+from show_attend_tell import devices
+from show_attend_tell import train as training
+from show_attend_tell.errors import UserError
+from show_attend_tell.main import main
+from show_attend_tell.writer import read_metrics
+
+# A training in a process of its own: folder of data, workdir, `stop` or `go on`, devices.start's.
+TRAIN = """
+import os, signal, sys
+from pathlib import Path
+import jax, pytest, test_devices, tiny
+from show_attend_tell import devices, train as training
+from show_attend_tell.writer import MetricWriter
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+data, workdir, when, *job = sys.argv[1:]
+if job:
+    devices.start(job[0], int(job[1]), int(job[2]))
+patch = pytest.MonkeyPatch()
+tiny.use_scenes(patch)
+if when == "stop" and devices.is_first():
+    write = MetricWriter.write
+    def writing(self, at, scalars, *, kind):
+        write(self, at, scalars, kind=kind)
+        if (kind, at) == ("train", 2):
+            os.kill(os.getpid(), signal.SIGTERM)
+    patch.setattr(MetricWriter, "write", writing)
+try:
+    training.train(test_devices.config(Path(data)), Path(workdir))
+except KeyboardInterrupt:
+    print("stopped")
+"""
+
+
+def config(data: Path):
+    made = tiny.config(data, batch_size=8, epochs=4)
+    made.attention.kind = "hard"
+    made.hard.update({"baseline": "learned", "credit": "to_go"})
+    return made
+
+
+def start(folder: Path, name: str, when: str, *job: str, devices: int = 1) -> subprocess.Popen:
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
+    return subprocess.Popen(
+        [sys.executable, "-c", TRAIN, folder / "data", folder / name, when, *job],
+        env=os.environ | {"XLA_FLAGS": flags, "PYTHONPATH": str(Path(__file__).parent)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def finish(*processes: subprocess.Popen) -> list[str]:
+    outputs = [process.communicate(timeout=240)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0] * len(processes), outputs
+    return outputs
+
+
+def two(folder: Path, name: str, when: str) -> list[str]:
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    return finish(*(start(folder, name, when, address, "2", str(i)) for i in range(2)))
+
+
+def losses(workdir: Path) -> dict[int, float]:
+    metrics = read_metrics(workdir / "metrics.jsonl")
+    return {m["step"]: m["loss"] for m in metrics if m["kind"] == "train"}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Path:
+    """A run on one device; the others lie beside it."""
+    folder = tmp_path_factory.mktemp("devices")
+    with pytest.MonkeyPatch.context() as patch:
+        tiny.use_scenes(patch)
+        training.train(config(folder / "data"), folder / "one")
+    return folder
+
+
+def check_same(folder: Path, name: str) -> None:
+    one, other = losses(folder / "one"), losses(folder / name)
+    assert list(other) == [1, 2, 3, 4]
+    np.testing.assert_allclose(list(other.values()), list(one.values()), rtol=1e-5)
+
+
+def test_eight_devices_train_as_one_and_one_goes_on_from_their_checkpoint(whole, monkeypatch):
+    [output] = finish(start(whole, "eight", "stop", devices=8))
+    assert "stopped" in output
+    cut = json.loads((whole / "eight" / "run.json").read_text())
+    assert cut["device"].startswith("8 x") and not cut["finished"]
+    tiny.use_scenes(monkeypatch)
+    assert training.train(config(whole / "data"), whole / "eight").finished
+    check_same(whole, "eight")
+
+
+def test_two_processes_train_as_one_and_stop_together(whole):
+    assert all("stopped" in output for output in two(whole, "two", "stop"))
+    assert len(losses(whole / "two")) < 4
+    first, other = two(whole, "two", "go on")
+    assert "resuming" in first and "resuming" not in other  # one of them reports
+    check_same(whole, "two")
+
+
+def test_a_batch_that_devices_cannot_share_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(jax, "device_count", lambda: 8)
+    with pytest.raises(UserError, match="train.batch_size is 4: it must be a multiple of the 8"):
+        training.train(tiny.config(tmp_path / "data"), tmp_path / "run")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_lone_process_needs_no_others(monkeypatch):
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "1")
+    monkeypatch.setenv("TPU_WORKER_HOSTNAMES", "localhost")
+    devices.start()
+    assert devices.is_first() and devices.own(6) == slice(0, 6)
+    assert devices.anywhere(True) and not devices.anywhere(False)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"), [("SLURM_STEP_NUM_TASKS", "4"), ("TPU_WORKER_HOSTNAMES", "a,b")]
+)
+def test_a_job_of_several_is_found_from_its_surroundings(monkeypatch, variable, value):
+    called = []
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *job: called.append(job))
+    monkeypatch.setenv(variable, value)
+    before = jax.config.jax_cpu_enable_async_dispatch
+    devices.start()
+    jax.config.update("jax_cpu_enable_async_dispatch", before)
+    assert called == [(None, None, None)]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--processes", "2"], "given together"),
+        (["--coordinator", "localhost:1", "--processes", "2", "--process", "2"], "from 0 to 1"),
+    ],
+)
+def test_half_told_jobs_are_refused(tmp_path, capsys, options, message):
+    command = ["train", "--config", str(tiny.EXPERIMENT), "--workdir", str(tmp_path / "run")]
+    assert main([*command, *options]) == 2
+    assert message in capsys.readouterr().err
