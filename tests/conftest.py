@@ -18,6 +18,7 @@ os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 import jax  # noqa: E402  (reads the environment)
 import pytest  # noqa: E402
+import submitit  # noqa: E402, F401  (its import closes what logging writes to: before a test captures that)
 import tiny  # noqa: E402
 
 from show_attend_tell import files  # noqa: E402
