@@ -1,6 +1,6 @@
-"""Benchmarks: training steps, memory, beam search, extraction and input, side by side.
+"""Benchmarks: training steps, memory, scaling, beam search, extraction and input, side by side.
 
-    ./launch.sh bench [--what train,memory,beam,extract,input] [--peer-dir DIR] [--rounds 10]
+    ./launch.sh bench [--what train,beam] [--peer-dir DIR] [--rounds 10]
 
 Contestants besides this project are the same mathematics in PyTorch, where that is installed
 (`pip install -e .[bench]`), and the peers' own modules, where `--peer-dir` names their checkouts.
@@ -15,8 +15,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 EXPERIMENT = ROOT / "experiments" / "flickr8k.py"
-PARTS = ("train", "estimators", "memory", "beam", "extract", "input")
-DEFAULT = ("train", "memory", "beam", "extract", "input")
+PARTS = ("train", "estimators", "memory", "scaling", "beam", "extract", "input")
+DEFAULT = ("train", "memory", "scaling", "beam", "extract", "input")
 
 
 def main() -> int:
@@ -53,6 +53,7 @@ def main() -> int:
     import decoding
     import extraction
     import reading
+    import scaling
     import training
 
     from show_attend_tell import config as configs
@@ -74,6 +75,7 @@ def main() -> int:
             "train": lambda: training.run(config, rounds, peers, torch, training.VARIANTS),
             "estimators": lambda: training.run(config, rounds, {}, False, training.ESTIMATORS),
             "memory": lambda: training.memory(config),
+            "scaling": lambda: scaling.run(config, rounds, arguments.out),
             "beam": lambda: decoding.run(config, rounds, peers, torch, arguments.workdir),
             "extract": lambda: extraction.run(rounds, torch),
             "input": lambda: reading.run(config, rounds),

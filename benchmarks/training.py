@@ -163,9 +163,9 @@ def training_flops(config: ConfigDict, tokens: jax.Array) -> float:
     return 2 * (3 * real * of_token + len(tokens) * of_image)
 
 
-def make_step(config: ConfigDict, batch: Any) -> Callable[[], None]:
-    """A function that takes a training step and waits for it."""
-    model = build_captioner(config, SimpleNamespace(features=FEATURES), VOCABULARY)
+def make_step(config: ConfigDict, batch: Any, words: int | None = None) -> Callable[[], None]:
+    """A function that takes a training step and waits for it; `words` is the vocabulary's size."""
+    model = build_captioner(config, SimpleNamespace(features=FEATURES), words or VOCABULARY)
     settings = {k: v for k, v in config.optimizer.to_dict().items() if k != "average"}
     optimizer = make_optimizer(total_steps=10_000, **settings)
     step = make_train_step(
