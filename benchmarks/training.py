@@ -260,5 +260,5 @@ def step_bytes(config: ConfigDict, *, images: int, rows: int, steps: int, locati
         "inputs": jax.ShapeDtypeStruct((images, locations, 512), jnp.float16),
         "tokens": jax.ShapeDtypeStruct((images, rows, steps), jnp.int32),
     }
-    state = jax.eval_shape(lambda: initial_state(model, optimizer))
+    state = initial_state(model, optimizer)
     return int(step.lower(state, batch).compile().memory_analysis().temp_size_in_bytes)

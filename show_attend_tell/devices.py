@@ -41,14 +41,18 @@ def start(
         return
     if all(given) and not 0 <= process < processes:
         raise UserError(f"--process {process}: it must be from 0 to {processes - 1}")
-    # Programs of a CPU otherwise run beside each other, in another order in each process, and what
-    # they send to each other is mixed up.
+    # Before there is a backend. Programs of a CPU run beside each other otherwise, and what they
+    # send can overtake.
     jax.config.update("jax_cpu_enable_async_dispatch", False)
     try:
         jax.distributed.initialize(coordinator, processes, process)
     except (RuntimeError, ValueError) as error:
         why = " ".join(str(error).split())[:200]
         raise UserError(f"the job's other processes cannot be reached: {why}") from error
+    if jax.default_backend() == "cpu":
+        # A CPU's program out of the cache sends its sums in an order of its own: processes then
+        # take one sum for another, and hang or abort.
+        jax.config.update("jax_enable_compilation_cache", False)
 
 
 def is_first() -> bool:

@@ -68,10 +68,10 @@ class TrainState:
 
 
 def initial_state(model: Captioner, optimizer: optax.GradientTransformation) -> TrainState:
-    """The state before the first step."""
+    """The state before the first step, on every device."""
     params = nnx.to_pure_dict(nnx.state(model, nnx.Param))
     # Distinct buffers throughout, since a step donates each of them.
-    return TrainState(
+    state = TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
         optimizer=optimizer.init(params),
@@ -80,6 +80,7 @@ def initial_state(model: Captioner, optimizer: optax.GradientTransformation) -> 
         skipped_in_a_row=jnp.zeros((), jnp.int32),
         moving_average=MovingAverage.start(),
     )
+    return devices.give_all(state)
 
 
 def make_train_step(
@@ -210,7 +211,7 @@ def train(config: ConfigDict, workdir: Path, *, console: Console | None = None) 
         total_steps=total_steps,
         **{k: v for k, v in config.optimizer.to_dict().items() if k != "average"},
     )
-    state = devices.give_all(initial_state(model, optimizer))
+    state = initial_state(model, optimizer)
     train_step = make_train_step(
         model,
         optimizer,
@@ -232,7 +233,7 @@ def train(config: ConfigDict, workdir: Path, *, console: Console | None = None) 
         source = {}
         if settings.init_from:
             source["init_from"] = _start_from(Path(settings.init_from), config, model, vocabulary)
-            state = devices.give_all(initial_state(model, optimizer))
+            state = initial_state(model, optimizer)
         _record(workdir, configs.provenance(config) | {"finished": False, "resumed": []} | source)
     else:
         first_step, state, record = restored
@@ -315,6 +316,7 @@ def train(config: ConfigDict, workdir: Path, *, console: Console | None = None) 
                 exhausted = bool(settings.patience) and progression.stale >= settings.patience
                 progression.finished = step == total_steps or exhausted
                 save()
+                stopped = stopped or stop.agreed(step)  # asked for while it was saved, too
                 if progression.finished or stopped:
                     break
     if progression.finished:

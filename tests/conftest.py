@@ -30,6 +30,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 # Files that take longest go first, so that no process has a long one left when the other is done.
 SLOW = (
     "train",
+    "devices",
     "estimators",
     "sequence_training",
     "main",

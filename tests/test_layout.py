@@ -22,16 +22,17 @@ LEAVES = {
     "attention": set(),
     "attention_maps": {"datasets"},
     "caption_metrics": {"ptb_tokenizer"},
-    "checkpoint": set(),
+    "checkpoint": {"devices"},
     "datasets": {"images"},
     "decode": set(),
+    "devices": set(),
     "encoders": set(),
     "files": set(),
     "images": set(),
     "ptb_tokenizer": set(),
     "recurrence": {"attention"},
     "vocabulary": set(),
-    "writer": set(),
+    "writer": {"devices"},
 }
 
 
