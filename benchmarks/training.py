@@ -253,7 +253,7 @@ def memory(config: ConfigDict) -> tuple[dict[str, Any], str]:
 def step_bytes(config: ConfigDict, *, images: int, rows: int, steps: int, locations: int) -> int:
     model = build_captioner(config, SimpleNamespace(features=512), VOCABULARY)
     settings = {k: v for k, v in config.optimizer.to_dict().items() if k != "average"}
-    optimizer = make_optimizer(total_steps=10, **settings)
+    optimizer = make_optimizer(total_steps=10_000, **settings)
     loss = config.loss.to_dict()
     step = make_train_step(model, optimizer, key=jax.random.key(0), average=0.99, **loss)
     batch = {
