@@ -17,7 +17,6 @@ from ml_collections import ConfigDict
 from timing import PRODUCT_NAME, interleaved, make_product, print_table, product_speed, spread
 
 from show_attend_tell.captioner import build_captioner
-from show_attend_tell.decoder import same_caption
 from show_attend_tell.input_pipeline import BatchPlan
 from show_attend_tell.objectives import soft_loss
 from show_attend_tell.optimizer import make_optimizer
@@ -192,9 +191,7 @@ def torch_step(config: ConfigDict, batch: Any) -> Callable[[], None]:
 
     decoder = build_captioner(config, SimpleNamespace(features=FEATURES), VOCABULARY).decoder
     out = decoder(batch["inputs"], batch["tokens"])
-    ours, _ = soft_loss(
-        out.logits, out.alpha, batch["tokens"], same_caption(batch["tokens"]), **config.loss
-    )
+    ours, _ = soft_loss(out.logits, out.alpha, batch["tokens"], **config.loss)
     model = in_pytorch.from_decoder(
         decoder,
         dropout=config.decoder.dropout,

@@ -6,7 +6,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
 from ml_collections import ConfigDict
 
-from show_attend_tell.decoder import Decoder, same_caption
+from show_attend_tell.decoder import Decoder
 from show_attend_tell.encoders import Encoder, make_encoder
 from show_attend_tell.errors import UserError
 from show_attend_tell.estimators import Estimator, LearnedBaseline, MovingAverage, hard_loss
@@ -90,7 +90,7 @@ class Captioner(nnx.Module):
                 **weights,
             )
         out = self.decoder(annotations, tokens, key)
-        loss, report = soft_loss(out.logits, out.alpha, tokens, same_caption(tokens), **weights)
+        loss, report = soft_loss(out.logits, out.alpha, tokens, **weights)
         return loss, report | {"moving_average": moving_average}
 
 

@@ -189,14 +189,17 @@ class Decoder(nnx.Module):
         """
         keys = (None,) * 3 if key is None else tuple(jax.random.split(key, 3))
         memory = self.memory(annotations, keys[0])
-        embedded = self.embed(input_words(tokens))
+        # Time comes first up to the recurrence, so that gates, by far the largest, never move.
+        words, starts = map(_time_first, (input_words(tokens), caption_starts(tokens)))
+        embedded = self.embed(words)
         embedded = self.dropout(embedded, deterministic=key is None, rngs=keys[1])
-        starts = caption_starts(tokens)
-        gates, begins = map(_time_first, (self.word_gates(embedded), starts))
         if choice is not None:
             choice = choice._replace(noise=_time_first(choice.noise))
-        h, reading = recurrence.run(self.weights(), memory, gates, begins, choice)
-        h, z, scores, beta, location = map(_time_last, (h, *reading))
+        gates = self.word_gates(embedded)
+        h, reading = recurrence.run(self.weights(), memory, gates, starts, choice)
+        embedded, starts, h, z, scores, beta, location = map(
+            _time_last, (embedded, starts, h, *reading)
+        )
         before = jnp.roll(h, 1, axis=2)
         previous_h = jnp.where(starts[..., None], memory.h0[:, None, None], before)
         logits = self.output(embedded, h, z, keys[2])

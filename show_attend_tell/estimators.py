@@ -414,7 +414,7 @@ def hard_loss(
     alpha = jnp.exp(rollout.log_alpha)
     entropies = -(alpha * rollout.log_alpha).sum(axis=-1)
     entropy = jnp.where(hard | estimator.released, entropies, 0.0).sum() * scale
-    penalty = doubly_stochastic_penalty(alpha, repeated, same)
+    penalty = doubly_stochastic_penalty(alpha, repeated)
     if estimator.released:
         penalty = jax.lax.stop_gradient(penalty)
     loss = (

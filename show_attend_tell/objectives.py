@@ -18,20 +18,26 @@ def token_log_probs(logits: Float[Array, "*S V"], tokens: Int[Array, "*S"]) -> F
 
 
 def doubly_stochastic_penalty(
-    alpha: Float[Array, "B R T L"],
-    tokens: Int[Array, "B R T"],
-    same_caption: Float[Array, "B R T T"],
+    alpha: Float[Array, "B R T L"], tokens: Int[Array, "B R T"]
 ) -> Float[Array, ""]:
     """Sum over captions of sum_i (1 - sum_t alpha_ti)^2 (Xu et al. 2015, eq. 14).
 
     The inner sum runs over a caption's own steps, its <eos> included and padding excluded. It is
     a sum over the L locations, as in the paper, not a mean.
     """
-    # Row t of the product is the attention that t's whole caption paid to each location; the
-    # caption is counted once, at its <eos>.
-    paid = jnp.einsum("brts,brsl->brtl", same_caption, alpha)
-    per_step = jnp.square(1.0 - paid).sum(axis=-1)
-    return jnp.where(tokens == Vocabulary.eos, per_step, 0.0).sum()
+    end = tokens == Vocabulary.eos
+    rows, steps = end[..., 0].size, end.shape[-1]
+    # The captions of a row by their order; what follows the last <eos> comes behind them.
+    order = jnp.cumsum(end, axis=-1) - end
+    first = steps * jnp.arange(rows).reshape(*end.shape[:-1], 1)
+    paid = jax.ops.segment_sum(
+        alpha.reshape(-1, alpha.shape[-1]),
+        (first + order).reshape(-1),
+        num_segments=rows * steps,
+        indices_are_sorted=True,
+    )
+    is_caption = jnp.arange(steps)[None, None] < end.sum(axis=-1, keepdims=True)
+    return jnp.where(is_caption.reshape(-1, 1), jnp.square(1.0 - paid), 0.0).sum()
 
 
 def smooth(
@@ -52,7 +58,6 @@ def soft_loss(
     logits: Float[Array, "B R T V"],
     alpha: Float[Array, "B R T L"],
     tokens: Int[Array, "B R T"],
-    same_caption: Float[Array, "B R T T"],
     *,
     doubly_stochastic: float,
     label_smoothing: float,
@@ -78,7 +83,7 @@ def soft_loss(
     count = jnp.maximum(real.sum(), 1)
     captions = jnp.maximum((tokens == Vocabulary.eos).sum(), 1)
     nll = -token_log_probs(logits, tokens).sum() / count
-    penalty = doubly_stochastic_penalty(alpha, tokens, same_caption)
+    penalty = doubly_stochastic_penalty(alpha, tokens)
     loss = smooth(nll, logits, real, label_smoothing) + doubly_stochastic * penalty / count
     return loss, {
         "nll": nll,

@@ -11,7 +11,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from show_attend_tell.attention import AttentionWeights, Choice, attention_scores, read_context
+from show_attend_tell.attention import (
+    AttentionWeights,
+    Choice,
+    attention_scores,
+    read_context,
+    scores_of_query,
+)
 
 
 class Memory(NamedTuple):
@@ -53,9 +59,10 @@ class Weights(NamedTuple):
 
 
 class Taps(NamedTuple):
-    """Zeros that are added to products of a step: their gradients are those of the products."""
+    """Zeros that are added to what a step computes: their gradients are those of the terms."""
 
     query: Float[Array, "*T B R A"]
+    scores: Float[Array, "*T B R L"]
     beta: Float[Array, "*T B R"]
     context: Float[Array, "*T B R D"]
 
@@ -84,6 +91,8 @@ def step(
     """
     tap = None if taps is None else taps.query
     scores = attention_scores(weights.attention, state.h, memory.keys, tap)
+    if taps is not None:
+        scores = scores + taps.scores
     context, location = read_context(scores, memory.annotations, choice)
     if taps is not None:
         context = context + taps.context
@@ -142,31 +151,27 @@ def run(
     loop: products too small to be fast, and the whole matrix read and written every step. Here the
     loop gives the gradient of each product of a step alone (by `Taps`); the weights' gradients are
     one large product each over all steps, after the loop (Appleyard et al. 2016, arXiv 1604.01946).
+    So are the sums over steps that make the gradients of the keys and of v.
     """
     return scan(weights, memory, word_gates, starts, choice)
 
 
 def _forward(weights, memory, word_gates, starts, choice):
     shape = starts.shape
+    locations, units = memory.keys.shape[1:]
     taps = Taps(
-        query=jnp.zeros((*shape, memory.keys.shape[-1])),
+        query=jnp.zeros((*shape, units)),
+        scores=jnp.zeros((*shape, locations)),
         beta=jnp.zeros(shape),
         context=jnp.zeros((*shape, memory.annotations.shape[-1])),
     )
 
-    def differentiable(score, keys, h0, c0, word_gates, taps):
-        attention = weights.attention._replace(score=score)
-        h, reading = scan(
-            weights._replace(attention=attention),
-            memory._replace(keys=keys, h0=h0, c0=c0),
-            word_gates,
-            starts,
-            choice,
-            taps,
-        )
+    def differentiable(h0, c0, word_gates, taps):
+        own = memory._replace(h0=h0, c0=c0)
+        h, reading = scan(weights, own, word_gates, starts, choice, taps)
         return (h, *reading[:-1]), reading.location
 
-    given = (weights.attention.score, *memory[1:], word_gates, taps)
+    given = (memory.h0, memory.c0, word_gates, taps)
     out, pull_back, location = jax.vjp(differentiable, *given, has_aux=True)
     h, *reading = out
     reading = Reading(*reading, location)
@@ -176,10 +181,20 @@ def _forward(weights, memory, word_gates, starts, choice):
 def _backward(residuals, cotangents):
     pull_back, weights, memory, starts, choice, h, reading = residuals
     d_h, d_reading = cotangents
-    d_score, d_keys, d_h0, d_c0, d_gates, d_taps = pull_back((d_h, *d_reading[:-1]))
+    d_h0, d_c0, d_gates, d_taps = pull_back((d_h, *d_reading[:-1]))
     initial = initial_state(memory, starts.shape[2]).h
     before = jnp.concatenate([initial[None], h[:-1]])
     before = jnp.where(starts[..., None], initial, before)
+
+    # As if each step were a further caption row.
+    def rows(x: Float[Array, "T B R N"]) -> Float[Array, "B TR N"]:
+        return jnp.moveaxis(x, 0, 1).reshape(x.shape[1], -1, x.shape[-1])
+
+    query = rows(before @ weights.attention.query)
+    _, of_scores = jax.vjp(
+        lambda v, keys: scores_of_query(v, query, keys), weights.attention.score, memory.keys
+    )
+    d_score, d_keys = of_scores(rows(d_taps.scores))
     read = reading.alpha
     if choice is not None:
         chosen = jax.nn.one_hot(reading.location, read.shape[-1], dtype=read.dtype)

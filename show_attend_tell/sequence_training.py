@@ -23,7 +23,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from show_attend_tell import decode, recurrence
 from show_attend_tell.attention import Choice
-from show_attend_tell.decoder import Decoder, same_caption
+from show_attend_tell.decoder import Decoder
 from show_attend_tell.errors import UserError
 from show_attend_tell.estimators import Estimator, draw_choice, leave_one_out, roll_out
 from show_attend_tell.objectives import doubly_stochastic_penalty, token_log_probs
@@ -158,7 +158,7 @@ def reward_loss(
     captions = jnp.maximum(known.sum() * count, 1)
     alpha = jnp.exp(rollout.log_alpha)
     # The penalty looks for a caption's <eos>; a caption cut at max_length has none.
-    penalty = doubly_stochastic_penalty(alpha, sampled, same_caption(sampled))
+    penalty = doubly_stochastic_penalty(alpha, sampled)
     loss = (doubly_stochastic * penalty - (advantage * log_probs).sum()) / words
     report = {}
     if estimator is not None:

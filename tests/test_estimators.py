@@ -197,8 +197,7 @@ def test_semi_sampling_mixes_the_soft_and_the_hard_gradient():
 
     def soft(params):
         out = nnx.merge(GRAPH, params)(ANNOTATIONS, ROWS["packed"])
-        same = same_caption(ROWS["packed"])
-        return soft_loss(out.logits, out.alpha, ROWS["packed"], same, **PLAIN)[0]
+        return soft_loss(out.logits, out.alpha, ROWS["packed"], **PLAIN)[0]
 
     mixed = [jax.jit(jax.grad(soft))(PARAMS), exact(ROWS["packed"])]
     wanted = jnp.stack([0.3 * dot(mixed[0], d) + 0.7 * dot(mixed[1], d) for d in DIRECTIONS])
@@ -226,7 +225,7 @@ def test_all_expectation_is_soft_attention():
 
     def soft(params):
         out = nnx.merge(graph, params)(ANNOTATIONS, tokens, key)
-        return soft_loss(out.logits, out.alpha, tokens, same_caption(tokens), **weights)[0]
+        return soft_loss(out.logits, out.alpha, tokens, **weights)[0]
 
     def hard(params):
         estimator = pure(soft_probability=1.0, baseline="moving_average")

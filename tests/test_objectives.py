@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from show_attend_tell.decoder import same_caption
 from show_attend_tell.objectives import doubly_stochastic_penalty, soft_loss, token_log_probs
 
 # Two captions in one row: "4 <eos>" and "5 <eos>", then padding.
@@ -16,7 +15,7 @@ ALPHA = jnp.array([[[[1.0, 0.0], [0.5, 0.5], [0.0, 1.0], [0.0, 1.0], [1.0, 0.0]]
 
 def test_penalty_by_hand():
     # First caption pays (1.5, 0.5): 0.25 + 0.25. Second pays (0, 2): 1 + 1. Padding: nothing.
-    penalty = doubly_stochastic_penalty(ALPHA, TOKENS, same_caption(TOKENS))
+    penalty = doubly_stochastic_penalty(ALPHA, TOKENS)
     assert float(penalty) == pytest.approx(2.5)
 
 
@@ -25,7 +24,6 @@ def loss(logits, alpha=ALPHA, doubly_stochastic=0.0, label_smoothing=0.0):
         logits,
         alpha,
         TOKENS,
-        same_caption(TOKENS),
         doubly_stochastic=doubly_stochastic,
         label_smoothing=label_smoothing,
     )
