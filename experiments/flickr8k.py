@@ -114,6 +114,7 @@ def get_config(variant: str = "soft") -> ConfigDict:
             "output_tanh": True,
             "gate": True,
             "tied": True,
+            "dtype": "float32",
         }
     )
     config.loss = ConfigDict({"doubly_stochastic": 0.005, "label_smoothing": 0.1})

@@ -88,6 +88,7 @@ def get_config(variant: str = "soft") -> ConfigDict:
             "output_tanh": True,
             "gate": True,
             "tied": False,
+            "dtype": "float32",
         }
     )
     config.loss = ConfigDict({"doubly_stochastic": 0.0, "label_smoothing": 0.0})

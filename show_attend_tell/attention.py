@@ -14,6 +14,11 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 
+def product(x: Float[Array, "*S I"], matrix: Float[Array, "I J"]) -> Float[Array, "*S J"]:
+    """x times the matrix, in the matrix's number format, summed in float32."""
+    return jnp.matmul(x.astype(matrix.dtype), matrix, preferred_element_type=jnp.float32)
+
+
 class AttentionWeights(NamedTuple):
     """W and v of the score; v is divided by the temperature."""
 
@@ -30,24 +35,34 @@ class Attention(nnx.Module):
     Args:
       features, hidden, units: D, H, A.
       temperature: divides the scores before the softmax, over 0; 1 is the paper's.
+      dtype: of products with U and W. Scores and the softmax are in float32.
     """
 
     def __init__(
-        self, features: int, hidden: int, units: int, *, temperature: float = 1.0, rngs: nnx.Rngs
+        self,
+        features: int,
+        hidden: int,
+        units: int,
+        *,
+        temperature: float = 1.0,
+        dtype: jnp.dtype = jnp.float32,
+        rngs: nnx.Rngs,
     ):
         self.temperature = temperature
-        self.key = nnx.Linear(features, units, rngs=rngs)
+        self.dtype = dtype
+        self.key = nnx.Linear(features, units, dtype=dtype, rngs=rngs)
         self.query = nnx.Linear(hidden, units, use_bias=False, rngs=rngs)
         self.score = nnx.Linear(units, 1, use_bias=False, rngs=rngs)
 
     def keys(self, annotations: Float[Array, "B L D"]) -> Float[Array, "B L A"]:
         """exp(2 (U a_i + b)) for every location, the images' share of tanh's argument."""
-        return _exp_twice(self.key(annotations))
+        return _exp_twice(self.key(annotations).astype(jnp.float32))
 
     def weights(self) -> AttentionWeights:
         """What every step multiplies by."""
         return AttentionWeights(
-            self.query.kernel[...], self.score.kernel[...][:, 0] / self.temperature
+            self.query.kernel[...].astype(self.dtype),
+            self.score.kernel[...][:, 0] / self.temperature,
         )
 
 
@@ -61,7 +76,7 @@ def attention_scores(
 
     `tap`, zeros, is added to W h: see `recurrence.Taps`.
     """
-    query = h @ weights.query
+    query = product(h, weights.query)
     return scores_of_query(weights.score, query if tap is None else query + tap, keys)
 
 
@@ -146,14 +161,15 @@ def read_context(
 
 @jax.custom_vjp
 def _expected(weights: Float[Array, "B R L"], annotations: Float[Array, "B L D"]):
-    return jnp.einsum("brl,bld->brd", weights, annotations)
+    weights = weights.astype(annotations.dtype)
+    return jnp.einsum("brl,bld->brd", weights, annotations, preferred_element_type=jnp.float32)
 
 
 def _expected_backward(residuals, d_context):
     weights, annotations = residuals
     # A sum and not a product: many small products with a transposed matrix are slow on CPUs.
     d_weights = (d_context[:, :, None] * annotations[:, None]).sum(axis=-1)
-    return d_weights, jnp.einsum("brl,brd->bld", weights, d_context)
+    return d_weights, jnp.einsum("brl,brd->bld", weights, d_context).astype(annotations.dtype)
 
 
 _expected.defvjp(lambda *given: (_expected(*given), given), _expected_backward)

@@ -8,6 +8,7 @@ a caption's first step sees (<bos> and the initial state) depends on the image a
 several captions into one row changes no number, only how many steps are spent on padding.
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -74,6 +75,8 @@ class Decoder(nnx.Module):
       gate: whether beta_t scales the context; without it beta is 1.
       tied: whether L_o of the deep output is the transpose of the embedding E (Press and Wolf
         2017, arXiv 1608.05859), and not a matrix of its own as in the paper.
+      dtype: number format of products, "float32" or, for accelerators, "bfloat16". Weights, sums,
+        scores, the softmax, the LSTM's state and logits are in float32 in either case.
     """
 
     def __init__(
@@ -91,23 +94,32 @@ class Decoder(nnx.Module):
         output_tanh: bool,
         gate: bool,
         tied: bool,
+        dtype: str = "float32",
         rngs: nnx.Rngs,
     ):
-        self.projection = nnx.Linear(features, projection, rngs=rngs) if projection else None
+        self.dtype = jnp.dtype(dtype)
+        linear = partial(nnx.Linear, dtype=self.dtype, rngs=rngs)
+        self.projection = linear(features, projection) if projection else None
         size = projection or features
-        self.init_h = nnx.Linear(size, hidden, rngs=rngs)
-        self.init_c = nnx.Linear(size, hidden, rngs=rngs)
+        self.init_h = linear(size, hidden)
+        self.init_c = linear(size, hidden)
         self.embed = nnx.Embed(
-            vocabulary, embedding, embedding_init=nnx.initializers.normal(0.1), rngs=rngs
+            vocabulary,
+            embedding,
+            embedding_init=nnx.initializers.normal(0.1),
+            dtype=self.dtype,
+            rngs=rngs,
         )
-        self.attention = Attention(size, hidden, attention, temperature=temperature, rngs=rngs)
+        self.attention = Attention(
+            size, hidden, attention, temperature=temperature, dtype=self.dtype, rngs=rngs
+        )
         self.gate = nnx.Linear(hidden, 1, rngs=rngs) if gate else None
         # The LSTM's weights are kept by input, since words enter in one product before the scan.
-        self.lstm_word = nnx.Linear(embedding, 4 * hidden, bias_init=_forget_one, rngs=rngs)
-        self.lstm_state = nnx.Linear(hidden + size, 4 * hidden, use_bias=False, rngs=rngs)
-        self.output_h = nnx.Linear(hidden, embedding, use_bias=False, rngs=rngs)
-        self.output_z = nnx.Linear(size, embedding, rngs=rngs)
-        self.output_word = None if tied else nnx.Linear(embedding, vocabulary, rngs=rngs)
+        self.lstm_word = linear(embedding, 4 * hidden, bias_init=_forget_one)
+        self.lstm_state = linear(hidden + size, 4 * hidden, use_bias=False)
+        self.output_h = linear(hidden, embedding, use_bias=False)
+        self.output_z = linear(size, embedding)
+        self.output_word = None if tied else linear(embedding, vocabulary)
         self.output_bias = nnx.Param(jnp.zeros(vocabulary)) if tied else None
         self.dropout = nnx.Dropout(dropout)
         self.annotation_dropout = nnx.Dropout(annotation_dropout)
@@ -119,17 +131,17 @@ class Decoder(nnx.Module):
         a = self.annotation_dropout(a, deterministic=key is None, rngs=key)
         if self.projection is not None:
             a = self.projection(a)
-        mean = a.mean(axis=1)
+        mean = a.mean(axis=1, dtype=jnp.float32)
         return Memory(
-            annotations=a,
+            annotations=a.astype(self.dtype),
             keys=self.attention.keys(a),
-            h0=jnp.tanh(self.init_h(mean)),
-            c0=jnp.tanh(self.init_c(mean)),
+            h0=jnp.tanh(self.init_h(mean).astype(jnp.float32)),
+            c0=jnp.tanh(self.init_c(mean).astype(jnp.float32)),
         )
 
     def word_gates(self, embedded: Float[Array, "*S E"]) -> Float[Array, "*S G"]:
         """The words' share of the LSTM's gate pre-activations (G = 4 H)."""
-        return self.lstm_word(embedded)
+        return self.lstm_word(embedded).astype(jnp.float32)
 
     def weights(self) -> recurrence.Weights:
         """What every step of the recurrence multiplies by."""
@@ -137,7 +149,7 @@ class Decoder(nnx.Module):
             attention=self.attention.weights(),
             beta=None if self.gate is None else self.gate.kernel[...][:, 0],
             beta_bias=None if self.gate is None else self.gate.bias[...][0],
-            lstm=self.lstm_state.kernel[...],
+            lstm=self.lstm_state.kernel[...].astype(self.dtype),
         )
 
     def output(
@@ -153,9 +165,9 @@ class Decoder(nnx.Module):
             hidden = jnp.tanh(hidden)
         hidden = self.dropout(hidden, deterministic=key is None, rngs=key)
         if self.output_word is None:
-            logits = self.embed.attend(hidden)
+            logits = self.embed.attend(hidden).astype(jnp.float32)
             return logits + self.output_bias[...].reshape((1,) * (logits.ndim - 1) + (-1,))
-        return self.output_word(hidden)
+        return self.output_word(hidden).astype(jnp.float32)
 
     def emit(
         self,
@@ -203,7 +215,7 @@ class Decoder(nnx.Module):
         before = jnp.roll(h, 1, axis=2)
         previous_h = jnp.where(starts[..., None], memory.h0[:, None, None], before)
         logits = self.output(embedded, h, z, keys[2])
-        mean = memory.annotations.mean(axis=1)
+        mean = memory.annotations.mean(axis=1, dtype=jnp.float32)
         return TeacherForced(logits, scores, location, beta, previous_h, mean)
 
 

@@ -164,6 +164,8 @@ def _quiet() -> None:
     if not jax.config.jax_compilation_cache_dir:
         cache = Path(platformdirs.user_cache_dir("show_attend_tell")) / "jax"
         jax.config.update("jax_compilation_cache_dir", str(cache))
+        # Small programs, too: the hundred that make a model's first weights take seconds.
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 def _train(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:

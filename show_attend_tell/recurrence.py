@@ -15,6 +15,7 @@ from show_attend_tell.attention import (
     AttentionWeights,
     Choice,
     attention_scores,
+    product,
     read_context,
     scores_of_query,
 )
@@ -102,7 +103,7 @@ def step(
         logit = state.h @ weights.beta + weights.beta_bias
         beta = jax.nn.sigmoid(logit if taps is None else logit + taps.beta)
     z = beta[..., None] * context
-    gates = word_gates + jnp.concatenate([state.h, z], axis=-1) @ weights.lstm
+    gates = word_gates + product(jnp.concatenate([state.h, z], axis=-1), weights.lstm)
     i, f, o, g = jnp.split(gates, 4, axis=-1)
     c = jax.nn.sigmoid(f) * state.c + jax.nn.sigmoid(i) * jnp.tanh(g)
     h = jax.nn.sigmoid(o) * jnp.tanh(c)
@@ -190,7 +191,7 @@ def _backward(residuals, cotangents):
     def rows(x: Float[Array, "T B R N"]) -> Float[Array, "B TR N"]:
         return jnp.moveaxis(x, 0, 1).reshape(x.shape[1], -1, x.shape[-1])
 
-    query = rows(before @ weights.attention.query)
+    query = rows(product(before, weights.attention.query))
     _, of_scores = jax.vjp(
         lambda v, keys: scores_of_query(v, query, keys), weights.attention.score, memory.keys
     )
@@ -200,15 +201,21 @@ def _backward(residuals, cotangents):
         chosen = jax.nn.one_hot(reading.location, read.shape[-1], dtype=read.dtype)
         read = jnp.where(choice.expected[..., None], read, chosen)
     lstm_input = jnp.concatenate([before, reading.z], axis=-1)
+
+    def over_steps(what: str, a: Array, b: Array, like: Array) -> Array:
+        a, b = a.astype(like.dtype), b.astype(like.dtype)
+        return jnp.einsum(what, a, b, preferred_element_type=jnp.float32).astype(like.dtype)
+
     d_weights = Weights(
         attention=AttentionWeights(
-            query=jnp.einsum("tbrh,tbra->ha", before, d_taps.query), score=d_score
+            query=over_steps("tbrh,tbra->ha", before, d_taps.query, weights.attention.query),
+            score=d_score,
         ),
         beta=None if weights.beta is None else jnp.einsum("tbrh,tbr->h", before, d_taps.beta),
         beta_bias=None if weights.beta is None else d_taps.beta.sum(),
-        lstm=jnp.einsum("tbri,tbrg->ig", lstm_input, d_gates),
+        lstm=over_steps("tbri,tbrg->ig", lstm_input, d_gates, weights.lstm),
     )
-    d_annotations = jnp.einsum("tbrl,tbrd->bld", read, d_taps.context)
+    d_annotations = over_steps("tbrl,tbrd->bld", read, d_taps.context, memory.annotations)
     return d_weights, Memory(d_annotations, d_keys, d_h0, d_c0), d_gates, None, None
 
 

@@ -16,6 +16,7 @@ import signal
 import time
 from collections.abc import Callable, Mapping
 from contextlib import closing
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -344,7 +345,7 @@ def _captions(
     config: ConfigDict, examples: Any, workdir: Path
 ) -> tuple[Vocabulary, BatchPlan, IdfTable | None]:
     """The training split's vocabulary, also saved, its batches' plan, and what a reward needs."""
-    tokenized = [[tokenize(caption) for caption in e.captions] for e in examples]
+    tokenized = _tokenized(examples)
     # The copies of an image do not make its words more frequent.
     vocabulary = Vocabulary.from_captions(
         (tokens for captions in tokenized[: examples.stored] for tokens in captions),
@@ -361,8 +362,12 @@ def make_plan(
     config: ConfigDict, examples: Any, vocabulary: Vocabulary, *, batch_size: int
 ) -> BatchPlan:
     """The plan of a training split's batches, of `batch_size` images, for a known vocabulary."""
-    tokenized = [[tokenize(caption) for caption in e.captions] for e in examples]
-    return _plan(config, _encode(tokenized, vocabulary), batch_size)
+    return _plan(config, _encode(_tokenized(examples), vocabulary), batch_size)
+
+
+def _tokenized(examples: Any) -> list[list[list[str]]]:
+    tokens_of = cache(tokenize)  # of an image's copies, most captions are the same
+    return [[tokens_of(caption) for caption in captions] for captions in examples.captions()]
 
 
 def _encode(tokenized: list[list[list[str]]], vocabulary: Vocabulary) -> list[list[list[int]]]:
@@ -433,6 +438,10 @@ def _check(config: ConfigDict, workdir: Path) -> None:
     if settings.metric not in METRICS:
         raise UserError(
             f"config.train.metric is {settings.metric!r}: choose one of {', '.join(METRICS)}"
+        )
+    if config.decoder.get("dtype", "float32") not in ("float32", "bfloat16"):
+        raise UserError(
+            f"config.decoder.dtype is {config.decoder.dtype!r}: choose 'float32' or 'bfloat16'"
         )
     make_estimator(config)
     if make_reward(config) is not None and not settings.init_from:

@@ -179,6 +179,7 @@ def test_mirrored_copies_follow_the_originals(built: Path):
     assert len(both) == 6 and both.image_ids[:3] == plain.image_ids
     assert [both[i] for i in range(3)] == [plain[i] for i in range(3)]
     assert both[4] == plain[1].mirror() and both[4].image_id == both.image_ids[4]
+    assert both.captions() == [example.captions for example in both]
     assert both.fingerprint != plain.fingerprint
 
 

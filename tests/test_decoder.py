@@ -8,6 +8,7 @@ from flax import nnx
 
 from show_attend_tell import recurrence
 from show_attend_tell.decoder import Decoder, caption_starts, input_words, same_caption
+from show_attend_tell.objectives import soft_loss
 
 B, L, F, V, T = 2, 4, 6, 11, 5
 PAD, BOS, EOS = 0, 1, 2
@@ -173,3 +174,39 @@ def test_dropout_needs_a_key_and_follows_it():
 def test_an_uneven_shape_is_refused():
     with pytest.raises(Exception, match="(?i)type|shape"):
         make()(jnp.array(annotations()), jnp.array(TOKENS[:1]))
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_bfloat16_products_give_nearly_the_same_loss_and_gradient(tied):
+    exact = make(tied=tied, dtype="float32")
+    rounded = make(tied=tied, dtype="bfloat16")
+    a, tokens = jnp.array(annotations()), jnp.array(TOKENS)
+
+    def loss(params, decoder):
+        out = nnx.merge(nnx.graphdef(decoder), params)(a, tokens)
+        assert out.logits.dtype == out.scores.dtype == out.previous_h.dtype == jnp.float32
+        return soft_loss(out.logits, out.alpha, tokens, doubly_stochastic=1.0, label_smoothing=0.0)[
+            0
+        ]
+
+    params = nnx.state(exact, nnx.Param)
+    expected, gradient = jax.value_and_grad(loss)(params, exact)
+    got, near = jax.value_and_grad(loss)(params, rounded)
+    assert got != expected  # or nothing was rounded
+    np.testing.assert_allclose(got, expected, rtol=0.01)
+    for (path, leaf), other in zip(
+        jax.tree_util.tree_leaves_with_path(gradient), jax.tree.leaves(near), strict=True
+    ):
+        assert other.dtype == jnp.float32, path
+        assert jnp.linalg.norm(other - leaf) < 0.05 * jnp.linalg.norm(leaf) + 1e-3, path
+
+
+def test_bfloat16_decodes_step_by_step_what_it_was_run_over():
+    decoder = make(dtype="bfloat16")
+    a, tokens = jnp.array(annotations()), jnp.array(TOKENS[:, :1])
+    forced = decoder(a, tokens).logits[:, :, 0]
+    memory = decoder.memory(a)
+    state = recurrence.initial_state(memory, 1)
+    first = jnp.full((B, 1), BOS)
+    logits, _, _ = decoder.emit(decoder.weights(), memory, state, first)
+    np.testing.assert_allclose(logits, forced, atol=1e-3)

@@ -141,6 +141,14 @@ def test_settings_out_of_range_are_told_before_any_work(tmp_path, settings, mess
     assert not list(tmp_path.iterdir())
 
 
+def test_an_unknown_number_format_is_told_before_any_work(tmp_path):
+    config = tiny.config(tmp_path / "data")
+    config.decoder.dtype = "float8"
+    with pytest.raises(UserError, match="dtype is 'float8': choose 'float32' or 'bfloat16'"):
+        training.train(config, tmp_path / "run")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_run_may_end_within_an_epoch(tmp_path, monkeypatch):
     tiny.use_scenes(monkeypatch)
     progression = training.train(tiny.config(tmp_path / "data", epochs=1.5), tmp_path / "run")

@@ -42,6 +42,9 @@ class Scenes(list):
         self.stored = count
         self.fingerprint = {"name": "scenes", "split": "all", "images": len(self), "seed": seed}
 
+    def captions(self):
+        return [example.captions for example in self]
+
     @staticmethod
     def _example(seed: int, i: int) -> Example:
         image, caption, objects = render_scene(np.random.default_rng([seed, i]))

@@ -164,6 +164,15 @@ class Examples(Sequence):
             example = example.crop(crop)
         return example.mirror() if mirror else example
 
+    def captions(self) -> list[tuple[str, ...]]:
+        """The captions of every example, for which each stored one is read once."""
+        stored = [self[i] for i in range(self.stored)]
+        return [
+            (example.mirror() if mirror else example).captions
+            for _, mirror in self._rounds
+            for example in stored
+        ]
+
 
 def load(
     name: str,
