@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -11,7 +10,7 @@ import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 from timing import interleaved, print_table, spread
-from training import FEATURES, GRID, VOCABULARY
+from training import FEATURES, GRID, VOCABULARY, GivenAnnotations
 
 from show_attend_tell import evaluate
 from show_attend_tell.captioner import build_captioner
@@ -27,7 +26,7 @@ def run(
     """Times the searches; returns the figures, and the table as Markdown."""
     shape = (IMAGES, GRID[0] * GRID[1], FEATURES)
     inputs = np.maximum(np.random.default_rng(0).normal(size=shape), 0).astype(np.float16)
-    model = build_captioner(config, SimpleNamespace(features=FEATURES), VOCABULARY)
+    model = build_captioner(config, GivenAnnotations(FEATURES), VOCABULARY)
     # No caption ends: all take every step.
     bias = model.decoder.output_bias
     bias[...] = bias[...].at[Vocabulary.eos].set(-1e9)

@@ -7,7 +7,6 @@ All contestants take a step on the same captions: ours in packed rows, the other
 import math
 import time
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -17,6 +16,7 @@ from ml_collections import ConfigDict
 from timing import PRODUCT_NAME, interleaved, make_product, print_table, product_speed, spread
 
 from show_attend_tell.captioner import build_captioner
+from show_attend_tell.encoders.base import Encoder
 from show_attend_tell.input_pipeline import BatchPlan
 from show_attend_tell.objectives import soft_loss
 from show_attend_tell.optimizer import make_optimizer
@@ -43,6 +43,13 @@ ESTIMATORS = {
     },
     "hard, leave_one_out, N = 2": HARD | {"hard.baseline": "leave_one_out", "hard.samples": 2},
 }
+
+
+class GivenAnnotations(Encoder):
+    """Stands where an encoder would: its annotation vectors are made up."""
+
+    def __init__(self, features: int):
+        self.features = features
 
 
 def run(
@@ -147,8 +154,9 @@ def unpacked(tokens: Any) -> np.ndarray:
 def training_flops(config: ConfigDict, tokens: jax.Array) -> float:
     """Multiplications and additions of products, forward and backward, for a batch's real tokens.
 
-    Backward is twice forward, but for the projection of the given annotation vectors, of which no
-    gradient is taken. Element-wise work does not count.
+    With several samples of hard attention a token counts once for each; further rollouts of a
+    baseline do not count. Backward is twice forward, but for the projection of the given annotation
+    vectors, of which no gradient is taken. Element-wise work does not count.
     """
     sizes = config.decoder
     locations = GRID[0] * GRID[1]
@@ -158,13 +166,14 @@ def training_flops(config: ConfigDict, tokens: jax.Array) -> float:
     # What is multiplied with the given vectors needs no gradient towards them.
     keys = locations * d * a
     of_image = 3 * keys + 2 * locations * FEATURES * d if sizes.projection else 2 * keys
-    real = int((tokens != Vocabulary.pad).sum())
+    samples = config.hard.samples if config.attention.kind == "hard" else 1
+    real = samples * int((tokens != Vocabulary.pad).sum())
     return 2 * (3 * real * of_token + len(tokens) * of_image)
 
 
 def make_step(config: ConfigDict, batch: Any, words: int | None = None) -> Callable[[], None]:
     """A function that takes a training step and waits for it; `words` is the vocabulary's size."""
-    model = build_captioner(config, SimpleNamespace(features=FEATURES), words or VOCABULARY)
+    model = build_captioner(config, GivenAnnotations(FEATURES), words or VOCABULARY)
     settings = {k: v for k, v in config.optimizer.to_dict().items() if k != "average"}
     optimizer = make_optimizer(total_steps=10_000, **settings)
     step = make_train_step(
@@ -189,7 +198,7 @@ def torch_step(config: ConfigDict, batch: Any) -> Callable[[], None]:
     import in_pytorch
     import torch
 
-    decoder = build_captioner(config, SimpleNamespace(features=FEATURES), VOCABULARY).decoder
+    decoder = build_captioner(config, GivenAnnotations(FEATURES), VOCABULARY).decoder
     out = decoder(batch["inputs"], batch["tokens"])
     ours, _ = soft_loss(out.logits, out.alpha, batch["tokens"], **config.loss)
     model = in_pytorch.from_decoder(
@@ -248,7 +257,7 @@ def memory(config: ConfigDict) -> tuple[dict[str, Any], str]:
 
 
 def step_bytes(config: ConfigDict, *, images: int, rows: int, steps: int, locations: int) -> int:
-    model = build_captioner(config, SimpleNamespace(features=512), VOCABULARY)
+    model = build_captioner(config, GivenAnnotations(512), VOCABULARY)
     settings = {k: v for k, v in config.optimizer.to_dict().items() if k != "average"}
     optimizer = make_optimizer(total_steps=10_000, **settings)
     loss = config.loss.to_dict()

@@ -8,9 +8,11 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from show_attend_tell import config as configs
 from show_attend_tell.captioner import build_captioner
+from show_attend_tell.evaluate import Decoding, make_decode
 from show_attend_tell.objectives import soft_loss
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -59,7 +61,7 @@ def test_pytorch_has_the_same_mathematics(training, config):
     torch = pytest.importorskip("torch", reason="PyTorch is absent")
     import in_pytorch
 
-    decoder = build_captioner(config, training.SimpleNamespace(features=12), 10).decoder
+    decoder = build_captioner(config, training.GivenAnnotations(12), 10).decoder
     annotations = np.random.default_rng(0).normal(size=(2, 4, 12)).astype(np.float32)
     tokens = jnp.array([[[5, 6, 2], [7, 2, 0]], [[8, 9, 2], [4, 2, 0]]])
     out = decoder(jnp.asarray(annotations), tokens)
@@ -71,18 +73,45 @@ def test_pytorch_has_the_same_mathematics(training, config):
     assert theirs.item() == pytest.approx(float(ours), abs=1e-5)
 
 
+def test_pytorchs_beam_search_finds_the_same_words(training, config):
+    torch = pytest.importorskip("torch", reason="PyTorch is absent")
+    import in_pytorch
+
+    model = build_captioner(config, training.GivenAnnotations(12), 10)
+    bias = model.decoder.output_bias
+    bias[...] = jnp.array([-1e9] * 4 + [0.0] * 6)  # words alone: no caption ends
+    annotations = np.random.default_rng(0).normal(size=(3, 4, 12)).astype(np.float32)
+    settings = {"beam": 3, "max_length": 6, "length_penalty": 0.0, "ban_unk": True}
+    decode = make_decode(model, Decoding(**settings, batch_size=3, context="expected"))
+    ours = decode(nnx.to_pure_dict(nnx.state(model, nnx.Param)), annotations, jnp.arange(3))
+    theirs = in_pytorch.from_decoder(model.decoder, dropout=0, annotation_dropout=0).eval()
+    words = in_pytorch.beam_search(theirs, torch.tensor(annotations), beam=3, steps=6)
+    assert len(set(map(tuple, words.tolist()))) > 1  # or the images would not matter
+    np.testing.assert_array_equal(words, ours.tokens[:, 0])
+
+
 def test_the_command_writes_figures_and_tables(tmp_path):
     small = ["--config.decoder.hidden=16", "--config.decoder.embedding=16"]
     small += ["--config.decoder.projection=16", "--config.attention.units=16"]
     small += ["--config.train.batch_size=2"]
     command = [sys.executable, BENCHMARKS / "main.py", "--rounds", "1", "--no-torch", *small]
-    command += ["--what", "train,input", "--out", tmp_path / "out"]
+    command += ["--what", "train,input,beam", "--out", tmp_path / "out"]
     subprocess.run(command, check=True, capture_output=True, timeout=300)
     figures = json.loads((tmp_path / "out" / "train.json").read_text())
     soft = figures["rows"]["soft"]
     assert soft["tokens_per_second"][0] > 0 and 0 < soft["utilisation"][0] < 1
     assert "| hard, moving_average |" in (tmp_path / "out" / "train.md").read_text()
     assert (tmp_path / "out" / "input.json").exists()
+    beam = json.loads((tmp_path / "out" / "beam.json").read_text())
+    assert beam["rows"]["beam search"]["images_per_second"][0] > 0
+
+
+def test_memory_grows_with_each_size(training, config):
+    base = {"images": 4, "rows": 2, "steps": 4, "locations": 4}
+    bytes_ = training.step_bytes(config, **base)
+    for name in ("images", "steps", "locations"):
+        more = training.step_bytes(config, **base | {name: 16})
+        assert bytes_ < more < 8 * bytes_, name
 
 
 def test_unknown_parts_are_told(tmp_path):
