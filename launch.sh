@@ -101,9 +101,11 @@ extra=${SHOW_ATTEND_TELL_EXTRA-$(cat "$venv/extra" 2>/dev/null || true)}
 want="$(cat "$root/requirements.lock" "$root/pyproject.toml" | cksum) $extra $root"
 up_to_date || set_up
 
-# Memory of training steps in pages of 2 MB where the system lends them on request: they are taken and
-# given back every step on CPUs, and pages of 4 kB cost a tenth of its time.
-export GLIBC_TUNABLES=${GLIBC_TUNABLES-glibc.malloc.hugetlb=1}
+# A training step on CPUs takes hundreds of megabytes and gives them back. The process keeps them, and
+# in pages of 2 MB where the system has such: fetching 4 kB at a time costs a tenth of a step's time.
+malloc=glibc.malloc
+keep=$malloc.arena_max=1:$malloc.mmap_max=0:$malloc.trim_threshold=1000000000000
+export GLIBC_TUNABLES=${GLIBC_TUNABLES-$malloc.hugetlb=1:$keep}
 
 if [ "${1-}" = test ]; then
   shift

@@ -16,6 +16,7 @@ from rich.table import Table
 
 PRODUCT = 2048  # rows and columns of the square matrices whose product is timed
 PRODUCT_NAME = "matrix product"
+PAUSE = 0.5  # seconds, in which the threads of the one before, which wait busily, fall asleep
 
 
 def make_product() -> Callable[[], None]:
@@ -36,6 +37,7 @@ def interleaved(contestants: dict[str, Callable[[], None]], rounds: int) -> dict
     seconds = {name: [] for name in contestants}
     for _ in track(range(rounds + 1), "rounds", console=Console(stderr=True)):
         for name in rng.permutation(list(contestants)):
+            time.sleep(PAUSE)
             began = time.perf_counter()
             contestants[name]()
             seconds[name].append(time.perf_counter() - began)
