@@ -1,13 +1,22 @@
-"""Checkpoints through Orbax: the whole training state, and the weights of the best step."""
+"""Checkpoints through Orbax: the whole training state, and the weights of the best step.
+
+And weights alone in a safetensors file, to be handed on.
+"""
 
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
+import safetensors
+import safetensors.numpy
+from flax.traverse_util import flatten_dict, unflatten_dict
 
-from show_attend_tell import devices
+from show_attend_tell import devices, files
 from show_attend_tell.errors import UserError
+
+WEIGHTS = "weights.safetensors"
 
 
 class Checkpoints:
@@ -97,3 +106,52 @@ class Checkpoints:
             f"{self._folder}: a checkpoint could not be written ({reason}); "
             "make room or choose another --workdir: earlier checkpoints are kept"
         )
+
+
+def write_weights(path: Path, params: Any, step: int) -> None:
+    """Writes parameters in half precision, whole or not at all.
+
+    Raises:
+      UserError: a weight is not finite in half precision.
+    """
+    arrays = {}
+    for keys, value in flatten_dict(params).items():
+        name = ".".join(map(str, keys))
+        with np.errstate(over="ignore"):
+            arrays[name] = np.asarray(value).astype(np.float16)
+        if not np.isfinite(arrays[name]).all():
+            raise UserError(f"{path}: {name} has weights beyond half precision's range")
+    content = safetensors.numpy.save(arrays, {"step": str(step)})
+    with files.replacing(path) as file:
+        file.write(content)
+
+
+def read_weights(path: Path, like: Any) -> tuple[int, Any]:
+    """The step and the parameters that `write_weights` wrote, in float32.
+
+    Args:
+      like: parameters whose names and shapes they must have, no more and no fewer.
+
+    Raises:
+      UserError: the file is missing, damaged, or has other weights.
+    """
+    try:
+        with safetensors.safe_open(path, "numpy") as file:
+            step = int((file.metadata() or {}).get("step", 0))
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, ValueError, safetensors.SafetensorError) as error:
+        raise UserError(f"{path}: not readable weights ({error}); export them again") from error
+    wanted = {".".join(map(str, keys)): keys for keys in flatten_dict(like)}
+    shapes = {name: flatten_dict(like)[keys].shape for name, keys in wanted.items()}
+    wrong = sorted(
+        name
+        for name in shapes.keys() | arrays.keys()
+        if name not in shapes or name not in arrays or arrays[name].shape != shapes[name]
+    )
+    if wrong:
+        raise UserError(
+            f"{path}: its weights are not the config's ({', '.join(wrong[:3])}"
+            f"{', ...' if len(wrong) > 3 else ''}); export both again"
+        )
+    params = {keys: arrays[name].astype(np.float32) for name, keys in wanted.items()}
+    return step, unflatten_dict(params)

@@ -37,7 +37,7 @@ from show_attend_tell import config as configs
 from show_attend_tell.attention import Choice
 from show_attend_tell.attention_maps import AttentionRecord
 from show_attend_tell.captioner import Captioner, build_captioner, build_encoder
-from show_attend_tell.checkpoint import Checkpoints
+from show_attend_tell.checkpoint import WEIGHTS, Checkpoints, read_weights
 from show_attend_tell.encoders import Encoder
 from show_attend_tell.errors import UserError
 from show_attend_tell.images import picture_size, read_image
@@ -236,6 +236,8 @@ class Run:
 def load_run(workdir: Path, overrides: Sequence[str] = (), *, weights: str = "best") -> Run:
     """Loads config, vocabulary and weights of a run: the `best` or, if finished, the `last` ones.
 
+    The folder may also be one that `pretrained.export` wrote, which has only one set of weights.
+
     Raises:
       UserError: the folder is not a run, the run has no such weights yet, a file is damaged, or an
         override is not understood.
@@ -250,12 +252,16 @@ def load_run(workdir: Path, overrides: Sequence[str] = (), *, weights: str = "be
             f"{workdir / 'config.json'}: of another version of this program "
             f"({' '.join(str(error).split())[:100]}); use the commit that run.json names"
         ) from error
+    like = nnx.to_pure_dict(nnx.state(model, nnx.Param))
+    if (workdir / WEIGHTS).exists():
+        step, params = read_weights(workdir / WEIGHTS, like)
+        return Run(workdir, config, vocabulary, encoder, model, params, step)
     folder = workdir / weights
     remedy = "train to the end" if weights == "last" else "train at least one epoch"
     if not folder.is_dir():
         raise UserError(f"{folder}: not there; {remedy} first")
     kept = Checkpoints(folder, keep=1)
-    restored = kept.restore(nnx.to_pure_dict(nnx.state(model, nnx.Param)))
+    restored = kept.restore(like)
     kept.close()
     if restored is None:
         raise UserError(f"{folder}: no weights in it; {remedy} first")

@@ -125,6 +125,11 @@ def _parser() -> argparse.ArgumentParser:
     sweep.add_argument("--partition", default="", help="of SLURM")
     sweep.add_argument("--hours", type=float, default=24.0, help="that a run may take (24)")
 
+    export = verb("export", _export, "Write a run's weights, small and alone, to hand them on.")
+    export.add_argument("--workdir", type=Path, required=True, help="folder of a trained run")
+    export.add_argument("--weights", choices=("best", "last"), default="best", help="(best)")
+    export.add_argument("--out", type=Path, required=True, help="folder to write")
+
     variance = verb(
         "gradient-variance",
         _gradient_variance,
@@ -141,7 +146,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--workdir", type=Path, required=True, help="folder of a trained run")
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--workdir", type=Path, help="folder of a trained run, or an exported one")
+    which.add_argument("--pretrained", metavar="NAME", help="a model that comes with the package")
     parser.add_argument("--beam", type=int, help="beam size; 1 is greedy (default: the config's)")
     parser.add_argument(
         "--length-penalty", type=float, help="exponent of the length (default: the config's)"
@@ -178,9 +185,13 @@ def _train(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
 
 
 def _load(arguments: argparse.Namespace, overrides: Sequence[str]) -> tuple["Run", "Decoding"]:
+    from show_attend_tell import pretrained
     from show_attend_tell.evaluate import load_run
 
-    run = load_run(arguments.workdir, overrides)
+    if arguments.workdir is not None:
+        run = load_run(arguments.workdir, overrides)
+    else:
+        run = pretrained.load(arguments.pretrained, overrides)
     names = ("beam", "length_penalty", "context")
     changed = {n: getattr(arguments, n) for n in names if getattr(arguments, n) is not None}
     return run, dataclasses.replace(run.decoding, **changed)
@@ -228,7 +239,7 @@ def _caption(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     captions, wrong = caption_files(run, arguments.images, decoding)
     if not captions:
         _refuse(wrong)
-    folder = arguments.out or arguments.workdir / "captions"
+    folder = arguments.out or run.workdir / "captions"
     records = attention_records(run, decoding, _named(list(captions)), list(captions.values()))
     pictures = _dump(folder, records, list(captions))
     for (path, caption), picture in zip(captions.items(), pictures, strict=True):
@@ -265,11 +276,11 @@ def _attend(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
         if not by_path:
             _refuse(wrong)
         named, captions = _named(list(by_path)), list(by_path.values())
-        folder = arguments.out or arguments.workdir / "attention" / "files"
+        folder = arguments.out or run.workdir / "attention" / "files"
     else:
         examples, captions = caption_split(run, arguments.split, decoding)
         named = [(e.image_id, e.image, e.boxes) for e in examples]
-        folder = arguments.out or arguments.workdir / "attention" / arguments.split
+        folder = arguments.out or run.workdir / "attention" / arguments.split
     records = attention_records(run, decoding, named, captions)
     count = len(records) if arguments.images else arguments.num
     _dump(folder, records[:count], [source for _, source, _ in named[:count]])
@@ -362,6 +373,15 @@ def _sweep(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     arguments.runs = [job.workdir for job in jobs]
     arguments.out = arguments.workdir / "compare"
     _compare(arguments, ())
+
+
+def _export(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
+    from show_attend_tell import pretrained
+    from show_attend_tell.evaluate import load_run
+
+    run = load_run(arguments.workdir, overrides, weights=arguments.weights)
+    size = pretrained.export(run, arguments.out)
+    print(f"{arguments.out}: step {run.step}, {size / 1e6:.1f} MB; caption with --workdir of it")
 
 
 def _gradient_variance(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:

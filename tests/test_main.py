@@ -9,7 +9,16 @@ from show_attend_tell import evaluate
 from show_attend_tell.attention_maps import load_attention
 from show_attend_tell.main import main
 
-VERBS = ("quickstart", "train", "evaluate", "caption", "attend", "sweep", "gradient-variance")
+VERBS = (
+    "quickstart",
+    "train",
+    "evaluate",
+    "caption",
+    "attend",
+    "sweep",
+    "export",
+    "gradient-variance",
+)
 
 
 @pytest.fixture

@@ -1,0 +1,68 @@
+"""Trained models that can be handed on: a small folder each.
+
+    weights.safetensors    the weights in half precision, and the step of training they are of
+    config.json            how the model was trained and decodes
+    vocabulary.json        its words
+    README.md              the model card, of those that come with the package
+
+Nothing in it can hold code. `evaluate.load_run` reads such a folder as it reads that of a run.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+from show_attend_tell import config as configs
+from show_attend_tell.checkpoint import WEIGHTS, write_weights
+from show_attend_tell.errors import UserError
+from show_attend_tell.evaluate import Run, load_run
+
+PACKAGED = Path(__file__).parent / "models"
+
+
+def names() -> tuple[str, ...]:
+    """The models that come with the package."""
+    return tuple(sorted(path.parent.name for path in PACKAGED.glob(f"*/{WEIGHTS}")))
+
+
+def load(model: str | Path, overrides: Sequence[str] = ()) -> Run:
+    """A model that comes with the package, or one in a folder: that of a run, or an exported one.
+
+    Args:
+      model: a name of `names()`, whose results are then written to `runs/NAME`; or the folder.
+      overrides: of its config, as on the command line: `--config.decode.beam=3`.
+
+    Raises:
+      UserError: there is no such model, or a file of it is damaged.
+    """
+    if str(model) in names():
+        return dataclasses.replace(
+            load_run(PACKAGED / model, overrides), workdir=Path("runs") / model
+        )
+    if Path(model).is_dir():
+        return load_run(Path(model), overrides)
+    known = ", ".join(names()) or "none come with this version"
+    raise UserError(f"{model}: neither a folder nor a model of the package ({known})")
+
+
+def export(run: Run, folder: Path) -> int:
+    """Writes a run's weights, in half precision, with its config and words to `folder`.
+
+    Where its data lay on disk and the run it went on from are left out of the config.
+
+    Returns:
+      The size of the weights' file in bytes.
+
+    Raises:
+      UserError: the folder holds a run, or a weight does not fit half precision.
+    """
+    if (folder / "checkpoints").exists():
+        raise UserError(f"{folder}: the folder of a run; export to another one")
+    folder.mkdir(parents=True, exist_ok=True)
+    config = configs.experiment(run.config)
+    config.seed = run.config.seed
+    config.train.init_from = ""
+    configs.save(config, folder / "config.json")
+    run.vocabulary.save(folder / "vocabulary.json")
+    write_weights(folder / WEIGHTS, run.params, run.step)
+    return (folder / WEIGHTS).stat().st_size

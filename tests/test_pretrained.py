@@ -1,0 +1,109 @@
+"""Models that are handed on: what export writes is what load reads."""
+
+import json
+import re
+from pathlib import Path
+
+import jax
+import numpy as np
+import PIL.Image
+import pytest
+import safetensors.numpy
+
+from show_attend_tell import evaluate, pretrained
+from show_attend_tell.attention_maps import load_attention
+from show_attend_tell.errors import UserError
+from show_attend_tell.main import main
+
+README = Path(__file__).parents[1] / "README.md"
+
+
+@pytest.fixture
+def exported(trained, tmp_path):
+    folder = tmp_path / "model"
+    pretrained.export(evaluate.load_run(trained[0]), folder)
+    return folder
+
+
+def test_an_exported_model_is_the_run_in_half_precision(trained, exported):
+    run, model = evaluate.load_run(trained[0]), pretrained.load(exported)
+    assert sorted(path.name for path in exported.iterdir()) == [
+        "config.json",
+        "vocabulary.json",
+        "weights.safetensors",
+    ]
+    assert model.step == run.step and model.vocabulary.words == run.vocabulary.words
+    assert model.config.data.dir == "" and model.config.seed == run.config.seed
+    for name, value in jax.tree_util.tree_leaves_with_path(run.params):
+        got = dict(jax.tree_util.tree_leaves_with_path(model.params))[name]
+        assert got.dtype == np.float32
+        np.testing.assert_array_equal(got, np.asarray(value, np.float16).astype(np.float32))
+
+
+def test_it_captions_like_the_run(trained, exported, tmp_path, monkeypatch, capsys):
+    folder, scenes = trained
+    (tmp_path / "scene.png").write_bytes(scenes[0].image)
+    monkeypatch.setattr(pretrained, "PACKAGED", exported.parent)
+    monkeypatch.chdir(tmp_path)
+    for where in (["--workdir", str(folder)], ["--pretrained", "model"]):
+        assert main(["caption", *where, "scene.png"]) == 0
+    by_run, _, by_model, picture = capsys.readouterr().out.splitlines()
+    assert by_run == by_model and scenes[0].captions[0].split()[0] in by_run
+    assert picture.strip() == "runs/model/captions/scene.png.png"
+    record = load_attention(tmp_path / "runs/model/captions/scene.png.npz")
+    np.testing.assert_allclose(record.alpha.sum(axis=1), 1, atol=1e-4)
+
+
+def test_the_readmes_python_runs(trained, exported, tmp_path, monkeypatch, capsys):
+    (tmp_path / "photo.jpg").write_bytes(trained[1][0].image)
+    exported.rename(tmp_path / "my-model")
+    monkeypatch.chdir(tmp_path)
+    [code] = re.findall("```python\n(.*?)```", README.read_text(), re.DOTALL)
+    exec(code, {})
+    assert trained[1][0].captions[0].split()[0] in capsys.readouterr().out
+    assert PIL.Image.open(tmp_path / "attention.png").format == "PNG"
+
+
+def test_export_is_a_verb(trained, tmp_path, capsys):
+    out = tmp_path / "handed-on"
+    assert (
+        main(["export", "--workdir", str(trained[0]), "--weights", "last", "--out", str(out)]) == 0
+    )
+    assert "MB" in capsys.readouterr().out
+    assert pretrained.load(out).step == evaluate.load_run(trained[0], weights="last").step
+
+
+def test_what_is_no_model_is_told(trained, exported, tmp_path):
+    with pytest.raises(UserError, match="nothing: neither a folder nor a model of the package"):
+        pretrained.load("nothing")
+    run = evaluate.load_run(trained[0])
+    with pytest.raises(UserError, match="the folder of a run; export to another"):
+        pretrained.export(run, trained[0])
+    weights = exported / "weights.safetensors"
+    arrays = safetensors.numpy.load_file(weights)
+    name = sorted(arrays)[0]
+    for wrong in ({k: v for k, v in arrays.items() if k != name}, arrays | {"more": arrays[name]}):
+        safetensors.numpy.save_file(wrong, weights)
+        with pytest.raises(UserError, match="its weights are not the config's"):
+            pretrained.load(exported)
+    weights.write_bytes(b"no weights")
+    with pytest.raises(UserError, match="weights.safetensors: not readable weights"):
+        pretrained.load(exported)
+
+
+def test_a_weight_beyond_half_precision_is_refused(trained, tmp_path):
+    run = evaluate.load_run(trained[0])
+    run.params["decoder"]["init_h"]["bias"] = np.full(48, 1e6, np.float32)
+    with pytest.raises(UserError, match="decoder.init_h.bias has weights beyond half precision"):
+        pretrained.export(run, tmp_path / "model")
+    assert not (tmp_path / "model" / "weights.safetensors").exists()
+
+
+def test_packaged_models_are_whole():
+    """Every model of the package loads, is small, and has a card."""
+    for name in pretrained.names():
+        folder = pretrained.PACKAGED / name
+        assert (folder / "weights.safetensors").stat().st_size < 20e6
+        assert "flickr" in (folder / "README.md").read_text().lower()
+        assert json.loads((folder / "config.json").read_text())["data"]["manual_dir"] == ""
+        assert pretrained.load(name).step > 0
