@@ -156,20 +156,6 @@ def read_context(
         location = jnp.argmax(scores + choice.noise, axis=-1)
         sampled = jax.nn.one_hot(location, scores.shape[-1], dtype=alpha.dtype)
         weights = jnp.where(choice.expected[..., None], alpha, sampled)
-    return _expected(weights, annotations), location
-
-
-@jax.custom_vjp
-def _expected(weights: Float[Array, "B R L"], annotations: Float[Array, "B L D"]):
     weights = weights.astype(annotations.dtype)
-    return jnp.einsum("brl,bld->brd", weights, annotations, preferred_element_type=jnp.float32)
-
-
-def _expected_backward(residuals, d_context):
-    weights, annotations = residuals
-    # A sum and not a product: many small products with a transposed matrix are slow on CPUs.
-    d_weights = (d_context[:, :, None] * annotations[:, None]).sum(axis=-1)
-    return d_weights, jnp.einsum("brl,brd->bld", weights, d_context).astype(annotations.dtype)
-
-
-_expected.defvjp(lambda *given: (_expected(*given), given), _expected_backward)
+    context = jnp.einsum("brl,bld->brd", weights, annotations, preferred_element_type=jnp.float32)
+    return context, location
