@@ -109,15 +109,20 @@ def _additive_scores_forward(query, keys, v):
 
 def _additive_scores_backward(residuals, d_scores):
     # The (B, R, L, A) activations are by far the largest intermediate of a step. Each of the three
-    # sums over them computes them anew, which is faster than to write and read them; where a
-    # caller wants one of the sums alone, the others cost nothing. With r = 1 / (1 + k q),
-    # dr/dk = -r (1 - r) / k, and q likewise.
+    # sums over them computes them anew, so that a caller who wants one alone pays for no other.
+    # With r = 1 / (1 + k q), dr/dk = -r (1 - r) / k, and q likewise.
     query, keys, v = residuals
     ratios = 1 / (1 + keys[:, None] * query[:, :, None])
     d_v = d_scores.sum() - 2 * (d_scores[..., None] * ratios).sum(axis=(0, 1, 2))
-    d_query = (d_scores[..., None] * ratios * (1 - ratios)).sum(axis=2)
-    ratios = 1 / (1 + keys[:, :, None] * query[:, None])
-    d_keys = (d_scores.swapaxes(1, 2)[..., None] * ratios * (1 - ratios)).sum(axis=2)
+    d_query = jnp.einsum("brl,brla->bra", d_scores, ratios * (1 - ratios))
+
+    def add_row(d_keys, row):  # on CPUs XLA's own sum over rows takes several times as long
+        query, d_scores = row
+        ratios = 1 / (1 + keys * query[:, None])
+        return d_keys + d_scores[..., None] * ratios * (1 - ratios), None
+
+    rows = query.swapaxes(0, 1), d_scores.swapaxes(0, 1)
+    d_keys, _ = jax.lax.scan(add_row, jnp.zeros_like(keys), rows)
     twice_v = 2 * v[None, None]
     return twice_v * d_query / query, twice_v * d_keys / keys, d_v
 

@@ -141,17 +141,15 @@ def read_weights(path: Path, like: Any) -> tuple[int, Any]:
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, ValueError, safetensors.SafetensorError) as error:
         raise UserError(f"{path}: not readable weights ({error}); export them again") from error
-    wanted = {".".join(map(str, keys)): keys for keys in flatten_dict(like)}
-    shapes = {name: flatten_dict(like)[keys].shape for name, keys in wanted.items()}
-    wrong = sorted(
-        name
-        for name in shapes.keys() | arrays.keys()
-        if name not in shapes or name not in arrays or arrays[name].shape != shapes[name]
-    )
+    flat = flatten_dict(like)
+    keys_of = {".".join(map(str, keys)): keys for keys in flat}
+    shapes = {name: flat[keys].shape for name, keys in keys_of.items()}
+    found = {name: value.shape for name, value in arrays.items()}
+    wrong = sorted({name for name, _ in shapes.items() ^ found.items()})
     if wrong:
         raise UserError(
             f"{path}: its weights are not the config's ({', '.join(wrong[:3])}"
             f"{', ...' if len(wrong) > 3 else ''}); export both again"
         )
-    params = {keys: arrays[name].astype(np.float32) for name, keys in wanted.items()}
+    params = {keys_of[name]: value.astype(np.float32) for name, value in arrays.items()}
     return step, unflatten_dict(params)

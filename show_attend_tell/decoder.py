@@ -202,16 +202,14 @@ class Decoder(nnx.Module):
         keys = (None,) * 3 if key is None else tuple(jax.random.split(key, 3))
         memory = self.memory(annotations, keys[0])
         # Time comes first up to the recurrence, so that gates, by far the largest, never move.
-        words, starts = map(_time_first, (input_words(tokens), caption_starts(tokens)))
-        embedded = self.embed(words)
+        starts = caption_starts(tokens)
+        embedded = self.embed(_time_first(input_words(tokens)))
         embedded = self.dropout(embedded, deterministic=key is None, rngs=keys[1])
         if choice is not None:
             choice = choice._replace(noise=_time_first(choice.noise))
         gates = self.word_gates(embedded)
-        h, reading = recurrence.run(self.weights(), memory, gates, starts, choice)
-        embedded, starts, h, z, scores, beta, location = map(
-            _time_last, (embedded, starts, h, *reading)
-        )
+        h, reading = recurrence.run(self.weights(), memory, gates, _time_first(starts), choice)
+        embedded, h, z, scores, beta, location = map(_time_last, (embedded, h, *reading))
         before = jnp.roll(h, 1, axis=2)
         previous_h = jnp.where(starts[..., None], memory.h0[:, None, None], before)
         logits = self.output(embedded, h, z, keys[2])

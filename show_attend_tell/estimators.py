@@ -376,14 +376,13 @@ def hard_loss(
     dropout_key = key if dropout else None
     repeated = jnp.tile(tokens, (1, samples, 1))
     rollout = roll_out(decoder, annotations, repeated, dropout_key, choice)
-    same = same_caption(repeated)
     real = repeated != Vocabulary.pad
     hard = real & ~choice.expected[..., None]
     count = jnp.maximum(real.sum(), 1)
     hard_count = jnp.maximum(hard.sum(), 1)
     captions = jnp.maximum((repeated == Vocabulary.eos).sum(), 1)
 
-    weights = credited(same[:, :rows], estimator.credit)
+    weights = credited(same_caption(tokens), estimator.credit)
     credit = jax.lax.stop_gradient(credit_of(rollout.log_probs, weights))
     report = {}
     baseline_loss = 0.0

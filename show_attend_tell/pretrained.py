@@ -59,10 +59,10 @@ def export(run: Run, folder: Path) -> int:
     if (folder / "checkpoints").exists():
         raise UserError(f"{folder}: the folder of a run; export to another one")
     folder.mkdir(parents=True, exist_ok=True)
+    write_weights(folder / WEIGHTS, run.params, run.step)
     config = configs.experiment(run.config)
     config.seed = run.config.seed
     config.train.init_from = ""
     configs.save(config, folder / "config.json")
     run.vocabulary.save(folder / "vocabulary.json")
-    write_weights(folder / WEIGHTS, run.params, run.step)
     return (folder / WEIGHTS).stat().st_size
