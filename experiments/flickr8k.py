@@ -78,8 +78,8 @@ def get_config(variant: str = "soft") -> ConfigDict:
     )
     config.encoder = ConfigDict(
         {
-            "name": "efficientnet_lite2",
-            "image_size": 320,
+            "name": "efficientnet_lite2+efficientnet_lite1+efficientnet_lite0",
+            "image_size": 288,
             "trainable": False,
             "endpoints": ("head",),
             "grid_stride": 32,
@@ -134,7 +134,7 @@ def get_config(variant: str = "soft") -> ConfigDict:
         {
             "init_from": "",
             "init_weights": "best",
-            "epochs": 3.25,
+            "epochs": 2.5,
             "batch_size": 32,
             "rows": 2,
             "buckets": 8,

@@ -32,7 +32,7 @@ def random_images(count, size):
     return np.random.default_rng(0).integers(0, 256, (count, size, size, 3), np.uint8)
 
 
-@pytest.mark.parametrize(("name", "size"), [("0", 224), ("2", 260)])
+@pytest.mark.parametrize(("name", "size"), [("0", 224), ("1", 240), ("2", 260)])
 def test_agrees_with_the_pytorch_implementation(name, size):
     endpoints = ("stage5", "stage7", "head")
     stored = np.load(REFERENCE / f"lite{name}_{size}.npz")
@@ -98,6 +98,23 @@ def test_an_image_does_not_depend_on_its_batch():
     np.testing.assert_allclose(together, alone, atol=1e-4)
 
 
+def test_several_encoders_lie_side_by_side():
+    names = ("efficientnet_lite2", "efficientnet_lite0")
+    both, *apart = (make(name, 64) for name in ("+".join(names), *names))
+    images = random_images(2, 64)
+    assert (both.grid, both.centres) == (apart[0].grid, apart[0].centres)
+    assert both.features == 2 * 1280
+    parts = [encode(encoder, images) for encoder in apart]
+    np.testing.assert_allclose(encode(both, images), np.concatenate(parts, -1), atol=1e-4)
+
+
+def test_several_encoders_need_one_grid():
+    with pytest.raises(UserError, match=r"grids of \(2, 2\) and \(8, 8\) cannot"):
+        make("efficientnet_lite0+small", 64)
+    with pytest.raises(UserError, match="nearest is 'efficientnet_lite0'"):
+        make("efficientnet_lite2+efficientnet_light0", 64)
+
+
 def test_weights_must_fit_by_name_both_ways(tmp_path):
     data = LITE0.read_bytes()
     for old, new, message in (
@@ -125,6 +142,8 @@ def test_fingerprint_tells_apart_what_gives_other_vectors(tmp_path):
         make("efficientnet_lite0", 224, grid_stride=16),
         make("efficientnet_lite0", 256),
         make("efficientnet_lite2", 224),
+        make("efficientnet_lite0+efficientnet_lite2", 224),
+        make("efficientnet_lite2+efficientnet_lite0", 224),
         make("small", 64),
         make("small", 96),
     ]

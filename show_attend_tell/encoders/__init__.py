@@ -7,7 +7,12 @@ from typing import Any
 from flax import nnx
 
 from show_attend_tell.encoders.base import Encoder
-from show_attend_tell.encoders.efficientnet_lite import EfficientNetLite0, EfficientNetLite2
+from show_attend_tell.encoders.concatenated import Concatenated
+from show_attend_tell.encoders.efficientnet_lite import (
+    EfficientNetLite0,
+    EfficientNetLite1,
+    EfficientNetLite2,
+)
 from show_attend_tell.encoders.small import SmallEncoder
 from show_attend_tell.errors import UserError
 
@@ -15,6 +20,7 @@ __all__ = ["Encoder", "make_encoder"]
 
 _ENCODERS = {
     "efficientnet_lite0": EfficientNetLite0,
+    "efficientnet_lite1": EfficientNetLite1,
     "efficientnet_lite2": EfficientNetLite2,
     "small": SmallEncoder,
 }
@@ -24,15 +30,22 @@ def make_encoder(name: str, *, image_size: int, rngs: nnx.Rngs, **options: Any) 
     """Builds an encoder.
 
     Args:
-        name: `efficientnet_lite0`, `efficientnet_lite2` (ImageNet weights) or `small` (untrained).
+        name: `efficientnet_lite0`, `_lite1`, `_lite2` (ImageNet weights) or `small` (untrained); or
+            several with + between, whose annotation vectors are then concatenated.
         image_size: side S of the square images in pixels.
         rngs: for the initial values; an encoder with stored weights draws nothing.
-        **options: the encoder's own keyword arguments, see its class.
+        **options: the encoder's own keyword arguments, see its class; of several, those of each.
 
     Raises:
         UserError: unknown name or option (the nearest known one is named), a size or option value
             that the encoder cannot take, or weights that cannot be read.
     """
+    if "+" in name:
+        each = [
+            make_encoder(part, image_size=image_size, rngs=rngs, **options)
+            for part in name.split("+")
+        ]
+        return Concatenated(each)
     encoder = _ENCODERS[_known("encoder", name, _ENCODERS)]
     takes = set(inspect.signature(encoder.__init__).parameters) - {"self", "image_size", "rngs"}
     for option in options:

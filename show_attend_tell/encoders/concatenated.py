@@ -1,0 +1,47 @@
+"""Several encoders on one grid."""
+
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, UInt8
+
+from show_attend_tell.encoders.base import Encoder
+from show_attend_tell.errors import UserError
+
+
+class Concatenated(Encoder):
+    """Annotation vectors of several encoders, one after the other at each location.
+
+    Networks trained apart make different mistakes: what their annotation vectors say together of
+    the words of a caption is more than the largest one says alone.
+    """
+
+    def __init__(self, encoders: Sequence[Encoder]):
+        """Takes encoders with one image size and one grid.
+
+        Raises:
+            UserError: two of them have another grid.
+        """
+        first = encoders[0]
+        for encoder in encoders[1:]:
+            if (encoder.grid, encoder.centres) != (first.grid, first.centres):
+                raise UserError(
+                    f"encoders with grids of {first.grid} and {encoder.grid} cannot be concatenated"
+                )
+        self.image_size, self.grid, self.centres = first.image_size, first.grid, first.centres
+        self.features = sum(encoder.features for encoder in encoders)
+        self.encoders = nnx.List(encoders)
+
+    def __call__(self, images: UInt8[Array, "B S S 3"]) -> Float[Array, "B L D"]:
+        return jnp.concatenate([encoder(images) for encoder in self.encoders], -1)
+
+    def fingerprint(self) -> dict[str, str | int]:
+        parts = [encoder.fingerprint() for encoder in self.encoders]
+        keys = dict.fromkeys(key for part in parts for key in part)
+        return {key: self._joined([part.get(key, "") for part in parts]) for key in keys}
+
+    @staticmethod
+    def _joined(values: Sequence[str | int]) -> str | int:
+        """One value where all agree, else all of them."""
+        return values[0] if len(set(values)) == 1 else "+".join(map(str, values))
