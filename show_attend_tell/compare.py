@@ -1,6 +1,6 @@
 """Finished runs beside each other: one self-contained page, Markdown tables and a JSON.
 
-Reads the folders of runs alone, no data set and no model. Runs of one config but for its seed are
+Reads the folders of runs alone, no data set, no model and no weights. Runs of one config but for its seed are
 one experiment; a row of the score table is an experiment decoded in one way.
 
 Intervals are percentile bootstraps over images (Koehn 2004, "Statistical significance tests for
@@ -53,7 +53,8 @@ def compare(
     """Compares runs; writes `index.html`, `table.md` and `comparison.json` into `out`.
 
     Args:
-      workdirs: folders of finished runs, evaluated on the split and with attention maps of it.
+      workdirs: folders of finished runs, evaluated on the split and with statistics of their
+        attention on it, or what `pretrained.publish` wrote of them.
       split: of the scores and maps.
       out: folder, made where it is not there.
       samples: bootstrap resamples, and random swaps of a test.
@@ -64,7 +65,7 @@ def compare(
       What `comparison.json` holds.
 
     Raises:
-      UserError: no run, or one twice; a run is not finished, not evaluated or has no maps; a file
+      UserError: no run, or one twice; a run is not finished, not evaluated or not attended; a file
         is damaged; or the runs' data, references, tokenizers or vocabularies differ.
     """
     if not workdirs:
@@ -108,7 +109,7 @@ def compare(
     text = json.dumps(content, indent=2, ensure_ascii=False)
     markdown = comparison_page.markdown(content)
     metrics = [[run.metrics for run in group.runs] for group in groups]
-    page = comparison_page.html(content, metrics, images)
+    page = comparison_page.html(content, metrics, images, shown=shown > 0)
     out.mkdir(parents=True, exist_ok=True)
     files.write_text(out / "comparison.json", text + "\n")
     files.write_text(out / "table.md", markdown)
@@ -196,9 +197,7 @@ def _read_run(workdir: Path, split: str) -> _Run:
         record = _read_json(workdir / "run.json")
         if record.get("finished") is not True:
             raise UserError(f"{workdir}: its training is not finished; `train` resumes it")
-    steps = [int(p.name) for p in (workdir / "best").glob("*") if p.name.isdecimal()]
-    if not steps:
-        raise UserError(f"{workdir}/best: no weights there; train at least one epoch")
+        best_step = int(record["best_step"])
     path = workdir / "metrics.jsonl"
     with _reading(path, "train again"):
         metrics: dict[str, list[dict[str, float]]] = {"train": [], "val": []}
@@ -209,13 +208,13 @@ def _read_run(workdir: Path, split: str) -> _Run:
             raise ValueError("there is no validation in it, or one without its CIDEr")
     evaluate = f"run `evaluate --workdir {workdir} --split {split}`"
     scored = [
-        _read_scores(path, split, max(steps), evaluate)
+        _read_scores(path, split, best_step, evaluate)
         for path in sorted(workdir.glob("*.scores.json"))
         if re.fullmatch(rf"{re.escape(split)}-[a-z]+-beam\d+-lp.+\.scores\.json", path.name)
     ]
     if not scored:
         raise UserError(f"{workdir}: no scores of the {split} split; {evaluate}")
-    attention, context = _read_attention(workdir, split, max(steps))
+    attention, context = _read_attention(workdir, split, best_step)
     words = Vocabulary.load(workdir / "vocabulary.json").words
     path = workdir / "gradient_variance.json"
     variance: list[dict[str, Any]] = []
@@ -223,7 +222,7 @@ def _read_run(workdir: Path, split: str) -> _Run:
         with _reading(path, "run `gradient-variance` again, or delete the file"):
             variance = [dict(row.items()) for row in _read_json(path)["rows"]]
     return _Run(
-        workdir, config, record, max(steps), words, metrics, scored, attention, context, variance
+        workdir, config, record, best_step, words, metrics, scored, attention, context, variance
     )
 
 
@@ -267,12 +266,8 @@ def _read_attention(
     workdir: Path, split: str, best_step: int
 ) -> tuple[dict[str, float | None], str]:
     """Statistics of a run's maps, and the context that made them."""
-    folder = workdir / "attention" / split
-    dumps = sorted(folder.glob("*.npz"))
     attend = f"run `attend --workdir {workdir} --split {split}`"
-    if not dumps:
-        raise UserError(f"{folder}: no attention maps; {attend}")
-    path = folder / "statistics.json"
+    path = workdir / "attention" / split / "statistics.json"
     with _reading(path, attend):
         read = _read_json(path)
         _check_step(read, best_step)

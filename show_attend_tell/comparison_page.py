@@ -45,6 +45,8 @@ def html(
     content: dict[str, Any],
     metrics: Sequence[Sequence[dict[str, list[dict[str, Any]]]]],
     images: Sequence[dict[str, Any]],
+    *,
+    shown: bool = True,
 ) -> str:
     """The page, which loads nothing from elsewhere.
 
@@ -53,6 +55,7 @@ def html(
       metrics: of each run of each experiment, the records of its metrics.jsonl by kind.
       images: `image_id` and `panels`, one a run: `label`, `context`, `caption`, `picture` (from
         `data_uri`), and `file`, the picture's name.
+      shown: whether the page has a place for images at all.
     """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
@@ -71,6 +74,7 @@ def html(
         tables=_tables(content),
         plots=_plots(metrics),
         images=images,
+        shown=shown,
         legend=legend,
         runs=sum(len(group["runs"]) for group in content["groups"]),
     )

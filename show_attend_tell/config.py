@@ -122,7 +122,7 @@ def provenance(config: ConfigDict) -> dict[str, Any]:
         "config_digest": digest(config),
         "seed": config.seed,
         "commit": _commit(),
-        "command": sys.argv,
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
         "python": sys.version.split()[0],
         "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}, {os.cpu_count()} cores",
         "packages": {name: importlib.metadata.version(name) for name in packages},

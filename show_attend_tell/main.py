@@ -106,9 +106,15 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="workdir of a run")
     compare.add_argument("--split", default="test", help="that all were evaluated on (test)")
     compare.add_argument("--out", type=Path, default=Path("runs/compare"), help="folder to write")
+    _add_pictures(compare)
 
     sweep = verb("sweep", _sweep, "Run a grid of settings and seeds, then compare the runs.")
-    sweep.add_argument("config", metavar="FILE.py[:VARIANT]", help="experiment file")
+    sweep.add_argument(
+        "config",
+        nargs="+",
+        metavar="FILE.py[:VARIANT]",
+        help="experiments; of several, later ones go on from earlier ones of the same seed",
+    )
     sweep.add_argument(
         "--set",
         action="append",
@@ -123,12 +129,19 @@ def _parser() -> argparse.ArgumentParser:
     sweep.add_argument("--split", default="test", help="to evaluate (default: test)")
     sweep.add_argument("--cluster", default="local", help="local or slurm (default: local)")
     sweep.add_argument("--partition", default="", help="of SLURM")
-    sweep.add_argument("--hours", type=float, default=24.0, help="that a run may take (24)")
+    _add_pictures(sweep)
+    sweep.add_argument("--hours", type=float, default=24.0, help="that a seed may take (24)")
 
     export = verb("export", _export, "Write a run's weights, small and alone, to hand them on.")
     export.add_argument("--workdir", type=Path, required=True, help="folder of a trained run")
     export.add_argument("--weights", choices=("best", "last"), default="best", help="(best)")
     export.add_argument("--out", type=Path, required=True, help="folder to write")
+
+    publish = verb(
+        "publish", _publish, "Write a run's records, without weights and pictures, for `compare`."
+    )
+    publish.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="workdir of a run")
+    publish.add_argument("--out", type=Path, required=True, help="folder of their folders")
 
     variance = verb(
         "gradient-variance",
@@ -143,6 +156,16 @@ def _parser() -> argparse.ArgumentParser:
         "--fresh", action="store_true", help="initial weights instead of the trained ones"
     )
     return parser
+
+
+def _add_pictures(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--pictures",
+        type=int,
+        default=12,
+        metavar="N",
+        help="images on the page; 0 for a page that may be passed on whatever the data (12)",
+    )
 
 
 def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
@@ -342,7 +365,7 @@ def _compare(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
 
     if overrides:
         raise UserError(f"{overrides[0]}: compare takes no overrides")
-    compare(arguments.runs, arguments.split, arguments.out)
+    compare(arguments.runs, arguments.split, arguments.out, shown=arguments.pictures)
     print((arguments.out / "table.md").read_text())
     print(f"open {arguments.out / 'index.html'}")
 
@@ -360,17 +383,16 @@ def _sweep(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
         seeds = [int(seed) for seed in arguments.seeds.split(",")]
     except ValueError:
         raise UserError(f"--seeds {arguments.seeds}: whole numbers separated by commas") from None
-    jobs = sweep.grid(arguments.config, settings, seeds, arguments.workdir, overrides)
+    chains = sweep.grid(arguments.config, settings, seeds, arguments.workdir, overrides)
     sweep.sweep(
-        arguments.config,
-        jobs,
+        chains,
         arguments.workdir,
         split=arguments.split,
         cluster=arguments.cluster,
         hours=arguments.hours,
         partition=arguments.partition,
     )
-    arguments.runs = [job.workdir for job in jobs]
+    arguments.runs = [job.workdir for chain in chains for job in chain]
     arguments.out = arguments.workdir / "compare"
     _compare(arguments, ())
 
@@ -382,6 +404,17 @@ def _export(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     run = load_run(arguments.workdir, overrides, weights=arguments.weights)
     size = pretrained.export(run, arguments.out)
     print(f"{arguments.out}: step {run.step}, {size / 1e6:.1f} MB; caption with --workdir of it")
+
+
+def _publish(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
+    from show_attend_tell import pretrained
+
+    if overrides:
+        raise UserError(f"{overrides[0]}: publish takes no overrides")
+    for run in arguments.runs:
+        written = pretrained.publish(run, arguments.out / run.resolve().name)
+        size = sum(path.stat().st_size for path in written)
+        print(f"{arguments.out / run.resolve().name}: {len(written)} files, {size / 1e3:.0f} kB")
 
 
 def _gradient_variance(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:

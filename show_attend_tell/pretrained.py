@@ -9,14 +9,27 @@ Nothing in it can hold code. `evaluate.load_run` reads such a folder as it reads
 """
 
 import dataclasses
+import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from show_attend_tell import config as configs
+from show_attend_tell import files
 from show_attend_tell.checkpoint import WEIGHTS, write_weights
 from show_attend_tell.errors import UserError
 from show_attend_tell.evaluate import Run, load_run
 
+# What `compare` and a reader want of a run; neither weights nor pictures.
+RECORDS = (
+    "run.json",
+    "vocabulary.json",
+    "metrics.jsonl",
+    "gradient_variance.json",
+    "*.captions.json",
+    "*.scores.json",
+    "attention/*/statistics.json",
+)
 PACKAGED = Path(__file__).parent / "models"
 
 
@@ -66,3 +79,45 @@ def export(run: Run, folder: Path) -> int:
     configs.save(config, folder / "config.json")
     run.vocabulary.save(folder / "vocabulary.json")
     return (folder / WEIGHTS).stat().st_size
+
+
+def publish(workdir: Path, folder: Path) -> list[Path]:
+    """Writes a run's records to `folder`, from which `compare` makes its page without the run.
+
+    They are config, curves, captions, scores and statistics of attention: no weights, no picture,
+    and nothing of where data lay.
+
+    Returns:
+      The files written.
+
+    Raises:
+      UserError: the folder holds a run, or `workdir` does not.
+    """
+    if (folder / "checkpoints").exists():
+        raise UserError(f"{folder}: the folder of a run; publish to another one")
+    config = configs.load(workdir / "config.json")
+    config.data.dir = config.data.manual_dir = ""
+    folder.mkdir(parents=True, exist_ok=True)
+    configs.save(config, folder / "config.json")
+    written = [folder / "config.json"]
+    for path in sorted(path for pattern in RECORDS for path in workdir.glob(pattern)):
+        target = folder / path.relative_to(workdir)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        text = path.read_text(encoding="utf-8")
+        if path.suffix == ".json":
+            content = _without_places(json.loads(text))
+            text = json.dumps(content, ensure_ascii=False, separators=(",", ":")) + "\n"
+        files.write_text(target, text)
+        written.append(target)
+    return written
+
+
+def _without_places(content: Any) -> Any:
+    """A record without the arguments of its command that say where data lay."""
+    if not isinstance(content, dict):
+        return content
+    places = ("--config.data.dir=", "--config.data.manual_dir=")
+    content = {key: _without_places(value) for key, value in content.items()}
+    if isinstance(content.get("command"), list):
+        content["command"] = [a for a in content["command"] if not a.startswith(places)]
+    return content

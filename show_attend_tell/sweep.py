@@ -1,4 +1,4 @@
-"""A grid of runs of one experiment, here one after another or on a SLURM cluster, then compared."""
+"""A grid of runs, here one after another or on a SLURM cluster, then compared."""
 
 import dataclasses
 import itertools
@@ -21,45 +21,61 @@ CLUSTERS = ("local", "slurm")
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """One run: its folder and what it overrides."""
+    """One run: its experiment, its folder and what it overrides."""
 
+    config: str
     workdir: Path
     overrides: tuple[str, ...]
 
 
 def grid(
-    config: str,
+    experiments: Sequence[str],
     settings: Mapping[str, Sequence[str]],
     seeds: Sequence[int],
     folder: Path,
     overrides: Sequence[str] = (),
-) -> list[Job]:
+) -> list[list[Job]]:
     """Every combination of the settings' values, with every seed; each config is checked.
 
+    Each combination is a chain of runs, one of each experiment, in the order given: a variant whose
+    `train.init_from` is `runs/FILE-VARIANT` of an earlier one goes on from that one's run with the
+    same seed and settings.
+
     Args:
-      config: an experiment, FILE.py[:VARIANT].
+      experiments: FILE.py[:VARIANT] of each.
       settings: values by key, for example {"attention.kind": ["soft", "hard"]}.
       seeds: of each combination.
-      folder: of the runs' folders, which are named after settings and seed.
+      folder: of the runs' folders, which are named after variant (where there are several
+        experiments), settings and seed.
       overrides: of all runs.
 
     Raises:
-      UserError: no such key, or a value of another type.
+      UserError: no such key, a value of another type, or the same experiment twice.
     """
-    jobs = []
+    names = [Path(e.split(":")[0]).stem + "-" + (e.partition(":")[2] or "") for e in experiments]
+    if len(set(names)) < len(names):
+        raise UserError(f"{', '.join(experiments)}: name each experiment once")
+    chains = []
     for values in itertools.product(*settings.values()):
         chosen = [f"{key}={value}" for key, value in zip(settings, values, strict=True)]
         for seed in seeds:
             changed = (*overrides, *(f"--config.{c}" for c in chosen), f"--config.seed={seed}")
-            configs.from_file(config, changed)
-            name = "-".join([*chosen, f"seed={seed}"]).replace("/", "_")
-            jobs.append(Job(folder / name, changed))
-    return jobs
+            chain, made = [], {}
+            for config, experiment in zip(experiments, names, strict=True):
+                mine = changed
+                source = configs.from_file(config, changed).train.init_from
+                if source in made:
+                    mine = (*changed, f"--config.train.init_from={made[source]}")
+                variant = [experiment.partition("-")[2]] if len(experiments) > 1 else []
+                name = "-".join([*variant, *chosen, f"seed={seed}"]).replace("/", "_")
+                made[f"runs/{experiment}"] = folder / name
+                chain.append(Job(config, folder / name, mine))
+            chains.append(chain)
+    return chains
 
 
 def sweep(
-    config: str,
-    jobs: Sequence[Job],
+    chains: Sequence[Sequence[Job]],
     folder: Path,
     *,
     split: str,
@@ -70,14 +86,14 @@ def sweep(
 ) -> None:
     """Trains, evaluates and dumps the attention of all runs; what is done already is not redone.
 
-    A run that was cut short resumes from its checkpoint. One run's failure does not stop the
-    others.
+    A run that was cut short resumes from its checkpoint. One run's failure ends its chain, and no
+    other.
 
     Args:
-      config, jobs, folder: of `grid`.
+      chains, folder: of `grid`.
       split: to evaluate.
-      cluster: `local`, one run after another on this machine; or `slurm`, all at once.
-      hours: that a run may take.
+      cluster: `local`, one run after another on this machine; or `slurm`, all chains at once.
+      hours: that a chain may take.
       partition: of SLURM, "" for its default.
       console: where progress is told.
 
@@ -96,39 +112,43 @@ def sweep(
         executor.update_parameters(slurm_partition=partition)
     submitted, failed = [], []
 
-    def wait(workdir: Path, job: Any) -> None:
+    def wait(chain: Sequence[Job], running: Any) -> None:
         try:
-            job.result()
+            running.result()
         except submitit.core.utils.UncompletedJobError:
-            failed.append(f"{workdir} (log: {job.paths.stderr})")
+            workdir = next(job.workdir for job in chain if _missing(job, split))
+            failed.append(f"{workdir} (log: {running.paths.stderr})")
             console.print(f"{workdir}: failed")
         else:
-            console.print(f"{workdir}: done")
+            console.print(f"{', '.join(str(job.workdir) for job in chain)}: done")
 
-    for job in jobs:
-        commands = _missing(config, job, split)
+    for chain in chains:
+        commands = []
+        for job in chain:
+            missing = _missing(job, split)
+            what = ", ".join(command[0] for command in missing) or "done already"
+            console.print(f"{job.workdir}: {what}")
+            commands += missing
         if not commands:
-            console.print(f"{job.workdir}: done already")
             continue
-        console.print(f"{job.workdir}: {', '.join(command[0] for command in commands)}")
         running = executor.submit(_run, commands)
         if cluster == "slurm":
-            submitted.append((job.workdir, running))
+            submitted.append((chain, running))
         else:
-            wait(job.workdir, running)
-    for workdir, running in submitted:
-        wait(workdir, running)
+            wait(chain, running)
+    for chain, running in submitted:
+        wait(chain, running)
     if failed:
         raise UserError(
-            f"{len(failed)} of {len(jobs)} runs failed: {'; '.join(failed)}; the same command "
-            "takes up what is left"
+            f"{len(failed)} of {len(chains)} failed: {'; '.join(failed)}; the same command takes "
+            "up what is left"
         )
 
 
-def _missing(config: str, job: Job, split: str) -> list[list[str]]:
+def _missing(job: Job, split: str) -> list[list[str]]:
     """The verbs that a run still needs, with their arguments."""
     workdir = ["--workdir", str(job.workdir)]
-    wanted = configs.from_file(config, job.overrides)
+    wanted = configs.from_file(job.config, job.overrides)
     commands = []
     try:
         finished = json.loads((job.workdir / "run.json").read_text()).get("finished", False)
@@ -137,7 +157,7 @@ def _missing(config: str, job: Job, split: str) -> list[list[str]]:
     except (OSError, ValueError, UserError):
         finished = False
     if not finished:
-        commands.append(["train", "--config", config, *workdir, *job.overrides])
+        commands.append(["train", "--config", job.config, *workdir, *job.overrides])
     decoding = Decoding(**wanted.decode.to_dict())
     stems = [
         score_stem(split, dataclasses.replace(decoding, context=context))

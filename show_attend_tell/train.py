@@ -503,7 +503,8 @@ def _record(workdir: Path, changes: Mapping[str, Any]) -> None:
 
 
 def _totals(progression: Progression) -> dict[str, Any]:
-    return {name: getattr(progression, name) for name in ("finished", "seconds", "tokens")}
+    names = ("finished", "seconds", "tokens", "best_step")
+    return {name: getattr(progression, name) for name in names}
 
 
 def _progress(console: Console) -> Progress:

@@ -15,7 +15,7 @@ import pytest
 import tiny
 from PIL import Image
 
-from show_attend_tell import attention_maps, caption_metrics, comparison_page
+from show_attend_tell import attention_maps, caption_metrics, comparison_page, pretrained
 from show_attend_tell import config as configs
 from show_attend_tell.compare import METEOR_MEAN, compare
 from show_attend_tell.errors import UserError
@@ -57,9 +57,11 @@ def write_run(
     config.data.name = data or config.data.name
     configs.save(config, workdir / "config.json")
     told = {"device": "1 x cpu, 2 cores", "commit": "abc", "command": ["train"]}
-    write_json(workdir / "run.json", told | {"finished": True, "seconds": 360.0, "tokens": 9e5})
+    write_json(
+        workdir / "run.json",
+        told | {"finished": True, "seconds": 360.0, "tokens": 9e5, "best_step": 300},
+    )
     Vocabulary.from_captions([["a", "dog"]], 1).save(workdir / "vocabulary.json")
-    (workdir / "best" / "300").mkdir(parents=True)
     records = []
     for epoch, score in enumerate(cider, 1):
         step = {"step": 100 * epoch}
@@ -366,6 +368,35 @@ def test_photographs_are_marked_and_old_metrics_have_steps_alone(tmp_path):
     ]
 
 
+def test_published_records_make_the_same_page_without_pictures(tmp_path):
+    runs = [
+        write_run(tmp_path / "a", RIGHT, data="flickr8k"),
+        write_run(tmp_path / "b", WRONG, data="flickr8k", overrides=HARD),
+    ]
+    edit(runs[0] / "run.json", command=["x", "train", "--config.data.dir=/secret", "--more"])
+    published = [tmp_path / "out" / run.name for run in runs]
+    for run, folder in zip(runs, published, strict=True):
+        written = pretrained.publish(run, folder)
+        assert {path.suffix for path in written} == {".json", ".jsonl"}
+        assert not any(str(tmp_path) in path.read_text() for path in written)
+    assert json.loads((published[0] / "run.json").read_text())["command"] == [
+        "x",
+        "train",
+        "--more",
+    ]
+    for name, folders in (("a", runs), ("b", published)):
+        compare(folders, "val", tmp_path / "pages" / name, samples=50, shown=0)
+    pages = [(tmp_path / "pages" / name / "table.md").read_text() for name in "ab"]
+    assert pages[0] == pages[1].replace(f"{tmp_path}/out/", f"{tmp_path}/")
+    page = (tmp_path / "pages" / "b" / "index.html").read_text()
+    assert "redistributed" not in page and "<img" not in page
+    with pytest.raises(UserError, match="config.json: not there"):
+        pretrained.publish(tmp_path / "pages", tmp_path / "more")
+    (tmp_path / "pages" / "checkpoints").mkdir()
+    with pytest.raises(UserError, match="the folder of a run; publish to another"):
+        pretrained.publish(runs[0], tmp_path / "pages")
+
+
 def scores(run: Path) -> Path:
     return run / "val-expected-beam2-lp0.7.scores.json"
 
@@ -377,7 +408,7 @@ REFUSALS = {
     "no run.json": (lambda run: (run / "run.json").unlink(), "run.json: not there"),
     "no run": (lambda run: (run / "config.json").unlink(), "b: not the folder of a run"),
     "config": (lambda run: write_json(run / "config.json", [1]), "config.json: damaged"),
-    "no weights": (lambda run: (run / "best" / "300").rmdir(), "no weights"),
+    "no weights": (lambda run: write_json(run / "run.json", {"finished": True}), "best_step"),
     "no scores": (lambda run: scores(run).unlink(), "evaluate --workdir .*b --split val"),
     "no captions": (
         lambda run: (run / "val-expected-beam2-lp0.7.captions.json").unlink(),
@@ -386,7 +417,7 @@ REFUSALS = {
     "old weights": (lambda run: edit(scores(run), step=200), "best weights are of 300"),
     "no maps": (
         lambda run: shutil.rmtree(run / "attention"),
-        "attend --workdir .*b --split val",
+        "statistics.json: not there; run `attend --workdir .*b --split val",
     ),
     "no statistics": (
         lambda run: (run / "attention" / "val" / "statistics.json").unlink(),

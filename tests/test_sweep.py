@@ -58,12 +58,13 @@ class InProcess:
         return SimpleNamespace(result=lambda: None)
 
 
-def run(jobs, folder):
-    sweep(EXPERIMENT, jobs, folder, split="test", cluster="local", hours=1.0)
+def run(chains, folder):
+    sweep(chains, folder, split="test", cluster="local", hours=1.0)
 
 
 def test_a_grid_is_every_combination_with_every_seed(tmp_path):
-    jobs = grid(EXPERIMENT, SETTINGS, [0, 1], tmp_path, ["--config.train.epochs=1"])
+    chains = grid([EXPERIMENT], SETTINGS, [0, 1], tmp_path, ["--config.train.epochs=1"])
+    jobs = [job for [job] in chains]
     assert len({job.workdir for job in jobs}) == 8
     assert jobs[3].workdir.name == "attention.kind=soft-loss.doubly_stochastic=0.1-seed=1"
     assert jobs[3].overrides == (
@@ -73,50 +74,70 @@ def test_a_grid_is_every_combination_with_every_seed(tmp_path):
         "--config.seed=1",
     )
     with pytest.raises(UserError, match="nearest is --config.attention.kind"):
-        grid(EXPERIMENT, {"attention.kin": ["soft"]}, [0], tmp_path)
+        grid([EXPERIMENT], {"attention.kin": ["soft"]}, [0], tmp_path)
 
 
 def test_a_sweep_runs_what_is_missing_and_nothing_twice(tmp_path, calls):
-    jobs = grid(EXPERIMENT, {"attention.kind": ["soft", "hard"]}, [0], tmp_path)
+    jobs = grid([EXPERIMENT], {"attention.kind": ["soft", "hard"]}, [0], tmp_path)
     run(jobs, tmp_path)
-    names = [job.workdir.name for job in jobs]
+    names = [job.workdir.name for [job] in jobs]
     verbs = ("train", "evaluate", "attend")
     assert calls == [(verb, name) for name in names for verb in verbs]
     calls.clear()
     run(jobs, tmp_path)
     assert calls == []
     # Scores of one of a hard run's two contexts are not all of its scores.
-    (jobs[1].workdir / "test-argmax-beam1-lp0.scores.json").unlink()
+    (jobs[1][0].workdir / "test-argmax-beam1-lp0.scores.json").unlink()
     run(jobs, tmp_path)
     assert calls == [("evaluate", names[1])]
 
 
 def test_a_finished_run_of_another_config_is_not_taken_for_this_one(tmp_path, calls):
-    (job,) = grid(EXPERIMENT, {"attention.kind": ["soft"]}, [0], tmp_path)
-    run([job], tmp_path)
+    run(grid([EXPERIMENT], {"attention.kind": ["soft"]}, [0], tmp_path), tmp_path)
     calls.clear()
-    run(grid(EXPERIMENT, {"attention.kind": ["soft"]}, [0], tmp_path, ["--config.train.epochs=1"]),
+    run(grid([EXPERIMENT], {"attention.kind": ["soft"]}, [0], tmp_path, ["--config.train.epochs=1"]),
         tmp_path)  # fmt: skip
     assert calls[0][0] == "train"  # which refuses the folder
+
+
+def test_experiments_go_on_from_each_other_by_seed(tmp_path, calls):
+    variants = [f"{EXPERIMENT}:soft", f"{EXPERIMENT}:hard-from-soft"]
+    chains = grid(variants, {"loss.doubly_stochastic": ["0.0", "0.1"]}, [0, 1], tmp_path)
+    assert [[job.workdir.name for job in chain] for chain in chains][1] == [
+        "soft-loss.doubly_stochastic=0.0-seed=1",
+        "hard-from-soft-loss.doubly_stochastic=0.0-seed=1",
+    ]
+    for soft, hard in chains:
+        started = configs.from_file(hard.config, hard.overrides).train.init_from
+        assert Path(started) == soft.workdir
+        assert configs.from_file(soft.config, soft.overrides).train.init_from == ""
+    run(chains[:1], tmp_path)
+    verbs = ("train", "evaluate", "attend")
+    assert calls == [(verb, job.workdir.name) for job in chains[0] for verb in verbs]
+    # Alone it goes on from the run that its config names.
+    [[alone]] = grid(variants[1:], {}, [0], tmp_path)
+    assert alone.workdir.name == "seed=0" and "init_from" not in str(alone.overrides)
+    with pytest.raises(UserError, match="name each experiment once"):
+        grid([variants[0]] * 2, {}, [0], tmp_path)
 
 
 def test_a_failed_run_is_named_with_its_log_and_the_others_go_on(tmp_path):
     # Two real jobs; their data set's files are not there.
     flickr8k = str(Path(EXPERIMENT).with_name("flickr8k.py"))
     overrides = [f"--config.data.dir={tmp_path}", f"--config.data.manual_dir={tmp_path}"]
-    jobs = grid(flickr8k, {}, [0, 1], tmp_path, overrides)
-    with pytest.raises(UserError, match=r"2 of 2 runs failed: .*seed=0 .*seed=1 ") as caught:
-        sweep(flickr8k, jobs, tmp_path, split="test", cluster="local", hours=1.0)
+    jobs = grid([flickr8k], {}, [0, 1], tmp_path, overrides)
+    with pytest.raises(UserError, match=r"2 of 2 failed: .*seed=0 .*seed=1 ") as caught:
+        sweep(jobs, tmp_path, split="test", cluster="local", hours=1.0)
     log = re.search(r"log: ([^)]*)", str(caught.value))[1]
     assert f"error: {tmp_path}" in Path(log).read_text()
 
 
 def test_an_unknown_cluster_is_told(tmp_path):
     with pytest.raises(UserError, match="local, slurm"):
-        sweep(EXPERIMENT, [], tmp_path, split="test", cluster="cloud", hours=1.0)
+        sweep([], tmp_path, split="test", cluster="cloud", hours=1.0)
 
 
 @pytest.mark.skipif(shutil.which("srun") is not None, reason="SLURM is here")
 def test_a_machine_without_slurm_is_told(tmp_path):
     with pytest.raises(UserError, match="--cluster slurm: .*srun"):
-        sweep(EXPERIMENT, [], tmp_path, split="test", cluster="slurm", hours=1.0)
+        sweep([], tmp_path, split="test", cluster="slurm", hours=1.0)
