@@ -108,19 +108,30 @@ class Checkpoints:
         )
 
 
+def in_half(params: Any, source: Path) -> Any:
+    """Parameters in half precision, as models are handed on.
+
+    Raises:
+      UserError: a weight is not finite in half precision; it names `source`.
+    """
+    arrays = {}
+    for keys, value in flatten_dict(params).items():
+        with np.errstate(over="ignore"):
+            arrays[keys] = np.asarray(value).astype(np.float16)
+        if not np.isfinite(arrays[keys]).all():
+            name = ".".join(map(str, keys))
+            raise UserError(f"{source}: {name} has weights beyond half precision's range")
+    return unflatten_dict(arrays)
+
+
 def write_weights(path: Path, params: Any, step: int) -> None:
     """Writes parameters in half precision, whole or not at all.
 
     Raises:
       UserError: a weight is not finite in half precision.
     """
-    arrays = {}
-    for keys, value in flatten_dict(params).items():
-        name = ".".join(map(str, keys))
-        with np.errstate(over="ignore"):
-            arrays[name] = np.asarray(value).astype(np.float16)
-        if not np.isfinite(arrays[name]).all():
-            raise UserError(f"{path}: {name} has weights beyond half precision's range")
+    flat = flatten_dict(in_half(params, path))
+    arrays = {".".join(map(str, keys)): value for keys, value in flat.items()}
     content = safetensors.numpy.save(arrays, {"step": str(step)})
     with files.replacing(path) as file:
         file.write(content)

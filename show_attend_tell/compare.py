@@ -1,7 +1,7 @@
 """Finished runs beside each other: one self-contained page, Markdown tables and a JSON.
 
-Reads the folders of runs alone, no data set, no model and no weights. Runs of one config but for its seed are
-one experiment; a row of the score table is an experiment decoded in one way.
+Reads the folders of runs alone, no data set, no model and no weights. Runs of one config but for
+its seed are one experiment; a row of the score table is an experiment decoded in one way.
 
 Intervals are percentile bootstraps over images (Koehn 2004, "Statistical significance tests for
 machine translation evaluation"); differences are tested by paired approximate randomisation (Noreen

@@ -37,7 +37,7 @@ from show_attend_tell import config as configs
 from show_attend_tell.attention import Choice
 from show_attend_tell.attention_maps import AttentionRecord
 from show_attend_tell.captioner import Captioner, build_captioner, build_encoder
-from show_attend_tell.checkpoint import WEIGHTS, Checkpoints, read_weights
+from show_attend_tell.checkpoint import WEIGHTS, Checkpoints, in_half, read_weights
 from show_attend_tell.encoders import Encoder
 from show_attend_tell.errors import UserError
 from show_attend_tell.images import picture_size, read_image
@@ -233,14 +233,21 @@ class Run:
         return Decoding(**self.config.decode.to_dict())
 
 
-def load_run(workdir: Path, overrides: Sequence[str] = (), *, weights: str = "best") -> Run:
+def load_run(
+    workdir: Path, overrides: Sequence[str] = (), *, weights: str = "best", half: bool = True
+) -> Run:
     """Loads config, vocabulary and weights of a run: the `best` or, if finished, the `last` ones.
 
     The folder may also be one that `pretrained.export` wrote, which has only one set of weights.
 
+    Args:
+      workdir, overrides, weights: as above.
+      half: whether weights are rounded to half precision, so that a run captions and scores as the
+        model does that is exported of it.
+
     Raises:
-      UserError: the folder is not a run, the run has no such weights yet, a file is damaged, or an
-        override is not understood.
+      UserError: the folder is not a run, the run has no such weights yet, a file is damaged, an
+        override is not understood, or a weight is beyond half precision.
     """
     config = configs.load(workdir / "config.json", overrides)
     vocabulary = Vocabulary.load(workdir / "vocabulary.json")
@@ -266,6 +273,8 @@ def load_run(workdir: Path, overrides: Sequence[str] = (), *, weights: str = "be
     if restored is None:
         raise UserError(f"{folder}: no weights in it; {remedy} first")
     step, params, _ = restored
+    if half:
+        params = jax.tree.map(lambda x: x.astype(np.float32), in_half(params, folder))
     return Run(workdir, config, vocabulary, encoder, model, params, step)
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 SHOWN = 16  # pictures that quickstart draws of each run
+PRETRAINED = "flickr8k-soft"  # what `caption` takes where no run is named
 OVERRIDES = "Further --config.KEY=VALUE arguments override single values of the config."
 
 
@@ -89,7 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--split", default="test", help="train, val or test (default: test)")
 
     caption = verb("caption", _caption, "Caption image files and draw their attention.")
-    _add_run_arguments(caption)
+    _add_run_arguments(caption, default=PRETRAINED)
     caption.add_argument("images", type=Path, nargs="+", metavar="IMAGE")
     caption.add_argument("--out", type=Path, help="folder of the pictures (default: W/captions)")
 
@@ -168,10 +169,16 @@ def _add_pictures(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
-    which = parser.add_mutually_exclusive_group(required=True)
+def _add_run_arguments(parser: argparse.ArgumentParser, default: str | None = None) -> None:
+    which = parser.add_mutually_exclusive_group(required=default is None)
     which.add_argument("--workdir", type=Path, help="folder of a trained run, or an exported one")
-    which.add_argument("--pretrained", metavar="NAME", help="a model that comes with the package")
+    packaged = "a model that comes with the package"
+    which.add_argument(
+        "--pretrained",
+        metavar="NAME",
+        default=default,
+        help=f"{packaged} (default: {default})" if default else packaged,
+    )
     parser.add_argument("--beam", type=int, help="beam size; 1 is greedy (default: the config's)")
     parser.add_argument(
         "--length-penalty", type=float, help="exponent of the length (default: the config's)"

@@ -393,7 +393,7 @@ def _start_from(
     Returns:
       What tells that run and its weights from others, for run.json.
     """
-    other = evaluate.load_run(folder, weights=config.train.init_weights)
+    other = evaluate.load_run(folder, weights=config.train.init_weights, half=False)
     if other.vocabulary.words != vocabulary.words:
         raise UserError(
             f"config.train.init_from={folder}: it has another vocabulary; choose a run on the "

@@ -26,7 +26,7 @@ def exported(trained, tmp_path):
 
 
 def test_an_exported_model_is_the_run_in_half_precision(trained, exported):
-    run, model = evaluate.load_run(trained[0]), pretrained.load(exported)
+    run, model = evaluate.load_run(trained[0], half=False), pretrained.load(exported)
     assert sorted(path.name for path in exported.iterdir()) == [
         "config.json",
         "vocabulary.json",
@@ -34,6 +34,8 @@ def test_an_exported_model_is_the_run_in_half_precision(trained, exported):
     ]
     assert model.step == run.step and model.vocabulary.words == run.vocabulary.words
     assert model.config.data.dir == "" and model.config.seed == run.config.seed
+    rounded = evaluate.load_run(trained[0]).params  # what evaluate and caption take of a run
+    assert jax.tree.all(jax.tree.map(np.array_equal, rounded, model.params))
     for name, value in jax.tree_util.tree_leaves_with_path(run.params):
         got = dict(jax.tree_util.tree_leaves_with_path(model.params))[name]
         assert got.dtype == np.float32

@@ -95,8 +95,8 @@ def test_a_sweep_runs_what_is_missing_and_nothing_twice(tmp_path, calls):
 def test_a_finished_run_of_another_config_is_not_taken_for_this_one(tmp_path, calls):
     run(grid([EXPERIMENT], {"attention.kind": ["soft"]}, [0], tmp_path), tmp_path)
     calls.clear()
-    run(grid([EXPERIMENT], {"attention.kind": ["soft"]}, [0], tmp_path, ["--config.train.epochs=1"]),
-        tmp_path)  # fmt: skip
+    shorter = ["--config.train.epochs=1"]
+    run(grid([EXPERIMENT], {"attention.kind": ["soft"]}, [0], tmp_path, shorter), tmp_path)
     assert calls[0][0] == "train"  # which refuses the folder
 
 
