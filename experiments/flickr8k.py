@@ -111,6 +111,7 @@ def get_config(variant: str = "soft") -> ConfigDict:
             "hidden": 512,
             "dropout": 0.5,
             "annotation_dropout": 0.2,
+            "deep_output": True,
             "output_tanh": True,
             "gate": True,
             "tied": True,

@@ -85,6 +85,7 @@ def get_config(variant: str = "soft") -> ConfigDict:
             "hidden": 128,
             "dropout": 0.0,
             "annotation_dropout": 0.0,
+            "deep_output": True,
             "output_tanh": True,
             "gate": True,
             "tied": False,

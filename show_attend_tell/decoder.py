@@ -72,6 +72,7 @@ class Decoder(nnx.Module):
         [0, 1).
       output_tanh: the released code's tanh around the deep output's sum; the paper (eq. 7) has
         none.
+      deep_output: whether a word hangs on y_{t-1}, h_t and z_t (eq. 7), or on h_t alone.
       gate: whether beta_t scales the context; without it beta is 1.
       tied: whether L_o of the deep output is the transpose of the embedding E (Press and Wolf
         2017, arXiv 1608.05859), and not a matrix of its own as in the paper.
@@ -95,6 +96,7 @@ class Decoder(nnx.Module):
         gate: bool,
         tied: bool,
         dtype: str = "float32",
+        deep_output: bool = True,
         rngs: nnx.Rngs,
     ):
         self.dtype = jnp.dtype(dtype)
@@ -118,7 +120,7 @@ class Decoder(nnx.Module):
         self.lstm_word = linear(embedding, 4 * hidden, bias_init=_forget_one)
         self.lstm_state = linear(hidden + size, 4 * hidden, use_bias=False)
         self.output_h = linear(hidden, embedding, use_bias=False)
-        self.output_z = linear(size, embedding)
+        self.output_z = linear(size, embedding) if deep_output else None
         self.output_word = None if tied else linear(embedding, vocabulary)
         self.output_bias = nnx.Param(jnp.zeros(vocabulary)) if tied else None
         self.dropout = nnx.Dropout(dropout)
@@ -160,7 +162,9 @@ class Decoder(nnx.Module):
         key: PRNGKeyArray | None = None,
     ) -> Float[Array, "*S V"]:
         """The deep output (eq. 7): L_o (E y_{t-1} + L_h h_t + L_z z_t), as logits."""
-        hidden = embedded + self.output_h(h) + self.output_z(z)
+        hidden = self.output_h(h)
+        if self.output_z is not None:
+            hidden = embedded + hidden + self.output_z(z)
         if self.output_tanh:
             hidden = jnp.tanh(hidden)
         hidden = self.dropout(hidden, deterministic=key is None, rngs=key)

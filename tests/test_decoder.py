@@ -79,7 +79,9 @@ def paper(decoder, a, caption):
         i, f, o, g = np.split(gates, 4)
         c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
         h = sigmoid(o) * np.tanh(c)
-        deep = y + linear(decoder.output_h, h) + linear(decoder.output_z, z)
+        deep = linear(decoder.output_h, h)
+        if decoder.output_z is not None:
+            deep = y + deep + linear(decoder.output_z, z)
         deep = np.tanh(deep) if decoder.output_tanh else deep
         if decoder.output_word is None:
             logits = deep @ embedding.T + np.asarray(decoder.output_bias[...])
@@ -92,7 +94,15 @@ def paper(decoder, a, caption):
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"projection": 0}, {"gate": False}, {"output_tanh": False}, {"tied": True}]
+    "changes",
+    [
+        {},
+        {"projection": 0},
+        {"gate": False},
+        {"output_tanh": False},
+        {"deep_output": False},
+        {"tied": True},
+    ],
 )
 def test_equals_the_papers_equations_for_every_caption_of_a_packed_row(changes):
     decoder, a = make(**changes), annotations()
