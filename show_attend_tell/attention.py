@@ -34,7 +34,8 @@ class Attention(nnx.Module):
 
     Args:
       features, hidden, units: D, H, A.
-      temperature: divides the scores before the softmax, over 0; 1 is the paper's.
+      temperature: divides the scores before the softmax, over 0; 1 is the paper's. With
+        infinity all scores are 0 and alpha is uniform.
       dtype: of products with U and W. Scores and the softmax are in float32.
     """
 

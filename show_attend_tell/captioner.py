@@ -1,5 +1,6 @@
 """The factory: from a ConfigDict to a typed model. No other module of the model sees a config."""
 
+import math
 from typing import Any
 
 from flax import nnx
@@ -103,16 +104,16 @@ def build_encoder(config: ConfigDict) -> Encoder:
 
 
 def make_estimator(config: ConfigDict) -> Estimator | None:
-    """How hard attention is trained; None where attention is soft.
+    """How hard attention is trained; None where attention is soft or none.
 
     Raises:
       UserError: a setting of `config.attention.kind` or `config.hard` that this version has not.
     """
-    if config.attention.kind not in ("soft", "hard"):
+    if config.attention.kind not in ("soft", "hard", "none"):
         raise UserError(
-            f"config.attention.kind is {config.attention.kind!r}: choose 'soft' or 'hard'"
+            f"config.attention.kind is {config.attention.kind!r}: choose 'soft', 'hard' or 'none'"
         )
-    if config.attention.kind == "soft":
+    if config.attention.kind != "hard":
         return None
     estimator = Estimator(**config.hard.to_dict())
     if estimator.released and config.attention.temperature != 1:
@@ -147,7 +148,8 @@ def build_captioner(config: ConfigDict, encoder: Encoder, vocabulary_size: int) 
         vocabulary=vocabulary_size,
         features=encoder.features,
         attention=config.attention.units,
-        temperature=config.attention.temperature,
+        # Without attention all locations weigh the same: z_t is the mean annotation vector.
+        temperature=math.inf if config.attention.kind == "none" else config.attention.temperature,
         rngs=rngs,
         **config.decoder.to_dict(),
     )

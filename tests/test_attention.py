@@ -3,9 +3,16 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
+import tiny
 from flax import nnx
 
 from show_attend_tell.attention import Attention, Choice, attention_scores, read_context
+from show_attend_tell.captioner import build_captioner
+from show_attend_tell.encoders import make_encoder
+from show_attend_tell.errors import UserError
+from show_attend_tell.objectives import soft_loss
+from show_attend_tell.vocabulary import Vocabulary
 
 
 def test_additive_scores_and_their_gradient_equal_the_formula():
@@ -87,3 +94,28 @@ def test_temperature_divides_the_scores():
     plain, cold = (Attention(5, 4, 6, temperature=t, rngs=nnx.Rngs(0)) for t in (1.0, 0.25))
     one, four = (attention_scores(x.weights(), h, x.keys(a)) for x in (plain, cold))
     np.testing.assert_allclose(four, 4 * one, rtol=1e-5)
+
+
+def test_without_attention_every_step_reads_the_mean(tmp_path):
+    config = tiny.config(tmp_path)
+    config.attention.kind = "none"
+    encoder = make_encoder("small", image_size=16, rngs=nnx.Rngs(0), features=32)
+    decoder = build_captioner(config, encoder, 20).decoder
+    a = jnp.array(np.random.default_rng(0).normal(size=(2, 4, 32)), jnp.float32)
+    tokens = jnp.array([[[5, 6, Vocabulary.eos]], [[7, 5, Vocabulary.eos]]])
+    np.testing.assert_array_equal(decoder(a, tokens).alpha, 0.25)
+
+    def loss(decoder, a):
+        out = decoder(a, tokens)
+        weights = {"doubly_stochastic": 1.0, "label_smoothing": 0.0}
+        return soft_loss(out.logits, out.alpha, tokens, **weights)[0]
+
+    by_weight, by_place = nnx.grad(loss, argnums=(0, 1))(decoder, a)
+    for leaf in jax.tree.leaves(nnx.state(by_weight.attention)):
+        np.testing.assert_array_equal(leaf, 0)
+    # All locations of an image are alike.
+    np.testing.assert_allclose(by_place, by_place[:, :1].repeat(4, axis=1), atol=1e-7)
+    assert jnp.abs(by_place).max() > 1e-4
+    config.attention.kind = "loose"
+    with pytest.raises(UserError, match="choose 'soft', 'hard' or 'none'"):
+        build_captioner(config, encoder, 20)
