@@ -76,6 +76,11 @@ class AttentionRecord:
     boxes: tuple[Box, ...] = ()
 
     @property
+    def text(self) -> str:
+        """The words alone."""
+        return " ".join(token for token in self.tokens if token != EOS)
+
+    @property
     def grid(self) -> tuple[int, int]:
         """(h, w)."""
         return len(self.row_centres), len(self.column_centres)
@@ -382,7 +387,14 @@ _INK, _FAINT, _BOX = "#1a1a1a", "#6f6f6f", "#ff7a00"
 def draw_attention(
     path: Path, picture: UInt8[np.ndarray, "H W 3"], record: AttentionRecord
 ) -> None:
-    """Draws a PNG: the picture, then for each word the picture with the word's map over it.
+    """Writes what `attention_picture` draws as a PNG, whatever the path's suffix."""
+    image = attention_picture(picture, record)
+    with replacing(path) as file:
+        image.save(file, "PNG")
+
+
+def attention_picture(picture: UInt8[np.ndarray, "H W 3"], record: AttentionRecord) -> Image.Image:
+    """Draws a picture, and then for each word of its caption the picture with the map over it.
 
     In the manner of Xu et al. 2015, figures 2, 3 and 5: what is not looked at is grey and dim, what
     is looked at is bright; alpha is interpolated smoothly to pixels. Every map is divided by its
@@ -392,7 +404,6 @@ def draw_attention(
     is the one cell that hard attention read.
 
     Args:
-      path: of the PNG; whatever its suffix.
       picture: the image, upright, in its own aspect at any size.
       record: of the same image.
     """
@@ -461,9 +472,7 @@ def draw_attention(
     text(_MARGIN, total_height - _MARGIN, foot, room, fontsize=7.5, color=_FAINT)
 
     canvas.draw()
-    with replacing(path) as file:
-        image = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3])
-        image.save(file, "PNG")
+    return Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3])
 
 
 def _fit_into_panel(picture: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "H2 W2 3"]:

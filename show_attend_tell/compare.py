@@ -540,12 +540,11 @@ def _side_by_side(
         panels = []
         for (group, run), path in zip(runs, paths, strict=True):
             record = attention_maps.load_attention(path)
-            words = [token for token in record.tokens if token != attention_maps.EOS]
             panels.append(
                 {
                     "label": _run_label(group, run),
                     "context": record.context,
-                    "caption": " ".join(words),
+                    "caption": record.text,
                     "picture": comparison_page.data_uri(path.with_suffix(".png")),
                     "file": path.with_suffix(".png").name,
                 }

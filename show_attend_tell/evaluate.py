@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ import numpy as np
 import platformdirs
 import rich.progress
 from flax import nnx
-from jaxtyping import Array, Float, Int, Shaped
+from jaxtyping import Array, Float, Int, Shaped, UInt8
 from ml_collections import ConfigDict
 from rich.console import Console
 
@@ -40,7 +40,7 @@ from show_attend_tell.captioner import Captioner, build_captioner, build_encoder
 from show_attend_tell.checkpoint import WEIGHTS, Checkpoints, in_half, read_weights
 from show_attend_tell.encoders import Encoder
 from show_attend_tell.errors import UserError
-from show_attend_tell.images import picture_size, read_image
+from show_attend_tell.images import Source, picture_size, read_image
 from show_attend_tell.input_pipeline import eval_batches
 from show_attend_tell.vocabulary import Vocabulary
 
@@ -130,8 +130,15 @@ def make_decode(
     """A jitted function (parameters, inputs (B, ...), numbers (B,)) -> hypotheses.
 
     `model` gives the form. The images' numbers seed what is drawn for them (context `sample`).
+    Asked for again, it is the same function, so that nothing compiles twice.
     """
-    graph = nnx.graphdef(model)
+    return _decode_function(nnx.graphdef(model), decoding)
+
+
+@lru_cache(maxsize=16)
+def _decode_function(
+    graph: nnx.GraphDef, decoding: Decoding
+) -> Callable[[Any, Array, Int[Array, " B"]], decode.Hypotheses]:
     banned = (Vocabulary.unk,) if decoding.ban_unk else ()
 
     @partial(jax.jit, out_shardings=devices.everywhere())
@@ -304,29 +311,37 @@ def caption_files(
             images[path] = read_image(path, run.encoder.image_size)
         except UserError as error:
             wrong[path] = str(error)
-    if not images:
-        return {}, wrong
-    inputs = np.stack(list(images.values()))
-    if run.model.encoder is None:
-        encode = nnx.jit(lambda encoder, x: encoder(x).astype(np.float16))
-        inputs = np.concatenate([np.asarray(encode(run.encoder, x[None])) for x in inputs])
-    batch_size = min(len(images), decoding.batch_size)
-    decode_batch = make_decode(run.model, decoding)
-    captions = caption_inputs(decode_batch, run.params, inputs, run.vocabulary, batch_size)
+    captions = caption_images(run, list(images.values()), decoding)
     return dict(zip(images, captions, strict=True)), wrong
+
+
+def caption_images(
+    run: Run, images: Sequence[UInt8[np.ndarray, "S S 3"]], decoding: Decoding
+) -> list[Caption]:
+    """Captions of images as `images.read_image` gives them."""
+    if not images:
+        return []
+    inputs = np.stack(images)
+    if run.model.encoder is None:
+        graph, state = nnx.split(run.encoder)
+        encoded = [features.annotate(graph, state, image[None])[0] for image in inputs]
+        inputs = np.concatenate([np.asarray(a) for a in encoded])
+    decode_batch = make_decode(run.model, decoding)
+    batch_size = min(len(images), decoding.batch_size)
+    return list(caption_inputs(decode_batch, run.params, inputs, run.vocabulary, batch_size))
 
 
 def attention_records(
     run: Run,
     decoding: Decoding,
-    named: Sequence[tuple[str, bytes | Path, Sequence[datasets.Box]]],
+    named: Sequence[tuple[str, Source, Sequence[datasets.Box]]],
     captions: Sequence[Caption],
 ) -> list[AttentionRecord]:
     """The captions' attention, as it is dumped, drawn and measured.
 
     Args:
       run, decoding: that made the captions.
-      named: id, encoded image or file, and known boxes of each captioned image.
+      named: id, picture, and known boxes of each captioned image.
       captions: one for each.
     """
     centres = np.array(run.encoder.centres)

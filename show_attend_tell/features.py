@@ -114,7 +114,7 @@ def _decode(examples: Any, size: int, start: int, batch_size: int) -> Iterator[n
 
 
 @partial(jax.jit, static_argnums=0)
-def _annotate(graph: nnx.GraphDef, state: Any, images: jax.Array) -> tuple[jax.Array, ...]:
+def annotate(graph: nnx.GraphDef, state: Any, images: jax.Array) -> tuple[jax.Array, ...]:
     """Annotation vectors (B, L, D) in half precision, and which images' are finite (B,)."""
     annotations = nnx.merge(graph, state)(images).astype(jnp.float16)
     return annotations, jnp.isfinite(annotations).all(axis=(1, 2))
@@ -141,7 +141,7 @@ def _encode(
         count = len(images)
         # The last batch gets the shape of the others, so that nothing compiles twice.
         images = np.resize(images, (batch_size, *images.shape[1:]))
-        following = (start, count, *_annotate(graph, state, images))
+        following = (start, count, *annotate(graph, state, images))
         start += count
         if dispatched is not None:
             yield fetch(*dispatched)

@@ -12,6 +12,8 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from show_attend_tell.errors import UserError
 
+# An encoded image, the path of a file, or RGB values 0 to 255.
+Source = bytes | Path | UInt8[np.ndarray, "H W 3"]
 WHOLE = (0.0, 0.0, 1.0, 1.0)  # ymin, xmin, ymax, xmax of a picture
 # The formats that pictures come in; Pillow's many others are not offered to untrusted files.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
@@ -27,7 +29,7 @@ warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 def read_image(
-    source: bytes | Path,
+    source: Source,
     size: int,
     window: tuple[float, float, float, float] = WHOLE,
 ) -> UInt8[np.ndarray, "S S 3"]:
@@ -37,7 +39,7 @@ def read_image(
     antialiasing.
 
     Args:
-      source: an encoded image, or the path of a file.
+      source: an encoded image, the path of a file, or RGB values.
       size: S, at least 1.
       window: the part of the upright picture to read, ymin, xmin, ymax, xmax in [0, 1].
 
@@ -54,7 +56,7 @@ def read_image(
     return np.asarray(image.resize((size, size), Image.Resampling.BICUBIC, box), np.uint8)
 
 
-def read_picture(source: bytes | Path, max_side: int) -> UInt8[np.ndarray, "H W 3"]:
+def read_picture(source: Source, max_side: int) -> UInt8[np.ndarray, "H W 3"]:
     """An image for showing: as `read_image`, but the aspect is kept; no side is over `max_side`."""
     image = _open(source, max_side)
     scale = min(1.0, max_side / max(image.size))
@@ -62,7 +64,7 @@ def read_picture(source: bytes | Path, max_side: int) -> UInt8[np.ndarray, "H W 
     return np.asarray(image.resize(size, Image.Resampling.BICUBIC), np.uint8)
 
 
-def picture_size(source: bytes | Path) -> tuple[int, int]:
+def picture_size(source: Source) -> tuple[int, int]:
     """(height, width) in pixels of the upright original, from the file's head alone.
 
     Raises:
@@ -74,7 +76,7 @@ def picture_size(source: bytes | Path) -> tuple[int, int]:
     return (width, height) if sideways else (height, width)
 
 
-def _open(source: bytes | Path, side: int) -> Image.Image:
+def _open(source: Source, side: int) -> Image.Image:
     """Decodes an image to upright RGB; a JPEG no finer than `side` x `side` pixels ask for."""
     with _opened(source) as image:
         pixels = image.width * image.height
@@ -88,8 +90,11 @@ def _open(source: bytes | Path, side: int) -> Image.Image:
 
 
 @contextmanager
-def _opened(source: bytes | Path) -> Iterator[Image.Image]:
+def _opened(source: Source) -> Iterator[Image.Image]:
     """An image whose head is read; what goes wrong with it is told as a UserError."""
+    if isinstance(source, np.ndarray):
+        yield Image.fromarray(source)
+        return
     name = "image" if isinstance(source, bytes) else str(source)
     try:
         file = io.BytesIO(source) if isinstance(source, bytes) else source.open("rb")

@@ -14,11 +14,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from show_attend_tell import config as configs
 from show_attend_tell import files
+from show_attend_tell.attention_maps import AttentionRecord, attention_picture
 from show_attend_tell.checkpoint import WEIGHTS, write_weights
 from show_attend_tell.errors import UserError
-from show_attend_tell.evaluate import Run, load_run
+from show_attend_tell.evaluate import (
+    Decoding,
+    Run,
+    attention_records,
+    caption_images,
+    load_run,
+)
+from show_attend_tell.images import Source, read_image, read_picture
 
 # What `compare` and a reader want of a run; neither weights nor pictures.
 RECORDS = (
@@ -56,6 +66,43 @@ def load(model: str | Path, overrides: Sequence[str] = ()) -> Run:
         return load_run(Path(model), overrides)
     known = ", ".join(names()) or "none come with this version"
     raise UserError(f"{model}: neither a folder nor a model of the package ({known})")
+
+
+def caption(
+    run: Run, pictures: Sequence[Source | str], decoding: Decoding | None = None
+) -> list[AttentionRecord]:
+    """Captions pictures: the words, and for each token where the model looked.
+
+    Args:
+      run: from `load`.
+      pictures: files (JPEG, PNG, WebP, BMP, GIF), encoded images, or RGB arrays (H, W, 3) of uint8.
+      decoding: how captions are searched for; None is as the model's config says. For another beam
+        take `dataclasses.replace(run.decoding, beam=3)`.
+
+    Returns:
+      One record for each: `text`, `tokens` (T), `alpha` (T, L), L row by row of `grid`, and more.
+
+    Raises:
+      UserError: a picture cannot be read; it is named.
+    """
+    decoding = decoding or run.decoding
+    sources = [Path(p) if isinstance(p, str) else p for p in pictures]
+    seen = [read_image(source, run.encoder.image_size) for source in sources]
+    captions = caption_images(run, seen, decoding)
+    names = [s.name if isinstance(s, Path) else f"picture {i}" for i, s in enumerate(sources)]
+    named = [(name, source, ()) for name, source in zip(names, sources, strict=True)]
+    return attention_records(run, decoding, named, captions)
+
+
+def draw(record: AttentionRecord, picture: Source | str) -> Image.Image:
+    """The attention of a caption over its picture, which a notebook shows; `.save(path)` keeps it.
+
+    Args:
+      record: from `caption`.
+      picture: that it was made of.
+    """
+    source = Path(picture) if isinstance(picture, str) else picture
+    return attention_picture(read_picture(source, 512), record)
 
 
 def export(run: Run, folder: Path) -> int:

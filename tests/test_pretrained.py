@@ -1,6 +1,8 @@
 """Models that are handed on: what export writes is what load reads."""
 
+import dataclasses
 import json
+import math
 import re
 from pathlib import Path
 
@@ -56,9 +58,31 @@ def test_it_captions_like_the_run(trained, exported, tmp_path, monkeypatch, caps
     np.testing.assert_allclose(record.alpha.sum(axis=1), 1, atol=1e-4)
 
 
+def test_pictures_may_be_files_and_arrays(trained, exported, tmp_path):
+    model, scene = pretrained.load(exported), trained[1][0]
+    (tmp_path / "scene.png").write_bytes(scene.image)
+    array = np.asarray(PIL.Image.open(tmp_path / "scene.png").convert("RGB"))
+    pictures = [str(tmp_path / "scene.png"), tmp_path / "scene.png", scene.image, array]
+    records = pretrained.caption(model, pictures)
+    assert [record.image_id for record in records] == ["scene.png"] * 2 + ["picture 2", "picture 3"]
+    for record in records:
+        assert record.text == records[0].text and record.original_size == array.shape[:2]
+        assert record.alpha.shape == (len(record.tokens), math.prod(record.grid))
+    assert scene.captions[0].split()[0] in records[0].text
+    drawn = [pretrained.draw(records[0], picture) for picture in pictures]
+    assert all(np.array_equal(picture, drawn[0]) for picture in drawn)
+    greedy = dataclasses.replace(model.decoding, beam=1)
+    assert pretrained.caption(model, [array], greedy)[0].log_prob <= records[0].log_prob + 1e-5
+    assert pretrained.caption(model, []) == []
+    with pytest.raises(UserError, match="nowhere.png: no such file"):
+        pretrained.caption(model, ["nowhere.png"])
+
+
 def test_the_readmes_python_runs(trained, exported, tmp_path, monkeypatch, capsys):
+    (tmp_path / "models").mkdir()
     (tmp_path / "photo.jpg").write_bytes(trained[1][0].image)
-    exported.rename(tmp_path / "my-model")
+    exported.rename(tmp_path / "models" / "flickr8k-soft")
+    monkeypatch.setattr(pretrained, "PACKAGED", tmp_path / "models")
     monkeypatch.chdir(tmp_path)
     [code] = re.findall("```python\n(.*?)```", README.read_text(), re.DOTALL)
     exec(code, {})
