@@ -28,6 +28,7 @@ SMALL = {
     "encoder.name": "efficientnet_lite0",
     "encoder.image_size": 224,
     "data.crops": 0,
+    "train.buckets": 3,  # fewer programs to compile
     "train.epochs": 2.0,
 }
 # What makes a variant; `hard` in the config has no effect on soft attention.
