@@ -14,6 +14,7 @@ HARD_BEST = {
 }
 REWARD = {
     "train.init_weights": "last",  # annealed ones: better to go on from than the best
+    "train.init_share": 0.4,
     "reward.samples": 10,
     "reward.bleu": 1.0,
     "reward.f_mean": 0.5,
@@ -22,6 +23,7 @@ REWARD = {
     "optimizer.learning_rate": 5e-5,
     "optimizer.warmup_steps": 20,
     "optimizer.average": 0.98,
+    "decode.beam": 8,
     "decode.length_penalty": 1.0,
 }
 SMALL = {
@@ -153,6 +155,7 @@ def get_config(variant: str = "soft") -> ConfigDict:
         {
             "init_from": "",
             "init_weights": "best",
+            "init_share": 0.0,
             "epochs": 2.5,
             "batch_size": 32,
             "rows": 2,

@@ -109,6 +109,7 @@ def get_config(variant: str = "soft") -> ConfigDict:
         {
             "init_from": "",
             "init_weights": "best",
+            "init_share": 0.0,
             "epochs": 8.0,
             "batch_size": 32,
             "rows": 1,

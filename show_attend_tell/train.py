@@ -62,13 +62,16 @@ class TrainState:
     step: Any  # () int32
     params: Any
     optimizer: Any
-    average: Any  # running mean of the parameters, the weights that are evaluated
+    average: Any  # running mean of the parameters
+    start: Any  # the parameters that the run began with, where they are a part of what is evaluated
     skipped: Any  # () int32, steps skipped since the start
     skipped_in_a_row: Any  # () int32
     moving_average: MovingAverage  # of credits, a baseline of hard attention
 
 
-def initial_state(model: Captioner, optimizer: optax.GradientTransformation) -> TrainState:
+def initial_state(
+    model: Captioner, optimizer: optax.GradientTransformation, *, keep_start: bool = False
+) -> TrainState:
     """The state before the first step, on every device."""
     params = nnx.to_pure_dict(nnx.state(model, nnx.Param))
     # Distinct buffers throughout, since a step donates each of them.
@@ -77,11 +80,26 @@ def initial_state(model: Captioner, optimizer: optax.GradientTransformation) -> 
         params=params,
         optimizer=optimizer.init(params),
         average=jax.tree.map(jnp.copy, params),
+        start=jax.tree.map(jnp.copy, params) if keep_start else {},
         skipped=jnp.zeros((), jnp.int32),
         skipped_in_a_row=jnp.zeros((), jnp.int32),
         moving_average=MovingAverage.start(),
     )
     return devices.give_all(state)
+
+
+def evaluated(state: TrainState, init_share: float) -> Any:
+    """The weights that are validated and kept: the running mean, moved towards the start.
+
+    Between the weights that a run went on from and those that it came to there are better ones than
+    either (Wortsman et al. 2022, arXiv:2109.01903).
+
+    Args:
+      init_share: share of the start's weights, in [0, 1]; 0 leaves the running mean.
+    """
+    if not init_share:
+        return state.average
+    return optax.incremental_update(state.start, state.average, init_share)
 
 
 def make_train_step(
@@ -143,6 +161,7 @@ def make_train_step(
             params=params,
             optimizer=optimizer_state,
             average=mean,
+            start=state.start,
             skipped=state.skipped + skipped,
             skipped_in_a_row=(state.skipped_in_a_row + skipped) * skipped,
             moving_average=moving_average,
@@ -212,7 +231,7 @@ def train(config: ConfigDict, workdir: Path, *, console: Console | None = None) 
         total_steps=total_steps,
         **{k: v for k, v in config.optimizer.to_dict().items() if k != "average"},
     )
-    state = initial_state(model, optimizer)
+    state = initial_state(model, optimizer, keep_start=settings.init_share > 0)
     train_step = make_train_step(
         model,
         optimizer,
@@ -234,7 +253,7 @@ def train(config: ConfigDict, workdir: Path, *, console: Console | None = None) 
         source = {}
         if settings.init_from:
             source["init_from"] = _start_from(Path(settings.init_from), config, model, vocabulary)
-            state = initial_state(model, optimizer)
+            state = initial_state(model, optimizer, keep_start=settings.init_share > 0)
         _record(workdir, configs.provenance(config) | {"finished": False, "resumed": []} | source)
     else:
         first_step, state, record = restored
@@ -243,7 +262,7 @@ def train(config: ConfigDict, workdir: Path, *, console: Console | None = None) 
         console.print(f"resuming {workdir} at step {first_step} of {total_steps}")
         if progression.finished:
             console.print("this run is finished already")
-            _save_last(workdir, state)
+            _save_last(workdir, int(state.step), evaluated(state, settings.init_share))
             checkpoints.close()
             best.close()
             _record(workdir, _totals(progression))
@@ -270,8 +289,9 @@ def train(config: ConfigDict, workdir: Path, *, console: Console | None = None) 
         checkpoints.save(int(state.step), arrays, dataclasses.asdict(progression))
 
     def validate(step: int) -> None:
+        weights = evaluated(state, settings.init_share)
         captions = evaluate.caption_inputs(
-            run_decode, state.average, val_inputs, vocabulary, greedy.batch_size
+            run_decode, weights, val_inputs, vocabulary, greedy.batch_size
         )
         hypotheses = evaluate.texts(val_examples, captions)
         scores = caption_metrics.score(val_references, hypotheses, meteor=False).values
@@ -283,7 +303,7 @@ def train(config: ConfigDict, workdir: Path, *, console: Console | None = None) 
         best_so_far = before is None or score >= before  # of equals the longer trained
         if best_so_far:
             progression.best_score, progression.best_step = score, step
-            weights = jax.tree.map(np.array, state.average)
+            weights = jax.tree.map(np.array, weights)
             best.save(step, weights, {"step": step, "metric": settings.metric, "score": score})
         shown = ", ".join(f"{k} {scores[k]:.3f}" for k in ("BLEU-4", "CIDEr", "exact"))
         console.print(f"step {step}, validation: {shown}{' (best)' if best_so_far else ''}")
@@ -321,7 +341,7 @@ def train(config: ConfigDict, workdir: Path, *, console: Console | None = None) 
                 if progression.finished or stopped:
                     break
     if progression.finished:
-        _save_last(workdir, state)
+        _save_last(workdir, int(state.step), evaluated(state, settings.init_share))
     writer.close()
     _record(workdir, _totals(progression))
     if stopped and not progression.finished:
@@ -334,10 +354,10 @@ def train(config: ConfigDict, workdir: Path, *, console: Console | None = None) 
     return progression
 
 
-def _save_last(workdir: Path, state: TrainState) -> None:
-    """Keeps the averaged weights of a finished run's last step, where they are not kept yet."""
+def _save_last(workdir: Path, step: int, weights: Any) -> None:
+    """Keeps the evaluated weights of a finished run's last step, where they are not kept yet."""
     last = Checkpoints(workdir / "last", keep=1)
-    last.save(int(state.step), jax.tree.map(np.array, state.average), {"step": int(state.step)})
+    last.save(step, jax.tree.map(np.array, weights), {"step": step})
     last.close()
 
 
@@ -448,6 +468,11 @@ def _check(config: ConfigDict, workdir: Path) -> None:
         raise UserError(
             "config.reward.samples: rewards teach nothing to an untrained model; name the run "
             "to go on from in config.train.init_from"
+        )
+    if not 0 <= settings.init_share <= 1 or (settings.init_share and not settings.init_from):
+        raise UserError(
+            f"config.train.init_share is {settings.init_share}: it must be in [0, 1], and over 0 "
+            "only with config.train.init_from"
         )
     if settings.init_weights not in ("best", "last"):
         raise UserError(

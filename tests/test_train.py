@@ -28,7 +28,8 @@ def final_state(workdir, config):
     words = len(json.loads((workdir / "vocabulary.json").read_text())["words"]) + 4
     model = build_captioner(config, encoder, words)
     settings = {k: v for k, v in config.optimizer.to_dict().items() if k != "average"}
-    like = training.initial_state(model, make_optimizer(total_steps=1, **settings))
+    optimizer = make_optimizer(total_steps=1, **settings)
+    like = training.initial_state(model, optimizer, keep_start=config.train.init_share > 0)
     checkpoints = Checkpoints(workdir / "checkpoints", keep=2)
     found = checkpoints.restore(like)
     checkpoints.close()
@@ -70,7 +71,7 @@ def test_a_cut_run_resumes_bit_for_bit(tmp_path, monkeypatch, trained, kind, act
         config.attention.kind = kind
         config.hard.update({"baseline": "learned", "credit": "to_go"})
     if kind == "reward":
-        config.train.init_from = str(trained[0])
+        config.train.update({"init_from": str(trained[0]), "init_share": 0.25})
         config.reward.update({"samples": 2, "max_length": 8})
     training.train(config, tmp_path / "whole")
 
@@ -132,6 +133,7 @@ def test_a_workdir_of_another_config_is_refused_and_kept(trained):
         ({"batch_size": 0}, "batch_size is 0: it must be at least 1"),
         ({"log_every": 0}, "log_every is 0"),
         ({"init_from": "nowhere"}, "init_from=nowhere: no best weights of a trained run there"),
+        ({"init_share": 0.5}, "init_share is 0.5: .*only with config.train.init_from"),
         ({"init_weights": "first"}, "init_weights is 'first': choose 'best' or 'last'"),
     ],
 )
@@ -239,6 +241,25 @@ def test_a_step_that_is_not_finite_is_skipped_and_counted():
     assert int(state.step) == 3
 
 
+def test_what_is_evaluated_may_keep_a_share_of_the_start(tmp_path, monkeypatch, trained):
+    tiny.use_scenes(monkeypatch)
+    config = tiny.config(
+        tmp_path / "data", init_from=str(trained[0]), init_weights="last", init_share=0.25, epochs=1
+    )
+    training.train(config, tmp_path / "run")
+    start = evaluate.load_run(trained[0], weights="last", half=False).params
+    _, state, _ = final_state(tmp_path / "run", config)
+    jax.tree.map(np.testing.assert_array_equal, state.start, start)
+    expected = jax.tree.map(lambda a, b: 0.25 * a + 0.75 * b, start, state.average)
+    for weights in ("best", "last"):
+        kept = evaluate.load_run(tmp_path / "run", weights=weights, half=False).params
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), kept, expected)
+    assert any(
+        np.abs(a - b).max() > 1e-3
+        for a, b in zip(jax.tree.leaves(start), jax.tree.leaves(expected), strict=True)
+    )
+
+
 def test_the_average_is_the_running_mean_of_the_parameters():
     step, state, batch = tiny_step(average=0.5)
     # Decay is min(average, (1 + t) / (10 + t)), so 1/10 and then 2/11.
@@ -297,10 +318,10 @@ def test_a_run_can_start_from_another(tmp_path, monkeypatch, trained):
     hard.attention.kind, hard.hard.baseline = "hard", "learned"
     hard.optimizer.learning_rate = 0.0
     training.train(hard, tmp_path / "hard")
-    before, after = map(evaluate.load_run, (soft, tmp_path / "hard"))
+    before, after = (evaluate.load_run(run, half=False) for run in (soft, tmp_path / "hard"))
     jax.tree.map(np.testing.assert_array_equal, before.params["decoder"], after.params["decoder"])
     assert "baseline" in after.params and "baseline" not in before.params
-    last = evaluate.load_run(soft, weights="last")
+    last = evaluate.load_run(soft, weights="last", half=False)
     step, state, _ = final_state(soft, configs.load(soft / "config.json"))
     jax.tree.map(np.testing.assert_array_equal, last.params, state.average)
     assert last.step == step >= before.step
