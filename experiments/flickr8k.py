@@ -50,7 +50,7 @@ VARIANTS = {
     "hard-from-soft": HARD_BEST
     | {
         "train.init_from": "runs/flickr8k-soft",
-        "train.epochs": 1.0,
+        "train.epochs": 0.5,
         "optimizer.learning_rate": 5e-4,
     },
     # These go on from one of the runs above, on what their captions score.
