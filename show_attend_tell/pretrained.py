@@ -166,5 +166,6 @@ def _without_places(content: Any) -> Any:
     places = ("--config.data.dir=", "--config.data.manual_dir=")
     content = {key: _without_places(value) for key, value in content.items()}
     if isinstance(content.get("command"), list):
-        content["command"] = [a for a in content["command"] if not a.startswith(places)]
+        program, *rest = content["command"]
+        content["command"] = [Path(program).name, *(a for a in rest if not a.startswith(places))]
     return content

@@ -127,6 +127,7 @@ def test_a_weight_beyond_half_precision_is_refused(trained, tmp_path):
 
 def test_packaged_models_are_whole():
     """Every model of the package loads, is small, and has a card."""
+    assert pretrained.names() == ("flickr8k-hard", "flickr8k-soft")
     for name in pretrained.names():
         folder = pretrained.PACKAGED / name
         assert (folder / "weights.safetensors").stat().st_size < 20e6
