@@ -396,6 +396,7 @@ def score_split(
       What the score file holds: the scores and every setting that they depend on.
     """
     stem = score_stem(split, decoding)
+    run.workdir.mkdir(parents=True, exist_ok=True)  # a model of the package has none yet
     truth = references(examples)
     hypotheses = texts(examples, captions)
     caption_metrics.write_results(run.workdir / f"{stem}.captions.json", hypotheses)

@@ -58,6 +58,19 @@ def test_it_captions_like_the_run(trained, exported, tmp_path, monkeypatch, caps
     np.testing.assert_allclose(record.alpha.sum(axis=1), 1, atol=1e-4)
 
 
+def test_a_packaged_model_scores_like_its_run(trained, exported, tmp_path, monkeypatch):
+    monkeypatch.setattr(pretrained, "PACKAGED", exported.parent)
+    monkeypatch.chdir(tmp_path)
+    data = f"--config.data.dir={tmp_path / 'data'}"
+    scores = []
+    for which, folder in (("--workdir", trained[0]), ("--pretrained", "model")):
+        assert main(["evaluate", which, str(folder), "--split", "val", data]) == 0
+        written = trained[0] if which == "--workdir" else tmp_path / "runs" / "model"
+        [path] = written.glob("val-*.scores.json")
+        scores.append(json.loads(path.read_text())["scores"])
+    assert scores[0] == scores[1] and scores[0]["BLEU-4"] > 0
+
+
 def test_pictures_may_be_files_and_arrays(trained, exported, tmp_path):
     model, scene = pretrained.load(exported), trained[1][0]
     (tmp_path / "scene.png").write_bytes(scene.image)
