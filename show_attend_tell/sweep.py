@@ -50,25 +50,25 @@ def grid(
       overrides: of all runs.
 
     Raises:
-      UserError: no such key, a value of another type, or the same experiment twice.
+      UserError: no such key, a value of another type, or the same variant twice.
     """
-    names = [Path(e.split(":")[0]).stem + "-" + (e.partition(":")[2] or "") for e in experiments]
-    if len(set(names)) < len(names):
-        raise UserError(f"{', '.join(experiments)}: name each experiment once")
+    variants = [experiment.partition(":")[2] for experiment in experiments]
+    if len(set(variants)) < len(variants):
+        raise UserError(f"{', '.join(experiments)}: name each variant once")
     chains = []
     for values in itertools.product(*settings.values()):
         chosen = [f"{key}={value}" for key, value in zip(settings, values, strict=True)]
         for seed in seeds:
             changed = (*overrides, *(f"--config.{c}" for c in chosen), f"--config.seed={seed}")
             chain, made = [], {}
-            for config, experiment in zip(experiments, names, strict=True):
+            for config, variant in zip(experiments, variants, strict=True):
                 mine = changed
                 source = configs.from_file(config, changed).train.init_from
                 if source in made:
                     mine = (*changed, f"--config.train.init_from={made[source]}")
-                variant = [experiment.partition("-")[2]] if len(experiments) > 1 else []
-                name = "-".join([*variant, *chosen, f"seed={seed}"]).replace("/", "_")
-                made[f"runs/{experiment}"] = folder / name
+                first = [variant] if len(experiments) > 1 else []
+                name = "-".join([*first, *chosen, f"seed={seed}"]).replace("/", "_")
+                made[f"runs/{Path(config.split(':')[0]).stem}-{variant}"] = folder / name
                 chain.append(Job(config, folder / name, mine))
             chains.append(chain)
     return chains

@@ -117,7 +117,7 @@ def test_experiments_go_on_from_each_other_by_seed(tmp_path, calls):
     # Alone it goes on from the run that its config names.
     [[alone]] = grid(variants[1:], {}, [0], tmp_path)
     assert alone.workdir.name == "seed=0" and "init_from" not in str(alone.overrides)
-    with pytest.raises(UserError, match="name each experiment once"):
+    with pytest.raises(UserError, match="name each variant once"):
         grid([variants[0]] * 2, {}, [0], tmp_path)
 
 
