@@ -31,7 +31,7 @@ SMALL = {
     "encoder.image_size": 224,
     "data.crops": 0,
     "train.buckets": 3,  # fewer programs to compile
-    "train.epochs": 2.0,
+    "train.epochs": 1.0,
 }
 # What makes a variant; `hard` in the config has no effect on soft attention.
 VARIANTS = {
