@@ -12,6 +12,8 @@ HARD_BEST = {
     "hard.baseline": "learned",
     "decode.context": "argmax",
 }
+# Goes on from a soft run.
+HARD_FROM_SOFT = HARD_BEST | {"train.epochs": 0.5, "optimizer.learning_rate": 5e-4}
 REWARD = {
     "train.init_weights": "last",  # annealed ones: better to go on from than the best
     "train.init_share": 0.4,
@@ -46,13 +48,8 @@ VARIANTS = {
         "hard.released": True,
     },
     "hard-best": HARD_BEST | {"hard.soft_steps": 1125},
-    # Goes on from a soft run, given as --config.train.init_from=RUN.
-    "hard-from-soft": HARD_BEST
-    | {
-        "train.init_from": "runs/flickr8k-soft",
-        "train.epochs": 0.5,
-        "optimizer.learning_rate": 5e-4,
-    },
+    # The run to go on from is given as --config.train.init_from=RUN.
+    "hard-from-soft": HARD_FROM_SOFT | {"train.init_from": "runs/flickr8k-soft"},
     # These go on from one of the runs above, on what their captions score.
     "soft-reward": REWARD | {"train.init_from": "runs/flickr8k-soft"},
     "hard-reward": REWARD
@@ -61,13 +58,8 @@ VARIANTS = {
     # A smaller encoder, no crops, fewer steps: for the ablations of RESULTS.md.
     "small": SMALL,
     "small-hard": SMALL
-    | HARD_BEST
-    | {
-        "train.init_from": "runs/flickr8k-small",
-        "train.init_weights": "last",
-        "train.epochs": 0.5,
-        "optimizer.learning_rate": 5e-4,
-    },
+    | HARD_FROM_SOFT
+    | {"train.init_from": "runs/flickr8k-small", "train.init_weights": "last"},
 }
 
 

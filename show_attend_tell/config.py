@@ -101,15 +101,21 @@ def digest(config: ConfigDict) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:10]
 
 
+def without_places(config: ConfigDict) -> ConfigDict:
+    """A copy that does not say where data lie on disk."""
+    same = ConfigDict(config.to_dict())
+    same.data.dir = same.data.manual_dir = ""
+    return same
+
+
 def experiment(config: ConfigDict, source: Mapping[str, Any] | None = None) -> ConfigDict:
     """A copy without what only tells apart the runs of one experiment: seed and places of data.
 
     `source` is what run.json notes of the run that `train.init_from` names: seeds may each go on
     from the run of their own seed.
     """
-    same = ConfigDict(config.to_dict())
+    same = without_places(config)
     same.seed = 0
-    same.data.dir = same.data.manual_dir = ""
     if source:
         same.train.init_from = f"a run of experiment {source['experiment']}"
     return same

@@ -120,8 +120,7 @@ def export(run: Run, folder: Path) -> int:
         raise UserError(f"{folder}: the folder of a run; export to another one")
     folder.mkdir(parents=True, exist_ok=True)
     write_weights(folder / WEIGHTS, run.params, run.step)
-    config = configs.experiment(run.config)
-    config.seed = run.config.seed
+    config = configs.without_places(run.config)
     config.train.init_from = ""
     configs.save(config, folder / "config.json")
     run.vocabulary.save(folder / "vocabulary.json")
@@ -142,8 +141,7 @@ def publish(workdir: Path, folder: Path) -> list[Path]:
     """
     if (folder / "checkpoints").exists():
         raise UserError(f"{folder}: the folder of a run; publish to another one")
-    config = configs.load(workdir / "config.json")
-    config.data.dir = config.data.manual_dir = ""
+    config = configs.without_places(configs.load(workdir / "config.json"))
     folder.mkdir(parents=True, exist_ok=True)
     configs.save(config, folder / "config.json")
     written = [folder / "config.json"]
@@ -166,6 +164,5 @@ def _without_places(content: Any) -> Any:
     places = ("--config.data.dir=", "--config.data.manual_dir=")
     content = {key: _without_places(value) for key, value in content.items()}
     if isinstance(content.get("command"), list):
-        program, *rest = content["command"]
-        content["command"] = [Path(program).name, *(a for a in rest if not a.startswith(places))]
+        content["command"] = [a for a in content["command"] if not a.startswith(places)]
     return content
