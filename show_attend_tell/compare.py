@@ -357,7 +357,8 @@ def _group(runs: Sequence[_Run]) -> tuple[list[_Group], dict[str, list[Any]]]:
     for i, found in enumerate(members.values()):
         name = ", ".join(f"{key}={values[i]}" for key, values in differing.items())
         if not 1 <= len(keys) <= 4:
-            name = found[0].workdir.resolve().name
+            # Of `sweep`'s folders the seed is no part of the name.
+            name = re.sub(r"(?<=.)-seed=\d+$", "", found[0].workdir.resolve().name)
         letter = string.ascii_uppercase[i] if i < 26 else str(i + 1)
         groups.append(_Group(letter, name, sorted(found, key=lambda run: run.config.seed)))
     return groups, differing

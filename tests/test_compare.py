@@ -287,6 +287,15 @@ def test_interval_of_a_binomial(tmp_path):
     assert result["tests"] == [] and result["groups"][0]["name"] == "a"
 
 
+def test_the_seeds_of_a_sweep_share_a_name_without_one(tmp_path):
+    runs = [
+        write_run(tmp_path / f"soft-reward-seed={seed}", RIGHT, overrides=[f"--config.seed={seed}"])
+        for seed in (0, 1)
+    ]
+    [group] = compare(runs, "val", tmp_path / "out", samples=10)["groups"]
+    assert group["name"] == "soft-reward" and len(group["runs"]) == 2
+
+
 def test_p_of_equal_and_of_very_different_runs(tmp_path):
     runs = pair(tmp_path)
     runs.append(write_run(tmp_path / "c", RIGHT, overrides=["--config.train.epochs=9"]))
