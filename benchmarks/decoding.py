@@ -82,7 +82,9 @@ def trained_search(workdir: Path) -> Callable[[], None]:
     """Captions of the first validation images by the run's best weights, as `evaluate` makes."""
     run = evaluate.load_run(workdir)
     examples = evaluate.load_split(run.config, "val")
-    inputs = np.array(evaluate.load_inputs(run.config, examples, run.encoder)[:IMAGES])
+    inputs = np.array(
+        evaluate.load_inputs(run.config, examples, run.encoder, run.source_vocabulary)[:IMAGES]
+    )
     settings = run.config.decode.to_dict() | {"beam": BEAM, "batch_size": IMAGES}
     decode = make_decode(run.model, Decoding(**settings))
     inputs, numbers = jnp.asarray(inputs), jnp.arange(len(inputs))

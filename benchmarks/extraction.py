@@ -28,7 +28,7 @@ class Pictures(list):
     def __init__(self, count: int):
         rng = np.random.default_rng(0)
         super().__init__(Example(f"{i}", picture(rng), ("A picture .",), ()) for i in range(count))
-        self.image_ids = [example.image_id for example in self]
+        self.ids = [example.image_id for example in self]
         self.fingerprint = {"name": "pictures", "images": count}
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from timing import PRODUCT_NAME, interleaved, make_product, print_table, product_speed, spread
 
+from show_attend_tell.attention import Annotations
 from show_attend_tell.captioner import build_captioner
 from show_attend_tell.encoders.base import Encoder
 from show_attend_tell.input_pipeline import BatchPlan
@@ -49,7 +50,7 @@ class GivenAnnotations(Encoder):
     """Stands where an encoder would: its annotation vectors are made up."""
 
     def __init__(self, features: int):
-        self.features = features
+        self.features, self.grid = features, GRID
 
 
 def run(
@@ -199,7 +200,7 @@ def torch_step(config: ConfigDict, batch: Any) -> Callable[[], None]:
     import torch
 
     decoder = build_captioner(config, GivenAnnotations(FEATURES), VOCABULARY).decoder
-    out = decoder(batch["inputs"], batch["tokens"])
+    out = decoder(Annotations(batch["inputs"]), batch["tokens"])
     ours, _ = soft_loss(out.logits, out.alpha, batch["tokens"], **config.loss)
     model = in_pytorch.from_decoder(
         decoder,

@@ -103,7 +103,17 @@ def get_config(variant: str = "soft") -> ConfigDict:
             "grid_stride": 32,
         }
     )
-    config.attention = ConfigDict({"kind": "soft", "units": 512, "temperature": 1.0})
+    config.attention = ConfigDict(
+        {
+            "kind": "soft",
+            "score": "additive",
+            "window": "global",
+            "reach": 2,
+            "order": "previous",
+            "units": 512,
+            "temperature": 1.0,
+        }
+    )
     config.hard = ConfigDict(
         {
             "objective": "reinforce",
@@ -129,6 +139,7 @@ def get_config(variant: str = "soft") -> ConfigDict:
             "hidden": 512,
             "dropout": 0.5,
             "annotation_dropout": 0.2,
+            "self_attention": False,
             "deep_output": True,
             "output_tanh": True,
             "gate": True,

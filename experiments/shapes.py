@@ -59,7 +59,17 @@ def get_config(variant: str = "soft") -> ConfigDict:
     config.encoder = ConfigDict(
         {"name": "small", "image_size": 64, "features": 64, "trainable": True}
     )
-    config.attention = ConfigDict({"kind": "soft", "units": 64, "temperature": 1.0})
+    config.attention = ConfigDict(
+        {
+            "kind": "soft",
+            "score": "additive",
+            "window": "global",
+            "reach": 2,
+            "order": "previous",
+            "units": 64,
+            "temperature": 1.0,
+        }
+    )
     config.hard = ConfigDict(
         {
             "objective": "reinforce",
@@ -85,6 +95,7 @@ def get_config(variant: str = "soft") -> ConfigDict:
             "hidden": 128,
             "dropout": 0.0,
             "annotation_dropout": 0.0,
+            "self_attention": False,
             "deep_output": True,
             "output_tanh": True,
             "gate": True,

@@ -1,5 +1,7 @@
 """Where a caption's words looked: dumps, pictures and statistics of attention maps.
 
+The places are the cells of a grid over an image, or the tokens of a source sentence.
+
 Everything here reads and writes files and arrays alone; no model, no accelerator.
 
 Geometry. `images.read_image` squashes the whole picture to S x S, so coordinates that run from 0 to
@@ -33,6 +35,7 @@ from PIL import Image
 from show_attend_tell.datasets import Box
 from show_attend_tell.errors import UserError
 from show_attend_tell.files import replacing
+from show_attend_tell.vocabulary import join
 
 EOS = "<eos>"
 STATIC_CHANGE = 0.01  # maps that change less than this from step to step do not move
@@ -45,7 +48,8 @@ class AttentionRecord:
     Attributes:
       image_id: of the image.
       tokens: the T emitted tokens, `<eos>` last where the caption finished.
-      alpha: attention weights; every row is non-negative and sums to 1.
+      alpha: attention weights; every row is non-negative and sums to 1, or to less where it is not
+        `normalised`.
       beta: the gate of each step, in [0, 1].
       location: i in 0 .. L-1, for each step: where hard attention looked, else alpha's maximum.
       context: what the steps read: "expected", "argmax" or "sample" (see `evaluate.Decoding`).
@@ -56,6 +60,11 @@ class AttentionRecord:
       score: what the search ranked the caption by.
       log_prob: log p of the tokens, in nats.
       boxes: the objects that the true caption names, where they are known.
+      source: the L tokens of the source sentence; empty for an image. A sentence is a single row
+        of cells, `original_size` and `image_side` say nothing.
+      self_alpha: weights of self-attention, where there is some: how much step t went on from the
+        state before step s <= t; every row sums to 1.
+      normalised: False where a Gaussian window takes away from the weights.
 
     Raises:
       ValueError: the parts do not fit each other, or a number is outside of its range.
@@ -74,11 +83,14 @@ class AttentionRecord:
     score: float
     log_prob: float
     boxes: tuple[Box, ...] = ()
+    source: tuple[str, ...] = ()
+    self_alpha: Float[np.ndarray, "T T"] | None = None
+    normalised: bool = True
 
     @property
     def text(self) -> str:
         """The words alone."""
-        return " ".join(token for token in self.tokens if token != EOS)
+        return join(token for token in self.tokens if token != EOS)
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -103,8 +115,15 @@ class AttentionRecord:
                 raise ValueError("the locations' centres do not ascend from 0 to 1")
         # Half-precision weights sum to 1 within a hundredth; "not all" catches NaN too.
         sums = self.alpha.sum(axis=1, dtype=np.float64)
-        if not (np.all(self.alpha >= 0) and np.all(np.abs(sums - 1) <= 0.01)):
+        least = 0.99 if self.normalised else 0.0
+        if not (np.all(self.alpha >= 0) and np.all((sums > least) & (sums < 1.01))):
             raise ValueError("a row of alpha is not a distribution")
+        if self.source and self.grid != (1, len(self.source)):
+            raise ValueError(f"{len(self.source)} source tokens on a grid {self.grid}")
+        if self.self_alpha is not None:
+            fits = self.self_alpha.shape == (steps, steps) and np.all(self.self_alpha >= 0)
+            if not (fits and np.all(np.abs(self.self_alpha.sum(axis=1) - 1) < 0.01)):
+                raise ValueError(f"self_alpha is not a distribution for each of {steps} tokens")
         if not np.all((self.beta >= 0) & (self.beta <= 1)):
             raise ValueError("beta is outside of [0, 1]")
         for box in self.boxes:
@@ -163,6 +182,12 @@ def save_attention(path: Path, record: AttentionRecord) -> None:
             box_labels=np.array([box.label for box in record.boxes], np.str_),
             box_word_indices=np.array([box.word_index for box in record.boxes], np.int64),
             boxes=np.array(boxes, np.float64).reshape(-1, 4),
+            source=np.array(record.source, np.str_),
+            # Nothing is (0, 0): a caption has a token at least.
+            self_alpha=np.zeros((0, 0), np.float32)
+            if record.self_alpha is None
+            else record.self_alpha.astype(np.float32),
+            normalised=np.array(int(record.normalised), np.int64),
         )
 
 
@@ -183,6 +208,15 @@ _ARRAYS = {
     "box_labels": ("U", 1),
     "box_word_indices": ("i", 1),
     "boxes": ("f", 2),
+    "source": ("U", 1),
+    "self_alpha": ("f", 2),
+    "normalised": ("i", 0),
+}
+# Of dumps from before these were written.
+_DEFAULTS = {
+    "source": np.array([], np.str_),
+    "self_alpha": np.zeros((0, 0), np.float32),
+    "normalised": np.array(1),
 }
 
 
@@ -199,7 +233,9 @@ def load_attention(path: Path) -> AttentionRecord:
                 raise ValueError("not a whole zip file")
             file.seek(0)
             with np.load(file, allow_pickle=False) as arrays:
-                content = {name: arrays[name] for name in _ARRAYS}
+                content = _DEFAULTS | {n: arrays[n] for n in _ARRAYS if n in arrays}
+        for name in _ARRAYS:
+            content[name]  # raises where it is not there
         for name, (kind, axes) in _ARRAYS.items():
             if content[name].dtype.kind != kind or content[name].ndim != axes:
                 raise ValueError(f"{name} is {content[name].dtype}{content[name].shape}")
@@ -224,6 +260,9 @@ def load_attention(path: Path) -> AttentionRecord:
             score=content["score"].item(),
             log_prob=content["log_prob"].item(),
             boxes=tuple(Box(label, index, *edges) for label, index, edges in parts),
+            source=tuple(content["source"].tolist()),
+            self_alpha=content["self_alpha"] if content["self_alpha"].size else None,
+            normalised=bool(content["normalised"].item()),
         )
     except FileNotFoundError:
         raise UserError(f"{path}: not there; `attend` writes it") from None
@@ -260,7 +299,7 @@ def attention_statistics(records: Sequence[AttentionRecord]) -> dict[str, Any]:
 
     Returns:
       A dict that JSON can hold; a mean over nothing is None.
-      images, steps, grid: what was measured.
+      images, steps, grid: what was measured; grid is None of sentences.
       mean_entropy: of alpha, in nats, beside uniform_entropy = log L.
       effective_patches: exp(mean_entropy), from 1 to L.
       mean_change: total variation 1/2 sum_i |alpha_ti - alpha_(t-1)i|, from 0 (same map) to 1,
@@ -278,14 +317,17 @@ def attention_statistics(records: Sequence[AttentionRecord]) -> dict[str, Any]:
     """
     if not records:
         raise UserError("there are no captions whose attention could be measured")
+    sentences = all(record.source for record in records)
     grids = {record.grid for record in records}
-    if len(grids) > 1:
+    if len(grids) > 1 and not sentences:
         raise ValueError(f"records of different grids: {sorted(grids)}")
     alphas = [record.alpha.astype(np.float64) for record in records]
     entropies = np.concatenate([_entropy(alpha) for alpha in alphas])
     changes = np.concatenate([np.abs(np.diff(alpha, axis=0)).sum(axis=1) / 2 for alpha in alphas])
     entropy, change = _mean(entropies), _mean(changes)
-    uniform_entropy = math.log(math.prod(records[0].grid))
+    steps = np.array([len(record.tokens) for record in records])
+    places = np.array([math.prod(record.grid) for record in records])
+    uniform_entropy = float(steps @ np.log(places) / steps.sum())
     static = None if change is None else change < STATIC_CHANGE
     warnings = []
     if static is None:
@@ -299,7 +341,7 @@ def attention_statistics(records: Sequence[AttentionRecord]) -> dict[str, Any]:
     return {
         "images": len(records),
         "steps": len(entropies),
-        "grid": list(records[0].grid),
+        "grid": None if sentences else list(records[0].grid),
         "mean_entropy": entropy,
         "uniform_entropy": uniform_entropy,
         "effective_patches": None if entropy is None else math.exp(entropy),
@@ -365,7 +407,8 @@ def _object_statistics(records: Sequence[AttentionRecord]) -> dict[str, Any] | N
 
 
 def _entropy(alpha: Float[np.ndarray, "T L"]) -> Float[np.ndarray, " T"]:
-    """Entropy of each row in nats; 0 log 0 = 0."""
+    """Entropy of each row, made to sum to 1, in nats; 0 log 0 = 0."""
+    alpha = alpha / alpha.sum(axis=1, keepdims=True)
     return -(alpha * np.log(alpha, where=alpha > 0, out=np.zeros_like(alpha))).sum(axis=1)
 
 
@@ -385,10 +428,11 @@ _INK, _FAINT, _BOX = "#1a1a1a", "#6f6f6f", "#ff7a00"
 
 
 def draw_attention(
-    path: Path, picture: UInt8[np.ndarray, "H W 3"], record: AttentionRecord
+    path: Path, picture: UInt8[np.ndarray, "H W 3"] | None, record: AttentionRecord
 ) -> None:
-    """Writes what `attention_picture` draws as a PNG, whatever the path's suffix."""
-    image = attention_picture(picture, record)
+    """Writes a PNG, whatever the path's suffix: of `attention_picture`, or without a picture of
+    `alignment_picture`."""
+    image = alignment_picture(record) if picture is None else attention_picture(picture, record)
     with replacing(path) as file:
         image.save(file, "PNG")
 
@@ -422,11 +466,10 @@ def attention_picture(picture: UInt8[np.ndarray, "H W 3"], record: AttentionReco
     canvas = FigureCanvasAgg(figure)
 
     def text(x: float | int, y: float | int, string: str, room: int, **style) -> None:
-        printable = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in string)
         drawn = figure.text(
             x,
             total_height - y,
-            printable,
+            _printable(string),
             transform=IdentityTransform(),
             parse_math=False,
             family="DejaVu Sans",
@@ -473,6 +516,48 @@ def attention_picture(picture: UInt8[np.ndarray, "H W 3"], record: AttentionReco
 
     canvas.draw()
     return Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3])
+
+
+def alignment_picture(record: AttentionRecord) -> Image.Image:
+    """Draws the alignment of a sentence and its translation (Bahdanau et al. 2015, Fig. 3).
+
+    A column for each source token, a row for each emitted one; black is weight 0, white is 1. With
+    self-attention a second matrix shows which of the steps before each step went on from.
+
+    Args:
+      record: of a sentence.
+    """
+    steps = len(record.tokens)
+    matrices = [(record.alpha, record.source)]
+    if record.self_alpha is not None:
+        matrices.append((record.self_alpha, ("(start)", *record.tokens[:-1])))
+    cell, label = 22, 110  # pixels of a cell, and of the room for words beside the matrix
+    columns = [len(names) for _, names in matrices]
+    width = sum(label + cell * max(n, 6) for n in columns) + _MARGIN
+    height = 2 * _MARGIN + label + cell * steps + _FOOT
+    figure = Figure((width / _DPI, height / _DPI), dpi=_DPI, facecolor="white")
+    canvas = FigureCanvasAgg(figure)
+    left = 0
+    for matrix, names in matrices:
+        left += label
+        size = (cell * len(names) / width, cell * steps / height)
+        axes = figure.add_axes((left / width, (_MARGIN + _FOOT) / height, *size))
+        axes.imshow(matrix, cmap="gray", vmin=0, vmax=1, aspect="auto", interpolation="nearest")
+        style = {"fontsize": 8, "parse_math": False, "family": "DejaVu Sans"}
+        axes.set_xticks(range(len(names)), map(_printable, names), rotation=90, **style)
+        axes.set_yticks(range(steps), map(_printable, record.tokens), **style)
+        axes.xaxis.tick_top()
+        axes.tick_params(length=0)
+        left += cell * max(len(names), 6)
+    finished = "" if EOS in record.tokens else "  ·  unfinished"
+    foot = f"{record.image_id}  ·  log p {record.log_prob:.2f}{finished}"
+    figure.text(_MARGIN / width, 6 / height, foot, fontsize=7.5, color=_FAINT, parse_math=False)
+    canvas.draw()
+    return Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3])
+
+
+def _printable(string: str) -> str:
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in string)
 
 
 def _fit_into_panel(picture: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "H2 W2 3"]:

@@ -61,17 +61,7 @@ def score(
     Raises:
       UserError: the images differ, there are none, or an image has no reference.
     """
-    if references.keys() != hypotheses.keys():
-        odd = sorted(references.keys() ^ hypotheses.keys(), key=str)
-        raise UserError(
-            f"{len(odd)} images have a caption or references but not both ({odd[0]} is one); "
-            "caption the same split as is scored"
-        )
-    if not hypotheses:
-        raise UserError("there are no captions to score")
-    empty = [image_id for image_id, captions in references.items() if not captions]
-    if empty:
-        raise UserError(f"image {empty[0]} has no reference captions to be scored against")
+    check_pairs(references, hypotheses)
     # The scorers want lists of strings, one hypothesis each, in one order.
     said = {image_id: [_join(caption)] for image_id, caption in hypotheses.items()}
     truth = {image_id: [_join(caption) for caption in references[image_id]] for image_id in said}
@@ -91,6 +81,27 @@ def score(
     values["exact"], per_image["exact"] = sum(exact) / len(exact), exact
     values = {name: None if v is None else float(v) for name, v in values.items()}
     return Scores(values, missing, per_image, counts)
+
+
+def check_pairs(
+    references: Mapping[str, Sequence[str]], hypotheses: Mapping[str, str], what: str = "image"
+) -> None:
+    """Refuses to score what does not belong together.
+
+    Raises:
+      UserError: the ids differ, there are none, or one has no reference.
+    """
+    if references.keys() != hypotheses.keys():
+        odd = sorted(references.keys() ^ hypotheses.keys(), key=str)
+        raise UserError(
+            f"{len(odd)} {what}s have a caption or references but not both ({odd[0]} is one); "
+            "caption the same split as is scored"
+        )
+    if not hypotheses:
+        raise UserError("there are no captions to score")
+    empty = [name for name, captions in references.items() if not captions]
+    if empty:
+        raise UserError(f"{what} {empty[0]} has no reference captions to be scored against")
 
 
 def bleu_from_counts(counts: Int[np.ndarray, "N 10"]) -> dict[str, float]:

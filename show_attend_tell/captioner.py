@@ -3,31 +3,40 @@
 import math
 from typing import Any
 
+import jax
 from flax import nnx
 from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
 from ml_collections import ConfigDict
 
+from show_attend_tell.attention import SCORES, WINDOWS, Annotations
 from show_attend_tell.decoder import Decoder
 from show_attend_tell.encoders import Encoder, make_encoder
+from show_attend_tell.encoders.sentence import SentenceEncoder
 from show_attend_tell.errors import UserError
 from show_attend_tell.estimators import Estimator, LearnedBaseline, MovingAverage, hard_loss
 from show_attend_tell.objectives import soft_loss
 from show_attend_tell.rewards import IdfTable
 from show_attend_tell.sequence_training import Reward, reward_loss
 
+# Annotation vectors, images, or source words.
+Inputs = Float[Array, "B L D"] | UInt8[Array, "B S S 3"] | Int[Array, "B S"]
+_ENCODER = 0xE4C
+_DROP = 0xD09  # the encoder's dropout; the decoder's keys are splits of the step's
+
 
 class Captioner(nnx.Module):
     """An encoder and a decoder.
 
     Where the encoder is frozen its annotation vectors are computed once, outside of this module:
-    `encoder` is then None and `inputs` are annotation vectors; otherwise `inputs` are images.
+    `encoder` is then None and `inputs` are annotation vectors; otherwise `inputs` are images or
+    source words.
     With an `estimator` attention is hard, else soft; `baseline` is that of baseline `learned`. With
     a `reward` training is on what drawn captions score, else on the likelihood of the references.
     """
 
     def __init__(
         self,
-        encoder: Encoder | None,
+        encoder: Encoder | SentenceEncoder | None,
         decoder: Decoder,
         estimator: Estimator | None = None,
         baseline: LearnedBaseline | None = None,
@@ -39,15 +48,15 @@ class Captioner(nnx.Module):
         self.baseline = baseline
         self.reward = reward
 
-    def annotations(
-        self, inputs: Float[Array, "B L D"] | UInt8[Array, "B S S 3"]
-    ) -> Float[Array, "B L D"]:
-        """The annotation vectors a of the inputs."""
-        return inputs if self.encoder is None else self.encoder(inputs)
+    def annotations(self, inputs: Inputs, key: PRNGKeyArray | None = None) -> Annotations:
+        """The annotation vectors a; `key` switches the dropout of a sentence encoder on."""
+        if isinstance(self.encoder, SentenceEncoder):
+            return self.encoder(inputs, key)
+        return Annotations(inputs if self.encoder is None else self.encoder(inputs))
 
     def loss(
         self,
-        inputs: Float[Array, "B L D"] | UInt8[Array, "B S S 3"],
+        inputs: Inputs,
         tokens: Int[Array, "B R T"],
         key: PRNGKeyArray,
         moving_average: MovingAverage,
@@ -63,8 +72,9 @@ class Captioner(nnx.Module):
         needs the `table` of the training captions), `sequence_training.reward_loss`, on which
         dropout, label smoothing and a learned baseline have no effect.
         """
-        annotations = self.annotations(inputs)
-        if self.reward is not None:
+        rewarded = self.reward is not None
+        annotations = self.annotations(inputs, None if rewarded else jax.random.fold_in(key, _DROP))
+        if rewarded:
             assert table is not None
             loss, report = reward_loss(
                 self.decoder,
@@ -91,28 +101,60 @@ class Captioner(nnx.Module):
                 **weights,
             )
         out = self.decoder(annotations, tokens, key)
-        loss, report = soft_loss(out.logits, out.alpha, tokens, **weights)
+        loss, report = soft_loss(out.logits, out.alpha, tokens, mask=annotations.mask, **weights)
         return loss, report | {"moving_average": moving_average}
 
 
-def build_encoder(config: ConfigDict) -> Encoder:
-    """The encoder that `config.encoder` describes, with its weights."""
+def build_encoder(config: ConfigDict, source_words: int = 0) -> Encoder | SentenceEncoder:
+    """The encoder that `config.encoder` describes, with its weights.
+
+    Args:
+      config: of the experiment.
+      source_words: size of the source's vocabulary, for encoders of sentences.
+    """
     options = config.encoder.to_dict()
+    if source_words:
+        # Other numbers than the decoder's, which the seed itself draws.
+        rngs = nnx.Rngs(jax.random.fold_in(jax.random.key(config.seed), _ENCODER))
+        return SentenceEncoder(vocabulary=source_words, rngs=rngs, **options)
     options.pop("trainable")
     name, image_size = options.pop("name"), options.pop("image_size")
     return make_encoder(name, image_size=image_size, rngs=nnx.Rngs(config.seed), **options)
+
+
+def _check_attention(config: ConfigDict) -> None:
+    attention = config.attention
+    for key, known in {
+        "kind": ("soft", "hard", "none"),
+        "score": SCORES,
+        "window": WINDOWS,
+        "order": ("previous", "current"),
+    }.items():
+        if attention[key] not in known:
+            choices = ", ".join(map(repr, known))
+            raise UserError(
+                f"config.attention.{key} is {attention[key]!r}: choose one of {choices}"
+            )
+    if not attention.temperature > 0:
+        raise UserError(f"config.attention.temperature is {attention.temperature}: must be over 0")
+    if attention.reach < 1:
+        raise UserError(f"config.attention.reach is {attention.reach}: it must be at least 1")
+    if attention.kind == "none" and attention.window != "global":
+        raise UserError("config.attention.kind 'none' has no window: set .window to 'global'")
+    if attention.window == "local_m" and "image_size" in config.encoder:
+        raise UserError(
+            "config.attention.window 'local_m' follows the steps through a sentence; on the grid "
+            "of an image choose 'local_p' or 'global'"
+        )
 
 
 def make_estimator(config: ConfigDict) -> Estimator | None:
     """How hard attention is trained; None where attention is soft or none.
 
     Raises:
-      UserError: a setting of `config.attention.kind` or `config.hard` that this version has not.
+      UserError: a setting of `config.attention` or `config.hard` that this version has not.
     """
-    if config.attention.kind not in ("soft", "hard", "none"):
-        raise UserError(
-            f"config.attention.kind is {config.attention.kind!r}: choose 'soft', 'hard' or 'none'"
-        )
+    _check_attention(config)
     if config.attention.kind != "hard":
         return None
     estimator = Estimator(**config.hard.to_dict())
@@ -132,15 +174,20 @@ def make_reward(config: ConfigDict) -> Reward | None:
     return Reward(**config.reward.to_dict()) if config.reward.samples else None
 
 
-def build_captioner(config: ConfigDict, encoder: Encoder, vocabulary_size: int) -> Captioner:
+def build_captioner(
+    config: ConfigDict, encoder: Encoder | SentenceEncoder, vocabulary_size: int
+) -> Captioner:
     """The model that `config` describes, freshly initialised from `config.seed`.
 
     Raises:
       UserError: a setting of attention, estimator or reward that this version has not.
     """
-    if not config.attention.temperature > 0:
+    features = config.decoder.projection or encoder.features
+    if config.attention.score == "dot" and features != config.decoder.hidden:
         raise UserError(
-            f"config.attention.temperature is {config.attention.temperature}: it must be over 0"
+            f"config.attention.score 'dot' multiplies {features} features by the "
+            f"{config.decoder.hidden} units of the state: set config.decoder.projection="
+            f"{config.decoder.hidden}"
         )
     estimator, reward = make_estimator(config), make_reward(config)
     rngs = nnx.Rngs(config.seed)
@@ -148,8 +195,14 @@ def build_captioner(config: ConfigDict, encoder: Encoder, vocabulary_size: int) 
         vocabulary=vocabulary_size,
         features=encoder.features,
         attention=config.attention.units,
+        score=config.attention.score,
+        window=config.attention.window,
+        reach=config.attention.reach,
         # Without attention all locations weigh the same: z_t is the mean annotation vector.
         temperature=math.inf if config.attention.kind == "none" else config.attention.temperature,
+        grid=encoder.grid,
+        renormalise=estimator is not None,
+        order=config.attention.order,
         rngs=rngs,
         **config.decoder.to_dict(),
     )
@@ -158,5 +211,6 @@ def build_captioner(config: ConfigDict, encoder: Encoder, vocabulary_size: int) 
         sizes = config.decoder
         features = sizes.projection or encoder.features
         baseline = LearnedBaseline(sizes.hidden, features, sizes.embedding, rngs=rngs)
-    trained = encoder if config.encoder.trainable else None
+    sentences = isinstance(encoder, SentenceEncoder)
+    trained = encoder if sentences or config.encoder.trainable else None
     return Captioner(trained, decoder, estimator, baseline, reward)

@@ -28,17 +28,26 @@ from ml_collections import ConfigDict
 
 from show_attend_tell import attention_maps, comparison_page, files
 from show_attend_tell import config as configs
+from show_attend_tell import vocabulary as vocabularies
 from show_attend_tell.caption_metrics import bleu_from_sums, read_results
+from show_attend_tell.datasets import SENTENCES
 from show_attend_tell.errors import UserError
-from show_attend_tell.vocabulary import Vocabulary
 from show_attend_tell.writer import read_metrics
 
 METEOR_MEAN = "METEOR, image mean"  # the corpus value is no mean, so no resample of it is cheap
-# Scores of single images that are averaged, and what that mean is called.
-MEANS = {"METEOR": METEOR_MEAN, "ROUGE-L": "ROUGE-L", "CIDEr": "CIDEr", "exact": "exact"}
+CHRF_MEAN = "chrF, sentence mean"  # likewise
+# Scores of single images or sentences that are averaged, and what that mean is called.
+MEANS = {
+    "METEOR": METEOR_MEAN,
+    "ROUGE-L": "ROUGE-L",
+    "CIDEr": "CIDEr",
+    "exact": "exact",
+    "chrF": CHRF_MEAN,
+}
 TOLD = ("context", "beam", "length_penalty")  # of how a row was decoded; else what differs
-TESTED = ("BLEU-4", METEOR_MEAN, "CIDEr")
-TARGETS = (0.5, 0.9, 1.0)  # shares of the validation CIDEr that every run reached
+TESTED = ("BLEU-4", METEOR_MEAN, "CIDEr", CHRF_MEAN)
+CURVES = ("BLEU", "chrF", "exact")  # against the length of a source sentence
+TARGETS = (0.5, 0.9, 1.0)  # shares of the validation score that every run reached
 
 
 def compare(
@@ -86,6 +95,7 @@ def compare(
         "split": split,
         "data": runs[0].config.data.name,
         "images": len(first.image_ids),
+        "what": "sentences" if runs[0].config.data.name in SENTENCES else "images",
         "references": first.references,
         "tokenizer": first.tokenizer,
         "samples": samples,
@@ -94,6 +104,7 @@ def compare(
         "scores": _scores(rows, samples, seed),
         "tests": _tests(rows, samples, seed),
         "progress": _progress(groups),
+        "by_length": _by_length(rows),
         "attention": [_attention(group) for group in groups],
         "gradient_variance": [
             {"run": _run_label(group, run)} | row
@@ -131,7 +142,8 @@ class _Scored:
     references: str
     tokenizer: str
     image_ids: tuple[str, ...]
-    table: Float[np.ndarray, "N 14"]  # BLEU's counts, then MEANS; NaN where there is none
+    table: Float[np.ndarray, "N 15"]  # BLEU's counts, then MEANS; NaN where there is none
+    by_length: list[dict[str, float]]  # scores of sentences of similar length; empty of images
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -146,6 +158,11 @@ class _Run:
     attention: dict[str, float | None]
     context: str  # of the maps
     variance: list[dict[str, Any]]
+
+    @property
+    def watched(self) -> str:
+        """The validation score that tells how far training is."""
+        return "BLEU" if self.config.data.name in SENTENCES else "CIDEr"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -165,7 +182,7 @@ class _Row:
     label: str
     decoding: dict[str, Any]  # what is told of it
     scored: list[_Scored]
-    table: Float[np.ndarray, "N 14"]  # mean of `scored`
+    table: Float[np.ndarray, "N 15"]  # mean of `scored`
 
 
 @contextlib.contextmanager
@@ -204,8 +221,9 @@ def _read_run(workdir: Path, split: str) -> _Run:
         for row in read_metrics(path):
             numbers = {k: number for k, v in row.items() if (number := _optional(v)) is not None}
             metrics.setdefault(row["kind"], []).append(numbers)
-        if not metrics["val"] or not all(r.keys() >= {"step", "CIDEr"} for r in metrics["val"]):
-            raise ValueError("there is no validation in it, or one without its CIDEr")
+        watched = "BLEU" if config.data.name in SENTENCES else "CIDEr"
+        if not metrics["val"] or not all(r.keys() >= {"step", watched} for r in metrics["val"]):
+            raise ValueError(f"there is no validation in it, or one without its {watched}")
     evaluate = f"run `evaluate --workdir {workdir} --split {split}`"
     scored = [
         _read_scores(path, split, best_step, evaluate)
@@ -215,7 +233,7 @@ def _read_run(workdir: Path, split: str) -> _Run:
     if not scored:
         raise UserError(f"{workdir}: no scores of the {split} split; {evaluate}")
     attention, context = _read_attention(workdir, split, best_step)
-    words = Vocabulary.load(workdir / "vocabulary.json").words
+    words = vocabularies.load(workdir / "vocabulary.json").words
     path = workdir / "gradient_variance.json"
     variance: list[dict[str, Any]] = []
     if path.exists():
@@ -247,9 +265,9 @@ def _read_scores(path: Path, split: str, best_step: int, evaluate: str) -> _Scor
         scores = {}
         for name, value in record["scores"].items():
             scores[str(name)] = None if value is None else _number(value)
-            if name == "METEOR":
-                mean = float(table[:, 10].mean())
-                scores[METEOR_MEAN] = None if math.isnan(mean) else mean
+            if MEANS.get(name, name) != name:
+                mean = float(table[:, 10 + list(MEANS).index(name)].mean())
+                scores[MEANS[name]] = None if math.isnan(mean) else mean
         return _Scored(
             path=path,
             decoding=decoding,
@@ -259,6 +277,13 @@ def _read_scores(path: Path, split: str, best_step: int, evaluate: str) -> _Scor
             tokenizer=record["tokenizer"],
             image_ids=image_ids,
             table=table,
+            by_length=[
+                {
+                    key: _number(bucket[key])
+                    for key in ("least", "most", "mean", "sentences", *CURVES)
+                }
+                for bucket in record.get("by_length", ())
+            ],
         )
 
 
@@ -323,7 +348,9 @@ def _check_comparable(runs: Sequence[_Run]) -> None:
     found = []
     for run in runs:
         for s in run.scored:
-            facts = run.config.data.name, s.references, s.image_ids, s.tokenizer, run.words
+            data = run.config.data
+            named = [data.get(key) for key in ("name", "source", "target")]
+            facts = named, s.references, s.image_ids, s.tokenizer, run.words
             found.append((s.path, facts))
             for (what, remedy), a, b in zip(remedies.items(), found[0][1], facts, strict=True):
                 if a != b:
@@ -402,7 +429,7 @@ def _rows(groups: Sequence[_Group]) -> list[_Row]:
 # Scores
 
 
-def _measure(sums: Float[np.ndarray, "S 14"], count: int) -> dict[str, Float[np.ndarray, " S"]]:
+def _measure(sums: Float[np.ndarray, "S 15"], count: int) -> dict[str, Float[np.ndarray, " S"]]:
     """Scores of S sets of `count` images, from the sums over each."""
     means = {name: sums[:, 10 + i] / count for i, name in enumerate(MEANS.values())}
     means = {name: values for name, values in means.items() if not np.isnan(values).any()}
@@ -476,6 +503,24 @@ def _over_seeds(values: Sequence[float | None]) -> dict[str, Any]:
 # Training and attention
 
 
+def _by_length(rows: Sequence[_Row]) -> list[dict[str, Any]]:
+    """Scores by the source's length of every row, means over seeds; none of images."""
+    made = []
+    for row in rows:
+        buckets = zip(*(scored.by_length for scored in row.scored), strict=True)
+        made.append(
+            {
+                "label": row.label,
+                "group": row.group.letter,
+                "buckets": [
+                    {key: statistics.fmean(b[key] for b in same) for key in same[0]}
+                    for same in buckets
+                ],
+            }
+        )
+    return made if any(row["buckets"] for row in made) else []
+
+
 def _describe(group: _Group) -> dict[str, Any]:
     runs = []
     for run in group.runs:
@@ -491,15 +536,16 @@ def _run_label(group: _Group, run: _Run) -> str:
 
 
 def _progress(groups: Sequence[_Group]) -> dict[str, Any]:
-    """Steps, seconds and tokens until a validation CIDEr that every run reached in the end."""
-    best = {run: max(row["CIDEr"] for row in run.metrics["val"]) for g in groups for run in g.runs}
-    targets = [{"share": share, "CIDEr": share * min(best.values())} for share in TARGETS]
+    """Steps, seconds and tokens until a validation score that every run reached in the end."""
+    watched = groups[0].runs[0].watched
+    best = {run: max(row[watched] for row in run.metrics["val"]) for g in groups for run in g.runs}
+    targets = [{"share": share, watched: share * min(best.values())} for share in TARGETS]
     rows = []
     for group in groups:
         reached = []
         for target in targets:
             firsts = [
-                next(row for row in run.metrics["val"] if row["CIDEr"] >= target["CIDEr"])
+                next(row for row in run.metrics["val"] if row[watched] >= target[watched])
                 for run in group.runs
             ]
             keys = ("step", "seconds", "tokens")
@@ -513,7 +559,7 @@ def _progress(groups: Sequence[_Group]) -> dict[str, Any]:
                 "reached": reached,
             }
         )
-    return {"targets": targets, "rows": rows}
+    return {"score": watched, "targets": targets, "rows": rows}
 
 
 def _attention(group: _Group) -> dict[str, Any]:
@@ -556,18 +602,19 @@ def _side_by_side(
 
 def _notes(content: dict[str, Any]) -> dict[str, list[str]]:
     """How the figures were found, by table."""
-    samples, seed = content["samples"], content["seed"]
+    samples, seed, what = content["samples"], content["seed"], content["what"]
     scores = [
-        f"{content['images']:,} images. Mean ± standard deviation over seeds (of two or more). In "
-        f"brackets: 95 % percentile bootstrap interval over images ({samples:,} resamples, seed "
-        f"{seed}) of each image's mean over seeds, for BLEU of its mean n-gram counts. The highest "
+        f"{content['images']:,} {what}. Mean ± standard deviation over seeds (of two or more). In "
+        f"brackets: 95 % percentile bootstrap interval over {what} ({samples:,} resamples, seed "
+        f"{seed}) of the mean over seeds of each, for BLEU of its mean n-gram counts. The highest "
         "of a column is bold."
     ]
-    if any(METEOR_MEAN in row["scores"] for row in content["scores"]):
-        scores.append(
-            "METEOR of a corpus is not the mean of its images' METEOR. Its interval and its test "
-            f"are of that mean, the column “{METEOR_MEAN}”."
-        )
+    for name, mean in MEANS.items():
+        if name != mean and any(mean in row["scores"] for row in content["scores"]):
+            scores.append(
+                f"{name} of a corpus is not the mean of its {what}' {name}. Its interval and its "
+                f"test are of that mean, the column “{mean}”."
+            )
     for row in content["scores"]:
         scores += [f"{row['label']}: {name} {why}" for name, why in row["missing"].items()]
     runs = []
@@ -589,7 +636,7 @@ def _notes(content: dict[str, Any]) -> dict[str, list[str]]:
             "alone, so other seeds could still turn a difference."
         ],
         "progress": [
-            "Until the first validation whose CIDEr is "
+            f"Until the first validation whose {content['progress']['score']} is "
             + ", ".join(f"{100 * share:.0f} %" for share in TARGETS)
             + " of what every run reached in the end. Validation comes once an epoch, and its time "
             "counts; tokens are real ones, without padding."

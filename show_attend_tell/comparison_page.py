@@ -33,6 +33,8 @@ _PLOTS = (
     ("Validation: BLEU-4", "val", "BLEU-4", "step"),
     ("Validation: CIDEr over time", "val", "CIDEr", "seconds"),
     ("Validation: CIDEr over tokens", "val", "CIDEr", "tokens"),
+    ("Validation: BLEU", "val", "BLEU", "step"),
+    ("Validation: BLEU over time", "val", "BLEU", "seconds"),
 )
 
 
@@ -73,6 +75,7 @@ def html(
         content=content,
         tables=_tables(content),
         plots=_plots(metrics),
+        by_length=_length_plots(content),
         images=images,
         shown=shown,
         legend=legend,
@@ -124,6 +127,20 @@ def _plots(metrics: Sequence[Sequence[dict[str, list[dict[str, Any]]]]]) -> list
         if all(points for _, points in curves):
             svg = _svg(f"plot{len(plots)}", curves, axis, title.partition(": ")[2])
             plots.append({"title": title, "svg": svg})
+    return plots
+
+
+def _length_plots(content: dict[str, Any]) -> list[dict[str, Any]]:
+    """A score against the source's length (Bahdanau et al. 2015, Fig. 2); none of images."""
+    letters = [group["letter"] for group in content["groups"]]
+    plots = []
+    for key in ("BLEU", "exact") if content["by_length"] else ():
+        curves = [
+            (letters.index(row["group"]), [(b["mean"], b[key]) for b in row["buckets"]])
+            for row in content["by_length"]
+        ]
+        svg = _svg(f"length{len(plots)}", curves, "source words", key)
+        plots.append({"title": f"{key} by length of the source", "svg": svg})
     return plots
 
 
@@ -201,6 +218,8 @@ def _tables(content: dict[str, Any]) -> dict[str, _Table]:
                 row += [f"{score['difference']:+.3f}", _p(score["p"])] if score else ["—"] * 2
             rows.append(row)
         tables["tests"] = _Table("Differences", head, rows, notes["tests"])
+    if content["by_length"]:
+        tables["by_length"] = _length_table(content)
     tables["progress"] = _progress_table(content)
     tables["attention"] = _Table(
         "Attention",
@@ -254,11 +273,27 @@ def _score_table(content: dict[str, Any]) -> _Table:
     return _Table("Scores", head, rows, content["notes"]["scores"])
 
 
+def _length_table(content: dict[str, Any]) -> _Table:
+    found = content["by_length"]
+    head = ["", "score"]
+    for bucket in found[0]["buckets"]:
+        head.append(f"{bucket['least']:.0f} to {bucket['most']:.0f} words")
+    rows = [
+        [row["label"], key, *(f"{bucket[key]:.3g}" for bucket in row["buckets"])]
+        for row in found
+        for key in ("BLEU", "chrF", "exact")
+    ]
+    counts = ", ".join(f"{bucket['sentences']:.0f}" for bucket in found[0]["buckets"])
+    note = f"By words of the source sentence; {counts} sentences. BLEU and chrF from 0 to 100."
+    return _Table("Scores by length", head, rows, [note])
+
+
 def _progress_table(content: dict[str, Any]) -> _Table:
     patterns = {"steps": "{:,.0f}", "minutes": "{:.1f}", "million tokens": "{:.3g}"}
-    head = ["", "best CIDEr", "minutes in all"]
+    score = content["progress"]["score"]
+    head = ["", f"best {score}", "minutes in all"]
     for target in content["progress"]["targets"]:
-        head += [f"{axis} to {target['CIDEr']:.3f}" for axis in patterns]
+        head += [f"{axis} to {target[score]:.3f}" for axis in patterns]
     rows = []
     for row in content["progress"]["rows"]:
         cells = [row["group"], _spread(row["best"]), _spread(row["seconds"], "{:.1f}", 60.0)]

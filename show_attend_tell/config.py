@@ -50,8 +50,18 @@ def from_dict(content: Mapping[str, Any], overrides: Sequence[str] = ()) -> Conf
     )
 
 
+# Settings that came later, and what a config without them did.
+ADDED = {
+    "attention.score": "additive",
+    "attention.window": "global",
+    "attention.reach": 2,
+    "attention.order": "previous",
+    "decoder.self_attention": False,
+}
+
+
 def load(path: Path, overrides: Sequence[str] = ()) -> ConfigDict:
-    """The config that `save` wrote, with overrides.
+    """The config that `save` wrote, with overrides; of an earlier version with `ADDED`.
 
     Raises:
       UserError: the file is missing or damaged; or as `from_file`.
@@ -62,6 +72,10 @@ def load(path: Path, overrides: Sequence[str] = ()) -> ConfigDict:
         raise UserError(f"{path}: not there; --workdir must name the folder of a run") from None
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: not a readable config ({error}); train again") from error
+    for name, value in ADDED.items():
+        group, _, key = name.partition(".")
+        if isinstance(content, dict) and isinstance(content.get(group), dict):
+            content[group].setdefault(key, value)
     return from_dict(content, overrides)
 
 
@@ -124,6 +138,7 @@ def experiment(config: ConfigDict, source: Mapping[str, Any] | None = None) -> C
 def provenance(config: ConfigDict) -> dict[str, Any]:
     """What a figure must carry with it: config, seed, commit, versions, command."""
     packages = ("jax", "flax", "optax", "grain", "orbax-checkpoint", "tensorflow-datasets", "numpy")
+    packages += ("sacrebleu", "sentencepiece")
     return {
         "config_digest": digest(config),
         "seed": config.seed,

@@ -1,4 +1,4 @@
-"""The LSTM decoder of Xu et al. 2015: init MLPs, attention, gate beta, deep output.
+"""The LSTM decoder of Xu et al. 2015: init MLPs, attention, gate beta, deep output; and its kin.
 
 Symbols: B images, R caption rows of an image, T steps, L locations, D annotation features,
 H LSTM units, E embedding, V words; and the paper's a, h, c, z, alpha, beta.
@@ -17,8 +17,8 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from show_attend_tell import recurrence
-from show_attend_tell.attention import Attention, Choice
-from show_attend_tell.recurrence import Memory
+from show_attend_tell.attention import Annotations, Attention, Choice
+from show_attend_tell.recurrence import Memory, WordInputs
 from show_attend_tell.vocabulary import Vocabulary
 
 
@@ -26,15 +26,15 @@ class TeacherForced(NamedTuple):
     """The decoder run over given captions."""
 
     logits: Float[Array, "B R T V"]
-    scores: Float[Array, "B R T L"]
+    log_alpha: Float[Array, "B R T L"]
     location: Int[Array, "B R T"]
     beta: Float[Array, "B R T"]
-    previous_h: Float[Array, "B R T H"]  # h_{t-1}, with which step t attends
+    previous_h: Float[Array, "B R T H"]  # h_{t-1}
     mean_annotation: Float[Array, "B D"]
 
     @property
     def alpha(self) -> Float[Array, "B R T L"]:
-        return jax.nn.softmax(self.scores, axis=-1)
+        return jnp.exp(self.log_alpha)
 
 
 def caption_starts(tokens: Int[Array, "B R T"]) -> Bool[Array, "B R T"]:
@@ -66,13 +66,22 @@ class Decoder(nnx.Module):
       projection: D, size to which annotation vectors are first brought by a linear map; 0 leaves
         them as they are (the paper's 512 come from VGG itself).
       embedding, hidden, attention: E, H, A.
-      temperature: of the attention's softmax.
+      score, window, reach, temperature: of attention, see there.
+      grid: (h, w) of the places, row by row; None in a row, as of a sentence.
+      renormalise: whether alpha sums to 1 within the Gaussian window of `local_p`.
+      order: whether a step attends with the `previous` state h_{t-1} (Bahdanau, Xu) or with the
+        `current` one h_t, whose attentional state h~_t is fed to the next step (Luong).
+      self_attention: whether the LSTM goes on from an attended summary of all states before (LSTMN,
+        Cheng et al. 2016), instead of from the last. All states before are kept at every step of
+        training, so its memory grows with the square of a row's length.
       dropout: rate on word inputs and on the deep output, in [0, 1).
       annotation_dropout: rate on annotation vectors, each feature of each location by itself, in
         [0, 1).
       output_tanh: the released code's tanh around the deep output's sum; the paper (eq. 7) has
         none.
-      deep_output: whether a word hangs on y_{t-1}, h_t and z_t (eq. 7), or on h_t alone.
+      deep_output: whether a word hangs on y_{t-1}, h_t and z_t (eq. 7), or on h_t alone. With
+        order `current` h~_t has the place of h_t: Luong's output (eq. 6) is that without
+        deep_output and output_tanh, but that L_o L_h stand for his one matrix.
       gate: whether beta_t scales the context; without it beta is 1.
       tied: whether L_o of the deep output is the transpose of the embedding E (Press and Wolf
         2017, arXiv 1608.05859), and not a matrix of its own as in the paper.
@@ -89,7 +98,14 @@ class Decoder(nnx.Module):
         embedding: int,
         hidden: int,
         attention: int,
+        score: str = "additive",
+        window: str = "global",
+        reach: int = 10,
         temperature: float = 1.0,
+        grid: tuple[int, int] | None = None,
+        renormalise: bool = False,
+        order: str = "previous",
+        self_attention: bool = False,
         dropout: float,
         annotation_dropout: float,
         output_tanh: bool,
@@ -113,12 +129,30 @@ class Decoder(nnx.Module):
             rngs=rngs,
         )
         self.attention = Attention(
-            size, hidden, attention, temperature=temperature, dtype=self.dtype, rngs=rngs
+            size,
+            hidden,
+            attention,
+            score=score,
+            window=window,
+            coordinates=1 if grid is None else 2,
+            temperature=temperature,
+            dtype=self.dtype,
+            rngs=rngs,
         )
+        self.grid = grid
+        self.form = recurrence.Form(window=window, reach=reach, renormalise=renormalise)
         self.gate = nnx.Linear(hidden, 1, rngs=rngs) if gate else None
         # The LSTM's weights are kept by input, since words enter in one product before the scan.
-        self.lstm_word = linear(embedding, 4 * hidden, bias_init=_forget_one)
-        self.lstm_state = linear(hidden + size, 4 * hidden, use_bias=False)
+        self.lstm_word = linear(embedding, 4 * hidden, bias_init=recurrence.forget_one)
+        read = hidden if order == "current" else size
+        self.lstm_state = linear(hidden + read, 4 * hidden, use_bias=False)
+        luong = order == "current"
+        self.combine = linear(size + hidden, hidden, use_bias=False) if luong else None
+        self.self_attention = (
+            recurrence.SelfAttention(embedding, hidden, attention, dtype=self.dtype, rngs=rngs)
+            if self_attention
+            else None
+        )
         self.output_h = linear(hidden, embedding, use_bias=False)
         self.output_z = linear(size, embedding) if deep_output else None
         self.output_word = None if tied else linear(embedding, vocabulary)
@@ -127,31 +161,59 @@ class Decoder(nnx.Module):
         self.annotation_dropout = nnx.Dropout(annotation_dropout)
         self.output_tanh = output_tanh
 
-    def memory(self, annotations: Float[Array, "B L F"], key: PRNGKeyArray | None = None) -> Memory:
-        """Everything of the images that no step changes. `key` switches dropout on."""
-        a = annotations.astype(jnp.float32)
+    def memory(self, annotations: Annotations, key: PRNGKeyArray | None = None) -> Memory:
+        """Everything of the inputs (B, L, F) that no step changes. `key` switches dropout on."""
+        a, mask = annotations.vectors.astype(jnp.float32), annotations.mask
         a = self.annotation_dropout(a, deterministic=key is None, rngs=key)
         if self.projection is not None:
             a = self.projection(a)
-        mean = a.mean(axis=1, dtype=jnp.float32)
+        mean = _mean(a, mask)
+        places, extent = None, None
+        if self.form.window != "global":
+            places, extent = _places(a, mask, self.grid)
         return Memory(
             annotations=a.astype(self.dtype),
             keys=self.attention.keys(a),
             h0=jnp.tanh(self.init_h(mean).astype(jnp.float32)),
             c0=jnp.tanh(self.init_c(mean).astype(jnp.float32)),
+            mask=mask,
+            places=places,
+            extent=extent,
         )
 
-    def word_gates(self, embedded: Float[Array, "*S E"]) -> Float[Array, "*S G"]:
-        """The words' share of the LSTM's gate pre-activations (G = 4 H)."""
-        return self.lstm_word(embedded).astype(jnp.float32)
+    def words(self, embedded: Float[Array, "*S E"]) -> WordInputs:
+        """The input words' shares of the steps' pre-activations (G = 4 H)."""
+        query = None
+        if self.self_attention is not None:
+            query = self.self_attention.word(embedded).astype(jnp.float32)
+        return WordInputs(self.lstm_word(embedded).astype(jnp.float32), query)
 
     def weights(self) -> recurrence.Weights:
-        """What every step of the recurrence multiplies by."""
+        """What every step of the recurrence computes with."""
+
+        def matrix(layer: nnx.Linear | None, *, exact: bool = False) -> Array | None:
+            if layer is None:
+                return None
+            return jnp.asarray(layer.kernel[...], jnp.float32 if exact else self.dtype)
+
+        attention, back = self.attention, self.self_attention
+        additive = attention.score is not None
+        score = attention.score.kernel[...][:, 0] / attention.temperature if additive else None
         return recurrence.Weights(
-            attention=self.attention.weights(),
-            beta=None if self.gate is None else self.gate.kernel[...][:, 0],
+            matrices=recurrence.Matrices(
+                lstm=matrix(self.lstm_state),
+                query=matrix(attention.query) if additive else None,
+                beta=matrix(self.gate, exact=True),
+                centre=matrix(attention.centre),
+                combine=matrix(self.combine),
+                self_key=None if back is None else matrix(back.key),
+                self_query=None if back is None else matrix(back.query),
+            ),
+            score=score,
             beta_bias=None if self.gate is None else self.gate.bias[...][0],
-            lstm=self.lstm_state.kernel[...].astype(self.dtype),
+            centre_score=matrix(attention.centre_score, exact=True),
+            self_score=None if back is None else back.score.kernel[...][:, 0],
+            form=self.form,
         )
 
     def output(
@@ -183,13 +245,13 @@ class Decoder(nnx.Module):
     ) -> tuple[Float[Array, "B K V"], recurrence.State, recurrence.Reading]:
         """One step of decoding: the next word's logits after `words`, without dropout."""
         embedded = self.embed(words)
-        gates = self.word_gates(embedded)
-        state, reading = recurrence.step(weights, memory, state, gates, choice)
-        return self.output(embedded, state.h, reading.z), state, reading
+        state, reading = recurrence.step(weights, memory, state, self.words(embedded), choice)
+        h = state.h if reading.attentional is None else reading.attentional
+        return self.output(embedded, h, reading.z), state, reading
 
     def __call__(
         self,
-        annotations: Float[Array, "B L F"],
+        annotations: Annotations,
         tokens: Int[Array, "B R T"],
         key: PRNGKeyArray | None = None,
         choice: Choice | None = None,
@@ -197,7 +259,7 @@ class Decoder(nnx.Module):
         """Runs over given captions (packed rows, see the module).
 
         Args:
-          annotations: of the B images.
+          annotations: (B, L, F).
           tokens: R rows of captions for each.
           key: switches dropout on.
           choice: hard attention's noise for every step (B, R, T, L), and the rows (B, R) that
@@ -211,20 +273,41 @@ class Decoder(nnx.Module):
         embedded = self.dropout(embedded, deterministic=key is None, rngs=keys[1])
         if choice is not None:
             choice = choice._replace(noise=_time_first(choice.noise))
-        gates = self.word_gates(embedded)
-        h, reading = recurrence.run(self.weights(), memory, gates, _time_first(starts), choice)
-        embedded, h, z, scores, beta, location = map(_time_last, (embedded, h, *reading))
+        words = self.words(embedded)
+        h, reading = recurrence.run(self.weights(), memory, words, _time_first(starts), choice)
+        embedded, h, reading = jax.tree.map(_time_last, (embedded, h, reading))
         before = jnp.roll(h, 1, axis=2)
         previous_h = jnp.where(starts[..., None], memory.h0[:, None, None], before)
-        logits = self.output(embedded, h, z, keys[2])
-        mean = memory.annotations.mean(axis=1, dtype=jnp.float32)
-        return TeacherForced(logits, scores, location, beta, previous_h, mean)
+        put_out = h if reading.attentional is None else reading.attentional
+        logits = self.output(embedded, put_out, reading.z, keys[2])
+        mean = _mean(memory.annotations, memory.mask)
+        return TeacherForced(
+            logits, reading.log_alpha, reading.location, reading.beta, previous_h, mean
+        )
 
 
-def _forget_one(key, shape, dtype=jnp.float32, out_sharding=None):
-    """Biases of the gates i, f, o, g: 1 for the forget gate (Jozefowicz et al. 2015), else 0."""
-    del key, out_sharding
-    return jnp.zeros(shape, dtype).at[shape[0] // 4 : shape[0] // 2].set(1)
+def _mean(a: Float[Array, "B L D"], mask: Bool[Array, "B L"] | None) -> Float[Array, "B D"]:
+    """The mean annotation vector, without padding, in float32."""
+    a = a.astype(jnp.float32)
+    if mask is None:
+        return a.mean(axis=1)
+    real = mask[..., None].astype(a.dtype)
+    return (a * real).sum(axis=1) / real.sum(axis=1)
+
+
+def _places(
+    a: Float[Array, "B L D"], mask: Bool[Array, "B L"] | None, grid: tuple[int, int] | None
+) -> tuple[Float[Array, "L K"], Float[Array, "B K"]]:
+    """Where each place lies, counted along each coordinate, and how many there are along it."""
+    images, count = a.shape[:2]
+    if grid is not None:
+        places = jnp.stack(jnp.divmod(jnp.arange(count), grid[1]), axis=-1)
+        extent = jnp.broadcast_to(jnp.array([grid]), (images, 2))
+    else:
+        places = jnp.arange(count)[:, None]
+        lengths = jnp.full(images, count) if mask is None else mask.sum(axis=1)
+        extent = lengths[:, None]
+    return places.astype(jnp.float32), extent.astype(jnp.float32)
 
 
 def _time_first(x: Array) -> Array:

@@ -39,7 +39,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from show_attend_tell.attention import Choice
+from show_attend_tell.attention import Annotations, Choice
 from show_attend_tell.decoder import Decoder, same_caption
 from show_attend_tell.errors import UserError
 from show_attend_tell.objectives import doubly_stochastic_penalty, smooth, token_log_probs
@@ -257,17 +257,18 @@ class Rollout(NamedTuple):
 
 def roll_out(
     decoder: Decoder,
-    annotations: Float[Array, "B L F"],
+    annotations: Annotations,
     tokens: Int[Array, "B Q T"],
     key: PRNGKeyArray | None,
     choice: Choice | None,
 ) -> Rollout:
     """Runs the decoder along the paths that `choice` draws; see `Decoder.__call__`."""
     out = decoder(annotations, tokens, key, choice)
-    log_alpha = jax.nn.log_softmax(out.scores, axis=-1)
-    log_p_s = jnp.take_along_axis(log_alpha, out.location[..., None], axis=-1)[..., 0]
+    log_p_s = jnp.take_along_axis(out.log_alpha, out.location[..., None], axis=-1)[..., 0]
     log_probs = token_log_probs(out.logits, tokens)
-    return Rollout(log_probs, log_p_s, log_alpha, out.previous_h, out.mean_annotation, out.logits)
+    return Rollout(
+        log_probs, log_p_s, out.log_alpha, out.previous_h, out.mean_annotation, out.logits
+    )
 
 
 def credit_of(
@@ -288,7 +289,7 @@ def averaged_by(weights: Float[Array, "B R T T"], credit: str) -> Float[Array, "
 def baseline_of(
     estimator: Estimator,
     decoder: Decoder,
-    annotations: Float[Array, "B L F"],
+    annotations: Annotations,
     tokens: Int[Array, "B R T"],
     key: PRNGKeyArray | None,
     rollout: Rollout,
@@ -330,7 +331,7 @@ def baseline_of(
 
 def hard_loss(
     decoder: Decoder,
-    annotations: Float[Array, "B L F"],
+    annotations: Annotations,
     tokens: Int[Array, "B R T"],
     key: PRNGKeyArray,
     moving_average: MovingAverage,
@@ -370,7 +371,7 @@ def hard_loss(
     images, rows, steps = tokens.shape
     samples = estimator.samples
     if choice is None:
-        shape = (images, samples * rows, steps, annotations.shape[1])
+        shape = (images, samples * rows, steps, annotations.vectors.shape[1])
         p = probability_of_soft(estimator, step)
         choice = draw_choice(jax.random.fold_in(key, _SAMPLING), shape, p, estimator.coin)
     dropout_key = key if dropout else None
@@ -413,7 +414,7 @@ def hard_loss(
     alpha = jnp.exp(rollout.log_alpha)
     entropies = -(alpha * rollout.log_alpha).sum(axis=-1)
     entropy = jnp.where(hard | estimator.released, entropies, 0.0).sum() * scale
-    penalty = doubly_stochastic_penalty(alpha, repeated)
+    penalty = doubly_stochastic_penalty(alpha, repeated, annotations.mask)
     if estimator.released:
         penalty = jax.lax.stop_gradient(penalty)
     loss = (

@@ -8,7 +8,7 @@ import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -32,18 +32,22 @@ from show_attend_tell import (
     files,
     ptb_tokenizer,
     recurrence,
+    translation_metrics,
 )
 from show_attend_tell import config as configs
+from show_attend_tell import vocabulary as vocabularies
 from show_attend_tell.attention import Choice
 from show_attend_tell.attention_maps import AttentionRecord
 from show_attend_tell.captioner import Captioner, build_captioner, build_encoder
 from show_attend_tell.checkpoint import WEIGHTS, Checkpoints, in_half, read_weights
 from show_attend_tell.encoders import Encoder
+from show_attend_tell.encoders.sentence import SentenceEncoder
 from show_attend_tell.errors import UserError
 from show_attend_tell.images import Source, picture_size, read_image
-from show_attend_tell.input_pipeline import eval_batches
-from show_attend_tell.vocabulary import Vocabulary
+from show_attend_tell.input_pipeline import eval_batches, source_ids
+from show_attend_tell.vocabulary import Subwords, Vocabulary
 
+AnyVocabulary = Vocabulary | Subwords
 CONTEXTS = ("expected", "argmax", "sample")
 
 
@@ -87,11 +91,12 @@ class Caption:
     alpha: Float[np.ndarray, "T L"]
     beta: Float[np.ndarray, " T"]
     location: Int[np.ndarray, " T"]  # read by hard attention; else that of the largest alpha
+    self_alpha: Float[np.ndarray, "T T"] | None = None  # of self-attention
 
     @property
     def text(self) -> str:
         """The words alone."""
-        return " ".join(token for token in self.tokens if token != "<eos>")
+        return vocabularies.join(token for token in self.tokens if token != "<eos>")
 
 
 def data_folder(config: ConfigDict) -> Path:
@@ -104,20 +109,45 @@ def load_split(config: ConfigDict, split: str, *, copies: bool = False) -> Any:
 
     With `copies` there are also the mirrored and cropped ones that are trained on.
     """
-    manual = Path(config.data.manual_dir) if config.data.manual_dir else None
+    data = config.data
+    if data.name in datasets.SENTENCES:
+        options = {"languages": (data.source, data.target)} if "source" in data else {}
+    else:
+        options = {
+            "mirrored": copies and data.mirrored,
+            "crops": data.crops if copies else 0,
+        }
     return datasets.load(
-        config.data.name,
+        data.name,
         split,
         data_dir=data_folder(config) / "datasets",
-        manual_dir=manual,
-        limit=config.data.limit,
-        mirrored=copies and config.data.mirrored,
-        crops=config.data.crops if copies else 0,
+        manual_dir=Path(data.manual_dir) if data.manual_dir else None,
+        limit=data.limit,
+        **options,
     )
 
 
-def load_inputs(config: ConfigDict, examples: Any, encoder: Encoder) -> Shaped[np.ndarray, "N ..."]:
-    """What the captioner takes: a frozen encoder's annotation vectors, else images; cached."""
+def load_inputs(
+    config: ConfigDict,
+    examples: Any,
+    encoder: Encoder | SentenceEncoder,
+    source: AnyVocabulary | None = None,
+) -> Shaped[np.ndarray, "N ..."]:
+    """What the captioner takes, for all examples of a split.
+
+    They are a frozen encoder's annotation vectors, else images, both cached; or, of sentences, the
+    ids of the words that the `source` vocabulary has.
+    """
+    if source is not None:
+        inputs, cut = source_ids(
+            [pair.source for pair in examples], source, config.data.max_source_length
+        )
+        if cut:
+            print(
+                f"{examples.name} {examples.split}: {cut} of {len(inputs)} source sentences cut to "
+                f"{config.data.max_source_length} tokens (config.data.max_source_length)"
+            )
+        return inputs
     cache = data_folder(config) / "features"
     if config.encoder.trainable:
         return features.decoded_images(examples, encoder.image_size, cache)
@@ -159,16 +189,18 @@ def _decode_function(
                 noise = jax.vmap(lambda key: jax.random.gumbel(key, shape[1:]))(step_keys)
             return Choice(noise, jnp.zeros(time.shape, bool))
 
-        def step(carried, words: Int[Array, "B K"]):
-            state, time = carried
-            logits, state, reading = decoder.emit(weights, memory, state, words, choose(time))
+        def step(state: recurrence.State, words: Int[Array, "B K"]):
+            choice = choose(state.time)
+            logits, state, reading = decoder.emit(weights, memory, state, words, choice)
             trace = {"alpha": reading.alpha, "beta": reading.beta, "location": reading.location}
-            return logits, (state, time + 1), trace
+            if reading.self_log_alpha is not None:
+                trace["self_alpha"] = jnp.exp(reading.self_log_alpha)
+            return logits, state, trace
 
-        initial = jax.tree.map(lambda s: s[:, 0], recurrence.initial_state(memory, 1))
+        initial = recurrence.initial_state(weights, memory, 1, decoding.max_length)
         return decode.beam_search(
             step,
-            (initial, jnp.zeros_like(numbers)),
+            jax.tree.map(lambda s: s[:, 0], initial),
             batch=inputs.shape[0],
             beam=decoding.beam,
             max_length=decoding.max_length,
@@ -186,7 +218,7 @@ def caption_inputs(
     run: Callable[[Any, Array, Int[Array, " B"]], decode.Hypotheses],
     params: Any,
     inputs: Shaped[np.ndarray, "N ..."],
-    vocabulary: Vocabulary,
+    vocabulary: AnyVocabulary,
     batch_size: int,
 ) -> Iterator[Caption]:
     """The best caption of every input, in order."""
@@ -198,6 +230,7 @@ def caption_inputs(
         best = jax.tree.map(lambda x: np.asarray(x)[:, 0], run(params, batch, numbers))
         for i in range(count):
             length = int(best.lengths[i])
+            back = best.trace.get("self_alpha")
             words = vocabulary.decode(best.tokens[i, :length].tolist())
             yield Caption(
                 tokens=(*words, "<eos>") if best.finished[i] else tuple(words),
@@ -206,19 +239,33 @@ def caption_inputs(
                 alpha=best.trace["alpha"][i, :length],
                 beta=best.trace["beta"][i, :length],
                 location=best.trace["location"][i, :length],
+                self_alpha=None if back is None else back[i, :length, :length],
             )
 
 
 def references(examples: Any) -> dict[str, list[str]]:
-    """Image id to its raw captions."""
-    return {example.image_id: list(example.captions) for example in examples}
+    """Id of an image or a sentence to its raw captions or translations."""
+    captions = map(list, examples.captions())
+    return dict(zip(examples.ids, captions, strict=True))
+
+
+def score(
+    name: str,
+    references: Mapping[str, Sequence[str]],
+    hypotheses: Mapping[str, str],
+    *,
+    meteor: bool = True,
+) -> caption_metrics.Scores:
+    """Scores captions, or of a data set `name` of sentence pairs translations."""
+    if name in datasets.SENTENCES:
+        return translation_metrics.score(references, hypotheses)
+    return caption_metrics.score(references, hypotheses, meteor=meteor)
 
 
 def texts(examples: Any, captions: Iterable[Caption]) -> dict[str, str]:
     """Image id to what its caption says."""
     return {
-        image_id: caption.text
-        for image_id, caption in zip(examples.image_ids, captions, strict=True)
+        image_id: caption.text for image_id, caption in zip(examples.ids, captions, strict=True)
     }
 
 
@@ -228,11 +275,12 @@ class Run:
 
     workdir: Path
     config: ConfigDict
-    vocabulary: Vocabulary
-    encoder: Encoder
+    vocabulary: AnyVocabulary
+    encoder: Encoder | SentenceEncoder
     model: Captioner
     params: Any
     step: int
+    source_vocabulary: AnyVocabulary | None = None  # of runs on sentences
 
     @property
     def decoding(self) -> Decoding:
@@ -257,9 +305,11 @@ def load_run(
         override is not understood, or a weight is beyond half precision.
     """
     config = configs.load(workdir / "config.json", overrides)
-    vocabulary = Vocabulary.load(workdir / "vocabulary.json")
-    encoder = build_encoder(config)
+    vocabulary, source = vocabularies.load(workdir / "vocabulary.json"), None
+    if config.data.name in datasets.SENTENCES:
+        source = vocabularies.load(workdir / "source_vocabulary.json")
     try:
+        encoder = build_encoder(config, 0 if source is None else len(source))
         model = build_captioner(config, encoder, len(vocabulary))
     except (AttributeError, KeyError, TypeError) as error:
         raise UserError(
@@ -269,7 +319,7 @@ def load_run(
     like = nnx.to_pure_dict(nnx.state(model, nnx.Param))
     if (workdir / WEIGHTS).exists():
         step, params = read_weights(workdir / WEIGHTS, like)
-        return Run(workdir, config, vocabulary, encoder, model, params, step)
+        return Run(workdir, config, vocabulary, encoder, model, params, step, source)
     folder = workdir / weights
     remedy = "train to the end" if weights == "last" else "train at least one epoch"
     if not folder.is_dir():
@@ -282,13 +332,13 @@ def load_run(
     step, params, _ = restored
     if half:
         params = jax.tree.map(lambda x: x.astype(np.float32), in_half(params, folder))
-    return Run(workdir, config, vocabulary, encoder, model, params, step)
+    return Run(workdir, config, vocabulary, encoder, model, params, step, source)
 
 
 def caption_split(run: Run, split: str, decoding: Decoding) -> tuple[Any, list[Caption]]:
     """The examples of a split and the caption of each."""
     examples = load_split(run.config, split)
-    inputs = load_inputs(run.config, examples, run.encoder)
+    inputs = load_inputs(run.config, examples, run.encoder, run.source_vocabulary)
     decode_batch = make_decode(run.model, decoding)
     captions = caption_inputs(decode_batch, run.params, inputs, run.vocabulary, decoding.batch_size)
     bar = rich.progress.track(
@@ -360,9 +410,69 @@ def attention_records(
             score=caption.score,
             log_prob=caption.log_prob,
             boxes=tuple(boxes),
+            self_alpha=caption.self_alpha,
+            normalised=_is_normalised(run.config),
         )
         for (image_id, source, boxes), caption in zip(named, captions, strict=True)
     ]
+
+
+def _is_normalised(config: ConfigDict) -> bool:
+    """Whether the weights of a step sum to 1: not within the Gaussian window of soft attention."""
+    return config.attention.window != "local_p" or config.attention.kind == "hard"
+
+
+def alignment_records(
+    run: Run, decoding: Decoding, named: Sequence[tuple[str, str]], captions: Sequence[Caption]
+) -> list[AttentionRecord]:
+    """What `attention_records` are of images, of sentences.
+
+    Args:
+      run, decoding: that made the translations.
+      named: id and text of each source sentence.
+      captions: the translation of each.
+    """
+    limit = run.config.data.max_source_length
+    records = []
+    for (name, text), caption in zip(named, captions, strict=True):
+        ids = run.source_vocabulary.encode_text(text)[:limit]
+        source = (*run.source_vocabulary.decode(ids), "<eos>")
+        if caption.alpha.shape[1] == 1:  # a fixed context: one place for the whole
+            source = ("(sentence)",)
+        places = len(source)
+        records.append(
+            AttentionRecord(
+                image_id=name,
+                tokens=caption.tokens,
+                alpha=caption.alpha[:, :places],
+                beta=caption.beta,
+                location=caption.location,
+                context=decoding.context,
+                row_centres=np.array([0.5]),
+                column_centres=(np.arange(places) + 0.5) / places,
+                original_size=(1, places),
+                image_side=1,
+                score=caption.score,
+                log_prob=caption.log_prob,
+                source=source,
+                self_alpha=caption.self_alpha,
+                normalised=_is_normalised(run.config),
+            )
+        )
+    return records
+
+
+def translate(run: Run, sentences: Sequence[str], decoding: Decoding) -> list[Caption]:
+    """Translations of sentences."""
+    if not sentences:
+        return []
+    limit = run.config.data.max_source_length
+    # One shape whatever the sentences and their number, so that nothing compiles twice.
+    inputs, _ = source_ids(sentences, run.source_vocabulary, limit)
+    inputs = np.pad(inputs, ((0, 0), (0, limit + 1 - inputs.shape[1])))
+    run_decode = make_decode(run.model, decoding)
+    batch_size = decoding.batch_size
+    return list(caption_inputs(run_decode, run.params, inputs, run.vocabulary, batch_size))
 
 
 def attention_origin(run: Run, decoding: Decoding) -> dict[str, Any]:
@@ -387,6 +497,22 @@ def score_stem(split: str, decoding: Decoding) -> str:
     return f"{split}-{decoding.context}-beam{decoding.beam}-lp{penalty}"
 
 
+def _how_scored(name: str, examples: Any, hypotheses: Mapping[str, str]) -> dict[str, Any]:
+    """What a score file says of its metrics; of translations also scores by the source's length."""
+    if name not in datasets.SENTENCES:
+        return {"tokenizer": ptb_tokenizer.NAME}
+    signatures = translation_metrics.signatures()
+    return {
+        "tokenizer": signatures["BLEU"],
+        "signatures": signatures,
+        "by_length": translation_metrics.scores_by_length(
+            [len(pair.source.split()) for pair in examples],
+            [pair.target for pair in examples],
+            [hypotheses[pair.pair_id] for pair in examples],
+        ),
+    }
+
+
 def score_split(
     run: Run, split: str, decoding: Decoding, examples: Any, captions: Sequence[Caption]
 ) -> dict[str, Any]:
@@ -400,7 +526,7 @@ def score_split(
     truth = references(examples)
     hypotheses = texts(examples, captions)
     caption_metrics.write_results(run.workdir / f"{stem}.captions.json", hypotheses)
-    scores = caption_metrics.score(truth, hypotheses)
+    scores = score(run.config.data.name, truth, hypotheses)
     record = {
         "scores": scores.values,
         "missing": scores.missing,
@@ -408,7 +534,7 @@ def score_split(
         "images": len(captions),
         "unfinished": sum(caption.tokens[-1:] != ("<eos>",) for caption in captions),
         "decoding": dataclasses.asdict(decoding),
-        "tokenizer": ptb_tokenizer.NAME,
+        **_how_scored(run.config.data.name, examples, hypotheses),
         "references": hashlib.sha256(json.dumps(truth).encode()).hexdigest(),
         "step": run.step,
         **configs.provenance(run.config),

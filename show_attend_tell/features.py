@@ -46,7 +46,7 @@ def cached_annotations(
     """Annotation vectors a of all examples in half precision, computed where not cached yet.
 
     Args:
-        examples: a data set split with `image_ids` and `fingerprint`, in whose order the rows are.
+        examples: a data set split with `ids` and `fingerprint`, in whose order the rows are.
         encoder: the frozen encoder; its `fingerprint()` keys the cache.
         cache_dir: folder of all caches.
         batch_size: images the network takes at a time.
@@ -63,7 +63,7 @@ def cached_annotations(
     return _cached_array(
         cache_dir,
         {"encoder": encoder.fingerprint(), "data": examples.fingerprint},
-        examples.image_ids,
+        examples.ids,
         (height * width, encoder.features),
         np.float16,
         lambda start: _encode(examples, encoder, start, batch_size),
@@ -84,7 +84,7 @@ def decoded_images(
     return _cached_array(
         cache_dir,
         {"encoder": {"name": "images", "image_size": size}, "data": examples.fingerprint},
-        examples.image_ids,
+        examples.ids,
         (size, size, 3),
         np.uint8,
         lambda start: _decode(examples, size, start, DECODE_BATCH),
@@ -103,7 +103,7 @@ def _decode(examples: Any, size: int, start: int, batch_size: int) -> Iterator[n
         except Exception as error:
             why = " ".join(str(error).split())
             raise UserError(
-                f"image {examples.image_ids[index]} of {_readable(examples.fingerprint)} cannot be"
+                f"image {examples.ids[index]} of {_readable(examples.fingerprint)} cannot be"
                 f" read ({why}); build the data set again"
             ) from error
 
@@ -127,7 +127,7 @@ def _encode(
     graph, state = nnx.split(encoder)
 
     def fetch(first, count, annotations, finite):
-        for image_id, good in zip(examples.image_ids[first : first + count], finite, strict=False):
+        for image_id, good in zip(examples.ids[first : first + count], finite, strict=False):
             if not good:
                 raise UserError(
                     f"image {image_id}: the encoder's output is not finite in half precision;"

@@ -151,7 +151,7 @@ def _gradients(
     def paths(params):
         model = nnx.merge(graph, params)
         annotations = model.annotations(inputs)
-        shape = (images, _SAMPLES * rows, steps, annotations.shape[1])
+        shape = (images, _SAMPLES * rows, steps, annotations.vectors.shape[1])
         choice = draw_choice(key, shape)
         rollout = roll_out(model.decoder, annotations, repeated, None, choice)
         return (rollout.log_probs, rollout.log_p_s), (rollout, annotations)
@@ -203,7 +203,7 @@ def _fit_baselines(
             model = nnx.merge(graph, params)
             annotations = model.annotations(inputs)
             estimator = dataclasses.replace(_pure("learned", credit), samples=1)
-            shape = (*tokens.shape, annotations.shape[1])
+            shape = (*tokens.shape, annotations.vectors.shape[1])
             choice = draw_choice(key, shape)
             rollout = roll_out(model.decoder, annotations, tokens, None, choice)
             weights = credited(same_caption(tokens), credit)

@@ -8,6 +8,7 @@ training step meets at most `buckets` shapes and never compiles again.
 import sys
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from typing import Any
 
 import grain
 import numpy as np
@@ -109,6 +110,7 @@ class BatchPlan:
         buckets: int,
         max_length: int,
         seed: int,
+        input_lengths: Int[np.ndarray, " N"] | None = None,
     ):
         """Packs the captions and chooses the buckets.
 
@@ -120,6 +122,8 @@ class BatchPlan:
             max_length: words a caption may have; a longer one keeps its first `max_length` words
                 and `<eos>`, and is counted in `truncated`.
             seed: of the order of images and batches, >= 0.
+            input_lengths: of the inputs, where these are sentences: a bucket's length is then that
+                of inputs and rows alike.
 
         Raises:
             ValueError: for a size below 1, no images, an image without captions, or a caption that
@@ -147,6 +151,8 @@ class BatchPlan:
                 row[: len(ids)] = ids
             self._rows.append(tokens)
         row_lengths = np.array([tokens.shape[1] for tokens in self._rows])
+        if input_lengths is not None:
+            row_lengths = np.maximum(row_lengths, input_lengths)
         self.lengths = bucket_lengths(row_lengths, buckets)
         self._bucket = np.searchsorted(self.lengths, row_lengths)
         self._batch_size, self._num_rows, self._seed = batch_size, rows, seed
@@ -203,8 +209,9 @@ def train_batches(
     """Training batches without end.
 
     Args:
-        inputs: annotation vectors (N, L, D) float16 or images (N, S, S, 3) uint8, one an image of
-            the plan, in its order; a memory map is read a batch at a time.
+        inputs: annotation vectors (N, L, D) float16, images (N, S, S, 3) uint8 or source words
+            (N, S) int32, one an image of the plan, in its order; a memory map is read a batch at a
+            time, words are cut to the batch's length.
         plan: which images and captions go together.
         share: the positions of a batch's images that are read, where other processes read the rest.
         prefetch: batches read ahead by threads; 0 reads in the caller's thread.
@@ -220,12 +227,36 @@ def train_batches(
     if len(inputs) != len(plan):
         raise ValueError(f"{len(inputs)} inputs, but captions of {len(plan)} images")
 
+    words = inputs.ndim == 2  # of sentences, which are no longer than their bucket
+
     def read(index: int) -> dict[str, np.ndarray]:
         images, tokens = plan.batch(index)
-        return {"inputs": inputs[images[share]], "tokens": tokens[share]}
+        read = inputs[images[share]]
+        if words:
+            read = read[:, : tokens.shape[-1]]
+        return {"inputs": read, "tokens": tokens[share]}
 
     options = grain.ReadOptions(num_threads=min(2, prefetch), prefetch_buffer_size=prefetch)
     return iter(grain.MapDataset.range(sys.maxsize).map(read).to_iter_dataset(options))
+
+
+def source_ids(
+    sentences: Sequence[str], vocabulary: Any, max_length: int
+) -> tuple[Int[np.ndarray, "N S"], int]:
+    """The ids of source sentences, each closed by <eos>, then <pad>; and how many were cut.
+
+    Args:
+        sentences: texts.
+        vocabulary: of the source, with `encode_text`.
+        max_length: tokens a sentence may have; a longer one keeps its first ones and is counted.
+    """
+    ids = [vocabulary.encode_text(sentence) for sentence in sentences]
+    cut = sum(len(words) > max_length for words in ids)
+    ids = [[*words[:max_length], Vocabulary.eos] for words in ids]
+    array = np.full((len(ids), max(map(len, ids))), Vocabulary.pad, np.int32)
+    for row, words in zip(array, ids, strict=True):
+        row[: len(words)] = words
+    return array, cut
 
 
 def eval_batches(

@@ -94,6 +94,13 @@ def _parser() -> argparse.ArgumentParser:
     caption.add_argument("images", type=Path, nargs="+", metavar="IMAGE")
     caption.add_argument("--out", type=Path, help="folder of the pictures (default: W/captions)")
 
+    translate = verb("translate", _translate, "Translate sentences, of arguments or a pipe.")
+    _add_run_arguments(translate)
+    translate.add_argument(
+        "sentences", nargs="*", metavar="SENTENCE", help="(default: lines of input)"
+    )
+    translate.add_argument("--out", type=Path, help="folder for pictures of the alignments")
+
     attend = verb(
         "attend", _attend, "Dump attention maps (.npz and .png) and their statistics (JSON)."
     )
@@ -237,7 +244,7 @@ def _evaluate(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
         examples, captions = caption_split(run, arguments.split, decoding)
         records.append(score_split(run, arguments.split, decoding, examples, captions))
     _print_scores(records)
-    for image_id, caption in list(zip(examples.image_ids, captions, strict=True))[:4]:
+    for image_id, caption in list(zip(examples.ids, captions, strict=True))[:4]:
         print(f"{image_id}: {caption.text}")
 
 
@@ -247,8 +254,9 @@ def _print_scores(records: Sequence[dict[str, Any]]) -> None:
     from rich.table import Table
 
     decoding = records[0]["decoding"]
+    what = "sentences" if "by_length" in records[0] else "images"
     table = Table(
-        title=f"{records[0]['split']}: {records[0]['images']} images, beam {decoding['beam']}, "
+        title=f"{records[0]['split']}: {records[0]['images']} {what}, beam {decoding['beam']}, "
         f"length penalty {decoding['length_penalty']}"
     )
     table.add_column("score")
@@ -258,14 +266,21 @@ def _print_scores(records: Sequence[dict[str, Any]]) -> None:
         values = [record["scores"][name] for record in records]
         table.add_row(name, *("left out" if value is None else f"{value:.4f}" for value in values))
     Console().print(table)
+    for k, bucket in enumerate(records[0].get("by_length", ())):
+        values = ", ".join(f"{record['by_length'][k]['BLEU']:.2f}" for record in records)
+        words = f"{bucket['least']} to {bucket['most']} source words"
+        print(f"BLEU of the {bucket['sentences']} sentences of {words}: {values}")
     for name, why in records[0]["missing"].items():
         print(f"{name} {why}")
 
 
 def _caption(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
+    from show_attend_tell.datasets import SENTENCES
     from show_attend_tell.evaluate import attention_records, caption_files
 
     run, decoding = _load(arguments, overrides)
+    if run.config.data.name in SENTENCES:
+        raise UserError(f"{run.workdir}: a run on sentences, which `translate` translates")
     captions, wrong = caption_files(run, arguments.images, decoding)
     if not captions:
         _refuse(wrong)
@@ -289,8 +304,53 @@ def _named(paths: Sequence[Path]) -> list[tuple[str, Path, tuple]]:
     return [(path.name if names[path.name] == 1 else str(path), path, ()) for path in paths]
 
 
+def _lines(content: bytes) -> list[str]:
+    """The lines of UTF-8 text."""
+    lines = content.removesuffix(b"\n").split(b"\n") if content else []
+    for number, line in enumerate(lines, 1):
+        try:
+            line.decode()
+        except UnicodeDecodeError as error:
+            raise UserError(f"line {number} of the input is not UTF-8; convert it") from error
+    return [line.decode() for line in lines]
+
+
+def _translate(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
+    from show_attend_tell.datasets import SENTENCES
+    from show_attend_tell.evaluate import alignment_records, translate
+
+    run, decoding = _load(arguments, overrides)
+    if run.config.data.name not in SENTENCES:
+        raise UserError(f"{run.workdir}: a run on images, which `caption` captions")
+    given = arguments.sentences or _lines(sys.stdin.buffer.read())
+    sentences = [" ".join(sentence.split()) for sentence in given]
+    for number, sentence in enumerate(sentences, 1):
+        if not sentence:
+            raise UserError(f"sentence {number} is empty; give words to translate")
+    if not sentences:
+        raise UserError("no sentence was given; name one, or write some to the input, one a line")
+    limit = run.config.data.max_source_length
+    cut = [s for s in sentences if len(run.source_vocabulary.encode_text(s)) > limit]
+    if cut:
+        print(
+            f"{len(cut)} of {len(sentences)} sentences cut to {limit} tokens "
+            "(config.data.max_source_length)",
+            file=sys.stderr,
+        )
+    captions = translate(run, sentences, decoding)
+    for caption in captions:
+        print(caption.text)
+    if arguments.out:
+        named = [(f"sentence {i}", sentence) for i, sentence in enumerate(sentences, 1)]
+        records = alignment_records(run, decoding, named, captions)
+        for path in _dump(arguments.out, records, [None] * len(records)):
+            print(path, file=sys.stderr)
+
+
 def _attend(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
+    from show_attend_tell.datasets import SENTENCES
     from show_attend_tell.evaluate import (
+        alignment_records,
         attention_origin,
         attention_records,
         caption_files,
@@ -301,6 +361,9 @@ def _attend(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
         raise UserError(f"--num {arguments.num}: must be 0 or more")
     run, decoding = _load(arguments, overrides)
     wrong: Mapping[Path, str] = {}
+    sentences = run.config.data.name in SENTENCES
+    if arguments.images and sentences:
+        raise UserError(f"{run.workdir}: a run on sentences; `translate --out` draws alignments")
     if arguments.images:
         by_path, wrong = caption_files(run, arguments.images, decoding)
         if not by_path:
@@ -309,18 +372,25 @@ def _attend(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
         folder = arguments.out or run.workdir / "attention" / "files"
     else:
         examples, captions = caption_split(run, arguments.split, decoding)
-        named = [(e.image_id, e.image, e.boxes) for e in examples]
         folder = arguments.out or run.workdir / "attention" / arguments.split
-    records = attention_records(run, decoding, named, captions)
+        if not sentences:
+            named = [(e.image_id, e.image, e.boxes) for e in examples]
+    if sentences:
+        pairs = [(pair.pair_id, pair.source) for pair in examples]
+        records = alignment_records(run, decoding, pairs, captions)
+        sources = [None] * len(records)
+    else:
+        records = attention_records(run, decoding, named, captions)
+        sources = [source for _, source, _ in named]
     count = len(records) if arguments.images else arguments.num
-    _dump(folder, records[:count], [source for _, source, _ in named[:count]])
+    _dump(folder, records[:count], sources[:count])
     if records:
         _print_statistics(folder, records, attention_origin(run, decoding))
     _refuse(wrong)
 
 
 def _dump(
-    folder: Path, records: Sequence["AttentionRecord"], sources: Sequence[bytes | Path]
+    folder: Path, records: Sequence["AttentionRecord"], sources: Sequence[bytes | Path | None]
 ) -> list[Path]:
     """Writes an .npz and a .png for each record; returns the pictures' paths."""
     from rich.console import Console
@@ -334,7 +404,7 @@ def _dump(
     for record, source in track(pairs, "attention maps", console=Console(stderr=True)):
         name = attention_maps.safe_name(record.image_id)
         attention_maps.save_attention(folder / f"{name}.npz", record)
-        picture = images.read_picture(source, 512)
+        picture = None if source is None else images.read_picture(source, 512)
         attention_maps.draw_attention(folder / f"{name}.png", picture, record)
         pictures.append(folder / f"{name}.png")
     return pictures
@@ -349,7 +419,8 @@ def _print_statistics(
     statistics = attention_maps.attention_statistics(records) | dict(origin)
     attention_maps.write_statistics(folder / "statistics.json", statistics)
     print(
-        f"attention over {statistics['images']} images: entropy "
+        f"attention over {statistics['images']} "
+        f"{'images' if statistics['grid'] else 'sentences'}: entropy "
         f"{statistics['mean_entropy'] or 0:.2f} of {statistics['uniform_entropy']:.2f} nats, "
         f"change from word to word {statistics['mean_change'] or 0:.2f} of 1"
     )
@@ -443,7 +514,7 @@ def _gradient_variance(arguments: argparse.Namespace, overrides: Sequence[str]) 
     if arguments.fresh:
         params = nnx.to_pure_dict(nnx.state(run.model, nnx.Param))
     examples = evaluate.load_split(run.config, "train", copies=True)
-    inputs = evaluate.load_inputs(run.config, examples, run.encoder)
+    inputs = evaluate.load_inputs(run.config, examples, run.encoder, run.source_vocabulary)
     plan = make_plan(run.config, examples, run.vocabulary, batch_size=arguments.images)
     if len(plan) < 2 * arguments.batches * arguments.images:
         raise UserError(f"--batches {arguments.batches}: too many for {len(plan)} training images")

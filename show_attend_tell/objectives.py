@@ -18,12 +18,14 @@ def token_log_probs(logits: Float[Array, "*S V"], tokens: Int[Array, "*S"]) -> F
 
 
 def doubly_stochastic_penalty(
-    alpha: Float[Array, "B R T L"], tokens: Int[Array, "B R T"]
+    alpha: Float[Array, "B R T L"],
+    tokens: Int[Array, "B R T"],
+    mask: Bool[Array, "B L"] | None = None,
 ) -> Float[Array, ""]:
     """Sum over captions of sum_i (1 - sum_t alpha_ti)^2 (Xu et al. 2015, eq. 14).
 
     The inner sum runs over a caption's own steps, its <eos> included and padding excluded. It is
-    a sum over the L locations, as in the paper, not a mean.
+    a sum over the L locations, as in the paper, not a mean; `mask` leaves padding out of it.
     """
     end = tokens == Vocabulary.eos
     rows, steps = end[..., 0].size, end.shape[-1]
@@ -37,7 +39,10 @@ def doubly_stochastic_penalty(
         indices_are_sorted=True,
     )
     is_caption = jnp.arange(steps)[None, None] < end.sum(axis=-1, keepdims=True)
-    return jnp.where(is_caption.reshape(-1, 1), jnp.square(1.0 - paid), 0.0).sum()
+    unpaid = jnp.where(is_caption.reshape(-1, 1), jnp.square(1.0 - paid), 0.0)
+    if mask is not None:
+        unpaid = unpaid.reshape(len(mask), -1, mask.shape[1]) * mask[:, None]
+    return unpaid.sum()
 
 
 def smooth(
@@ -61,6 +66,7 @@ def soft_loss(
     *,
     doubly_stochastic: float,
     label_smoothing: float,
+    mask: Bool[Array, "B L"] | None = None,
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     """The loss of deterministic attention (Xu et al. 2015, eq. 14).
 
@@ -74,6 +80,7 @@ def soft_loss(
       doubly_stochastic: lambda, at least 0.
       label_smoothing: the share of each target spread evenly over the vocabulary, in [0, 1);
         0 is the paper's loss.
+      mask: False at padding among the places, which the penalty leaves out.
 
     Returns:
       The loss, and for reporting `nll` (nats per real token, without smoothing), `penalty` (mean
@@ -83,7 +90,7 @@ def soft_loss(
     count = jnp.maximum(real.sum(), 1)
     captions = jnp.maximum((tokens == Vocabulary.eos).sum(), 1)
     nll = -token_log_probs(logits, tokens).sum() / count
-    penalty = doubly_stochastic_penalty(alpha, tokens)
+    penalty = doubly_stochastic_penalty(alpha, tokens, mask)
     loss = smooth(nll, logits, real, label_smoothing) + doubly_stochastic * penalty / count
     return loss, {
         "nll": nll,

@@ -2,7 +2,7 @@
 
     weights.safetensors    the weights in half precision, and the step of training they are of
     config.json            how the model was trained and decodes
-    vocabulary.json        its words
+    vocabulary.json        its words; of sentences source_vocabulary.json, too
     README.md              the model card, of those that come with the package
 
 Nothing in it can hold code. `evaluate.load_run` reads such a folder as it reads that of a run.
@@ -34,6 +34,7 @@ from show_attend_tell.images import Source, read_image, read_picture
 RECORDS = (
     "run.json",
     "vocabulary.json",
+    "source_vocabulary.json",
     "metrics.jsonl",
     "gradient_variance.json",
     "*.captions.json",
@@ -124,6 +125,8 @@ def export(run: Run, folder: Path) -> int:
     config.train.init_from = ""
     configs.save(config, folder / "config.json")
     run.vocabulary.save(folder / "vocabulary.json")
+    if run.source_vocabulary is not None:
+        run.source_vocabulary.save(folder / "source_vocabulary.json")
     return (folder / WEIGHTS).stat().st_size
 
 

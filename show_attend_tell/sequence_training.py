@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from show_attend_tell import decode, recurrence
-from show_attend_tell.attention import Choice
+from show_attend_tell.attention import Annotations, Choice
 from show_attend_tell.decoder import Decoder
 from show_attend_tell.errors import UserError
 from show_attend_tell.estimators import Estimator, draw_choice, leave_one_out, roll_out
@@ -68,7 +68,7 @@ class Reward:
 
 def draw_captions(
     decoder: Decoder,
-    annotations: Float[Array, "B L F"],
+    annotations: Annotations,
     key: PRNGKeyArray,
     choice: Choice | None,
     *,
@@ -79,17 +79,17 @@ def draw_captions(
     memory = decoder.memory(annotations)
     weights = decoder.weights()
 
-    def step(carried, words: Int[Array, "B N"]):
-        state, time = carried
+    def step(state: recurrence.State, words: Int[Array, "B N"]):
+        time = state.time[0, 0]
         now = None if choice is None else choice._replace(noise=choice.noise[:, :, time])
         logits, state, reading = decoder.emit(weights, memory, state, words, now)
-        return logits, (state, time + 1), reading
+        return logits, state, reading
 
     return decode.sample(
         step,
-        (recurrence.initial_state(memory, samples), jnp.zeros((), jnp.int32)),
+        recurrence.initial_state(weights, memory, samples, max_length),
         key,
-        batch=len(annotations),
+        batch=len(annotations.vectors),
         samples=samples,
         max_length=max_length,
         bos=Vocabulary.bos,
@@ -101,7 +101,7 @@ def draw_captions(
 
 def reward_loss(
     decoder: Decoder,
-    annotations: Float[Array, "B L F"],
+    annotations: Annotations,
     tokens: Int[Array, "B R T"],
     key: PRNGKeyArray,
     reward: Reward,
@@ -130,12 +130,12 @@ def reward_loss(
       the references' `nll`), `penalty` (mean over captions; 0 of one cut at `max_length`),
       `tokens` (words drawn) and, with hard attention, `entropy` (nats).
     """
-    images, count = len(annotations), reward.samples
+    images, count = len(annotations.vectors), reward.samples
     word_key, path_key = jax.random.split(key)
     if drawn is None:
         choice = None
         if estimator is not None:
-            shape = (images, count, reward.max_length, annotations.shape[1])
+            shape = (images, count, reward.max_length, annotations.vectors.shape[1])
             choice = draw_choice(path_key, shape, estimator.soft_probability, estimator.coin)
         sampled = draw_captions(
             decoder, annotations, word_key, choice, samples=count, max_length=reward.max_length
@@ -158,7 +158,7 @@ def reward_loss(
     captions = jnp.maximum(known.sum() * count, 1)
     alpha = jnp.exp(rollout.log_alpha)
     # The penalty looks for a caption's <eos>; a caption cut at max_length has none.
-    penalty = doubly_stochastic_penalty(alpha, sampled)
+    penalty = doubly_stochastic_penalty(alpha, sampled, annotations.mask)
     loss = (doubly_stochastic * penalty - (advantage * log_probs).sum()) / words
     report = {}
     if estimator is not None:

@@ -2,7 +2,8 @@
 
 A run's folder (workdir) holds
     config.json, run.json      the resolved config; command, versions, commit, totals
-    vocabulary.json            words, counted on the training split
+    vocabulary.json            words, counted on the training split; of sentences also
+                               source_vocabulary.json
     metrics.jsonl, events/     what was measured, for scripts and for TensorBoard
     checkpoints/               the whole training state; a resumed run continues bit for bit
     best/                      the weights with the best validation score
@@ -26,13 +27,14 @@ import numpy as np
 import optax
 from flax import nnx, struct
 from flax.traverse_util import flatten_dict, unflatten_dict
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 from ml_collections import ConfigDict
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from show_attend_tell import caption_metrics, devices, evaluate, files
 from show_attend_tell import config as configs
+from show_attend_tell import datasets, devices, evaluate, files
+from show_attend_tell import vocabulary as vocabularies
 from show_attend_tell.captioner import (
     Captioner,
     build_captioner,
@@ -43,15 +45,16 @@ from show_attend_tell.captioner import (
 from show_attend_tell.checkpoint import Checkpoints
 from show_attend_tell.errors import UserError
 from show_attend_tell.estimators import MovingAverage
+from show_attend_tell.evaluate import AnyVocabulary
 from show_attend_tell.input_pipeline import BatchPlan, train_batches
 from show_attend_tell.optimizer import make_optimizer
-from show_attend_tell.ptb_tokenizer import tokenize
 from show_attend_tell.rewards import IdfTable, idf_table
-from show_attend_tell.vocabulary import Vocabulary
+from show_attend_tell.vocabulary import TOKENIZERS, Subwords, Vocabulary
 from show_attend_tell.writer import MetricWriter
 
 # That early stopping can watch: all but METEOR, which wants Java and seconds.
 METRICS = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-L", "CIDEr", "exact")
+TRANSLATION_METRICS = ("BLEU", "chrF", "exact")  # and of sentences
 
 
 @struct.dataclass
@@ -211,16 +214,21 @@ def train(config: ConfigDict, workdir: Path, *, console: Console | None = None) 
     settings = config.train
 
     console.print(f"data: {config.data.name}, encoder: {config.encoder.name}")
-    encoder = build_encoder(config)
     train_examples = evaluate.load_split(config, "train", copies=True)
     val_examples = evaluate.load_split(config, "val")
-    train_inputs = evaluate.load_inputs(config, train_examples, encoder)
-    val_inputs = evaluate.load_inputs(config, val_examples, encoder)
+    source = _source_vocabulary(config, train_examples, workdir)
+    encoder = build_encoder(config, 0 if source is None else len(source))
+    train_inputs = evaluate.load_inputs(config, train_examples, encoder, source)
+    val_inputs = evaluate.load_inputs(config, val_examples, encoder, source)
     val_references = evaluate.references(val_examples)
-    vocabulary, plan, table = _captions(config, train_examples, workdir)
+    lengths = None if source is None else (train_inputs != Vocabulary.pad).sum(axis=1)
+    vocabulary, plan, table = _captions(config, train_examples, workdir, lengths)
+    what, token = "images", "words"
+    if source is not None:
+        what, token = f"sentences (vocabulary: {len(source)})", "tokens"
     console.print(
-        f"{len(plan)} images, {plan.captions} captions ({plan.truncated} cut to "
-        f"{config.data.max_length} words), {len(vocabulary)} words, "
+        f"{len(plan)} {what}, {plan.captions} captions ({plan.truncated} cut to "
+        f"{config.data.max_length} {token}), {len(vocabulary)} {token}, "
         f"{plan.batches_per_epoch} steps an epoch of row lengths {plan.lengths}, "
         f"{1 - plan.tokens_per_epoch / plan.positions_per_epoch:.0%} padding"
     )
@@ -250,11 +258,12 @@ def train(config: ConfigDict, workdir: Path, *, console: Console | None = None) 
     restored = checkpoints.restore(state, warn=console.print)
     first_step = 0
     if restored is None:
-        source = {}
+        origin = {}
         if settings.init_from:
-            source["init_from"] = _start_from(Path(settings.init_from), config, model, vocabulary)
+            folder = Path(settings.init_from)
+            origin["init_from"] = _start_from(folder, config, model, vocabulary, source)
             state = initial_state(model, optimizer, keep_start=settings.init_share > 0)
-        _record(workdir, configs.provenance(config) | {"finished": False, "resumed": []} | source)
+        _record(workdir, configs.provenance(config) | {"finished": False, "resumed": []} | origin)
     else:
         first_step, state, record = restored
         progression = Progression(**record)
@@ -294,7 +303,8 @@ def train(config: ConfigDict, workdir: Path, *, console: Console | None = None) 
             run_decode, weights, val_inputs, vocabulary, greedy.batch_size
         )
         hypotheses = evaluate.texts(val_examples, captions)
-        scores = caption_metrics.score(val_references, hypotheses, meteor=False).values
+        name = config.data.name
+        scores = evaluate.score(name, val_references, hypotheses, meteor=False).values
         score = scores[settings.metric]
         spent = {"seconds": elapsed(), "tokens": progression.tokens}
         writer.write(step, scores | spent, kind="val")
@@ -305,7 +315,11 @@ def train(config: ConfigDict, workdir: Path, *, console: Console | None = None) 
             progression.best_score, progression.best_step = score, step
             weights = jax.tree.map(np.array, weights)
             best.save(step, weights, {"step": step, "metric": settings.metric, "score": score})
-        shown = ", ".join(f"{k} {scores[k]:.3f}" for k in ("BLEU-4", "CIDEr", "exact"))
+        shown = ", ".join(
+            f"{k} {scores[k]:.3f}"
+            for k in ("BLEU", "chrF", "BLEU-4", "CIDEr", "exact")
+            if k in scores
+        )
         console.print(f"step {step}, validation: {shown}{' (best)' if best_so_far else ''}")
 
     # Also where a step fails: what is being written then is finished first.
@@ -362,39 +376,60 @@ def _save_last(workdir: Path, step: int, weights: Any) -> None:
 
 
 def _captions(
-    config: ConfigDict, examples: Any, workdir: Path
-) -> tuple[Vocabulary, BatchPlan, IdfTable | None]:
+    config: ConfigDict, examples: Any, workdir: Path, input_lengths: Int[np.ndarray, " N"] | None
+) -> tuple[AnyVocabulary, BatchPlan, IdfTable | None]:
     """The training split's vocabulary, also saved, its batches' plan, and what a reward needs."""
-    tokenized = _tokenized(examples)
+    captions = examples.captions()
     # The copies of an image do not make its words more frequent.
-    vocabulary = Vocabulary.from_captions(
-        (tokens for captions in tokenized[: examples.stored] for tokens in captions),
-        config.data.min_count,
-    )
-    if devices.is_first():
-        vocabulary.save(workdir / "vocabulary.json")
-    encoded = _encode(tokenized, vocabulary)
+    texts = [c for of_one in captions[: examples.stored] for c in of_one]
+    vocabulary = _vocabulary(config, texts, workdir / "vocabulary.json")
+    encoded = _encode(captions, vocabulary)
     table = idf_table(encoded[: examples.stored]) if config.reward.samples else None
-    return vocabulary, _plan(config, encoded, config.train.batch_size), table
+    return vocabulary, _plan(config, encoded, config.train.batch_size, input_lengths), table
+
+
+def _source_vocabulary(config: ConfigDict, examples: Any, workdir: Path) -> AnyVocabulary | None:
+    """The vocabulary of the training split's source sentences, also saved; None of images."""
+    if config.data.name not in datasets.SENTENCES:
+        return None
+    texts = [pair.source for pair in examples]
+    return _vocabulary(config, texts, workdir / "source_vocabulary.json")
+
+
+def _vocabulary(config: ConfigDict, texts: list[str], path: Path) -> AnyVocabulary:
+    """The vocabulary of texts, written to `path`; that of a run that has begun is read there."""
+    if path.exists() and (path.parent / "checkpoints").is_dir():
+        return vocabularies.load(path)
+    kind = config.data.get("vocabulary", "ptb")  # of captions: the words that are scored
+    if kind == "subwords":
+        vocabulary = Subwords.from_texts(texts, config.data.subwords)
+    else:
+        tokens_of = cache(TOKENIZERS[kind])
+        counted = map(tokens_of, texts)
+        vocabulary = Vocabulary.from_captions(counted, config.data.min_count, kind)
+    if devices.is_first():
+        vocabulary.save(path)
+    return vocabulary
 
 
 def make_plan(
-    config: ConfigDict, examples: Any, vocabulary: Vocabulary, *, batch_size: int
+    config: ConfigDict, examples: Any, vocabulary: AnyVocabulary, *, batch_size: int
 ) -> BatchPlan:
     """The plan of a training split's batches, of `batch_size` images, for a known vocabulary."""
-    return _plan(config, _encode(_tokenized(examples), vocabulary), batch_size)
+    return _plan(config, _encode(examples.captions(), vocabulary), batch_size, None)
 
 
-def _tokenized(examples: Any) -> list[list[list[str]]]:
-    tokens_of = cache(tokenize)  # of an image's copies, most captions are the same
-    return [[tokens_of(caption) for caption in captions] for captions in examples.captions()]
+def _encode(captions: list[tuple[str, ...]], vocabulary: AnyVocabulary) -> list[list[list[int]]]:
+    ids_of = cache(vocabulary.encode_text)  # of an image's copies, most captions are the same
+    return [[[*ids_of(c), Vocabulary.eos] for c in of_one] for of_one in captions]
 
 
-def _encode(tokenized: list[list[list[str]]], vocabulary: Vocabulary) -> list[list[list[int]]]:
-    return [[[*vocabulary.encode(t), Vocabulary.eos] for t in captions] for captions in tokenized]
-
-
-def _plan(config: ConfigDict, encoded: list[list[list[int]]], batch_size: int) -> BatchPlan:
+def _plan(
+    config: ConfigDict,
+    encoded: list[list[list[int]]],
+    batch_size: int,
+    input_lengths: Int[np.ndarray, " N"] | None,
+) -> BatchPlan:
     return BatchPlan(
         encoded,
         batch_size=batch_size,
@@ -402,11 +437,16 @@ def _plan(config: ConfigDict, encoded: list[list[list[int]]], batch_size: int) -
         buckets=config.train.buckets,
         max_length=config.data.max_length,
         seed=config.seed,
+        input_lengths=input_lengths,
     )
 
 
 def _start_from(
-    folder: Path, config: ConfigDict, model: Captioner, vocabulary: Vocabulary
+    folder: Path,
+    config: ConfigDict,
+    model: Captioner,
+    vocabulary: AnyVocabulary,
+    source: AnyVocabulary | None,
 ) -> dict[str, Any]:
     """Gives the model another run's weights; a baseline's network stays fresh.
 
@@ -419,9 +459,20 @@ def _start_from(
             f"config.train.init_from={folder}: it has another vocabulary; choose a run on the "
             "same captions with the same data.min_count"
         )
+    theirs = other.source_vocabulary
+    if (theirs and theirs.words) != (source and source.words):
+        raise UserError(
+            f"config.train.init_from={folder}: it reads another source vocabulary; choose a run on "
+            "the same sentences with the same settings of data"
+        )
     # What no shape of a weight tells.
-    same = ("encoder.", "decoder.output_tanh", "attention.temperature")
-    changed = [n for n in configs.differences(other.config, config) if n.startswith(same)]
+    same = ("encoder.", "attention.", "decoder.output_tanh")
+    may_differ = ("attention.kind", "attention.units")  # shapes tell the second
+    changed = [
+        n
+        for n in configs.differences(other.config, config)
+        if n.startswith(same) and n not in may_differ
+    ]
     if changed:
         raise UserError(
             f"config.train.init_from={folder}: it was trained with other {', '.join(changed)}; "
@@ -455,9 +506,10 @@ def _check(config: ConfigDict, workdir: Path) -> None:
     for name in ("batch_size", "rows", "buckets", "log_every", "checkpoint_every"):
         if settings[name] < 1:
             raise UserError(f"config.train.{name} is {settings[name]}: it must be at least 1")
-    if settings.metric not in METRICS:
+    metrics = TRANSLATION_METRICS if config.data.name in datasets.SENTENCES else METRICS
+    if settings.metric not in metrics:
         raise UserError(
-            f"config.train.metric is {settings.metric!r}: choose one of {', '.join(METRICS)}"
+            f"config.train.metric is {settings.metric!r}: choose one of {', '.join(metrics)}"
         )
     if config.decoder.get("dtype", "float32") not in ("float32", "bfloat16"):
         raise UserError(
@@ -487,10 +539,26 @@ def _check(config: ConfigDict, workdir: Path) -> None:
                 "trained run there; train that first, to its end"
             )
     devices.check_batch(settings.batch_size, "config.train.batch_size")
-    if min(config.seed, config.data.crops) < 0:
+    if min(config.seed, config.data.get("crops", 0)) < 0:
         raise UserError("config.seed and config.data.crops must be 0 or more")
-    if config.data.max_length < 1:
-        raise UserError("config.data.max_length must be 1 or more")
+    if min(config.data.max_length, config.data.get("max_source_length", 1)) < 1:
+        raise UserError("config.data.max_length and .max_source_length must be 1 or more")
+    _check_sentences(config)
+
+
+def _check_sentences(config: ConfigDict) -> None:
+    """Refuses settings of sentences for images, and the reverse."""
+    sentences = config.data.name in datasets.SENTENCES
+    if sentences != ("annotations" in config.encoder):
+        kinds = "sentences", "images"
+        what, other = kinds if sentences else kinds[::-1]
+        raise UserError(
+            f"config.data.name {config.data.name!r} is of {what}, the experiment of {other}: "
+            "choose another experiment file"
+        )
+    kind = config.data.get("vocabulary", "ptb")
+    if kind not in ("subwords", *TOKENIZERS):
+        raise UserError(f"config.data.vocabulary is {kind!r}: choose 'subwords' or 'words'")
 
 
 def _claim(workdir: Path, config: ConfigDict) -> None:

@@ -11,6 +11,7 @@ import pytest
 from flax import nnx
 
 from show_attend_tell import config as configs
+from show_attend_tell.attention import Annotations
 from show_attend_tell.captioner import build_captioner
 from show_attend_tell.evaluate import Decoding, make_decode
 from show_attend_tell.objectives import soft_loss
@@ -64,7 +65,7 @@ def test_pytorch_has_the_same_mathematics(training, config):
     decoder = build_captioner(config, training.GivenAnnotations(12), 10).decoder
     annotations = np.random.default_rng(0).normal(size=(2, 4, 12)).astype(np.float32)
     tokens = jnp.array([[[5, 6, 2], [7, 2, 0]], [[8, 9, 2], [4, 2, 0]]])
-    out = decoder(jnp.asarray(annotations), tokens)
+    out = decoder(Annotations(jnp.asarray(annotations)), tokens)
     settings = {"doubly_stochastic": 0.5, "label_smoothing": 0.1}
     ours, _ = soft_loss(out.logits, out.alpha, tokens, **settings)
     model = in_pytorch.from_decoder(decoder, dropout=0, annotation_dropout=0)

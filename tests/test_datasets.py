@@ -36,9 +36,9 @@ def files(folder: Path) -> list[str]:
 def test_a_split_is_read_at_random(built: Path):
     train = datasets.load("shapes", "train", data_dir=built)
     assert (train.name, train.split, len(train)) == ("shapes", "train", 60)
-    assert sorted(train.image_ids) == [f"train-{i:05}" for i in range(60)]
-    assert train[41].image_id == train.image_ids[41]
-    assert [example.image_id for example in train] == train.image_ids
+    assert sorted(train.ids) == [f"train-{i:05}" for i in range(60)]
+    assert train[41].image_id == train.ids[41]
+    assert [example.image_id for example in train] == train.ids
     assert train[7].image.startswith(b"\x89PNG")
     assert len(datasets.load("shapes", "test", data_dir=built)) == 12
     for index in (60, -1):
@@ -50,7 +50,7 @@ def test_a_limit_takes_the_first_examples(built: Path):
     train = datasets.load("shapes", "train", data_dir=built)
     few = datasets.load("shapes", "train", data_dir=built, limit=7)
     assert [few[i] for i in range(len(few))] == [train[i] for i in range(7)]
-    assert few.image_ids == train.image_ids[:7]
+    assert few.ids == train.ids[:7]
     assert len(datasets.load("shapes", "val", data_dir=built, limit=99)) == 10
 
 
@@ -58,7 +58,7 @@ def test_examples_survive_pickling(built: Path):
     val = datasets.load("shapes", "val", data_dir=built)
     copy = pickle.loads(pickle.dumps(val))
     assert list(copy) == list(val)
-    assert (copy.image_ids, copy.fingerprint) == (val.image_ids, val.fingerprint)
+    assert (copy.ids, copy.fingerprint) == (val.ids, val.fingerprint)
 
 
 def test_building_again_gives_the_same_in_the_same_order(built: Path, tmp_path: Path, capfd):
@@ -83,7 +83,7 @@ def test_the_fingerprint_tells_contents_apart(built: Path, tmp_path: Path, monke
     # The same names and count with other pixels, as of another copy of a download.
     monkeypatch.setattr(shapes, "COLOURS", {"red": (200, 0, 0), "grey": (99, 99, 99)})
     other = datasets.load("shapes", "train", data_dir=tmp_path)
-    assert other.image_ids == first.image_ids
+    assert other.ids == first.ids
     for different in (*prints, other.fingerprint):
         assert different != first.fingerprint
 
@@ -176,9 +176,9 @@ def test_a_mirrored_example_swaps_sides():
 def test_mirrored_copies_follow_the_originals(built: Path):
     plain = datasets.load("shapes", "train", data_dir=built, limit=3)
     both = datasets.load("shapes", "train", data_dir=built, limit=3, mirrored=True)
-    assert len(both) == 6 and both.image_ids[:3] == plain.image_ids
+    assert len(both) == 6 and both.ids[:3] == plain.ids
     assert [both[i] for i in range(3)] == [plain[i] for i in range(3)]
-    assert both[4] == plain[1].mirror() and both[4].image_id == both.image_ids[4]
+    assert both[4] == plain[1].mirror() and both[4].image_id == both.ids[4]
     assert both.captions() == [example.captions for example in both]
     assert both.fingerprint != plain.fingerprint
 
@@ -212,10 +212,10 @@ def test_cropped_copies_follow_the_others(built: Path):
     plain = datasets.load("shapes", "train", data_dir=built, limit=3)
     every = datasets.load("shapes", "train", data_dir=built, limit=3, mirrored=True, crops=2)
     assert len(every) == 12 and every.stored == 3
-    assert [every[i].image_id for i in range(12)] == every.image_ids
+    assert [every[i].image_id for i in range(12)] == every.ids
     assert every[3] == plain[0].mirror()
     assert every[7] == plain[1].crop(1)
     assert every[10] == plain[1].crop(2).mirror()
     # What was cached of fewer copies stays first.
     two = datasets.load("shapes", "train", data_dir=built, limit=3, mirrored=True)
-    assert every.image_ids[:6] == two.image_ids and every.fingerprint != two.fingerprint
+    assert every.ids[:6] == two.ids and every.fingerprint != two.fingerprint

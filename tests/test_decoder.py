@@ -7,6 +7,7 @@ import pytest
 from flax import nnx
 
 from show_attend_tell import recurrence
+from show_attend_tell.attention import Annotations
 from show_attend_tell.decoder import Decoder, caption_starts, input_words, same_caption
 from show_attend_tell.objectives import soft_loss
 
@@ -106,7 +107,7 @@ def paper(decoder, a, caption):
 )
 def test_equals_the_papers_equations_for_every_caption_of_a_packed_row(changes):
     decoder, a = make(**changes), annotations()
-    out = decoder(jnp.array(a), jnp.array(TOKENS))
+    out = decoder(Annotations(jnp.array(a)), jnp.array(TOKENS))
     log_probs = jax.nn.log_softmax(out.logits)
     captions = 0
     for b, r in np.ndindex(B, 3):
@@ -128,16 +129,16 @@ def test_equals_the_papers_equations_for_every_caption_of_a_packed_row(changes):
 
 
 def test_steps_one_by_one_are_the_scan():
-    decoder, a = make(), jnp.array(annotations())
+    decoder, a = make(), Annotations(jnp.array(annotations()))
     tokens = jnp.array(TOKENS[:, :1])
     out = decoder(a, tokens)
     memory = decoder.memory(a)
-    state = recurrence.initial_state(memory, 1)
+    state = recurrence.initial_state(decoder.weights(), memory, 1, T)
     words = input_words(tokens)
     for t in range(3):  # within the first caption of both images
         embedded = decoder.embed(words[:, :, t])
-        gates = decoder.word_gates(embedded)
-        state, reading = recurrence.step(decoder.weights(), memory, state, gates)
+        words_now = decoder.words(embedded)
+        state, reading = recurrence.step(decoder.weights(), memory, state, words_now)
         logits = decoder.output(embedded, state.h, reading.z)
         np.testing.assert_allclose(logits, out.logits[:, :, t], atol=1e-5)
         np.testing.assert_allclose(reading.alpha, out.alpha[:, :, t], atol=1e-6)
@@ -156,7 +157,7 @@ def test_information_flows_only_within_a_caption_and_its_image():
     decoder, tokens = make(), jnp.array(TOKENS)
 
     def picked(a, b, r, t):
-        return decoder(a, tokens).logits[b, r, t].sum()
+        return decoder(Annotations(a), tokens).logits[b, r, t].sum()
 
     a = jnp.array(annotations())
     gradient = jax.grad(picked)(a, 0, 1, 3)
@@ -165,14 +166,14 @@ def test_information_flows_only_within_a_caption_and_its_image():
 
     # Changing the first caption of a packed row leaves the second one's numbers as they are.
     other = tokens.at[0, 1, 0].set(8)
-    before, after = decoder(a, tokens).logits, decoder(a, other).logits
+    before, after = (decoder(Annotations(a), t).logits for t in (tokens, other))
     np.testing.assert_array_equal(before[0, 1, 2:], after[0, 1, 2:])
     assert jnp.abs(before[0, 1, 1] - after[0, 1, 1]).max() > 1e-4
 
 
 def test_dropout_needs_a_key_and_follows_it():
     decoder = make(dropout=0.5, annotation_dropout=0.2)
-    a, tokens = jnp.array(annotations()), jnp.array(TOKENS)
+    a, tokens = Annotations(jnp.array(annotations())), jnp.array(TOKENS)
     plain = make()(a, tokens).logits
     np.testing.assert_array_equal(decoder(a, tokens).logits, plain)
     one = decoder(a, tokens, jax.random.key(1)).logits
@@ -183,18 +184,18 @@ def test_dropout_needs_a_key_and_follows_it():
 
 def test_an_uneven_shape_is_refused():
     with pytest.raises(Exception, match="(?i)type|shape"):
-        make()(jnp.array(annotations()), jnp.array(TOKENS[:1]))
+        make()(Annotations(jnp.array(annotations())), jnp.array(TOKENS[:1]))
 
 
 @pytest.mark.parametrize("tied", [False, True])
 def test_bfloat16_products_give_nearly_the_same_loss_and_gradient(tied):
     exact = make(tied=tied, dtype="float32")
     rounded = make(tied=tied, dtype="bfloat16")
-    a, tokens = jnp.array(annotations()), jnp.array(TOKENS)
+    a, tokens = Annotations(jnp.array(annotations())), jnp.array(TOKENS)
 
     def loss(params, decoder):
         out = nnx.merge(nnx.graphdef(decoder), params)(a, tokens)
-        assert out.logits.dtype == out.scores.dtype == out.previous_h.dtype == jnp.float32
+        assert out.logits.dtype == out.log_alpha.dtype == out.previous_h.dtype == jnp.float32
         return soft_loss(out.logits, out.alpha, tokens, doubly_stochastic=1.0, label_smoothing=0.0)[
             0
         ]
@@ -213,10 +214,10 @@ def test_bfloat16_products_give_nearly_the_same_loss_and_gradient(tied):
 
 def test_bfloat16_decodes_step_by_step_what_it_was_run_over():
     decoder = make(dtype="bfloat16")
-    a, tokens = jnp.array(annotations()), jnp.array(TOKENS[:, :1])
+    a, tokens = Annotations(jnp.array(annotations())), jnp.array(TOKENS[:, :1])
     forced = decoder(a, tokens).logits[:, :, 0]
     memory = decoder.memory(a)
-    state = recurrence.initial_state(memory, 1)
+    state = recurrence.initial_state(decoder.weights(), memory, 1, T)
     first = jnp.full((B, 1), BOS)
     logits, _, _ = decoder.emit(decoder.weights(), memory, state, first)
     np.testing.assert_allclose(logits, forced, atol=1e-3)

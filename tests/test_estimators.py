@@ -11,7 +11,7 @@ import tiny
 from flax import nnx
 
 from show_attend_tell import estimators
-from show_attend_tell.attention import Choice
+from show_attend_tell.attention import Annotations, Choice
 from show_attend_tell.decoder import same_caption
 from show_attend_tell.errors import UserError
 from show_attend_tell.estimators import (
@@ -33,7 +33,7 @@ COMBINATIONS = [(b, c) for b in estimators.BASELINES for c in ("sequence", "to_g
 
 
 GRAPH, PARAMS = tiny.decoder()
-ANNOTATIONS = jax.random.normal(jax.random.key(2), (1, L, 4))
+ANNOTATIONS = Annotations(jax.random.normal(jax.random.key(2), (1, L, 4)))
 LEARNED = LearnedBaseline(4, 3, 3, rngs=nnx.Rngs(3))
 LEARNED.output.kernel[...] = jax.random.normal(jax.random.key(4), (128, 1))
 
@@ -48,8 +48,7 @@ def forced(paths):
 def likelihoods(params, tokens):
     """log p(s) and log p(y|s) of all 27 paths, each a scalar per path and caption-step."""
     out = nnx.merge(GRAPH, params)(ANNOTATIONS, jnp.tile(tokens, (1, 27, 1)), None, forced(PATHS))
-    log_alpha = jax.nn.log_softmax(out.scores[0])
-    log_p_s = jnp.take_along_axis(log_alpha, PATHS[..., None], axis=-1)[..., 0]
+    log_p_s = jnp.take_along_axis(out.log_alpha[0], PATHS[..., None], axis=-1)[..., 0]
     log_p_y = token_log_probs(out.logits, jnp.tile(tokens, (1, 27, 1)))[0]
     return log_p_s.sum(-1), log_p_y
 

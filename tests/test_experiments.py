@@ -48,10 +48,10 @@ def test_no_key_is_dead(path):
     assert keys - used == set()
 
 
-def test_experiments_have_the_same_keys_but_for_the_encoder():
+def test_experiments_have_the_same_keys_but_for_data_and_encoder():
     keys = [set(configs.leaves(configs.from_file(str(path)))) for path in FILES]
     for other in keys[1:]:
-        assert {k for k in keys[0] ^ other if not k.startswith("encoder.")} == set()
+        assert {k for k in keys[0] ^ other if not k.startswith(("data.", "encoder."))} == set()
 
 
 def test_quickstart_shows_commands_that_a_user_could_give(monkeypatch, tmp_path, capsys):

@@ -39,7 +39,7 @@ class Examples:
     )
 
     @property
-    def image_ids(self):
+    def ids(self):
         return [f"image{i}" for i in range(self.count)]
 
     def __len__(self):

@@ -135,7 +135,7 @@ def test_one_unusable_image_is_left_out_and_named(download: Path, packed, damage
         token.write_text("\n".join(line for line in lines if not line.startswith("1_bb")))
     if packed:
         pack(download)
-    assert sorted(load(download, "val").image_ids) == ["0_bb.jpg", "2_bb.jpg"]
+    assert sorted(load(download, "val").ids) == ["0_bb.jpg", "2_bb.jpg"]
     assert len(load(download, "train")) == 6
     assert "flickr8k: 1_bb.jpg is skipped: " in capsys.readouterr().out
     (metadata,) = download.parent.glob("data/**/metadata.json")
@@ -149,7 +149,7 @@ def test_a_damaged_zip_member_is_left_out(download: Path, capsys):
     archive = path.read_bytes()
     assert archive.count(image) == 1
     path.write_bytes(archive.replace(image, image[::-1]))
-    assert sorted(load(download, "val").image_ids) == ["0_bb.jpg", "2_bb.jpg"]
+    assert sorted(load(download, "val").ids) == ["0_bb.jpg", "2_bb.jpg"]
     assert "1_bb.jpg is skipped: it cannot be read (Bad CRC-32" in capsys.readouterr().out
 
 
@@ -266,4 +266,4 @@ def test_the_official_splits(shared: Path, tmp_path: Path, capsys):
         "test": 1000,
     }
     assert all(len(example.captions) == 5 for example in splits["test"])
-    assert len({name for examples in splits.values() for name in examples.image_ids}) == 8000
+    assert len({name for examples in splits.values() for name in examples.ids}) == 8000

@@ -63,8 +63,8 @@ def test_the_variance_is_that_of_the_training_loss(model, rows):
         def loss(params):
             model = nnx.merge(graph, params)
             return hard_loss(
-                model.decoder, INPUTS, TOKENS, key, MovingAverage.start(), pure, choice=choice,
-                dropout=False, doubly_stochastic=0.0, label_smoothing=0.0,
+                model.decoder, model.annotations(INPUTS), TOKENS, key, MovingAverage.start(), pure,
+                choice=choice, dropout=False, doubly_stochastic=0.0, label_smoothing=0.0,
             )[0]  # fmt: skip
 
         leaves = jax.tree.leaves(jax.grad(loss)(params))

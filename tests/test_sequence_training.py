@@ -11,7 +11,7 @@ import tiny
 from flax import nnx
 
 from show_attend_tell import decode, sequence_training
-from show_attend_tell.attention import Choice
+from show_attend_tell.attention import Annotations, Choice
 from show_attend_tell.captioner import Captioner
 from show_attend_tell.errors import UserError
 from show_attend_tell.estimators import roll_out
@@ -31,7 +31,7 @@ CAPTIONS = jnp.array([(EOS, 0), *itertools.product((4, 5), WORDS)])
 PATHS = jnp.array(list(itertools.product(range(L), repeat=T)))
 
 GRAPH, PARAMS = tiny.decoder(projection=0, dropout=0.5, annotation_dropout=0.5)
-ANNOTATIONS = jax.random.normal(jax.random.key(2), (1, L, 4))
+ANNOTATIONS = Annotations(jax.random.normal(jax.random.key(2), (1, L, 4)))
 
 
 def outcomes(hard):
@@ -128,7 +128,8 @@ def test_captions_are_drawn_as_often_as_they_are_probable():
 
 
 def test_images_that_fill_a_batch_teach_nothing():
-    annotations = jnp.concatenate([ANNOTATIONS, 2 * ANNOTATIONS])
+    vectors = ANNOTATIONS.vectors
+    annotations = Annotations(jnp.concatenate([vectors, 2 * vectors]))
     tokens = jnp.concatenate([REFERENCES, jnp.zeros_like(REFERENCES)])
     drawn = jnp.array([[[4, EOS], [5, EOS]], [[4, 4], [5, 5]]])
 
@@ -184,7 +185,10 @@ def test_training_raises_the_reward():
         table=TABLE,
     )
     state = initial_state(model, optimizer)
-    batch = {"inputs": jnp.tile(ANNOTATIONS, (8, 1, 1)), "tokens": jnp.tile(REFERENCES, (8, 1, 1))}
+    batch = {
+        "inputs": jnp.tile(ANNOTATIONS.vectors, (8, 1, 1)),
+        "tokens": jnp.tile(REFERENCES, (8, 1, 1)),
+    }
     rewards = []
     for _ in range(60):
         state, metrics = step(state, batch)

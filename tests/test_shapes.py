@@ -104,7 +104,7 @@ def test_the_order_is_the_order_of_reading(scenes):
 def test_the_data_set_holds_the_scenes(tmp_path: Path, monkeypatch):
     monkeypatch.setattr(shapes, "SPLITS", {"train": 3, "val": 5, "test": 3})
     split = datasets.load("shapes", "val", data_dir=tmp_path)
-    example = split[split.image_ids.index("val-00004")]
+    example = split[split.ids.index("val-00004")]
     # Example i of split number s is drawn from the generator seeded with [s, i].
     image, caption, objects = render_scene(np.random.default_rng([1, 4]))
     np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(example.image))), image)

@@ -280,7 +280,7 @@ def test_many_steps_in_a_row_that_are_not_finite_stop_the_run(tmp_path, monkeypa
     config = tiny.config(tmp_path / "data", max_skipped=2, epochs=2)
     config.encoder.trainable = False
 
-    def poisoned(config, examples, encoder):
+    def poisoned(config, examples, encoder, source):
         shape = (len(examples), encoder.grid[0] * encoder.grid[1], encoder.features)
         return np.full(shape, np.nan, np.float16)
 

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from show_attend_tell.errors import UserError
-from show_attend_tell.vocabulary import Vocabulary
+from show_attend_tell.vocabulary import Subwords, Vocabulary, join, load, split_words
 
 CAPTIONS = [["a", "dog", "runs"], ["a", "cat", "runs"], ["a", "dog", "sleeps", "<unk>", "<unk>"]]
 
@@ -38,7 +38,7 @@ def test_saved_vocabulary_loads_equal_and_leaves_no_other_file(tmp_path):
     path = tmp_path / "vocabulary.json"
     vocabulary = Vocabulary.from_captions([*CAPTIONS, ["köpek"]], min_count=1)
     vocabulary.save(path)
-    assert Vocabulary.load(path) == vocabulary
+    assert load(path) == vocabulary
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -74,12 +74,61 @@ GOOD = {"min_count": 1, "words": ["a", "b"], "counts": [2, 1]}
 def test_anything_else_is_refused_by_name(tmp_path, content):
     path = tmp_path / "vocabulary.json"
     path.write_text(json.dumps(GOOD))
-    assert len(Vocabulary.load(path)) == 6
+    assert len(load(path)) == 6
     path.write_text(content)
     with pytest.raises(UserError, match="vocabulary.json: not a vocabulary"):
-        Vocabulary.load(path)
+        load(path)
 
 
 def test_missing_file_is_named(tmp_path):
     with pytest.raises(UserError, match="nowhere.json: cannot read the vocabulary"):
-        Vocabulary.load(tmp_path / "nowhere.json")
+        load(tmp_path / "nowhere.json")
+
+
+SENTENCES = ["Ein Hund läuft im Schnee.", "Zwei Hunde laufen.", "Ein Mann läuft."] * 5
+
+
+def test_words_of_a_text_keep_case_hyphens_and_apostrophes():
+    assert split_words("It's saftig-grünes Gras, 2,5 m!") == [
+        "It's", "saftig-grünes", "Gras", ",", "2", ",", "5", "m", "!",
+    ]  # fmt: skip
+    vocabulary = Vocabulary.from_captions(map(split_words, SENTENCES), 1, "words")
+    ids = vocabulary.encode_text("Ein Hund läuft!")
+    assert vocabulary.decode(ids) == ["Ein", "Hund", "läuft", "<unk>"]
+
+
+def test_a_vocabulary_of_words_keeps_its_tokenizer(tmp_path):
+    vocabulary = Vocabulary.from_captions(map(split_words, SENTENCES), 1, "words")
+    vocabulary.save(tmp_path / "vocabulary.json")
+    assert load(tmp_path / "vocabulary.json") == vocabulary
+    captions = Vocabulary.from_captions(CAPTIONS, 1)
+    assert captions.encode_text("A dog runs.") == captions.encode(["a", "dog", "runs"])
+
+
+def test_subwords_write_any_text_of_known_letters_and_join_to_it(tmp_path):
+    subwords = Subwords.from_texts(SENTENCES, 60)
+    assert len(subwords) <= 60 and len(subwords.words) == len(subwords) - 4
+    for text in ("Ein Hund läuft im Schnee.", "Schnee laufen Hunde"):
+        ids = subwords.encode_text(text)
+        assert min(ids) >= 4
+        assert join(subwords.decode([*ids, 2, 5])) == text
+    assert 3 in subwords.encode_text("Ω")
+    subwords.save(tmp_path / "vocabulary.json")
+    loaded = load(tmp_path / "vocabulary.json")
+    assert loaded.words == subwords.words == Subwords.from_texts(SENTENCES, 60).words
+    assert loaded.encode_text("Ein Mann") == subwords.encode_text("Ein Mann")
+    with pytest.raises(IndexError):
+        subwords.decode([len(subwords)])
+
+
+def test_bad_subwords_are_refused(tmp_path):
+    with pytest.raises(UserError, match="config.data.subwords is 5: .* so few pieces"):
+        Subwords.from_texts(SENTENCES, 5)
+    path = tmp_path / "vocabulary.json"
+    for model in ("AAAA", "no base64", 3, None):
+        path.write_text(json.dumps({"tokenizer": "sentencepiece", "model": model}))
+        with pytest.raises(UserError, match="its sentencepiece model is damaged"):
+            load(path)
+    path.write_text(json.dumps({"tokenizer": "spaces", "words": [], "counts": [], "min_count": 1}))
+    with pytest.raises(UserError, match="tokenizer 'spaces' is not known"):
+        load(path)

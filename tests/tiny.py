@@ -38,7 +38,7 @@ class Scenes(list):
 
     def __init__(self, count: int, seed: int = 0, copies: int = 1):
         super().__init__([self._example(seed, i) for i in range(count)] * copies)
-        self.image_ids = [example.image_id for example in self]
+        self.ids = [example.image_id for example in self]
         self.stored = count
         self.fingerprint = {"name": "scenes", "split": "all", "images": len(self), "seed": seed}
 

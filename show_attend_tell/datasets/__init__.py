@@ -15,7 +15,8 @@ from show_attend_tell import files
 from show_attend_tell.errors import UserError
 from show_attend_tell.images import WHOLE
 
-BUILDERS = ("shapes", "flickr8k")
+BUILDERS = ("shapes", "flickr8k", "multi30k", "reversal")
+SENTENCES = ("multi30k", "reversal")  # of them those of sentence pairs
 SPLITS = ("train", "val", "test")
 LEAST_SIDE = 0.75  # of a crop, of the picture's
 
@@ -90,13 +91,51 @@ class Example:
         )
 
 
+@dataclass(frozen=True)
+class Pair:
+    """A sentence and its translation."""
+
+    pair_id: str
+    source: str
+    target: str
+
+
+class Pairs(Sequence):
+    """A split of sentence pairs, read at once: they are small.
+
+    Attributes:
+      name, split, fingerprint: as of `Examples`.
+      ids: of all pairs, in order.
+      stored: their number.
+    """
+
+    def __init__(self, source: Any, count: int, name: str, split: str):
+        fields = ("pair_id", "source", "target")
+        records = (source[i] for i in range(count))
+        self._pairs = [Pair(*(record[f].decode() for f in fields)) for record in records]
+        self.name, self.split, self.stored = name, split, count
+        self.ids = [pair.pair_id for pair in self._pairs]
+        info = source.dataset_info
+        self.fingerprint = _fingerprint(info, name, split, self.ids) | {"pair": info.config_name}
+
+    def __len__(self) -> int:
+        return len(self._pairs)
+
+    def __getitem__(self, index: int) -> Pair:
+        return self._pairs[index]
+
+    def captions(self) -> list[tuple[str, ...]]:
+        """The translation of each, as the captions of an image are given."""
+        return [(pair.target,) for pair in self._pairs]
+
+
 class Examples(Sequence):
     """A split, read at random from its ArrayRecord files; may be pickled and read by threads.
 
     Attributes:
       name: of the data set.
       split: "train", "val" or "test".
-      image_ids: of all examples, in order: the stored ones, mirrored copies, cropped copies.
+      ids: of all examples, in order: the stored ones, mirrored copies, cropped copies.
       stored: the number of examples that are no copies.
       fingerprint: names the content: data set, version, split, count, a hash of the ids and the
         bytes of the whole split, which tell other images of the same names apart; and what copies
@@ -113,7 +152,6 @@ class Examples(Sequence):
         mirrored: bool = False,
         crops: int = 0,
     ):
-        info = source.dataset_info
         self._source = source
         # What is done to the stored examples, one full round of them after the other.
         self._rounds: list[tuple[int, bool]] = [(0, False)]
@@ -122,25 +160,18 @@ class Examples(Sequence):
         self.stored = len(image_ids)
         self.name = name
         self.split = split
-        self.image_ids = image_ids
-        self.fingerprint = {
-            "name": name,
-            "version": str(info.version),
-            "split": split,
-            "images": len(image_ids),
-            "ids": hashlib.sha256("\n".join(image_ids).encode()).hexdigest()[:12],
-            "bytes": int(info.splits[split].num_bytes),
-        }
+        self.ids = image_ids
+        self.fingerprint = _fingerprint(source.dataset_info, name, split, image_ids)
         for crop, mirror in self._rounds[1:]:
             suffix = f" crop {crop}" * (crop > 0) + " mirrored" * mirror
-            self.image_ids = [*self.image_ids, *(f"{image_id}{suffix}" for image_id in image_ids)]
+            self.ids = [*self.ids, *(f"{image_id}{suffix}" for image_id in image_ids)]
         if mirrored:
             self.fingerprint["mirrored"] = True
         if crops:
             self.fingerprint["crops"] = [crops, LEAST_SIDE]
 
     def __len__(self) -> int:
-        return len(self.image_ids)
+        return len(self.ids)
 
     def __getitem__(self, index: int) -> Example:
         if not 0 <= index < len(self):
@@ -174,6 +205,18 @@ class Examples(Sequence):
         ]
 
 
+def _fingerprint(info: Any, name: str, split: str, ids: list[str]) -> dict[str, Any]:
+    """Names the content of a split; see `Examples`."""
+    return {
+        "name": name,
+        "version": str(info.version),
+        "split": split,
+        "images": len(ids),
+        "ids": hashlib.sha256("\n".join(ids).encode()).hexdigest()[:12],
+        "bytes": int(info.splits[split].num_bytes),
+    }
+
+
 def load(
     name: str,
     split: str,
@@ -183,18 +226,20 @@ def load(
     limit: int = 0,
     mirrored: bool = False,
     crops: int = 0,
-) -> Examples:
+    languages: tuple[str, str] | None = None,
+) -> Examples | Pairs:
     """A split of a data set, which is built first where it is not.
 
     Args:
-      name: "shapes" or "flickr8k".
+      name: of `BUILDERS`.
       split: "train", "val" or "test".
       data_dir: where built data sets lie.
-      manual_dir: the folder of a download that a user must make (flickr8k).
+      manual_dir: the folder of a download that a user must make (flickr8k, multi30k).
       limit: how many examples to take, from the first; 0 takes all.
       mirrored: whether each of them comes a second time, mirrored (`Example.mirror`).
       crops: how many more times each comes, cropped (`Example.crop`); where `mirrored`, every
         second crop is mirrored, too.
+      languages: source and target, of multi30k.
 
     Raises:
       UserError: an unknown name or split; the data set cannot be built from what is there; there is
@@ -206,8 +251,10 @@ def load(
             raise UserError(
                 f"{what} {value!r} is not known; the nearest is {near!r} of {', '.join(known)}"
             )
+    if name == "multi30k" and not languages:
+        raise UserError("data set multi30k: name its languages, such as ('en', 'de')")
     try:
-        builder = _built(name, data_dir, manual_dir)
+        builder = _built(name, data_dir, manual_dir, languages)
     except (OSError, RuntimeError) as error:  # ArrayRecord's writer raises RuntimeError
         raise UserError(
             f"{data_dir}: data set {name} cannot be built there ({_first_line(error)}); "
@@ -217,6 +264,9 @@ def load(
     import tensorflow_datasets as tfds
 
     try:
+        if name in SENTENCES:
+            source = builder.as_data_source(split)
+            return Pairs(source, min(limit or len(source), len(source)), name, split)
         # Encoded images pass through, so that decoding is images.py's alone.
         source = builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
         count = min(limit, len(source)) if limit else len(source)
@@ -226,7 +276,9 @@ def load(
         raise _damaged(Path(builder.data_path), error) from error
 
 
-def _built(name: str, data_dir: Path, manual_dir: Path | None) -> Any:
+def _built(
+    name: str, data_dir: Path, manual_dir: Path | None, languages: tuple[str, str] | None
+) -> Any:
     """The builder of a data set that stands in its folder.
 
     TFDS writes to a folder `incomplete.*` and renames it, so what has the final name is whole.
@@ -238,6 +290,14 @@ def _built(name: str, data_dir: Path, manual_dir: Path | None) -> Any:
         from show_attend_tell.datasets.shapes import Shapes as Builder
 
         options = {}
+    elif name == "reversal":
+        from show_attend_tell.datasets.reversal import Reversal as Builder
+
+        options = {}
+    elif name == "multi30k":
+        from show_attend_tell.datasets.multi30k import Multi30k as Builder
+
+        options = {"languages": languages, "manual_dir": manual_dir}
     else:
         from show_attend_tell.datasets.flickr8k import Flickr8k as Builder
 

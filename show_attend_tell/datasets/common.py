@@ -34,3 +34,9 @@ def features(encoding: str) -> tfds.features.FeaturesDict:
             ),
         }
     )
+
+
+def pair_features() -> tfds.features.FeaturesDict:
+    """A sentence, its translation, and an id."""
+    names = ("pair_id", "source", "target")
+    return tfds.features.FeaturesDict({name: tfds.features.Text() for name in names})
