@@ -46,7 +46,6 @@ MEANS = {
 }
 TOLD = ("context", "beam", "length_penalty")  # of how a row was decoded; else what differs
 TESTED = ("BLEU-4", METEOR_MEAN, "CIDEr", CHRF_MEAN)
-CURVES = ("BLEU", "chrF", "exact")  # against the length of a source sentence
 TARGETS = (0.5, 0.9, 1.0)  # shares of the validation score that every run reached
 
 
@@ -159,11 +158,6 @@ class _Run:
     context: str  # of the maps
     variance: list[dict[str, Any]]
 
-    @property
-    def watched(self) -> str:
-        """The validation score that tells how far training is."""
-        return "BLEU" if self.config.data.name in SENTENCES else "CIDEr"
-
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Group:
@@ -183,6 +177,11 @@ class _Row:
     decoding: dict[str, Any]  # what is told of it
     scored: list[_Scored]
     table: Float[np.ndarray, "N 15"]  # mean of `scored`
+
+
+def _watched(config: ConfigDict) -> str:
+    """The validation score that tells how far training is."""
+    return "BLEU" if config.data.name in SENTENCES else "CIDEr"
 
 
 @contextlib.contextmanager
@@ -221,7 +220,7 @@ def _read_run(workdir: Path, split: str) -> _Run:
         for row in read_metrics(path):
             numbers = {k: number for k, v in row.items() if (number := _optional(v)) is not None}
             metrics.setdefault(row["kind"], []).append(numbers)
-        watched = "BLEU" if config.data.name in SENTENCES else "CIDEr"
+        watched = _watched(config)
         if not metrics["val"] or not all(r.keys() >= {"step", watched} for r in metrics["val"]):
             raise ValueError(f"there is no validation in it, or one without its {watched}")
     evaluate = f"run `evaluate --workdir {workdir} --split {split}`"
@@ -280,7 +279,7 @@ def _read_scores(path: Path, split: str, best_step: int, evaluate: str) -> _Scor
             by_length=[
                 {
                     key: _number(bucket[key])
-                    for key in ("least", "most", "mean", "sentences", *CURVES)
+                    for key in ("least", "most", "mean", "sentences", *comparison_page.BY_LENGTH)
                 }
                 for bucket in record.get("by_length", ())
             ],
@@ -537,7 +536,7 @@ def _run_label(group: _Group, run: _Run) -> str:
 
 def _progress(groups: Sequence[_Group]) -> dict[str, Any]:
     """Steps, seconds and tokens until a validation score that every run reached in the end."""
-    watched = groups[0].runs[0].watched
+    watched = _watched(groups[0].runs[0].config)
     best = {run: max(row[watched] for row in run.metrics["val"]) for g in groups for run in g.runs}
     targets = [{"share": share, watched: share * min(best.values())} for share in TARGETS]
     rows = []

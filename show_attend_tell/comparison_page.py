@@ -22,6 +22,7 @@ LARGEST = 200_000  # bytes of a picture in the page
 # Each with contrast of at least 3 to 1 on light and on dark; dashes are in line widths.
 COLOURS = ("#3d7edb", "#d0661a", "#239b56", "#c2559f", "#8270e0", "#8a7f2a")
 DASHES = ((), (5.0, 2.0), (1.5, 1.5), (6.0, 2.0, 1.5, 2.0), (9.0, 3.0))
+BY_LENGTH = ("BLEU", "chrF", "exact")  # scores told by the length of a source sentence
 WIDTH = 1.5  # of lines, in points
 _INK = "#010203"  # what becomes the page's own text colour in a plot
 
@@ -281,7 +282,7 @@ def _length_table(content: dict[str, Any]) -> _Table:
     rows = [
         [row["label"], key, *(f"{bucket[key]:.3g}" for bucket in row["buckets"])]
         for row in found
-        for key in ("BLEU", "chrF", "exact")
+        for key in BY_LENGTH
     ]
     counts = ", ".join(f"{bucket['sentences']:.0f}" for bucket in found[0]["buckets"])
     note = f"By words of the source sentence; {counts} sentences. BLEU and chrF from 0 to 100."

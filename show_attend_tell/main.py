@@ -306,13 +306,13 @@ def _named(paths: Sequence[Path]) -> list[tuple[str, Path, tuple]]:
 
 def _lines(content: bytes) -> list[str]:
     """The lines of UTF-8 text."""
-    lines = content.removesuffix(b"\n").split(b"\n") if content else []
-    for number, line in enumerate(lines, 1):
+    lines = []
+    for number, line in enumerate(content.removesuffix(b"\n").split(b"\n") if content else (), 1):
         try:
-            line.decode()
+            lines.append(line.decode())
         except UnicodeDecodeError as error:
             raise UserError(f"line {number} of the input is not UTF-8; convert it") from error
-    return [line.decode() for line in lines]
+    return lines
 
 
 def _translate(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
