@@ -1,7 +1,7 @@
-"""The generated data set "reversal": sentences of made-up words, to be said the other way round.
+"""The generated data set "reversal": sentences of made-up words, said backwards from a given one.
 
-    ./launch.sh train --config experiments/reversal.py:bahdanau --workdir runs/reversal-bahdanau
-    ./launch.sh train --config experiments/reversal.py:seq2seq  --workdir runs/reversal-seq2seq
+    ./launch.sh train --config experiments/reversal.py:luong   --workdir runs/reversal-luong
+    ./launch.sh train --config experiments/reversal.py:seq2seq --workdir runs/reversal-seq2seq
 
 Within a minute or two each, the first learns what the second, which has to keep a whole sentence in
 one vector, does not: see BLEU by length of `evaluate`.
@@ -13,12 +13,19 @@ VARIANTS = {
     # One vector for a whole sentence (Cho et al. 2014; Sutskever et al. 2014).
     "seq2seq": {"encoder.annotations": "last"},
     "bahdanau": {},
+    # The state that has read the last word asks for the next: sure at any length.
+    "luong": {
+        "attention.order": "current",
+        "attention.score": "general",
+        "decoder.deep_output": False,
+        "decoder.output_tanh": False,
+    },
     "lstmn": {"encoder.name": "lstmn", "decoder.self_attention": True},
 }
 
 
 def get_config(variant: str = "bahdanau") -> ConfigDict:
-    """Variants: seq2seq, a fixed context; bahdanau; lstmn, self-attention on both sides."""
+    """Variants: seq2seq, a fixed context; bahdanau; luong; lstmn, self-attention on both sides."""
     if variant not in VARIANTS:
         known = ", ".join(VARIANTS)
         raise ValueError(
@@ -110,7 +117,7 @@ def get_config(variant: str = "bahdanau") -> ConfigDict:
             "init_from": "",
             "init_weights": "best",
             "init_share": 0.0,
-            "epochs": 10.0,
+            "epochs": 4.0,
             "batch_size": 64,
             "rows": 1,
             "buckets": 3,

@@ -6,11 +6,12 @@ from show_attend_tell.datasets import load
 from show_attend_tell.datasets.reversal import LENGTHS, SPLITS, WORDS, make_pair
 
 
-def test_a_sentence_is_of_different_words_and_its_target_is_reversed():
+def test_a_sentence_is_said_backwards_from_the_given_word():
     for seed in range(50):
         source, target = make_pair(np.random.default_rng(seed), 2, 20)
-        words = source.split()
-        assert target.split() == words[::-1]
+        given, colon, *words = source.split()
+        assert colon == ":"
+        assert target.split() == words[: words.index(given) + 1][::-1]
         assert len(set(words)) == len(words) and set(words) <= set(WORDS)
         assert 2 <= len(words) <= 20
 
@@ -18,13 +19,13 @@ def test_a_sentence_is_of_different_words_and_its_target_is_reversed():
 def test_splits_differ_and_the_test_goes_beyond_the_trained_length(tmp_path):
     splits = {split: load("reversal", split, data_dir=tmp_path) for split in SPLITS}
     for split, pairs in splits.items():
-        lengths = {len(pair.source.split()) for pair in pairs}
+        lengths = {len(pair.source.split()) - 2 for pair in pairs}
         shortest, longest = LENGTHS[split]
         assert len(pairs) == SPLITS[split]
         assert lengths == set(range(shortest, longest + 1))
-    long = [pair for pair in splits["test"] if len(pair.source.split()) > LENGTHS["train"][1]]
+    long = [pair for pair in splits["test"] if len(pair.source.split()) - 2 > LENGTHS["train"][1]]
     assert 0.4 < len(long) / len(splits["test"]) < 0.7
-    trained = {pair.source for pair in splits["train"] if len(pair.source.split()) > 3}
+    trained = {pair.source for pair in splits["train"] if len(pair.source.split()) > 5}
     assert not trained & {pair.source for pair in splits["test"]}
     again = load("reversal", "val", data_dir=tmp_path, limit=3)
     assert [*again] == [splits["val"][i] for i in range(3)]

@@ -1,4 +1,4 @@
-"""A generated task of sentences: say the source's words in reverse order."""
+"""A generated task of sentences: say a sentence backwards from one of its words."""
 
 from collections.abc import Iterator
 
@@ -7,35 +7,38 @@ import tensorflow_datasets as tfds
 
 from show_attend_tell.datasets.common import QuietBuilder, pair_features
 
-SPLITS = {"train": 12000, "val": 500, "test": 1000}
-LENGTHS = {"train": (2, 10), "val": (2, 10), "test": (2, 20)}  # of a sentence, in words
+SPLITS = {"train": 30000, "val": 500, "test": 1000}
+LENGTHS = {"train": (2, 10), "val": (2, 20), "test": (2, 20)}  # of a sentence, in words
 _CONSONANTS, _VOWELS = "bdfgklmnprst", "aeiou"
 WORDS = tuple(c + v for c in _CONSONANTS for v in _VOWELS)  # 60
+COLON = ":"
 
 
 class Reversal(QuietBuilder):
-    """Sentences of different made-up words, to be said the other way round.
+    """Sentences of different made-up words, to be said backwards from a given one.
 
-    12,000 train and 500 val of 2 to 10 words; 1,000 test of 2 to 20, so that half of them are
-    longer than any that was trained on. One vector has to hold a whole sentence; attention finds
-    each word by the one that was said before. Generated, so there is nothing to get; pair i of a
+    The given word comes first, then a colon: of `ti : ka mo ti lu` the target is `ti mo ka`. 30,000
+    train of 2 to 10 words; 500 val and 1,000 test of 2 to 20, so that half of them are longer than
+    any that was trained on. One vector has to hold a whole sentence; attention finds each word by
+    the one that was said before. (Said backwards from its end, a sentence could be followed by
+    counting, which ends at the trained length.) Generated, so there is nothing to get; pair i of a
     split depends on the split and i alone.
 
     Build and train:
 
-        ./launch.sh train --config experiments/reversal.py:bahdanau --workdir runs/reversal
+        ./launch.sh train --config experiments/reversal.py:luong --workdir runs/reversal
 
     Load: `datasets.load("reversal", "train", data_dir=Path(...))`.
 
-    Version 1.0.0. Citation: this project.
+    Version 2.0.0. Citation: this project.
     """
 
-    VERSION = tfds.core.Version("1.0.0")
+    VERSION = tfds.core.Version("2.0.0")
 
     def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(
             builder=self,
-            description="Sentences of made-up words and their reversals.",
+            description="Sentences of made-up words, and how they run backwards from a word.",
             features=pair_features(),
         )
 
@@ -51,7 +54,8 @@ class Reversal(QuietBuilder):
 
 
 def make_pair(rng: np.random.Generator, shortest: int, longest: int) -> tuple[str, str]:
-    """A sentence of `shortest` to `longest` different words, and its reversal."""
+    """Source and target of a sentence of `shortest` to `longest` different words."""
     length = rng.integers(shortest, longest + 1)
     words = [WORDS[i] for i in rng.permutation(len(WORDS))[:length]]
-    return " ".join(words), " ".join(reversed(words))
+    last = rng.integers(length)
+    return " ".join([words[last], COLON, *words]), " ".join(words[last::-1])
