@@ -49,10 +49,10 @@ def get_config(variant: str = "bahdanau") -> ConfigDict:
         {
             "name": "gru",
             "embedding": 64,
-            "hidden": 64,
+            "hidden": 128,
             "bidirectional": True,
             "annotations": "all",
-            "dropout": 0.0,
+            "dropout": 0.1,
         }
     )
     config.attention = ConfigDict(
@@ -62,7 +62,7 @@ def get_config(variant: str = "bahdanau") -> ConfigDict:
             "window": "global",
             "reach": 10,
             "order": "previous",
-            "units": 64,
+            "units": 128,
             "temperature": 1.0,
         }
     )
@@ -89,7 +89,7 @@ def get_config(variant: str = "bahdanau") -> ConfigDict:
             "projection": 0,
             "embedding": 64,
             "hidden": 128,
-            "dropout": 0.0,
+            "dropout": 0.1,
             "annotation_dropout": 0.0,
             "self_attention": False,
             "deep_output": True,
