@@ -124,7 +124,7 @@ def get_config(variant: str = "bahdanau") -> ConfigDict:
             "init_from": "",
             "init_weights": "best",
             "init_share": 0.0,
-            "epochs": 15.0,
+            "epochs": 6.0,
             "batch_size": 64,
             "rows": 1,
             "buckets": 6,

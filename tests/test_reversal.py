@@ -16,7 +16,8 @@ def test_a_sentence_is_said_backwards_from_the_given_word():
         assert 2 <= len(words) <= 20
 
 
-def test_splits_differ_and_the_test_goes_beyond_the_trained_length(tmp_path):
+def test_splits_differ_and_the_test_goes_beyond_the_trained_length(tmp_path, monkeypatch):
+    monkeypatch.setitem(SPLITS, "train", 3000)  # the rest of them is alike
     splits = {split: load("reversal", split, data_dir=tmp_path) for split in SPLITS}
     for split, pairs in splits.items():
         lengths = {len(pair.source.split()) - 2 for pair in pairs}
