@@ -8,7 +8,8 @@
 # What is installed stands in requirements.lock, by version and hash. For an accelerator, set
 # SHOW_ATTEND_TELL_EXTRA=cuda (or tpu) once: jax's plugins are then added (the versions that match
 # the locked jax, but not checked by hash), and later starts keep them. Empty takes that back.
-# SHOW_ATTEND_TELL_EXTRA=bench adds PyTorch, for the benchmarks alone.
+# SHOW_ATTEND_TELL_EXTRA=bench adds PyTorch, for the benchmarks alone; hub what fetches the weights of
+# vgg19, resnet50 and resnet101. Several are joined by commas: cuda,hub.
 set -euo pipefail
 
 root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)

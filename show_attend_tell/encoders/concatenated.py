@@ -21,16 +21,23 @@ class Concatenated(Encoder):
         """Takes encoders with one image size and one grid.
 
         Raises:
-            UserError: two of them have another grid.
+            UserError: two of them have another grid, or on it look at other places.
         """
         first = encoders[0]
         for encoder in encoders[1:]:
-            if (encoder.grid, encoder.centres) != (first.grid, first.centres):
+            if encoder.grid != first.grid:
                 raise UserError(
                     f"encoders with grids of {first.grid} and {encoder.grid} cannot be concatenated"
                 )
+            if encoder.centres != first.centres:
+                apart = abs(encoder.centres[0] - first.centres[0]) * first.image_size
+                raise UserError(
+                    f"encoders whose receptive fields lie {apart:g} pixels apart cannot be "
+                    "concatenated"
+                )
         self.image_size, self.grid, self.centres = first.image_size, first.grid, first.centres
         self.features = sum(encoder.features for encoder in encoders)
+        self.checksum = "+".join(encoder.checksum for encoder in encoders)
         self.encoders = nnx.List(encoders)
 
     def __call__(self, images: UInt8[Array, "B S S 3"]) -> Float[Array, "B L D"]:

@@ -1,20 +1,28 @@
-"""Reads PyTorch weight files without PyTorch, and without running what they hold.
+"""Reads weight files (PyTorch, safetensors) without PyTorch, and without running what they hold.
 
-A `.pth` file is a pickle, and a pickle can call any function. The unpickler here knows four kinds
-of name only (ordered dictionary, tensor, storage type, nothing else), so a hostile file ends in an
-error and not in a call. The layout is that of `torch.save` before 1.6 ("legacy"): five pickles in a
-row (magic number, protocol, machine description, object, storage keys), then the storages.
+A `.pth` file is a pickle, and a pickle can call any function. The unpickler here knows a few kinds
+of name only (ordered dictionary, tensor, parameter, storage type), so a hostile file ends in an
+error and not in a call. `torch.save` writes two layouts. Today's is a zip archive: the pickle is
+its member `NAME/data.pkl`, each storage a member `NAME/data/KEY`, nothing compressed. That before
+1.6 ("legacy") is five pickles in a row (magic number, protocol, machine description, object,
+storage keys), then the storages.
 """
 
 import hashlib
-import io
 import math
+import os
 import pickle
+import pickletools
+import zipfile
 from collections import OrderedDict
+from collections.abc import Callable
+from io import BufferedIOBase
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import ml_dtypes
 import numpy as np
+import safetensors
 
 from show_attend_tell.errors import UserError
 
@@ -24,6 +32,7 @@ _STORAGE_DTYPES = {
     "DoubleStorage": "<f8",
     "FloatStorage": "<f4",
     "HalfStorage": "<f2",
+    "BFloat16Storage": ml_dtypes.bfloat16,
     "LongStorage": "<i8",
     "IntStorage": "<i4",
     "ShortStorage": "<i2",
@@ -37,6 +46,10 @@ class _Storage(NamedTuple):
     key: str
     dtype: np.dtype
     size: int
+
+    @property
+    def nbytes(self) -> int:
+        return self.size * self.dtype.itemsize
 
 
 class _Tensor(NamedTuple):
@@ -59,10 +72,15 @@ class _Tensor(NamedTuple):
         last = self.offset + sum((n - 1) * s for n, s in zip(self.shape, self.strides, strict=True))
         if math.prod(self.shape) > flat.size or (math.prod(self.shape) and last >= flat.size):
             raise ValueError("a tensor reaches beyond its storage")
-        view = np.lib.stride_tricks.as_strided(
+        return np.lib.stride_tricks.as_strided(
             flat[self.offset :], self.shape, tuple(s * flat.itemsize for s in self.strides)
         )
-        return view.copy()
+
+
+class _Kind(NamedTuple):
+    """Stands for a type of storage."""
+
+    name: str
 
 
 class _Dictionary(OrderedDict):
@@ -72,25 +90,43 @@ class _Dictionary(OrderedDict):
         pass
 
 
-def _rebuild_tensor(storage, offset, shape, strides, requires_grad, hooks, *_) -> _Tensor:
+def _tensor(storage, offset, shape, strides, requires_grad, hooks, metadata=None) -> _Tensor:
+    if metadata:
+        raise pickle.UnpicklingError("a tensor is a negated or conjugated view")
     return _Tensor(storage, offset, tuple(shape), tuple(strides))
+
+
+def _parameter(tensor, requires_grad, hooks) -> _Tensor:
+    return tensor
+
+
+_BUILDERS = {"_rebuild_tensor_v2": _tensor, "_rebuild_parameter": _parameter}
 
 
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) == ("collections", "OrderedDict"):
             return _Dictionary
-        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
-            return _rebuild_tensor
+        if module == "torch._utils" and name in _BUILDERS:
+            # A pickle may set attributes of what it names: of a function that nobody else has.
+            return lambda *parts: _BUILDERS[name](*parts)
         if module == "torch" and name in _STORAGE_DTYPES:
-            return np.dtype(_STORAGE_DTYPES[name])
+            return _Kind(name)  # not NumPy's own object, which a pickle could change for all
         raise pickle.UnpicklingError(f"it names {module}.{name}, which is neither tensor nor dict")
 
     def persistent_load(self, pid: Any) -> _Storage:
-        kind, dtype, key, _location, size, *view = pid
-        if kind != "storage" or not isinstance(dtype, np.dtype) or any(view):
+        word, kind, key, _location, size, *view = pid
+        if (
+            word != "storage"
+            or not isinstance(kind, _Kind)
+            or not isinstance(key, str)
+            or any(view)
+        ):
             raise pickle.UnpicklingError("it refers to something that is not a plain storage")
-        return _Storage(str(key), dtype, int(size))
+        storage = _Storage(key, np.dtype(_STORAGE_DTYPES[kind.name]), int(size))
+        if storage.size < 0:
+            raise pickle.UnpicklingError("a storage has a size that cannot be")
+        return storage
 
 
 class _PlainUnpickler(pickle.Unpickler):
@@ -100,57 +136,134 @@ class _PlainUnpickler(pickle.Unpickler):
         raise pickle.UnpicklingError(f"it names {module}.{name} in its header")
 
 
-def _read_legacy(file: io.BytesIO) -> dict[str, np.ndarray]:
-    if _PlainUnpickler(file).load() != _MAGIC or _PlainUnpickler(file).load() != _PROTOCOL:
-        raise ValueError("it does not begin as a PyTorch weight file does")
-    if _PlainUnpickler(file).load().get("little_endian") is not True:
-        raise ValueError("it is not little-endian")
-    tensors = _Unpickler(file).load()
-    if not isinstance(tensors, dict) or not all(
-        isinstance(name, str) and isinstance(tensor, _Tensor) for name, tensor in tensors.items()
-    ):
+def _load(unpickler: type[pickle.Unpickler], file: BufferedIOBase) -> Any:
+    """The object of the pickle that begins here."""
+    start = file.tell()
+    for count, (opcode, argument, _) in enumerate(pickletools.genops(file)):
+        # The memo is as long as the largest index: one of 2^32 would take all memory there is.
+        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and not 0 <= argument <= count:
+            raise pickle.UnpicklingError("it is not what PyTorch writes")
+    file.seek(start)
+    return unpickler(file).load()
+
+
+def _load_tensors(file: BufferedIOBase, ignored: tuple[str, ...]) -> dict[str, _Tensor]:
+    tensors = _load(_Unpickler, file)
+    if not isinstance(tensors, dict):
         raise ValueError("it holds something other than a dictionary of tensors")
+    inner = [name for name, value in tensors.items() if isinstance(value, dict)]
+    if inner:
+        raise UserError(
+            f"it holds a dictionary in a dictionary, {inner[0]!r}: save that one alone, "
+            f"torch.save(torch.load(FILE)[{inner[0]!r}], NEW_FILE)"
+        )
+    for name, tensor in tensors.items():
+        if not isinstance(name, str) or not isinstance(tensor, _Tensor):
+            raise ValueError("it holds something other than a dictionary of tensors")
+        if not isinstance(tensor.storage, _Storage):
+            raise ValueError("a tensor has no storage")
+    return {name: tensor for name, tensor in tensors.items() if not name.startswith(ignored)}
+
+
+def _read_legacy(file: BufferedIOBase, ignored: tuple[str, ...]) -> dict[str, np.ndarray]:
+    if _load(_PlainUnpickler, file) != _MAGIC or _load(_PlainUnpickler, file) != _PROTOCOL:
+        raise ValueError("it does not begin as a weight file does")
+    if _load(_PlainUnpickler, file).get("little_endian") is not True:
+        raise ValueError("it is not little-endian")
+    # All tensors, also those not wanted: they say how long their storages are.
+    tensors = _load_tensors(file, ())
     declared = {tensor.storage.key: tensor.storage for tensor in tensors.values()}
+    wanted = {name: tensor for name, tensor in tensors.items() if not name.startswith(ignored)}
+    keys = {tensor.storage.key for tensor in wanted.values()}
     storages = {}
-    for key in _PlainUnpickler(file).load():
+    for key in _load(_PlainUnpickler, file):
         size = int.from_bytes(file.read(8), "little")
         if key not in declared or size != declared[key].size:
             raise ValueError("its storages do not fit its tensors")
-        dtype = declared[key].dtype
-        data = file.read(size * dtype.itemsize)
-        if len(data) != size * dtype.itemsize:
+        storage = declared[key]
+        if storage.nbytes > os.fstat(file.fileno()).st_size - file.tell():
             raise ValueError("it ends too early")
-        storages[key] = np.frombuffer(data, dtype)
+        if key in keys:
+            storages[key] = np.frombuffer(file.read(storage.nbytes), storage.dtype)
+        else:
+            file.seek(storage.nbytes, os.SEEK_CUR)
+    return {name: tensor.read(storages) for name, tensor in wanted.items()}
+
+
+def _read_zip(file: BufferedIOBase, ignored: tuple[str, ...]) -> dict[str, np.ndarray]:
+    with zipfile.ZipFile(file) as archive:
+        members = {info.filename: info for info in archive.infolist()}
+        if len(members) < len(archive.infolist()):
+            raise ValueError("two of its members have one name")
+        for name, info in members.items():
+            if name.startswith("/") or "\\" in name or {"..", "."} & set(name.split("/")):
+                raise ValueError(f"it has a member {name!r}")
+            # So it cannot be a bomb: what it holds is no longer than the file.
+            if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size:
+                raise ValueError("it is compressed")
+        if sum(info.file_size for info in members.values()) > os.fstat(file.fileno()).st_size:
+            raise ValueError("its members are longer than the file")
+        roots = [name for name in members if name.count("/") == 1 and name.endswith("/data.pkl")]
+        if len(roots) != 1:
+            raise ValueError("it is a zip archive, but not of weights")
+        root = roots[0].removesuffix("data.pkl")
+        if f"{root}byteorder" in members and archive.read(f"{root}byteorder") != b"little":
+            raise ValueError("it is not little-endian")
+        with archive.open(roots[0]) as pickled:
+            tensors = _load_tensors(pickled, ignored)
+        storages = {}
+        for storage in {tensor.storage for tensor in tensors.values()}:
+            info = members.get(f"{root}data/{storage.key}")
+            if info is None or info.file_size != storage.nbytes or storage.key in storages:
+                raise ValueError("its storages do not fit its tensors")
+            storages[storage.key] = np.frombuffer(archive.read(info), storage.dtype)
     return {name: tensor.read(storages) for name, tensor in tensors.items()}
 
 
-def read_torch_weights(path: Path) -> dict[str, np.ndarray]:
-    """Reads a state dictionary that `torch.save` wrote in the legacy (not zip) layout.
+def _read_safetensors(file: BufferedIOBase, ignored: tuple[str, ...]) -> dict[str, np.ndarray]:
+    with safetensors.safe_open(file.name, "numpy") as tensors:
+        names = sorted(name for name in tensors.keys() if not name.startswith(ignored))  # noqa: SIM118
+        return {name: tensors.get_tensor(name) for name in names}
+
+
+def _layout(
+    file: BufferedIOBase,
+) -> Callable[[BufferedIOBase, tuple[str, ...]], dict[str, np.ndarray]]:
+    """The function that reads a file that begins like this one."""
+    start = file.read(9)
+    file.seek(0)
+    if start[:4] == b"PK\x03\x04":
+        return _read_zip
+    # After the length of its header, in 8 bytes, comes the header, a JSON object.
+    return _read_safetensors if start[8:] == b"{" else _read_legacy
+
+
+def read_state_dict(path: Path | str, ignored: tuple[str, ...] = ()) -> dict[str, np.ndarray]:
+    """Reads a state dictionary that `torch.save` wrote, in either layout, or a safetensors file.
 
     Args:
-        path: a `.pth` file.
+        path: the file; what it begins with, and not its suffix, says which kind it is.
+        ignored: tensors whose names begin so are left out, and where they have a storage of their
+            own do not take memory.
 
     Returns:
-        One array per name, in the file's order, with the shapes and types of the file.
+        One array per name, with the shapes and types of the file, not to be written to: in the
+        file's order, or of a safetensors file in that of the names.
 
     Raises:
-        UserError: the file is missing, truncated, not a legacy PyTorch file, or holds anything but
-            a dictionary of tensors. Nothing the file names is imported or called.
+        UserError: the file is missing, truncated, of another kind, or holds anything but a
+            dictionary of tensors. Nothing the file names is imported or called.
     """
     try:
-        data = Path(path).read_bytes()
+        with open(path, "rb") as file:
+            return _layout(file)(file, tuple(ignored))
+    except UserError as error:
+        raise UserError(f"cannot read the weights {path}: {error}") from error
     except OSError as error:
-        raise UserError(f"cannot read the weights {path}: {error.strerror}") from error
-    if data[:4] == b"PK\x03\x04":
-        raise UserError(
-            f"{path} is in PyTorch's zip layout; save it again with "
-            "torch.save(..., _use_new_zipfile_serialization=False)"
-        )
-    try:
-        return _read_legacy(io.BytesIO(data))
+        raise UserError(f"cannot read the weights {path}: {error.strerror or error}") from error
     except Exception as error:  # a damaged pickle can raise nearly anything
         raise UserError(
-            f"{path} is not a usable PyTorch weight file ({error}); fetch or install it again"
+            f"{path} is not a usable weight file ({error}); fetch or install it again"
         ) from error
 
 
