@@ -19,6 +19,7 @@ import urllib.parse
 import zipfile
 import zlib
 from collections.abc import Sequence
+from functools import cache
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,26 @@ from show_attend_tell.files import replacing
 from show_attend_tell.vocabulary import join
 
 EOS = "<eos>"
+# Words of captions for COCO's classes, beside the last word of a class's name: those that mean
+# nothing else in a caption. Plurals that end in "s" go without saying.
+SYNONYMS = {
+    "person": (
+        *("man", "men", "woman", "women", "boy", "girl", "people", "child", "children", "kid"),
+        *("baby", "lady", "ladies", "guy"),
+    ),
+    "bicycle": ("bike",),
+    "motorcycle": ("motorbike",),
+    "airplane": ("plane", "aeroplane", "jet"),
+    "cat": ("kitten",),
+    "dog": ("puppy", "puppies"),
+    "knife": ("knives",),
+    "donut": ("doughnut",),
+    "couch": ("sofa",),
+    "tv": ("television",),
+    "mouse": ("mice",),
+    "cell phone": ("cellphone",),
+    "refrigerator": ("fridge",),
+}
 STATIC_CHANGE = 0.01  # maps that change less than this from step to step do not move
 
 
@@ -128,7 +149,7 @@ class AttentionRecord:
             raise ValueError("beta is outside of [0, 1]")
         for box in self.boxes:
             inside = 0 <= box.ymin <= box.ymax <= 1 and 0 <= box.xmin <= box.xmax <= 1
-            if not inside or box.word_index < 0:
+            if not inside or box.word_index < -1:
                 raise ValueError(f"the box of {box.label!r} is outside of the picture")
 
     def cell(self, location: int) -> Box:
@@ -137,9 +158,31 @@ class AttentionRecord:
         down, across = _edges(self.row_centres), _edges(self.column_centres)
         return Box("", 0, down[row], across[column], down[row + 1], across[column + 1])
 
-    def matches(self, box: Box) -> bool:
-        """Whether the caption says the box's noun at the place where the true caption has it."""
-        return self.tokens[box.word_index : box.word_index + 1] == (box.label,)
+    def steps_of(self, box: Box) -> list[int]:
+        """The steps whose token names the box's object.
+
+        That is the noun, at the place where the true caption has it; or, where the class alone is
+        known, any word for it (see `class_words`).
+        """
+        if box.word_index >= 0:
+            said = self.tokens[box.word_index : box.word_index + 1] == (box.label,)
+            return [box.word_index] * said
+        words = class_words(box.label)
+        return [t for t, token in enumerate(self.tokens) if token in words]
+
+
+@cache
+def class_words(name: str) -> frozenset[str]:
+    """The words of captions that name an object of a class, in the singular and the plural.
+
+    They are the last word of the class's name ("phone" of "cell phone", and so "dog" of "hot dog",
+    too) and `SYNONYMS`.
+    """
+    words = {name.split()[-1], *SYNONYMS.get(name, ())}
+    plurals = {f"{word}{ending}" for word in words for ending in ("s", "es")}
+    plurals |= {f"{word[:-1]}ies" for word in words if word.endswith("y")}
+    singulars = {word[:-1] for word in words if word.endswith("s")}  # of "skis"
+    return frozenset(words | plurals | singulars)
 
 
 def safe_name(image_id: str) -> str:
@@ -292,10 +335,12 @@ def attention_statistics(records: Sequence[AttentionRecord]) -> dict[str, Any]:
     change is over all pairs of consecutive steps of one caption.
 
     An object is matched where the token at its noun's place is that noun (word_index counts from
-    the caption's start; the order of nouns alone is not enough). Only matched objects are measured,
-    at that step. The attention inside a box is sum_i alpha_i * (share of cell i's area inside the
-    box); a grown box reaches one cell, (1 / h, 1 / w), further on each side, as far as the picture
-    does; uniform attention has 1 / L at every location.
+    the caption's start; the order of nouns alone is not enough). Of objects whose class alone is
+    known, all of one class in a picture count as one object, in the union of their boxes, and each
+    word for the class matches it (`class_words`), once for every time that it is said. Only matches
+    are measured, each at its step. The attention inside a box is sum_i alpha_i * (share of cell i's
+    area inside the box); a grown box reaches one cell, (1 / h, 1 / w), further on each side, as far
+    as the picture does; uniform attention has 1 / L at every location.
 
     Returns:
       A dict that JSON can hold; a mean over nothing is None.
@@ -307,9 +352,9 @@ def attention_statistics(records: Sequence[AttentionRecord]) -> dict[str, Any]:
       mean_beta: of the gate.
       static_maps: whether mean_change is under `STATIC_CHANGE`; None where there are no pairs.
       warnings: plain lines for the user; one where static_maps is not False.
-      objects: None where no record has boxes, else a dict: `matched` and `unmatched` count objects;
-        `in_box` and `in_grown_box` are mean shares of attention over the matched, and
-        `uniform_in_box` and `uniform_in_grown_box` what uniform attention has there.
+      objects: None where no record has boxes, else a dict: `matched` counts matches, `unmatched`
+        objects without one; `in_box` and `in_grown_box` are mean shares of attention over the
+        matches, and `uniform_in_box` and `uniform_in_grown_box` what uniform attention has there.
 
     Raises:
       UserError: there are no records.
@@ -361,18 +406,25 @@ def write_statistics(path: Path, statistics: dict[str, Any]) -> None:
 
 
 def box_cover(
-    box: tuple[float, float, float, float],
+    boxes: Sequence[tuple[float, float, float, float]],
     row_centres: Float[np.ndarray, " h"],
     column_centres: Float[np.ndarray, " w"],
 ) -> Float[np.ndarray, " L"]:
-    """The share of each cell's area that lies inside a box (ymin, xmin, ymax, xmax), in [0, 1]."""
-
-    def cover(low: float, high: float, centres: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
-        edges = _edges(centres)
-        return np.diff(np.clip(edges, low, max(low, high))) / np.diff(edges)
-
-    ymin, xmin, ymax, xmax = box
-    return np.outer(cover(ymin, ymax, row_centres), cover(xmin, xmax, column_centres)).ravel()
+    """The share of each cell's area that lies in the union of boxes (ymin, xmin, ymax, xmax)."""
+    rows, columns = _edges(row_centres), _edges(column_centres)
+    sides = np.clip(np.array(boxes, np.float64), 0, 1)
+    # The edges of cells and boxes cut the picture into pieces that lie in a box wholly or not.
+    down = np.unique(np.concatenate([rows, sides[:, 0], sides[:, 2]]))
+    across = np.unique(np.concatenate([columns, sides[:, 1], sides[:, 3]]))
+    inside = np.zeros((len(down) - 1, len(across) - 1), bool)
+    for ymin, xmin, ymax, xmax in sides:
+        top, bottom = np.searchsorted(down, (ymin, ymax))
+        left, right = np.searchsorted(across, (xmin, xmax))
+        inside[top:bottom, left:right] = True
+    area = inside * np.outer(np.diff(down), np.diff(across))
+    area = np.add.reduceat(area, np.searchsorted(down, rows[:-1]), axis=0)
+    area = np.add.reduceat(area, np.searchsorted(across, columns[:-1]), axis=1)
+    return (area / np.outer(np.diff(rows), np.diff(columns))).ravel()
 
 
 def _edges(centres: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n+1"]:
@@ -381,28 +433,33 @@ def _edges(centres: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n+1"]:
 
 
 def _object_statistics(records: Sequence[AttentionRecord]) -> dict[str, Any] | None:
-    objects = [(record, box) for record in records for box in record.boxes]
-    if not objects:
-        return None
     shares: dict[str, list[float]] = {
         "in_box": [],
         "in_grown_box": [],
         "uniform_in_box": [],
         "uniform_in_grown_box": [],
     }
-    matched = [(record, box) for record, box in objects if record.matches(box)]
-    for record, box in matched:
-        alpha = record.alpha[box.word_index].astype(np.float64)
+    matched = unmatched = 0
+    for record in records:
         dy, dx = 1 / record.grid[0], 1 / record.grid[1]
-        grown = (box.ymin - dy, box.xmin - dx, box.ymax + dy, box.xmax + dx)
-        for name, edges in {
-            "in_box": (box.ymin, box.xmin, box.ymax, box.xmax),
-            "in_grown_box": grown,
-        }.items():
-            cover = box_cover(edges, record.row_centres, record.column_centres)
-            shares[name].append(float(alpha @ cover))
-            shares[f"uniform_{name}"].append(float(cover.mean()))
-    counts = {"matched": len(matched), "unmatched": len(objects) - len(matched)}
+        objects: dict[tuple[str, int], list[Box]] = {}
+        for box in record.boxes:
+            objects.setdefault((box.label, box.word_index), []).append(box)
+        for boxes in objects.values():
+            steps = record.steps_of(boxes[0])
+            if not steps:
+                unmatched += 1
+                continue
+            matched += len(steps)
+            for name, y, x in (("in_box", 0.0, 0.0), ("in_grown_box", dy, dx)):
+                edges = [(b.ymin - y, b.xmin - x, b.ymax + y, b.xmax + x) for b in boxes]
+                cover = box_cover(edges, record.row_centres, record.column_centres)
+                for t in steps:
+                    shares[name].append(float(record.alpha[t].astype(np.float64) @ cover))
+                    shares[f"uniform_{name}"].append(float(cover.mean()))
+    if matched + unmatched == 0:
+        return None
+    counts = {"matched": matched, "unmatched": unmatched}
     return counts | {name: _mean(np.array(values)) for name, values in shares.items()}
 
 
@@ -444,7 +501,7 @@ def attention_picture(picture: UInt8[np.ndarray, "H W 3"], record: AttentionReco
     is looked at is bright; alpha is interpolated smoothly to pixels. Every map is divided by its
     own maximum, so panels compare places, not strengths: a map that is even all over is bright all
     over. beta stands under each panel. `<eos>` is no word and has no panel. Boxes are outlined in
-    the picture, and in the panel of the word that names them (see `AttentionRecord.matches`); so
+    the picture, and in the panel of the word that names them (`AttentionRecord.steps_of`); so
     is the one cell that hard attention read.
 
     Args:
@@ -500,7 +557,7 @@ def attention_picture(picture: UInt8[np.ndarray, "H W 3"], record: AttentionReco
     panel(0, small, record.boxes)
     for k, (t, word) in enumerate(words, start=1):
         image = _highlight(small, record, t)
-        marks = [box for box in record.boxes if box.word_index == t and record.matches(box)]
+        marks = [box for box in record.boxes if t in record.steps_of(box)]
         if record.context != "expected":
             marks.append(record.cell(int(record.location[t])))
         x, top = panel(k, image, marks)

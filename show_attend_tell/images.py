@@ -21,6 +21,8 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
 MAX_FILE_PIXELS = 500_000_000  # 20,000 x 20,000 passes
 # ... and so many may be decoded: about 0.5 GB a copy. No decompression bomb passes either.
 MAX_DECODED_PIXELS = 120_000_000
+# What data sets keep of a picture that they do not keep as it is: far more than encoders take.
+MAX_KEPT_BYTES, KEPT_SIDE, KEPT_QUALITY = 2**23, 2048, 95
 
 # Pillow's own limit, a warning and then an error at twice the number, would come first.
 Image.MAX_IMAGE_PIXELS = MAX_FILE_PIXELS
@@ -62,6 +64,28 @@ def read_picture(source: Source, max_side: int) -> UInt8[np.ndarray, "H W 3"]:
     scale = min(1.0, max_side / max(image.size))
     size = tuple(max(1, round(side * scale)) for side in image.size)
     return np.asarray(image.resize(size, Image.Resampling.BICUBIC), np.uint8)
+
+
+def keepable(encoded: bytes) -> bytes:
+    """An encoded image as data sets keep it, decoded once in passing to see that it can be.
+
+    JPEG and PNG that any program shows alike stay as they are, up to `MAX_KEPT_BYTES`. All else,
+    such as WebP, the first frame of a GIF, CMYK and 16 bits, becomes a JPEG of upright RGB with no
+    side over `KEPT_SIDE`.
+
+    Raises:
+      UserError: as for `read_image`.
+    """
+    with _opened(encoded) as image:
+        # MPO is a JPEG with more behind it.
+        common = image.format in ("JPEG", "MPO", "PNG") and image.mode not in ("CMYK", "I", "F")
+        common = common and not image.mode.startswith("I;")
+    if common and len(encoded) <= MAX_KEPT_BYTES:
+        read_image(encoded, 1)
+        return encoded
+    file = io.BytesIO()
+    Image.fromarray(read_picture(encoded, KEPT_SIDE)).save(file, "JPEG", quality=KEPT_QUALITY)
+    return file.getvalue()
 
 
 def picture_size(source: Source) -> tuple[int, int]:

@@ -42,8 +42,8 @@ def join(tokens: Iterable[str]) -> str:
 class Vocabulary:
     """V words with ids 0 .. V-1, of which the first four are `<pad> <bos> <eos> <unk>`.
 
-    Count it on the training split alone. The paper keeps the 10,000 most frequent words; here the
-    threshold is a minimum count, and rarer words become `<unk>` in the targets (never in the
+    Count it on the training split alone. The paper keeps the 10,000 most frequent words; here there
+    can also be a minimum count. Rarer words become `<unk>` in the targets (never in the
     references that a caption is scored against).
 
     Attributes:
@@ -65,15 +65,21 @@ class Vocabulary:
 
     @classmethod
     def from_captions(
-        cls, tokenized: Iterable[Sequence[str]], min_count: int, tokenizer: str = "ptb"
+        cls,
+        tokenized: Iterable[Sequence[str]],
+        min_count: int,
+        tokenizer: str = "ptb",
+        vocabulary_size: int = 0,
     ) -> "Vocabulary":
         """Keeps the words that occur at least `min_count` times in the tokenized captions.
 
-        A token that reads like a special ("<unk>") is not counted: it would have two ids.
+        Of them only the `vocabulary_size` most frequent, where that is not 0. A token that reads
+        like a special ("<unk>") is not counted: it would have two ids.
         """
         counter = Counter(token for tokens in tokenized for token in tokens)
         kept = [(w, n) for w, n in counter.items() if n >= min_count and w not in SPECIALS]
         kept.sort(key=lambda pair: (-pair[1], pair[0]))
+        kept = kept[: vocabulary_size or None]
         return cls(tuple(w for w, _ in kept), tuple(n for _, n in kept), min_count, tokenizer)
 
     def __len__(self) -> int:

@@ -13,6 +13,7 @@ from show_attend_tell.attention_maps import (
     AttentionRecord,
     attention_statistics,
     box_cover,
+    class_words,
     draw_attention,
     load_attention,
     safe_name,
@@ -72,18 +73,21 @@ def test_maps_that_never_move_are_warned_of():
 
 def test_box_cover_is_the_share_of_area():
     # A box over the left half and the upper three quarters of a 2 x 2 grid.
-    np.testing.assert_allclose(box_cover((0.0, 0.0, 0.75, 0.5), even(2), even(2)), [1, 0, 0.5, 0])
+    np.testing.assert_allclose(box_cover([(0.0, 0.0, 0.75, 0.5)], even(2), even(2)), [1, 0, 0.5, 0])
     # Rows that look at 0.4 and 0.8 meet at 0.6: a quarter of the lower one is in the box.
-    uneven = box_cover((0.0, 0.0, 0.7, 0.5), np.array([0.4, 0.8]), even(2))
+    uneven = box_cover([(0.0, 0.0, 0.7, 0.5)], np.array([0.4, 0.8]), even(2))
     np.testing.assert_allclose(uneven, [1, 0, 0.25, 0])
     rng = np.random.default_rng(0)
     pixels = (np.arange(400) + 0.5) / 400
-    for _ in range(5):
-        ymin, ymax = np.sort(rng.uniform(-0.2, 1.2, 2))
-        xmin, xmax = np.sort(rng.uniform(-0.2, 1.2, 2))
-        inside = np.outer((pixels > ymin) & (pixels < ymax), (pixels > xmin) & (pixels < xmax))
+    for count in (1, 1, 1, 2, 3, 6):
+        boxes, inside = [], np.zeros((400, 400), bool)
+        for _ in range(count):
+            ymin, ymax = np.sort(rng.uniform(-0.2, 1.2, 2))
+            xmin, xmax = np.sort(rng.uniform(-0.2, 1.2, 2))
+            boxes.append((ymin, xmin, ymax, xmax))
+            inside |= np.outer((pixels > ymin) & (pixels < ymax), (pixels > xmin) & (pixels < xmax))
         counted = inside.reshape(4, 100, 5, 80).mean(axis=(1, 3)).ravel()
-        cover = box_cover((ymin, xmin, ymax, xmax), even(4), even(5))
+        cover = box_cover(boxes, even(4), even(5))
         np.testing.assert_allclose(cover, counted, atol=0.04)
 
 
@@ -109,9 +113,50 @@ def test_attention_in_the_named_box_by_hand():
     }
 
 
+def test_attention_in_the_union_of_a_class_by_hand():
+    alpha = np.full((5, 16), 1 / 16, np.float32)
+    alpha[1] = 0
+    alpha[1, 0], alpha[1, 3], alpha[1, 9] = 0.5, 0.25, 0.25  # cells (0, 0), (0, 3), (2, 1)
+    boxes = (
+        Box("person", -1, 0.0, 0.0, 0.25, 0.25),  # cell (0, 0)
+        Box("person", -1, 0.0, 0.0, 0.25, 0.125),  # half of it again
+        Box("person", -1, 0.0, 0.75, 0.25, 1.0),  # cell (0, 3)
+        Box("hot dog", -1, 0.5, 0.5, 1.0, 1.0),  # never said
+        Box("person", 9, 0.0, 0.0, 1.0, 1.0),  # of a known place, which the caption does not reach
+    )
+    made = record(alpha, ("two", "women", "see", "people", "<eos>"), (4, 4), boxes=boxes)
+    objects = attention_statistics([made])["objects"]
+    assert objects == {
+        "matched": 2,
+        "unmatched": 2,
+        "in_box": pytest.approx((0.75 + 2 / 16) / 2),
+        "in_grown_box": pytest.approx((0.75 + 8 / 16) / 2),
+        "uniform_in_box": pytest.approx(2 / 16),
+        "uniform_in_grown_box": pytest.approx(8 / 16),
+    }
+
+
+def test_words_for_classes():
+    for name, words in {
+        "person": "person persons people man men women girls child children kids baby babies lady",
+        "dog": "dog dogs puppy puppies",
+        "cell phone": "phone phones cellphone",
+        "bus": "bus buses",
+        "knife": "knife knives",
+        "airplane": "plane airplanes jets",
+        "couch": "couch couches sofa sofas",
+        "tv": "tv tvs television televisions",
+        "skis": "skis ski",
+        "wine glass": "glass glasses",
+    }.items():
+        assert set(words.split()) <= class_words(name)
+    assert not class_words("person") & class_words("dog")
+    assert "cell" not in class_words("cell phone")
+
+
 def test_a_dump_comes_back(tmp_path):
     path = tmp_path / "dump.npz"
-    made = record([ONE, UNIFORM], ("café", "<eos>"), boxes=(Box("x", 0, 0.0, 0.1, 0.2, 0.3),))
+    made = record([ONE, UNIFORM], ("café", "<eos>"), boxes=(Box("x", -1, 0.0, 0.1, 0.2, 0.3),))
     save_attention(path, made)
     again = load_attention(path)
     for field in dataclasses.fields(AttentionRecord):

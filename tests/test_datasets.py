@@ -86,6 +86,9 @@ def test_the_fingerprint_tells_contents_apart(built: Path, tmp_path: Path, monke
     assert other.ids == first.ids
     for different in (*prints, other.fingerprint):
         assert different != first.fingerprint
+    # Caches of features are keyed by it: it stays what it was.
+    assert list(first.fingerprint) == ["name", "version", "split", "images", "ids", "bytes"]
+    assert first.fingerprint["ids"] == "3bc95d415ad9"
 
 
 @pytest.mark.parametrize(
@@ -159,6 +162,69 @@ def test_damaged_files(tmp_path: Path, name, damage):
         path.write_bytes(content[:200] + b"\x00" * 200 + content[400:])
     with pytest.raises(UserError, match=f"{tmp_path}/shapes.*: damaged .*; delete this folder"):
         datasets.load("shapes", "train", data_dir=tmp_path)
+
+
+def count_reads(monkeypatch) -> list[int]:
+    """The records that are read from now on, by number."""
+    from tensorflow_datasets.core.data_sources.array_record import ArrayRecordDataSource
+
+    reads, read = [], ArrayRecordDataSource.__getitem__
+
+    def counting(self, index):
+        reads.append(index)
+        return read(self, index)
+
+    monkeypatch.setattr(ArrayRecordDataSource, "__getitem__", counting)
+    return reads
+
+
+def test_images_are_read_only_when_they_are_asked_for(built: Path, monkeypatch):
+    reads = count_reads(monkeypatch)
+    datasets.load("shapes", "train", data_dir=built)
+    reads.clear()
+    train = datasets.load("shapes", "train", data_dir=built, mirrored=True, crops=1)
+    captions = train.captions()
+    assert len(train.ids) == len(captions) == 180 and reads == []
+    assert train[61].captions == captions[61] and reads == [1]
+
+
+def test_a_data_set_without_an_index_gets_one(tmp_path: Path, monkeypatch, capfd):
+    first = datasets.load("shapes", "val", data_dir=tmp_path)
+    (index,) = tmp_path.rglob("index-val.jsonl")
+    written = index.read_bytes()
+    reads = count_reads(monkeypatch)
+    monkeypatch.setattr(datasets, "MANY", 10)
+    capfd.readouterr()
+    for content in (
+        None,
+        b"",
+        written[:-30],
+        written.replace(b"circle", b"square"),  # a hash of it stands in the first line
+        written.replace(b'"of": [["shapes-val', b'"of": [["shapes-train'),
+    ):
+        index.unlink()
+        if content is not None:
+            index.write_bytes(content)
+        again = datasets.load("shapes", "val", data_dir=tmp_path)
+        assert reads == list(range(10)) and index.read_bytes() == written
+        assert (again.ids, again.captions()) == (first.ids, first.captions())
+        assert again.fingerprint == first.fingerprint
+        told = capfd.readouterr().out
+        assert told == "shapes val: reading the captions of 10 images\n"
+        reads.clear()
+
+
+@pytest.mark.parametrize("name", ["replacing", "locked"])
+def test_an_index_that_cannot_be_kept_is_done_without(tmp_path: Path, monkeypatch, name):
+    first = datasets.load("shapes", "val", data_dir=tmp_path)
+    (index,) = tmp_path.rglob("index-val.jsonl")
+    index.unlink()
+
+    def full(path):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(datasets.files, name, full)
+    assert datasets.load("shapes", "val", data_dir=tmp_path).ids == first.ids
 
 
 def test_a_mirrored_example_swaps_sides():

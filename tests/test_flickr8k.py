@@ -1,56 +1,26 @@
 """On a stand-in of the original download: its names and layout, with generated pictures."""
 
-import io
 import shutil
 import zipfile
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
+import sources
 
 from show_attend_tell import datasets
-from show_attend_tell.datasets import flickr8k
+from show_attend_tell.datasets import common
+from show_attend_tell.datasets.common import zip_members
 from show_attend_tell.datasets.flickr8k import read_captions
 from show_attend_tell.errors import UserError
 
-NAMES = {
-    "train": [f"{i}_aa.jpg" for i in range(6)],
-    "val": [f"{i}_bb.jpg" for i in range(3)],
-    "test": [f"{i}_cc.jpg" for i in range(3)],
-}
-LISTS = {"train": "trainImages", "val": "devImages", "test": "testImages"}
-
-
-def picture(seed: int) -> bytes:
-    values = np.random.default_rng(seed).integers(0, 256, (20, 30, 3), np.uint8)
-    file = io.BytesIO()
-    Image.fromarray(values).save(file, "JPEG")
-    return file.getvalue()
-
-
-def caption(name: str, k: int) -> str:
-    return f"Picture {k} of a dog 's {name[0]} toys ."
+NAMES = sources.FLICKR8K
 
 
 @pytest.fixture
 def download(tmp_path: Path) -> Path:
     """The two halves extracted, as `Flicker8k_Dataset/` and text files beside it."""
-    folder = tmp_path / "download"
-    images = folder / "Flicker8k_Dataset"
-    images.mkdir(parents=True)
-    names = [name for split in NAMES.values() for name in split]
-    for seed, name in enumerate(names):
-        (images / name).write_bytes(picture(seed))
-    (images / "unlisted.jpg").write_bytes(b"")
-    lines = [f"{name}#{k}\t{caption(name, k)}" for name in names for k in range(5)]
-    lines += [f"2258277193_586949ec62.jpg.1#{k}\tNo such picture ." for k in range(5)]
-    (folder / "Flickr8k.token.txt").write_text("\n".join(lines) + "\n")
-    (folder / "readme.txt").write_text("about")
-    for split, list_name in LISTS.items():
-        text = "\n".join(NAMES[split]) + "\n"
-        (folder / f"Flickr_8k.{list_name}.txt").write_text(text)
-    return folder
+    sources.flickr8k(tmp_path / "download")
+    return tmp_path / "download"
 
 
 def pack(download: Path) -> None:
@@ -78,7 +48,7 @@ def expected(download: Path, split: str) -> dict:
     return {
         name: (
             (download / "Flicker8k_Dataset" / name).read_bytes(),
-            tuple(caption(name, k) for k in range(5)),
+            tuple(sources.flickr8k_caption(name, k) for k in range(5)),
             (),
         )
         for name in NAMES[split]
@@ -110,7 +80,7 @@ def test_zips_and_folders(download: Path, layout, capsys):
         assert content(load(download, split)) == wanted[split]
     assert "5 captions name an image that is not there; skipped" in capsys.readouterr().out
     (metadata,) = download.parent.glob("data/**/metadata.json")
-    assert metadata.read_text() == '{"captions_without_image": 5, "unusable_images": []}'
+    assert metadata.read_text() == '{"captions_without_image": 5, "unusable_images": {}}'
 
 
 def test_once_built_the_download_is_not_needed(download: Path):
@@ -137,9 +107,10 @@ def test_one_unusable_image_is_left_out_and_named(download: Path, packed, damage
         pack(download)
     assert sorted(load(download, "val").ids) == ["0_bb.jpg", "2_bb.jpg"]
     assert len(load(download, "train")) == 6
-    assert "flickr8k: 1_bb.jpg is skipped: " in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "flickr8k val: 1 of 3 images skipped: " in out and "(1: 1_bb.jpg)" in out
     (metadata,) = download.parent.glob("data/**/metadata.json")
-    assert '"unusable_images": ["1_bb.jpg"]' in metadata.read_text()
+    assert '"unusable_images": {"1_bb.jpg": "' in metadata.read_text()
 
 
 def test_a_damaged_zip_member_is_left_out(download: Path, capsys):
@@ -150,13 +121,13 @@ def test_a_damaged_zip_member_is_left_out(download: Path, capsys):
     assert archive.count(image) == 1
     path.write_bytes(archive.replace(image, image[::-1]))
     assert sorted(load(download, "val").ids) == ["0_bb.jpg", "2_bb.jpg"]
-    assert "1_bb.jpg is skipped: it cannot be read (Bad CRC-32" in capsys.readouterr().out
+    assert "val: 1 of 3 images skipped: it cannot be read (Bad CRC-32" in capsys.readouterr().out
 
 
 def test_many_unusable_images_are_an_error(download: Path):
     for name in ("0_bb.jpg", "2_bb.jpg"):
         (download / "Flicker8k_Dataset" / name).write_bytes(b"")
-    with pytest.raises(UserError, match=r"Flicker8k_Dataset: 2 images .* 2_bb\.jpg .*; get Flickr"):
+    with pytest.raises(UserError, match=r"Flicker8k_Dataset: 2 of 3 .* 2_bb\.jpg.*; get Flickr"):
         load(download)
     assert not list(download.parent.glob("data/flickr8k/*"))
 
@@ -230,6 +201,12 @@ def test_an_empty_split_list(download: Path):
         load(download)
 
 
+def test_a_name_listed_twice_is_one_image(download: Path):
+    path = download / "Flickr_8k.devImages.txt"
+    path.write_text(path.read_text() * 2)
+    assert len(load(download, "val")) == 3
+
+
 def test_captions_keep_their_words():
     text = "a b.jpg#0\t A man 's #1 dog\t . \r\na b.jpg#1\tÜber .\n"
     assert read_captions(text, "f") == {"a b.jpg": ["A man 's #1 dog\t .", "Über ."]}
@@ -238,14 +215,14 @@ def test_captions_keep_their_words():
 def test_paths_in_an_archive_lead_nowhere(download: Path):
     pack(download)
     with zipfile.ZipFile(download / "Flickr8k_Dataset.zip", "a") as archive:
-        archive.writestr("../../evil.jpg", picture(0))
-        archive.writestr(f"{download.parent}/absolute.jpg", picture(0))
+        archive.writestr("../../evil.jpg", sources.picture(0))
+        archive.writestr(f"{download.parent}/absolute.jpg", sources.picture(0))
     load(download)
     assert not [*download.parents[1].rglob("evil.jpg"), *download.parent.rglob("absolute.jpg")]
 
 
 def test_a_zip_bomb_is_not_expanded(download: Path, monkeypatch, capsys):
-    monkeypatch.setattr(flickr8k, "MAX_MEMBER_BYTES", 10_000)
+    monkeypatch.setattr(common, "MAX_MEMBER_BYTES", 10_000)
     image = download / "Flicker8k_Dataset" / "1_bb.jpg"
     image.write_bytes(image.read_bytes() + bytes(100_000))
     pack(download)
@@ -267,3 +244,16 @@ def test_the_official_splits(shared: Path, tmp_path: Path, capsys):
     }
     assert all(len(example.captions) == 5 for example in splits["test"])
     assert len({name for examples in splits.values() for name in examples.ids}) == 8000
+
+
+def test_members_that_say_less_than_they_hold_are_not_expanded(tmp_path):
+    path = tmp_path / "lies.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.jpg", bytes(10**6))
+    path.write_bytes(path.read_bytes().replace((10**6).to_bytes(4, "little"), b"\x0a\0\0\0"))
+    with pytest.raises(zipfile.BadZipFile):
+        zip_members(path)["a.jpg"]()
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_BZIP2) as archive:
+        archive.writestr("a.jpg", bytes(100))
+    with pytest.raises(ValueError, match="compressed in a way that is not read"):
+        zip_members(path)["a.jpg"]()

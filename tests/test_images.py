@@ -9,7 +9,7 @@ from PIL import ExifTags, Image
 
 from show_attend_tell import images
 from show_attend_tell.errors import UserError
-from show_attend_tell.images import picture_size, read_image, read_picture
+from show_attend_tell.images import keepable, picture_size, read_image, read_picture
 
 RED, BLUE = (230, 20, 30), (10, 40, 220)
 
@@ -200,3 +200,38 @@ def test_what_is_no_image(tmp_path: Path):
     for format in ("TIFF", "EPS", "ICO"):
         with pytest.raises(UserError, match="not an image of a known format"):
             read_image(encode(halves(), format), 8)
+
+
+@pytest.mark.parametrize(
+    "format, mode, kept",
+    [
+        ("JPEG", "RGB", True),
+        ("JPEG", "L", True),
+        ("JPEG", "CMYK", False),
+        ("PNG", "RGBA", True),
+        ("PNG", "P", True),
+        ("PNG", "I;16", False),
+        ("WEBP", "RGB", False),
+        ("BMP", "RGB", False),
+        ("GIF", "RGB", False),
+    ],
+)
+def test_what_is_kept_as_it_is(format, mode, kept, monkeypatch):
+    data = encode(
+        halves().convert("L").convert(mode) if mode == "I;16" else halves().convert(mode), format
+    )
+    again = keepable(data)
+    assert (again == data) == kept
+    with Image.open(io.BytesIO(again)) as image:
+        assert image.format in ("JPEG", "PNG") and image.size == (40, 40)
+    assert np.abs(read_image(again, 4).astype(int) - read_image(data, 4)).max() <= 8
+    monkeypatch.setattr(images, "MAX_KEPT_BYTES", len(data) - 1)
+    monkeypatch.setattr(images, "KEPT_SIDE", 20)
+    assert picture_size(keepable(data)) == (20, 20)
+
+
+def test_what_cannot_be_decoded_is_not_kept():
+    whole = encode(noise(60, 60), "JPEG")
+    for data in (b"", b"text", whole[: len(whole) // 2], encode(noise(60, 60), "GIF")[:900]):
+        with pytest.raises(UserError):
+            keepable(data)

@@ -23,6 +23,12 @@ def test_rare_words_and_words_that_read_like_specials_are_unknown():
     assert vocabulary.encode(["a", "cat", "runs", "<unk>", "<eos>"]) == [4, 3, 6, 3, 3]
 
 
+def test_the_most_frequent_words_alone_may_be_kept():
+    sizes = {n: Vocabulary.from_captions(CAPTIONS, 1, vocabulary_size=n) for n in (2, 5, 9)}
+    assert sizes[2].words == ("a", "dog") and sizes[2].encode(["dog", "runs"]) == [5, 3]
+    assert len(sizes[5].words) == len(sizes[9].words) == 5
+
+
 def test_decode_stops_at_eos_and_drops_pad_and_bos():
     vocabulary = Vocabulary.from_captions(CAPTIONS, min_count=1)
     assert vocabulary.decode([1, 4, 0, 3, 5, 2, 6, 0]) == ["a", "<unk>", "dog"]
