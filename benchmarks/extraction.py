@@ -16,7 +16,7 @@ from timing import interleaved, print_table, spread
 
 from show_attend_tell.datasets import Example
 from show_attend_tell.encoders import make_encoder
-from show_attend_tell.features import cached_annotations
+from show_attend_tell.features import annotation_cache
 
 IMAGES, SIZE, BATCH = 256, 224, 16
 PICTURE = (500, 375)  # of Flickr8k's photographs, most of them
@@ -70,7 +70,7 @@ def extract(pictures: Pictures, cache: Path) -> Callable[[], None]:
 
     def take() -> None:
         shutil.rmtree(cache, ignore_errors=True)
-        cached_annotations(pictures, encoder, cache, batch_size=BATCH, progress=False)
+        annotation_cache(pictures, encoder, cache, batch_size=BATCH).load(progress=False)
 
     return take
 

@@ -1,4 +1,4 @@
-"""Benchmarks: training steps, memory, scaling, beam search, extraction and input, side by side.
+"""Benchmarks: training steps, memory, scaling, beam search, encoders and input, side by side.
 
     ./launch.sh bench [--what train,beam] [--peer-dir DIR] [--rounds 10]
 
@@ -15,7 +15,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 EXPERIMENT = ROOT / "experiments" / "flickr8k.py"
-PARTS = ("train", "estimators", "memory", "scaling", "beam", "extract", "input")
+PARTS = ("train", "estimators", "memory", "scaling", "beam", "extract", "cnns", "input", "scale")
 DEFAULT = ("train", "memory", "scaling", "beam", "extract", "input")
 
 
@@ -50,9 +50,11 @@ def main() -> int:
     if not torch:
         print("PyTorch and the peers are left out (pip install -e .[bench])", file=sys.stderr)
 
+    import cnns
     import decoding
     import extraction
     import reading
+    import scale
     import scaling
     import training
 
@@ -78,7 +80,9 @@ def main() -> int:
             "scaling": lambda: scaling.run(config, rounds, arguments.out),
             "beam": lambda: decoding.run(config, rounds, peers, torch, arguments.workdir),
             "extract": lambda: extraction.run(rounds, torch),
+            "cnns": lambda: cnns.run(rounds, torch),
             "input": lambda: reading.run(config, rounds),
+            "scale": lambda: scale.run(arguments.out),
         }
         for part in parts:
             figures, table = run[part]()

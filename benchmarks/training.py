@@ -268,4 +268,6 @@ def step_bytes(config: ConfigDict, *, images: int, rows: int, steps: int, locati
         "tokens": jax.ShapeDtypeStruct((images, rows, steps), jnp.int32),
     }
     state = initial_state(model, optimizer)
-    return int(step.lower(state, batch).compile().memory_analysis().temp_size_in_bytes)
+    return int(
+        step.func.lower(*step.args, state, batch).compile().memory_analysis().temp_size_in_bytes
+    )

@@ -90,6 +90,8 @@ def get_config(variant: str = "soft") -> ConfigDict:
             "limit": 0,
             "mirrored": True,
             "crops": 2,
+            "random_crop": 1.0,  # this and the next for a trained encoder alone
+            "random_flip": "off",
             "min_count": 5,
             "max_length": 40,
         }
@@ -98,7 +100,9 @@ def get_config(variant: str = "soft") -> ConfigDict:
         {
             "name": "efficientnet_lite2+efficientnet_lite1+efficientnet_lite0",
             "image_size": 288,
-            "trainable": False,
+            "trainable_from": "",  # the first stage that is trained; "" for none
+            "checkpointing": False,
+            "learning_rate": 0.0,  # 0: the optimizer's
             "endpoints": ("head",),
             "grid_stride": 32,
         }

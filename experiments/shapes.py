@@ -52,12 +52,14 @@ def get_config(variant: str = "soft") -> ConfigDict:
             "limit": 0,
             "mirrored": False,
             "crops": 0,
+            "random_crop": 1.0,
+            "random_flip": "off",
             "min_count": 1,
             "max_length": 40,
         }
     )
     config.encoder = ConfigDict(
-        {"name": "small", "image_size": 64, "features": 64, "trainable": True}
+        {"name": "small", "image_size": 64, "features": 64, "trainable_from": "all"}
     )
     config.attention = ConfigDict(
         {

@@ -5,12 +5,13 @@ from typing import Any
 
 import jax
 from flax import nnx
+from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
 from ml_collections import ConfigDict
 
 from show_attend_tell.attention import SCORES, WINDOWS, Annotations
 from show_attend_tell.decoder import Decoder
-from show_attend_tell.encoders import Encoder, make_encoder
+from show_attend_tell.encoders import Encoder, Frozen, make_encoder
 from show_attend_tell.encoders.sentence import SentenceEncoder
 from show_attend_tell.errors import UserError
 from show_attend_tell.estimators import Estimator, LearnedBaseline, MovingAverage, hard_loss
@@ -29,7 +30,7 @@ class Captioner(nnx.Module):
 
     Where the encoder is frozen its annotation vectors are computed once, outside of this module:
     `encoder` is then None and `inputs` are annotation vectors; otherwise `inputs` are images or
-    source words.
+    source words, and the encoder's first stages may still be frozen (`frozen_weights`).
     With an `estimator` attention is hard, else soft; `baseline` is that of baseline `learned`. With
     a `reward` training is on what drawn captions score, else on the likelihood of the references.
     """
@@ -105,6 +106,21 @@ class Captioner(nnx.Module):
         return loss, report | {"moving_average": moving_average}
 
 
+def trained_weights(model: Captioner) -> dict[str, Any]:
+    """The weights that training changes, nested by module; they alone are checkpointed."""
+    return nnx.to_pure_dict(nnx.state(model, nnx.Param))
+
+
+def frozen_weights(model: Captioner) -> dict[str, Any]:
+    """The pretrained weights of an encoder's frozen stages, where others of it are trained."""
+    return nnx.to_pure_dict(nnx.state(model, Frozen))
+
+
+def all_weights(trained: Any, frozen: Any) -> dict[str, Any]:
+    """Both together, which `nnx.merge` makes a model of."""
+    return unflatten_dict(flatten_dict(frozen) | flatten_dict(trained))
+
+
 def build_encoder(config: ConfigDict, source_words: int = 0) -> Encoder | SentenceEncoder:
     """The encoder that `config.encoder` describes, with its weights.
 
@@ -117,7 +133,7 @@ def build_encoder(config: ConfigDict, source_words: int = 0) -> Encoder | Senten
         # Other numbers than the decoder's, which the seed itself draws.
         rngs = nnx.Rngs(jax.random.fold_in(jax.random.key(config.seed), _ENCODER))
         return SentenceEncoder(vocabulary=source_words, rngs=rngs, **options)
-    options.pop("trainable")
+    options.pop("learning_rate", None)  # of the optimizer
     name, image_size = options.pop("name"), options.pop("image_size")
     return make_encoder(name, image_size=image_size, rngs=nnx.Rngs(config.seed), **options)
 
@@ -212,5 +228,5 @@ def build_captioner(
         features = sizes.projection or encoder.features
         baseline = LearnedBaseline(sizes.hidden, features, sizes.embedding, rngs=rngs)
     sentences = isinstance(encoder, SentenceEncoder)
-    trained = encoder if sentences or config.encoder.trainable else None
+    trained = encoder if sentences or config.encoder.trainable_from else None
     return Captioner(trained, decoder, estimator, baseline, reward)

@@ -50,6 +50,8 @@ def from_dict(content: Mapping[str, Any], overrides: Sequence[str] = ()) -> Conf
     )
 
 
+# Of weights the checksum tells which they are.
+PLACES = ("data.dir", "data.manual_dir", "encoder.weights")
 # Settings that came later, and what a config without them did.
 ADDED = {
     "attention.score": "additive",
@@ -72,11 +74,22 @@ def load(path: Path, overrides: Sequence[str] = ()) -> ConfigDict:
         raise UserError(f"{path}: not there; --workdir must name the folder of a run") from None
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: not a readable config ({error}); train again") from error
+    if isinstance(content, dict):
+        _bring_up_to_date(content)
+    return from_dict(content, overrides)
+
+
+def _bring_up_to_date(content: dict[str, Any]) -> None:
     for name, value in ADDED.items():
         group, _, key = name.partition(".")
-        if isinstance(content, dict) and isinstance(content.get(group), dict):
+        if isinstance(content.get(group), dict):
             content[group].setdefault(key, value)
-    return from_dict(content, overrides)
+    encoder = content.get("encoder")
+    if isinstance(encoder, dict) and "trainable" in encoder:
+        encoder["trainable_from"] = "all" if encoder.pop("trainable") else ""
+        content.get("data", {}).update({"random_crop": 1.0, "random_flip": "off"})
+        if encoder.get("name") != "small":
+            encoder.update({"checkpointing": False, "learning_rate": 0.0})
 
 
 def save(config: ConfigDict, path: Path) -> None:
@@ -108,17 +121,33 @@ def differences(a: ConfigDict, b: ConfigDict) -> list[str]:
     return [name for name in names if get(a, name) != get(b, name)]
 
 
+def changes(saved: ConfigDict, wanted: ConfigDict) -> list[str]:
+    """The `differences` of a run's config from the one it is asked for with.
+
+    A checksum that is left open there fits what the run had.
+    """
+    names = differences(saved, wanted)
+    if wanted.encoder.get("weights_sha256") == "":
+        names = [name for name in names if name != "encoder.weights_sha256"]
+    return names
+
+
 def digest(config: ConfigDict) -> str:
     """Ten hexadecimal digits that tell configs apart. Where data lie on disk does not count."""
     content = config.to_dict()
-    content["data"] = {k: v for k, v in content["data"].items() if k not in ("dir", "manual_dir")}
+    for name in PLACES:
+        group, _, key = name.partition(".")
+        content.get(group, {}).pop(key, None)
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:10]
 
 
 def without_places(config: ConfigDict) -> ConfigDict:
-    """A copy that does not say where data lie on disk."""
+    """A copy that does not say where data and weights lie on disk."""
     same = ConfigDict(config.to_dict())
-    same.data.dir = same.data.manual_dir = ""
+    for name in PLACES:
+        group, _, key = name.partition(".")
+        if group in same and key in same[group]:
+            same[group][key] = ""
     return same
 
 

@@ -38,16 +38,24 @@ from show_attend_tell import config as configs
 from show_attend_tell import vocabulary as vocabularies
 from show_attend_tell.attention import Choice
 from show_attend_tell.attention_maps import AttentionRecord
-from show_attend_tell.captioner import Captioner, build_captioner, build_encoder
+from show_attend_tell.captioner import (
+    Captioner,
+    all_weights,
+    build_captioner,
+    build_encoder,
+    frozen_weights,
+    trained_weights,
+)
 from show_attend_tell.checkpoint import WEIGHTS, Checkpoints, in_half, read_weights
 from show_attend_tell.encoders import Encoder
 from show_attend_tell.encoders.sentence import SentenceEncoder
 from show_attend_tell.errors import UserError
 from show_attend_tell.images import Source, picture_size, read_image
-from show_attend_tell.input_pipeline import eval_batches, source_ids
+from show_attend_tell.input_pipeline import Augmentation, eval_batches, source_ids
 from show_attend_tell.vocabulary import Subwords, Vocabulary
 
 AnyVocabulary = Vocabulary | Subwords
+AnyInputs = Shaped[np.ndarray, "N ..."] | features.Rows
 CONTEXTS = ("expected", "argmax", "sample")
 
 
@@ -116,6 +124,7 @@ def load_split(config: ConfigDict, split: str, *, copies: bool = False) -> Any:
         options = {
             "mirrored": copies and data.mirrored,
             "crops": data.crops if copies else 0,
+            "restval": data.get("restval", False),
         }
     return datasets.load(
         data.name,
@@ -132,11 +141,13 @@ def load_inputs(
     examples: Any,
     encoder: Encoder | SentenceEncoder,
     source: AnyVocabulary | None = None,
-) -> Shaped[np.ndarray, "N ..."]:
+    *,
+    augmented: bool = False,
+) -> AnyInputs:
     """What the captioner takes, for all examples of a split.
 
-    They are a frozen encoder's annotation vectors, else images, both cached; or, of sentences, the
-    ids of the words that the `source` vocabulary has.
+    They are those of `input_cache`; or, of sentences, the ids of the words that the `source`
+    vocabulary has.
     """
     if source is not None:
         inputs, cut = source_ids(
@@ -148,10 +159,49 @@ def load_inputs(
                 f"{config.data.max_source_length} tokens (config.data.max_source_length)"
             )
         return inputs
+    return input_cache(config, examples, encoder, augmented=augmented).load()
+
+
+def input_cache(
+    config: ConfigDict, examples: Any, encoder: Encoder, *, augmented: bool
+) -> features.Cache:
+    """The cache of a frozen encoder's annotation vectors, or of the images that it is trained on.
+
+    Where these are to be `augmented`, they are so large that the smallest random crop has all the
+    pixels that the encoder takes.
+    """
     cache = data_folder(config) / "features"
-    if config.encoder.trainable:
-        return features.decoded_images(examples, encoder.image_size, cache)
-    return features.cached_annotations(examples, encoder, cache)
+    if not config.encoder.trainable_from:
+        return features.annotation_cache(examples, encoder, cache)
+    augmentation = make_augmentation(config) if augmented else None
+    size = encoder.image_size if augmentation is None else augmentation.stored_size
+    return features.image_cache(examples, size, cache)
+
+
+def make_augmentation(
+    config: ConfigDict, vocabulary: AnyVocabulary | None = None
+) -> Augmentation | None:
+    """How training images change from epoch to epoch; None where they do not.
+
+    Args:
+      config: of the experiment.
+      vocabulary: which is needed to use it.
+
+    Raises:
+      UserError: a setting is out of its range.
+    """
+    crop = config.data.get("random_crop", 1.0)
+    flip = config.data.get("random_flip", "off")
+    if (crop, flip) == (1.0, "off"):
+        return None
+    sides = vocabulary.encode(["left", "right"]) if vocabulary else ()
+    return Augmentation(
+        size=config.encoder.image_size,
+        crop=crop,
+        flip=flip,
+        sides=tuple(i for i in sides if i != Vocabulary.unk),
+        seed=config.seed,
+    )
 
 
 def make_decode(
@@ -217,7 +267,7 @@ def _decode_function(
 def caption_inputs(
     run: Callable[[Any, Array, Int[Array, " B"]], decode.Hypotheses],
     params: Any,
-    inputs: Shaped[np.ndarray, "N ..."],
+    inputs: AnyInputs,
     vocabulary: AnyVocabulary,
     batch_size: int,
 ) -> Iterator[Caption]:
@@ -278,7 +328,7 @@ class Run:
     vocabulary: AnyVocabulary
     encoder: Encoder | SentenceEncoder
     model: Captioner
-    params: Any
+    params: Any  # all that the model needs, frozen ones among them
     step: int
     source_vocabulary: AnyVocabulary | None = None  # of runs on sentences
 
@@ -316,9 +366,11 @@ def load_run(
             f"{workdir / 'config.json'}: of another version of this program "
             f"({' '.join(str(error).split())[:100]}); use the commit that run.json names"
         ) from error
-    like = nnx.to_pure_dict(nnx.state(model, nnx.Param))
+    like = trained_weights(model)
+    frozen = devices.give_all(frozen_weights(model))
     if (workdir / WEIGHTS).exists():
         step, params = read_weights(workdir / WEIGHTS, like)
+        params = all_weights(params, frozen)
         return Run(workdir, config, vocabulary, encoder, model, params, step, source)
     folder = workdir / weights
     remedy = "train to the end" if weights == "last" else "train at least one epoch"
@@ -332,6 +384,7 @@ def load_run(
     step, params, _ = restored
     if half:
         params = jax.tree.map(lambda x: x.astype(np.float32), in_half(params, folder))
+    params = all_weights(params, frozen)
     return Run(workdir, config, vocabulary, encoder, model, params, step, source)
 
 
@@ -384,7 +437,7 @@ def caption_images(
 def attention_records(
     run: Run,
     decoding: Decoding,
-    named: Sequence[tuple[str, Source, Sequence[datasets.Box]]],
+    named: Iterable[tuple[str, Source, Sequence[datasets.Box]]],
     captions: Sequence[Caption],
 ) -> list[AttentionRecord]:
     """The captions' attention, as it is dumped, drawn and measured.

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
+from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -24,7 +25,7 @@ from rich.console import Console
 from rich.progress import track
 
 from show_attend_tell import files
-from show_attend_tell.captioner import Captioner
+from show_attend_tell.captioner import Captioner, all_weights, trained_weights
 from show_attend_tell.decoder import same_caption
 from show_attend_tell.estimators import (
     BASELINES,
@@ -94,6 +95,12 @@ def gradient_variance(
       `sequence`.
     """
     graph = nnx.graphdef(model)
+    names = flatten_dict(trained_weights(model)).keys()  # of those that have gradients
+    flat = flatten_dict(params)
+    parts = [
+        unflatten_dict({name: value for name, value in flat.items() if (name in names) == trained})
+        for trained in (True, False)
+    ]
     key = jax.random.key(seed)
     averages, learned = _fit_baselines(graph, params, others, jax.random.fold_in(key, 1))
     moments = jax.jit(lambda *args: _gradients(graph, *args))
@@ -105,7 +112,7 @@ def gradient_variance(
         which, draw = divmod(i, samples)
         inputs, tokens = batches[which]
         sample_key = jax.random.fold_in(jax.random.fold_in(key, 2 + which), draw)
-        gradients, norms = moments(params, inputs, tokens, sample_key, averages, learned)
+        gradients, norms = moments(*parts, inputs, tokens, sample_key, averages, learned)
         sums = gradients if sums is None else jax.tree.map(jnp.add, sums, gradients)
         squares += np.asarray(norms, np.float64)
         if draw + 1 == samples:
@@ -136,7 +143,8 @@ def gradient_variance(
 
 def _gradients(
     graph: nnx.GraphDef,
-    params: Any,
+    trained: Any,
+    frozen: Any,
     inputs: Array,
     tokens: Int[Array, "B R T"],
     key: PRNGKeyArray,
@@ -148,16 +156,16 @@ def _gradients(
     repeated = jnp.tile(tokens, (1, _SAMPLES, 1))
     count = (tokens != Vocabulary.pad).sum()
 
-    def paths(params):
-        model = nnx.merge(graph, params)
+    def paths(trained):
+        model = nnx.merge(graph, all_weights(trained, frozen))
         annotations = model.annotations(inputs)
         shape = (images, _SAMPLES * rows, steps, annotations.vectors.shape[1])
         choice = draw_choice(key, shape)
         rollout = roll_out(model.decoder, annotations, repeated, None, choice)
         return (rollout.log_probs, rollout.log_p_s), (rollout, annotations)
 
-    (log_probs, log_p_s), pull_back, (rollout, annotations) = jax.vjp(paths, params, has_aux=True)
-    decoder = nnx.merge(graph, params).decoder
+    (log_probs, log_p_s), pull_back, (rollout, annotations) = jax.vjp(paths, trained, has_aux=True)
+    decoder = nnx.merge(graph, all_weights(trained, frozen)).decoder
     cotangents = []
     for baseline, credit in COMBINATIONS:
         weights = credited(same_caption(tokens), credit)

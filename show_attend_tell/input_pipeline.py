@@ -5,17 +5,23 @@ closed by `<eos>`. Images whose longest rows are about equally long share a batc
 training step meets at most `buckets` shapes and never compiles again.
 """
 
+import math
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import grain
 import numpy as np
-from jaxtyping import Int, Shaped
+from jaxtyping import Int, Shaped, UInt8
 
+from show_attend_tell.errors import UserError
+from show_attend_tell.features import Rows
+from show_attend_tell.images import read_image
 from show_attend_tell.vocabulary import Vocabulary
 
+FLIPS = ("off", "swap", "skip")
 _WAYS = 100  # of laying out captions that are gone on with
 
 
@@ -199,12 +205,72 @@ class BatchPlan:
         return np.resize(images, self._batch_size), tokens
 
 
+@dataclass(frozen=True)
+class Augmentation:
+    """Random views of images, others in every epoch; the same for the same seed and batch.
+
+    Attributes:
+        size: S, the side of the images that come out.
+        crop: least side of the part that is seen, as a share of the image's, in (0, 1]; its height
+            and its width are drawn apart.
+        flip: "off"; "swap" exchanges left and right in half of the images and the words `left` and
+            `right` in their captions; "skip" leaves images alone whose captions have these words.
+        sides: the ids of `left` and `right`; where only one of them is a word, "swap" is "skip".
+        seed: >= 0.
+    """
+
+    size: int
+    crop: float
+    flip: str
+    sides: tuple[int, ...]
+    seed: int
+
+    def __post_init__(self):
+        if not 0 < self.crop <= 1:
+            raise UserError(f"config.data.random_crop is {self.crop}: it must be in (0, 1]")
+        if self.flip not in FLIPS:
+            choices = ", ".join(map(repr, FLIPS))
+            raise UserError(f"config.data.random_flip is {self.flip!r}: choose one of {choices}")
+
+    @property
+    def stored_size(self) -> int:
+        """The side of images whose smallest crop has all the pixels that come out."""
+        return math.ceil(self.size / self.crop)
+
+    def apply(
+        self,
+        images: UInt8[np.ndarray, "b W W 3"],
+        tokens: Int[np.ndarray, "B R T"],
+        index: int,
+        share: slice,
+    ) -> dict[str, np.ndarray]:
+        """The `share` of batch number `index`, seen anew: images (b, S, S, 3) and their tokens."""
+        draws = np.random.default_rng([self.seed, index]).uniform(size=(len(tokens), 5))[share]
+        sizes = 1 - (1 - self.crop) * draws[:, :2]
+        corners = draws[:, 2:4] * (1 - sizes)
+        windows = np.concatenate([corners, corners + sizes], axis=1).tolist()
+        tokens = tokens[share].copy()
+        flipped = (draws[:, 4] < 0.5) & (self.flip != "off")
+        if self.flip == "skip" or len(self.sides) < 2:
+            flipped &= ~np.isin(tokens, self.sides).any(axis=(1, 2))
+        seen = np.stack(
+            [read_image(i, self.size, tuple(w)) for i, w in zip(images, windows, strict=True)]
+        )
+        seen[flipped] = seen[flipped, :, ::-1]
+        of_flipped = tokens[flipped]
+        for side, other in zip(self.sides, self.sides[::-1], strict=True):
+            of_flipped[tokens[flipped] == side] = other
+        tokens[flipped] = of_flipped
+        return {"inputs": seen, "tokens": tokens}
+
+
 def train_batches(
-    inputs: Shaped[np.ndarray, "N ..."],
+    inputs: Shaped[np.ndarray, "N ..."] | Rows,
     plan: BatchPlan,
     *,
     share: slice = slice(None),
     prefetch: int = 4,
+    augmentation: Augmentation | None = None,
 ) -> grain.DatasetIterator:
     """Training batches without end.
 
@@ -215,6 +281,7 @@ def train_batches(
         plan: which images and captions go together.
         share: the positions of a batch's images that are read, where other processes read the rest.
         prefetch: batches read ahead by threads; 0 reads in the caller's thread.
+        augmentation: of images, which may then be larger than what comes out.
 
     Returns:
         Iterator over {"inputs": (B, ...), "tokens": (B, R, T) int32}. `get_state()` is a small
@@ -234,6 +301,8 @@ def train_batches(
         read = inputs[images[share]]
         if words:
             read = read[:, : tokens.shape[-1]]
+        if augmentation is not None:
+            return augmentation.apply(read, tokens, index, share)
         return {"inputs": read, "tokens": tokens[share]}
 
     options = grain.ReadOptions(num_threads=min(2, prefetch), prefetch_buffer_size=prefetch)
@@ -260,7 +329,7 @@ def source_ids(
 
 
 def eval_batches(
-    inputs: Shaped[np.ndarray, "N ..."], batch_size: int
+    inputs: Shaped[np.ndarray, "N ..."] | Rows, batch_size: int
 ) -> Iterator[tuple[Shaped[np.ndarray, "B ..."], int]]:
     """All inputs once, in order, in batches of one shape.
 

@@ -8,6 +8,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,6 +71,18 @@ def _parser() -> argparse.ArgumentParser:
     )
     quickstart.epilog = None
     quickstart.add_argument("--workdir", type=Path, default=Path("runs/quickstart"))
+
+    prepare = verb(
+        "prepare", _prepare, "Build an experiment's data set and feature cache, or go on with them."
+    )
+    look = verb(
+        "inspect", _inspect, "Tell what an experiment's data set holds; draw a sheet of it."
+    )
+    for data in (prepare, look):
+        data.add_argument(
+            "--config", required=True, metavar="FILE.py[:VARIANT]", help="experiment file"
+        )
+    look.add_argument("--out", type=Path, help="folder to write (default: runs/inspect/DATA)")
 
     train = verb("train", _train, "Train an experiment, or resume it where its workdir stands.")
     train.add_argument(
@@ -210,6 +223,25 @@ def _quiet() -> None:
         jax.config.update("jax_compilation_cache_dir", str(cache))
         # Small programs, too: the hundred that make a model's first weights take seconds.
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+
+def _prepare(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
+    from rich.console import Console
+
+    from show_attend_tell import config as configs
+    from show_attend_tell.preparation import prepare
+
+    prepare(configs.from_file(arguments.config, overrides), Console())
+
+
+def _inspect(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
+    from rich.console import Console
+
+    from show_attend_tell import config as configs
+    from show_attend_tell.preparation import inspect
+
+    config = configs.from_file(arguments.config, overrides)
+    inspect(config, arguments.out or Path("runs/inspect") / config.data.name, Console())
 
 
 def _train(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
@@ -369,19 +401,21 @@ def _attend(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
         if not by_path:
             _refuse(wrong)
         named, captions = _named(list(by_path)), list(by_path.values())
+        sources = list(by_path)
         folder = arguments.out or run.workdir / "attention" / "files"
     else:
         examples, captions = caption_split(run, arguments.split, decoding)
         folder = arguments.out or run.workdir / "attention" / arguments.split
         if not sentences:
-            named = [(e.image_id, e.image, e.boxes) for e in examples]
+            # One at a time: the images of a large split would fill the memory.
+            named = ((e.image_id, e.image, e.boxes) for e in examples)
+            sources = [e.image for e in islice(examples, arguments.num)]
     if sentences:
         pairs = [(pair.pair_id, pair.source) for pair in examples]
         records = alignment_records(run, decoding, pairs, captions)
         sources = [None] * len(records)
     else:
         records = attention_records(run, decoding, named, captions)
-        sources = [source for _, source, _ in named]
     count = len(records) if arguments.images else arguments.num
     _dump(folder, records[:count], sources[:count])
     if records:
@@ -432,7 +466,7 @@ def _print_statistics(
             f"{objects['matched']} nouns"
         )
     elif objects:
-        print("attention in the named objects' boxes: no noun was said in its place")
+        print("attention in the objects' boxes: no caption named one, or not in its place")
     for warning in statistics["warnings"]:
         print(f"warning: {warning}")
     print(f"pictures and statistics: {folder}")
@@ -497,12 +531,11 @@ def _publish(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
 
 def _gradient_variance(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     import jax.numpy as jnp
-    from flax import nnx
     from rich.console import Console
     from rich.table import Table
 
+    from show_attend_tell import captioner, evaluate
     from show_attend_tell import config as configs
-    from show_attend_tell import evaluate
     from show_attend_tell.gradient_variance import gradient_variance, write_variance
     from show_attend_tell.train import make_plan
 
@@ -512,7 +545,7 @@ def _gradient_variance(arguments: argparse.Namespace, overrides: Sequence[str]) 
     run = evaluate.load_run(arguments.workdir, overrides)
     params = run.params
     if arguments.fresh:
-        params = nnx.to_pure_dict(nnx.state(run.model, nnx.Param))
+        params = captioner.all_weights(captioner.trained_weights(run.model), run.params)
     examples = evaluate.load_split(run.config, "train", copies=True)
     inputs = evaluate.load_inputs(run.config, examples, run.encoder, run.source_vocabulary)
     plan = make_plan(run.config, examples, run.vocabulary, batch_size=arguments.images)

@@ -16,6 +16,7 @@ def make_optimizer(
     total_steps: int,
     weight_decay: float,
     clip_norm: float,
+    encoder_learning_rate: float = 0.0,
 ) -> optax.GradientTransformation:
     """Gradient clipping, then Adam, AdamW or RMSProp with a learning-rate schedule.
 
@@ -30,6 +31,8 @@ def make_optimizer(
       weight_decay: decoupled decay of matrices (not of biases), for "adamw" alone.
       clip_norm: largest global norm of the gradient; 0 switches clipping off. A learned baseline
         (the parameters' entry `baseline`) is clipped apart, so that it does not scale the model's.
+      encoder_learning_rate: the peak of the parameters' entry `encoder`, whose schedule has the
+        same form, at least 0, and over 0 only with such a learning_rate; 0 is that of all others.
 
     Raises:
       UserError: a name that is not among those above, or a setting that it does not have.
@@ -39,6 +42,11 @@ def make_optimizer(
         raise UserError(f"optimizer.final is {final}: it must lie in [0, 1]")
     if final and schedule == "constant":
         raise UserError("optimizer.final needs optimizer.schedule='cosine'")
+    if schedule == "cosine" and total_steps <= warmup_steps:
+        raise UserError(
+            f"optimizer.warmup_steps is {warmup_steps}, and the whole run has {total_steps} steps: "
+            "choose a shorter warm-up or more epochs"
+        )
     if schedule == "cosine":
         rate = optax.warmup_cosine_decay_schedule(
             start, learning_rate, warmup_steps, total_steps, final * learning_rate
@@ -57,6 +65,10 @@ def make_optimizer(
         raise UserError(f"optimizer.name is {name!r}: choose 'adam', 'adamw' or 'rmsprop'")
     if weight_decay and name != "adamw":
         raise UserError("optimizer.weight_decay needs optimizer.name='adamw'")
+    if encoder_learning_rate:
+        # What each of these optimizers does is proportional to the rate.
+        scale = optax.scale(encoder_learning_rate / learning_rate)
+        update = optax.chain(update, optax.masked(scale, _encoder))
     if not clip_norm:
         return update
     parts = {part: optax.clip_by_global_norm(clip_norm) for part in ("model", "baseline")}
@@ -65,6 +77,10 @@ def make_optimizer(
 
 def _part(params):
     return {name: "baseline" if name == "baseline" else "model" for name in params}
+
+
+def _encoder(params):
+    return {name: name == "encoder" for name in params}
 
 
 def _matrices(params):

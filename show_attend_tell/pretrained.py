@@ -14,11 +14,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from flax.traverse_util import flatten_dict, unflatten_dict
 from PIL import Image
 
 from show_attend_tell import config as configs
 from show_attend_tell import files
 from show_attend_tell.attention_maps import AttentionRecord, attention_picture
+from show_attend_tell.captioner import trained_weights
 from show_attend_tell.checkpoint import WEIGHTS, write_weights
 from show_attend_tell.errors import UserError
 from show_attend_tell.evaluate import (
@@ -120,7 +122,10 @@ def export(run: Run, folder: Path) -> int:
     if (folder / "checkpoints").exists():
         raise UserError(f"{folder}: the folder of a run; export to another one")
     folder.mkdir(parents=True, exist_ok=True)
-    write_weights(folder / WEIGHTS, run.params, run.step)
+    # Without the frozen ones, which are those of the encoder that the config names.
+    names = flatten_dict(trained_weights(run.model))
+    trained = {name: value for name, value in flatten_dict(run.params).items() if name in names}
+    write_weights(folder / WEIGHTS, unflatten_dict(trained), run.step)
     config = configs.without_places(run.config)
     config.train.init_from = ""
     configs.save(config, folder / "config.json")
@@ -161,10 +166,10 @@ def publish(workdir: Path, folder: Path) -> list[Path]:
 
 
 def _without_places(content: Any) -> Any:
-    """A record without the arguments of its command that say where data lay."""
+    """A record without the arguments of its command that say where files lay."""
     if not isinstance(content, dict):
         return content
-    places = ("--config.data.dir=", "--config.data.manual_dir=")
+    places = tuple(f"--config.{name}=" for name in (*configs.PLACES, "train.init_from"))
     content = {key: _without_places(value) for key, value in content.items()}
     if isinstance(content.get("command"), list):
         content["command"] = [a for a in content["command"] if not a.startswith(places)]

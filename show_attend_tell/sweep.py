@@ -153,7 +153,7 @@ def _missing(job: Job, split: str) -> list[list[str]]:
     try:
         finished = json.loads((job.workdir / "run.json").read_text()).get("finished", False)
         # Where the folder holds a run of another config, `train` says so.
-        finished &= not configs.differences(configs.load(job.workdir / "config.json"), wanted)
+        finished &= not configs.changes(configs.load(job.workdir / "config.json"), wanted)
     except (OSError, ValueError, UserError):
         finished = False
     if not finished:

@@ -17,7 +17,7 @@ import signal
 import time
 from collections.abc import Callable, Mapping
 from contextlib import closing
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +37,16 @@ from show_attend_tell import datasets, devices, evaluate, files
 from show_attend_tell import vocabulary as vocabularies
 from show_attend_tell.captioner import (
     Captioner,
+    all_weights,
     build_captioner,
     build_encoder,
+    frozen_weights,
     make_estimator,
     make_reward,
+    trained_weights,
 )
 from show_attend_tell.checkpoint import Checkpoints
+from show_attend_tell.encoders import Encoder
 from show_attend_tell.errors import UserError
 from show_attend_tell.estimators import MovingAverage
 from show_attend_tell.evaluate import AnyVocabulary
@@ -76,7 +80,7 @@ def initial_state(
     model: Captioner, optimizer: optax.GradientTransformation, *, keep_start: bool = False
 ) -> TrainState:
     """The state before the first step, on every device."""
-    params = nnx.to_pure_dict(nnx.state(model, nnx.Param))
+    params = trained_weights(model)
     # Distinct buffers throughout, since a step donates each of them.
     state = TrainState(
         step=jnp.zeros((), jnp.int32),
@@ -128,8 +132,10 @@ def make_train_step(
     """
     graph = nnx.graphdef(model)
 
-    def loss_of(params: Any, batch: Mapping[str, Array], key: PRNGKeyArray, state: TrainState):
-        return nnx.merge(graph, params).loss(
+    def loss_of(
+        params: Any, frozen: Any, batch: Mapping[str, Array], key: PRNGKeyArray, state: TrainState
+    ):
+        return nnx.merge(graph, all_weights(params, frozen)).loss(
             batch["inputs"],
             batch["tokens"],
             key,
@@ -140,10 +146,10 @@ def make_train_step(
             label_smoothing=label_smoothing,
         )
 
-    def step(state: TrainState, batch: Mapping[str, Array]):
+    def step(frozen: Any, state: TrainState, batch: Mapping[str, Array]):
         step_key = jax.random.fold_in(key, state.step)
         grad = jax.value_and_grad(loss_of, has_aux=True)
-        (loss, aux), gradients = grad(state.params, batch, step_key, state)
+        (loss, aux), gradients = grad(state.params, frozen, batch, step_key, state)
         moving_average = aux.pop("moving_average")
         norm = optax.tree.norm(gradients)
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
@@ -173,7 +179,9 @@ def make_train_step(
         metrics |= {"skipped": new.skipped, "skipped_in_a_row": new.skipped_in_a_row}
         return new, metrics
 
-    return jax.jit(step, donate_argnums=0, out_shardings=devices.everywhere())
+    step = jax.jit(step, donate_argnums=1, out_shardings=devices.everywhere())
+    # An argument: a program would hold what it closes over as constants.
+    return partial(step, frozen_weights(model))
 
 
 @dataclasses.dataclass
@@ -208,6 +216,8 @@ def train(config: ConfigDict, workdir: Path, *, console: Console | None = None) 
     """
     console = console or Console(stderr=True, quiet=not devices.is_first())
     _check(config, workdir)
+    encoder = None if config.data.name in datasets.SENTENCES else build_encoder(config)
+    config = _pinned(config, encoder)
     if devices.is_first():
         _claim(workdir, config)
     devices.wait_for_all()
@@ -217,10 +227,13 @@ def train(config: ConfigDict, workdir: Path, *, console: Console | None = None) 
     train_examples = evaluate.load_split(config, "train", copies=True)
     val_examples = evaluate.load_split(config, "val")
     source = _source_vocabulary(config, train_examples, workdir)
-    encoder = build_encoder(config, 0 if source is None else len(source))
-    train_inputs = evaluate.load_inputs(config, train_examples, encoder, source)
+    if encoder is None:
+        encoder = build_encoder(config, len(source))
+    train_inputs = evaluate.load_inputs(config, train_examples, encoder, source, augmented=True)
     val_inputs = evaluate.load_inputs(config, val_examples, encoder, source)
     val_references = evaluate.references(val_examples)
+    data = {e.split: e.fingerprint for e in (train_examples, val_examples)}
+    _check_same_data(workdir, data)
     lengths = None if source is None else (train_inputs != Vocabulary.pad).sum(axis=1)
     vocabulary, plan, table = _captions(config, train_examples, workdir, lengths)
     what, token = "images", "words"
@@ -234,9 +247,12 @@ def train(config: ConfigDict, workdir: Path, *, console: Console | None = None) 
     )
 
     model = build_captioner(config, encoder, len(vocabulary))
+    frozen = devices.give_all(frozen_weights(model))
+    nnx.update(model, frozen)
     total_steps = math.ceil(settings.epochs * plan.batches_per_epoch)
     optimizer = make_optimizer(
         total_steps=total_steps,
+        encoder_learning_rate=config.encoder.get("learning_rate", 0.0),
         **{k: v for k, v in config.optimizer.to_dict().items() if k != "average"},
     )
     state = initial_state(model, optimizer, keep_start=settings.init_share > 0)
@@ -250,8 +266,9 @@ def train(config: ConfigDict, workdir: Path, *, console: Console | None = None) 
     )
     greedy = dataclasses.replace(evaluate.Decoding(**config.decode.to_dict()), beam=1)
     run_decode = evaluate.make_decode(model, greedy)
-
-    batches = train_batches(train_inputs, plan, share=devices.own(settings.batch_size))
+    augmentation = evaluate.make_augmentation(config, vocabulary)
+    share = devices.own(settings.batch_size)
+    batches = train_batches(train_inputs, plan, share=share, augmentation=augmentation)
     progression = Progression(input_position=batches.get_state())
     checkpoints = Checkpoints(workdir / "checkpoints", keep=2)
     best = Checkpoints(workdir / "best", keep=1)
@@ -263,7 +280,8 @@ def train(config: ConfigDict, workdir: Path, *, console: Console | None = None) 
             folder = Path(settings.init_from)
             origin["init_from"] = _start_from(folder, config, model, vocabulary, source)
             state = initial_state(model, optimizer, keep_start=settings.init_share > 0)
-        _record(workdir, configs.provenance(config) | {"finished": False, "resumed": []} | origin)
+        begun = {"data": data, "finished": False, "resumed": []}
+        _record(workdir, configs.provenance(config) | begun | origin)
     else:
         first_step, state, record = restored
         progression = Progression(**record)
@@ -300,7 +318,7 @@ def train(config: ConfigDict, workdir: Path, *, console: Console | None = None) 
     def validate(step: int) -> None:
         weights = evaluated(state, settings.init_share)
         captions = evaluate.caption_inputs(
-            run_decode, weights, val_inputs, vocabulary, greedy.batch_size
+            run_decode, all_weights(weights, frozen), val_inputs, vocabulary, greedy.batch_size
         )
         hypotheses = evaluate.texts(val_examples, captions)
         name = config.data.name
@@ -375,6 +393,16 @@ def _save_last(workdir: Path, step: int, weights: Any) -> None:
     last.close()
 
 
+def _check_same_data(workdir: Path, data: dict[str, Any]) -> None:
+    """Refuses to go on with a run whose data are no longer what it began with."""
+    before = _recorded(workdir).get("data", data)
+    if (workdir / "checkpoints").is_dir() and before != data:
+        raise UserError(
+            f"{workdir}: its data set is another one than when the run began (a folder of images "
+            "was edited?); choose another --workdir, or put the data back as they were"
+        )
+
+
 def _captions(
     config: ConfigDict, examples: Any, workdir: Path, input_lengths: Int[np.ndarray, " N"] | None
 ) -> tuple[AnyVocabulary, BatchPlan, IdfTable | None]:
@@ -386,6 +414,15 @@ def _captions(
     encoded = _encode(captions, vocabulary)
     table = idf_table(encoded[: examples.stored]) if config.reward.samples else None
     return vocabulary, _plan(config, encoded, config.train.batch_size, input_lengths), table
+
+
+def _pinned(config: ConfigDict, encoder: Encoder | None) -> ConfigDict:
+    """The config with the checksum of the encoder's weights, which is then that of the run."""
+    if config.encoder.get("weights_sha256") != "":
+        return config
+    config = config.copy_and_resolve_references()
+    config.encoder.weights_sha256 = encoder.checksum
+    return config
 
 
 def _source_vocabulary(config: ConfigDict, examples: Any, workdir: Path) -> AnyVocabulary | None:
@@ -400,16 +437,20 @@ def _vocabulary(config: ConfigDict, texts: list[str], path: Path) -> AnyVocabula
     """The vocabulary of texts, written to `path`; that of a run that has begun is read there."""
     if path.exists() and (path.parent / "checkpoints").is_dir():
         return vocabularies.load(path)
-    kind = config.data.get("vocabulary", "ptb")  # of captions: the words that are scored
-    if kind == "subwords":
-        vocabulary = Subwords.from_texts(texts, config.data.subwords)
-    else:
-        tokens_of = cache(TOKENIZERS[kind])
-        counted = map(tokens_of, texts)
-        vocabulary = Vocabulary.from_captions(counted, config.data.min_count, kind)
+    vocabulary = make_vocabulary(config, texts)
     if devices.is_first():
         vocabulary.save(path)
     return vocabulary
+
+
+def make_vocabulary(config: ConfigDict, texts: list[str]) -> AnyVocabulary:
+    """The vocabulary of texts that `config.data` describes: words, or pieces of words."""
+    kind = config.data.get("vocabulary", "ptb")  # of captions: the words that are scored
+    if kind == "subwords":
+        return Subwords.from_texts(texts, config.data.subwords)
+    counted = map(cache(TOKENIZERS[kind]), texts)
+    most = config.data.get("vocabulary_size", 0)
+    return Vocabulary.from_captions(counted, config.data.min_count, kind, most)
 
 
 def make_plan(
@@ -457,7 +498,7 @@ def _start_from(
     if other.vocabulary.words != vocabulary.words:
         raise UserError(
             f"config.train.init_from={folder}: it has another vocabulary; choose a run on the "
-            "same captions with the same data.min_count"
+            "same captions with the same data.min_count and data.vocabulary_size"
         )
     theirs = other.source_vocabulary
     if (theirs and theirs.words) != (source and source.words):
@@ -468,6 +509,10 @@ def _start_from(
     # What no shape of a weight tells.
     same = ("encoder.", "attention.", "decoder.output_tanh")
     may_differ = ("attention.kind", "attention.units")  # shapes tell the second
+    # Of weights the checksum decides.
+    may_differ += ("encoder.learning_rate", "encoder.checkpointing", "encoder.weights")
+    if other.model.encoder is None:  # frozen there; its stages may be trained from now on
+        may_differ += ("encoder.trainable_from",)
     changed = [
         n
         for n in configs.differences(other.config, config)
@@ -479,7 +524,9 @@ def _start_from(
             "choose another run, or set these as it has them"
         )
     given = flatten_dict(other.params)
-    own = flatten_dict(nnx.to_pure_dict(nnx.state(model, nnx.Param)))
+    own = flatten_dict(trained_weights(model))
+    if other.model.encoder is None:
+        given |= {name: value for name, value in own.items() if name[0] == "encoder"}
     for name, value in own.items():
         if name[0] != "baseline" and jnp.shape(given.get(name)) != value.shape:
             raise UserError(
@@ -543,7 +590,34 @@ def _check(config: ConfigDict, workdir: Path) -> None:
         raise UserError("config.seed and config.data.crops must be 0 or more")
     if min(config.data.max_length, config.data.get("max_source_length", 1)) < 1:
         raise UserError("config.data.max_length and .max_source_length must be 1 or more")
+    if config.data.get("vocabulary_size", 0) < 0:
+        raise UserError("config.data.vocabulary_size must be 0 (all words) or more")
     _check_sentences(config)
+    if "trainable_from" in config.encoder:
+        _check_fine_tuning(config)
+
+
+def _check_fine_tuning(config: ConfigDict) -> None:
+    """Refuses settings of a trained encoder where it is frozen, and such as cannot be."""
+    encoder = config.encoder
+    augmented = evaluate.make_augmentation(config) is not None
+    if augmented and not encoder.trainable_from:
+        raise UserError(
+            "config.data.random_crop and .random_flip change images from epoch to epoch, but a "
+            "frozen encoder's annotation vectors are cached: set config.encoder.trainable_from, "
+            "or take copies instead (data.mirrored, data.crops)"
+        )
+    rate = encoder.get("learning_rate", 0.0)
+    if rate < 0 or (rate and not config.optimizer.learning_rate):
+        raise UserError(
+            f"config.encoder.learning_rate is {rate}: it must be 0 or more, and over 0 only with "
+            "an optimizer.learning_rate over 0"
+        )
+    if not encoder.trainable_from and (rate or encoder.get("checkpointing", False)):
+        raise UserError(
+            "config.encoder.learning_rate and .checkpointing are for a trained encoder: set "
+            "config.encoder.trainable_from"
+        )
 
 
 def _check_sentences(config: ConfigDict) -> None:
@@ -567,7 +641,7 @@ def _claim(workdir: Path, config: ConfigDict) -> None:
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         if path.exists():
-            changed = configs.differences(configs.load(path), config)
+            changed = configs.changes(configs.load(path), config)
             if changed:
                 raise UserError(
                     f"{workdir} holds a run of another config ({', '.join(changed[:5])} differ);"

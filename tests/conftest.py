@@ -39,6 +39,7 @@ SLOW = (
     "decoder",
     "evaluate",
     "flickr8k",
+    "sources",
     "caption_metrics",
     "ptb_tokenizer",
 )

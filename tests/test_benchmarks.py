@@ -1,6 +1,7 @@
 """The benchmarks: what they time is what they say."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,9 +12,11 @@ import pytest
 from flax import nnx
 
 from show_attend_tell import config as configs
+from show_attend_tell import datasets
 from show_attend_tell.attention import Annotations
 from show_attend_tell.captioner import build_captioner
 from show_attend_tell.evaluate import Decoding, make_decode
+from show_attend_tell.images import read_image
 from show_attend_tell.objectives import soft_loss
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -119,3 +122,24 @@ def test_unknown_parts_are_told(tmp_path):
     command = [sys.executable, BENCHMARKS / "main.py", "--what", "speed", "--out", tmp_path]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2 and "choose of train," in done.stderr
+
+
+def test_memory_of_its_own_is_what_a_process_takes(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import scale
+
+    before = scale.own_memory(os.getpid())
+    taken = np.ones(50_000_000, np.uint8)
+    assert 4e7 < scale.own_memory(os.getpid()) - before < 8e7
+    assert len(taken) == 50_000_000 and scale.own_memory(2**22 + 1) == 0
+
+
+def test_a_generated_folder_is_one_that_can_be_trained_on(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import scale
+
+    scale.write_folder(tmp_path / "pictures", 12)
+    data = {"data_dir": tmp_path / "data", "manual_dir": tmp_path / "pictures"}
+    splits = [datasets.load("folder", split, **data) for split in datasets.SPLITS]
+    assert sum(map(len, splits)) == 12
+    assert read_image(splits[0][0].image, 16).shape == (16, 16, 3)

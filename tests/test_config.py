@@ -1,5 +1,7 @@
 """Configs from files, runs and the command line."""
 
+import json
+
 import pytest
 
 from show_attend_tell import config as configs
@@ -65,6 +67,15 @@ def test_saved_config_comes_back_with_overrides(file, tmp_path):
     assert configs.digest(config) != configs.digest(other)
     with pytest.raises(UserError, match="nearest is --config.train.rate"):
         configs.load(tmp_path / "config.json", ["--config.train.rat=4"])
+
+
+@pytest.mark.parametrize("trainable, since", [(True, "all"), (False, "")])
+def test_a_config_of_an_earlier_version_is_brought_up_to_date(trainable, since, tmp_path):
+    old = {"attention": {"kind": "soft"}, "encoder": {"name": "small", "trainable": trainable}}
+    (tmp_path / "config.json").write_text(json.dumps(old))
+    config = configs.load(tmp_path / "config.json")
+    assert config.encoder.to_dict() == {"name": "small", "trainable_from": since}
+    assert config.attention.score == "additive"
 
 
 def test_a_folder_that_is_no_run(tmp_path):

@@ -86,7 +86,7 @@ def test_records_carry_geometry_and_boxes(run):
     record = evaluate.attention_records(run, run.decoding, named, captions)[0]
     assert record.grid == (8, 8) and record.original_size == (96, 96)
     assert len(record.boxes) == len(examples[0].boxes)
-    assert all(record.matches(box) for box in record.boxes)
+    assert all(record.steps_of(box) == [box.word_index] for box in record.boxes)
 
 
 def test_a_file_is_captioned_as_the_split_was(run, tmp_path):

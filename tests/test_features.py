@@ -20,7 +20,7 @@ from PIL import Image
 from show_attend_tell import features
 from show_attend_tell.encoders.base import Encoder
 from show_attend_tell.errors import UserError
-from show_attend_tell.features import cached_annotations, decoded_images
+from show_attend_tell.features import Rows, annotation_cache, image_cache
 from show_attend_tell.images import WHOLE, read_image
 
 SIZE = 16
@@ -82,9 +82,8 @@ def expected(count, weight=0.5):
 
 
 def annotations(examples, folder, **change):
-    return cached_annotations(
-        examples, change.pop("encoder", Means()), folder, batch_size=4, progress=False, **change
-    )
+    encoder = change.pop("encoder", Means())
+    return annotation_cache(examples, encoder, folder, batch_size=4).load(progress=False)
 
 
 def only_folder(cache):
@@ -95,21 +94,20 @@ def only_folder(cache):
 def test_annotations_are_the_encoders_in_half_precision(tmp_path):
     found = annotations(Examples(10), tmp_path)
     assert found.dtype == np.float16 and found.shape == (10, 4, 3)
-    np.testing.assert_array_equal(found, expected(10))
-    assert isinstance(found, np.memmap) and not found.flags.writeable
+    np.testing.assert_array_equal(found[:], expected(10))
 
 
 def test_last_batch_and_next_split_compile_nothing_new(tmp_path):
     TRACED.clear()
     for count in (10, 5):
-        cached_annotations(Examples(count), Means(), tmp_path, batch_size=3, progress=False)
+        annotation_cache(Examples(count), Means(), tmp_path, batch_size=3).load(progress=False)
     assert TRACED == [(3, SIZE, SIZE, 3)]
 
 
 def test_second_call_reads_no_image(tmp_path):
-    first = annotations(Examples(10), tmp_path)
+    first = annotations(Examples(10), tmp_path)[:]
     again = Examples(10)
-    np.testing.assert_array_equal(annotations(again, tmp_path), first)
+    np.testing.assert_array_equal(annotations(again, tmp_path)[:], first)
     assert again.reads == []
 
 
@@ -122,29 +120,30 @@ def test_manifest_says_what_the_cache_holds(tmp_path):
     assert manifest["image_ids"] == ["image0", "image1", "image2"]
     assert manifest["shape"] == [3, 4, 3] and manifest["dtype"] == "float16"
     assert folder.name.startswith("colours-train-means-16-")
-    assert {f.name for f in folder.iterdir()} == {"array.npy", "manifest.json", "lock"}
+    names = {"rows-0000000.npy", "manifest.json", "lock", "lock-0000000"}
+    assert {f.name for f in folder.iterdir()} == names
 
 
 def test_other_weights_data_or_images_are_another_cache(tmp_path):
     annotations(Examples(5), tmp_path)
     np.testing.assert_array_equal(
-        annotations(Examples(5), tmp_path, encoder=Means(0.25)), expected(5, 0.25)
+        annotations(Examples(5), tmp_path, encoder=Means(0.25))[:], expected(5, 0.25)
     )
     later = Examples(5)
     later.fingerprint["version"] = "1.0.1"
     annotations(later, tmp_path)
     assert len(later.reads) == 5
-    np.testing.assert_array_equal(annotations(Examples(6), tmp_path), expected(6))
+    np.testing.assert_array_equal(annotations(Examples(6), tmp_path)[:], expected(6))
     assert len(list(tmp_path.iterdir())) == 4
 
 
 def test_images_are_cached_as_they_are_read(tmp_path):
     examples = Examples(5)
-    found = decoded_images(examples, 8, tmp_path, progress=False)
+    found = image_cache(examples, 8, tmp_path).load(progress=False)
     assert found.shape == (5, 8, 8, 3) and found.dtype == np.uint8
-    np.testing.assert_array_equal(found[3], read_image(examples[3].image, 8))
+    np.testing.assert_array_equal(found[:][3], read_image(examples[3].image, 8))
     again = Examples(5)
-    decoded_images(again, 8, tmp_path, progress=False)
+    image_cache(again, 8, tmp_path).load(progress=False)
     assert again.reads == []
 
 
@@ -155,22 +154,22 @@ def test_images_are_cached_as_they_are_read(tmp_path):
 )
 def test_truncated_or_longer_cache_is_never_read(tmp_path, caplog, damage):
     annotations(Examples(10), tmp_path)
-    path = only_folder(tmp_path) / "array.npy"
+    path = only_folder(tmp_path) / "rows-0000000.npy"
     path.write_bytes(damage(path.read_bytes()))
     with caplog.at_level(logging.WARNING):
         found = annotations(Examples(10), tmp_path)
-    np.testing.assert_array_equal(found, expected(10))
-    assert "array.npy" in caplog.text
+    np.testing.assert_array_equal(found[:], expected(10))
+    assert "rows-0000000.npy" in caplog.text
 
 
 def test_cache_of_another_shape_or_manifest_is_never_read(tmp_path):
     annotations(Examples(10), tmp_path)
     folder = only_folder(tmp_path)
-    np.save(folder / "array.npy", np.zeros((9, 4, 3), np.float16))
-    np.testing.assert_array_equal(annotations(Examples(10), tmp_path), expected(10))
-    np.save(folder / "array.npy", np.zeros((10, 4, 3), np.float16))
+    np.save(folder / "rows-0000000.npy", np.zeros((9, 4, 3), np.float16))
+    np.testing.assert_array_equal(annotations(Examples(10), tmp_path)[:], expected(10))
+    np.save(folder / "rows-0000000.npy", np.zeros((10, 4, 3), np.float16))
     (folder / "manifest.json").write_text("{}")
-    np.testing.assert_array_equal(annotations(Examples(10), tmp_path), expected(10))
+    np.testing.assert_array_equal(annotations(Examples(10), tmp_path)[:], expected(10))
 
 
 def test_unreadable_image_is_named_and_the_rest_is_kept(tmp_path):
@@ -178,11 +177,11 @@ def test_unreadable_image_is_named_and_the_rest_is_kept(tmp_path):
         annotations(Examples(20, broken=9), tmp_path)
     assert "\n" not in str(raised.value)
     folder = only_folder(tmp_path)
-    assert not (folder / "array.npy").exists()
-    rows = json.loads((folder / "progress.json").read_text())["rows"]
+    assert not (folder / "rows-0000000.npy").exists()
+    rows = json.loads((folder / "progress-0000000.json").read_text())["rows"]
     assert rows == 4  # the second whole batch before it was still on the device
     mended = Examples(20)
-    np.testing.assert_array_equal(annotations(mended, tmp_path), expected(20))
+    np.testing.assert_array_equal(annotations(mended, tmp_path)[:], expected(20))
     assert min(mended.reads) == rows
 
 
@@ -192,13 +191,13 @@ def test_doubtful_rest_of_an_attempt_is_computed_again(tmp_path, lost):
         annotations(Examples(20, broken=19), tmp_path)
     folder = only_folder(tmp_path)
     if lost == "progress":
-        (folder / "progress.json").write_text('{"rows"')
+        (folder / "progress-0000000.json").write_text('{"rows"')
     elif lost == "rows":
-        os.truncate(folder / "partial.npy", 200)
+        os.truncate(folder / "partial-0000000.npy", 200)
     else:
         (folder / "manifest.json").unlink()
     mended = Examples(20)
-    np.testing.assert_array_equal(annotations(mended, tmp_path), expected(20))
+    np.testing.assert_array_equal(annotations(mended, tmp_path)[:], expected(20))
     assert min(mended.reads) == 0
 
 
@@ -206,9 +205,9 @@ def test_killed_extraction_is_resumed(tmp_path):
     killed = subprocess.run([sys.executable, __file__, str(tmp_path)], capture_output=True)
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
     folder = only_folder(tmp_path)
-    assert (folder / "partial.npy").exists() and not (folder / "array.npy").exists()
+    assert (folder / "partial-0000000.npy").exists() and not (folder / "rows-0000000.npy").exists()
     resumed = Examples(60)
-    np.testing.assert_array_equal(annotations(resumed, tmp_path), expected(60))
+    np.testing.assert_array_equal(annotations(resumed, tmp_path)[:], expected(60))
     # Decoding is a few batches ahead of what is written; the image that killed was number 40.
     assert 0 < min(resumed.reads) < 40
 
@@ -217,8 +216,8 @@ def test_two_at_once_compute_it_once(tmp_path):
     examples = Examples(10)
     with ThreadPoolExecutor(2) as pool:
         found = list(pool.map(lambda _: annotations(examples, tmp_path), range(2)))
-    np.testing.assert_array_equal(found[0], expected(10))
-    np.testing.assert_array_equal(found[1], expected(10))
+    np.testing.assert_array_equal(found[0][:], expected(10))
+    np.testing.assert_array_equal(found[1][:], expected(10))
     assert sorted(examples.reads) == list(range(10))
 
 
@@ -232,7 +231,7 @@ def test_too_small_a_disk_is_seen_before_work_starts(tmp_path, monkeypatch):
     monkeypatch.setattr(features.shutil, "disk_usage", lambda path: SimpleNamespace(free=1_000_000))
     examples = Examples(2_000)
     with pytest.raises(UserError, match=r"needs 2 MB and 1 MB are free") as raised:
-        decoded_images(examples, 16, tmp_path, progress=False)
+        image_cache(examples, 16, tmp_path).load(progress=False)
     assert str(tmp_path) in str(raised.value) and examples.reads == []
     assert annotations(Examples(5), tmp_path).shape == (5, 4, 3)
 
@@ -242,13 +241,13 @@ def test_failing_write_is_one_line_and_can_be_resumed(tmp_path):
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
     try:
         with pytest.raises(UserError, match="cannot keep the feature cache") as raised:
-            decoded_images(Examples(200), 16, tmp_path, progress=False)
+            image_cache(Examples(200), 16, tmp_path).load(progress=False)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert str(tmp_path) in str(raised.value) and "\n" not in str(raised.value)
     resumed = Examples(200)
-    found = decoded_images(resumed, 16, tmp_path, progress=False)
-    np.testing.assert_array_equal(found[:, 0, 0, 0], np.arange(200))
+    found = image_cache(resumed, 16, tmp_path).load(progress=False)
+    np.testing.assert_array_equal(found[:][:, 0, 0, 0], np.arange(200))
     assert min(resumed.reads) == 128  # two blocks of 64 images of 768 bytes fitted
 
 
@@ -258,8 +257,68 @@ def test_folder_that_cannot_be_made_is_named(tmp_path):
         annotations(Examples(3), tmp_path / "file" / "cache")
 
 
+@pytest.fixture
+def small_shards(monkeypatch):
+    monkeypatch.setattr(features, "SHARD_ROWS", 8)
+
+
+def test_a_large_array_lies_in_several_files(tmp_path, small_shards):
+    found = annotations(Examples(20), tmp_path)
+    folder = only_folder(tmp_path)
+    sizes = {p.name: len(np.load(p)) for p in sorted(folder.glob("*.npy"))}
+    assert sizes == {"rows-0000000.npy": 8, "rows-0000008.npy": 8, "rows-0000016.npy": 4}
+    assert (found.shape, found.ndim, len(found), found.dtype) == ((20, 4, 3), 3, 20, np.float16)
+    for rows in (np.array([19, 0, 8, 7, 7]), slice(6, 18, 5), np.array([], int)):
+        np.testing.assert_array_equal(found[rows], expected(20)[rows])
+    again = Examples(20)
+    annotations(again, tmp_path)
+    assert again.reads == []
+
+
+def test_rows_are_copies_and_files_are_read_only(tmp_path):
+    found = annotations(Examples(6), tmp_path)
+    found[np.array([1])][:] = 7.0
+    np.testing.assert_array_equal(found[:], expected(6))
+    parts = [np.arange(6).reshape(3, 2), np.arange(6, 8).reshape(1, 2)]
+    np.testing.assert_array_equal(Rows(parts)[np.array([3, 0])], [[6, 7], [0, 1]])
+
+
+def test_a_lost_file_alone_is_computed_again(tmp_path, small_shards):
+    annotations(Examples(20), tmp_path)
+    (only_folder(tmp_path) / "rows-0000008.npy").unlink()
+    again = Examples(20)
+    assert annotation_cache(again, Means(), tmp_path).finished() == 12
+    np.testing.assert_array_equal(annotations(again, tmp_path)[:], expected(20))
+    assert sorted(again.reads) == list(range(8, 16))
+
+
+def test_files_of_another_array_are_not_taken_for_its_own(tmp_path, small_shards):
+    annotations(Examples(20), tmp_path)
+    folder = only_folder(tmp_path)
+    np.save(folder / "rows-0000016.npy", np.zeros((4, 4, 3), np.float16))
+    (folder / "manifest.json").write_text("{}")
+    np.testing.assert_array_equal(annotations(Examples(20), tmp_path)[:], expected(20))
+
+
+def test_processes_of_a_job_begin_with_files_of_their_own(tmp_path, small_shards, monkeypatch):
+    monkeypatch.setattr(features.jax, "process_count", lambda: 2)
+    monkeypatch.setattr(features.jax, "process_index", lambda: 1)
+    examples = Examples(24)
+    np.testing.assert_array_equal(annotations(examples, tmp_path)[:], expected(24))
+    firsts = list(dict.fromkeys(read // 8 for read in examples.reads))
+    assert firsts == [1, 0, 2]
+
+
+def test_a_cache_says_its_size_and_what_is_done(tmp_path, small_shards):
+    cache = annotation_cache(Examples(20, broken=13), Means(), tmp_path, batch_size=4)
+    assert (cache.size, cache.finished()) == (20 * 4 * 3 * 2, 0)
+    with pytest.raises(UserError):
+        cache.load(progress=False)
+    assert cache.finished() == 8  # the second file's first batch was still on the device
+
+
 def test_progress_shows_images_and_rate(tmp_path, capsys):
-    cached_annotations(Examples(6), Means(), tmp_path, batch_size=4, progress=True)
+    annotation_cache(Examples(6), Means(), tmp_path, batch_size=4).load(progress=True)
     assert "6/6" in capsys.readouterr().out
 
 
@@ -277,6 +336,6 @@ def test_a_mirrored_image_is_read_the_other_way_round(tmp_path):
             )
             return SimpleNamespace(image=encoded.getvalue(), window=WHOLE, mirrored=index == 1)
 
-    plain, mirrored = features.decoded_images(Pair(2), SIZE, tmp_path, progress=False)
+    plain, mirrored = image_cache(Pair(2), SIZE, tmp_path).load(progress=False)[:]
     np.testing.assert_array_equal(plain[:, ::-1], mirrored)
     assert not np.array_equal(plain, mirrored)

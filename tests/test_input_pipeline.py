@@ -5,7 +5,10 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from show_attend_tell.errors import UserError
+from show_attend_tell.images import read_image
 from show_attend_tell.input_pipeline import (
+    Augmentation,
     BatchPlan,
     bucket_lengths,
     eval_batches,
@@ -220,3 +223,102 @@ def test_eval_batches_have_one_shape_and_count_what_is_valid():
     np.testing.assert_array_equal(np.concatenate([b[:n] for b, n in batches]), inputs)
     [(batch, valid)] = eval_batches(inputs[:1], 3)
     assert batch.shape == (3, 2) and valid == 1
+
+
+LEFT, RIGHT = 5, 6
+
+
+def augmented(count=64, **changes):
+    """A batch of equal images, half white from the left, captioned `left x`, `x right` or `x`."""
+    images = np.zeros((count, 20, 20, 3), np.uint8)
+    images[:, :, :10] = 255
+    tokens = np.array([[[LEFT, 7, EOS]], [[7, RIGHT, EOS]], [[7, EOS, 0]]] * count, np.int32)
+    tokens = tokens[:count]
+    settings = dict(size=10, crop=1.0, flip="off", sides=(LEFT, RIGHT), seed=3) | changes
+    share = settings.pop("share", slice(None))
+    index = settings.pop("index", 0)
+    made = Augmentation(**settings).apply(images[share], tokens, index, share)
+    return made["inputs"], made["tokens"], tokens[share]
+
+
+def test_without_crop_and_flip_an_image_is_only_resized():
+    seen, tokens, before = augmented()
+    np.testing.assert_array_equal(tokens, before)
+    assert (seen[:, :, :4] > 250).all() and (seen[:, :, 6:] < 5).all()
+
+
+def test_a_flipped_image_has_its_words_swapped():
+    seen, tokens, before = augmented(flip="swap")
+    flipped = seen[:, 0, 0, 0] < 128
+    assert 16 < flipped.sum() < 48
+    np.testing.assert_array_equal(tokens[~flipped], before[~flipped])
+    swap = np.arange(8)
+    swap[[LEFT, RIGHT]] = RIGHT, LEFT
+    np.testing.assert_array_equal(tokens[flipped], swap[before[flipped]])
+
+
+@pytest.mark.parametrize("changes", [{"flip": "skip"}, {"flip": "swap", "sides": (LEFT,)}])
+def test_images_whose_captions_tell_sides_can_be_spared(changes):
+    seen, tokens, before = augmented(**changes)
+    flipped = seen[:, 0, 0, 0] < 128
+    np.testing.assert_array_equal(tokens, before)
+    named = (before == LEFT).any(axis=(1, 2))
+    named |= (before == RIGHT).any(axis=(1, 2)) & (changes["flip"] == "skip")
+    assert not flipped[named].any() and flipped[~named].any()
+
+
+def test_crops_are_parts_of_the_image_and_differ():
+    seen, _, _ = augmented(crop=0.5)
+    white = (seen[:, 0, :, 0] > 128).mean(axis=1)  # the half that is white, of what is seen
+    assert len(np.unique(white)) > 4 and white.min() < 0.4 and white.max() > 0.6
+
+
+def test_a_crop_is_the_window_that_read_image_takes():
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (1, 20, 20, 3), np.uint8)
+    augmentation = Augmentation(size=10, crop=0.5, flip="off", sides=(), seed=3)
+    made = augmentation.apply(images, np.full((1, 1, 1), EOS, np.int32), 9, slice(None))
+    height, width, top, left, _ = np.random.default_rng([3, 9]).uniform(size=5)
+    height, width = 1 - 0.5 * height, 1 - 0.5 * width
+    window = (
+        top * (1 - height),
+        left * (1 - width),
+        top * (1 - height) + height,
+        left * (1 - width) + width,
+    )
+    np.testing.assert_array_equal(made["inputs"][0], read_image(images[0], 10, window))
+
+
+def test_views_hang_on_seed_and_batch_alone_whatever_the_share():
+    settings = dict(crop=0.5, flip="swap")
+    whole = augmented(**settings)
+    np.testing.assert_array_equal(augmented(**settings)[0], whole[0])
+    for share in (slice(0, 32), slice(32, 64)):
+        seen, tokens, _ = augmented(**settings, share=share)
+        np.testing.assert_array_equal(seen, whole[0][share])
+        np.testing.assert_array_equal(tokens, whole[1][share])
+    for other in ({"seed": 4}, {"index": 1}):
+        assert (augmented(**settings, **other)[0] != whole[0]).any()
+
+
+@pytest.mark.parametrize("changes", [{"crop": 0.0}, {"crop": 1.5}, {"flip": "mirror"}])
+def test_augmentations_that_cannot_be(changes):
+    with pytest.raises(UserError, match="config.data.random_"):
+        augmented(**changes)
+
+
+def test_batches_are_augmented_and_can_be_gone_on_with():
+    captions = [[[7, LEFT, EOS]]] * 6
+    plan = BatchPlan(captions, batch_size=3, rows=1, buckets=1, max_length=5, seed=0)
+    inputs = np.random.default_rng(0).integers(0, 256, (6, 16, 16, 3), np.uint8)
+    augmentation = Augmentation(size=8, crop=0.5, flip="swap", sides=(LEFT, RIGHT), seed=0)
+    batches = train_batches(inputs, plan, augmentation=augmentation)
+    seen = [next(batches) for _ in range(2)]
+    state = batches.get_state()
+    seen += [next(batches) for _ in range(2)]
+    assert all(batch["inputs"].shape == (3, 8, 8, 3) for batch in seen)
+    again = train_batches(inputs, plan, augmentation=augmentation)
+    again.set_state(state)
+    for batch in seen[2:]:
+        for name, value in next(again).items():
+            np.testing.assert_array_equal(value, batch[name])

@@ -3,10 +3,13 @@
 import json
 from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
 
-from show_attend_tell import evaluate
+from show_attend_tell import evaluate, gradient_variance
 from show_attend_tell.attention_maps import load_attention
+from show_attend_tell.captioner import trained_weights
 from show_attend_tell.main import main
 
 VERBS = (
@@ -105,6 +108,24 @@ def test_gradient_variance_writes_table_and_chart(workdir, capsys):
     assert "leave_one_out" in capsys.readouterr().out
     stored = json.loads((Path(workdir) / "gradient_variance.json").read_text())
     assert len(stored["rows"]) == 12 and stored["samples"] == 2
+
+
+def test_gradient_variance_can_be_that_of_fresh_weights(workdir, monkeypatch):
+    measured = []
+
+    def measure(model, params, *_, **__):
+        measured.append(params)
+        row = {"baseline": "none", "credit": "sequence", "rollouts": 1, "relative": 1.0}
+        return [row | {"variance": 1.0, "snr": 1.0, "variance_per_rollout": 1.0}]
+
+    monkeypatch.setattr(gradient_variance, "gradient_variance", measure)
+    monkeypatch.setattr(gradient_variance, "write_variance", lambda *_: None)
+    few = ["--batches", "1", "--samples", "2", "--images", "2"]
+    for more in ([], ["--fresh"]):
+        assert main(["gradient-variance", "--workdir", workdir, *few, *more]) == 0
+    run = evaluate.load_run(Path(workdir))
+    for params, expected in zip(measured, (run.params, trained_weights(run.model)), strict=True):
+        jax.tree.map(np.testing.assert_array_equal, params, expected)
 
 
 def test_attend_dumps_maps_pictures_and_statistics(workdir, tmp_path, capsys, trained):

@@ -77,6 +77,17 @@ def test_a_learned_baseline_is_clipped_apart():
         np.testing.assert_allclose(clipped[1][part], scaled[1][part], rtol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["adam", "rmsprop"])
+def test_the_encoder_has_a_rate_of_its_own(name):
+    params = {"decoder": jnp.ones(2), "encoder": jnp.ones(2)}
+    gradient = {part: jnp.array([3.0, -2.0]) for part in params}
+    settings = dict(name=name, schedule="cosine", warmup_steps=1, clip_norm=0.5)
+    for change in changes([gradient] * 4, params, encoder_learning_rate=0.001, **settings):
+        np.testing.assert_allclose(change["encoder"], 0.01 * change["decoder"], rtol=1e-6)
+    for change in changes([gradient] * 4, params, **settings):
+        np.testing.assert_array_equal(change["encoder"], change["decoder"])
+
+
 def test_decay_spares_biases():
     params = {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}
     zero = {"kernel": jnp.zeros((2, 2)), "bias": jnp.zeros(2)}
@@ -93,6 +104,7 @@ def test_decay_spares_biases():
         {"final": 2.0},
         {"final": 0.5},
         {"weight_decay": 0.1},
+        {"schedule": "cosine", "warmup_steps": 10, "total_steps": 10},
     ],
 )
 def test_what_it_does_not_know_it_refuses(settings):

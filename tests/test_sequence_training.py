@@ -195,4 +195,4 @@ def test_training_raises_the_reward():
         rewards.append(float(metrics["reward"]))
     # The empty caption, 0.18, has a probability of 0.84 at first; most others score 2.9 and more.
     assert np.mean(rewards[:2]) < 1 and np.mean(rewards[-10:]) > 2.5
-    assert step._cache_size() == 1
+    assert step.func._cache_size() == 1

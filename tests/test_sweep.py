@@ -92,6 +92,23 @@ def test_a_sweep_runs_what_is_missing_and_nothing_twice(tmp_path, calls):
     assert calls == [("evaluate", names[1])]
 
 
+def test_the_checksum_that_a_run_notes_does_not_make_it_another_one(tmp_path, calls):
+    folder = EXPERIMENT.replace("shapes.py", "folder.py")
+    jobs = grid([folder], {"attention.kind": ["soft"]}, [0], tmp_path)
+    run(jobs, tmp_path)
+    path = jobs[0][0].workdir / "config.json"
+    config = configs.load(path)
+    config.encoder.weights_sha256 = "0" * 64
+    configs.save(config, path)
+    for context in ("expected",):
+        decode = config.decode
+        stem = f"test-{context}-beam{decode.beam}-lp{decode.length_penalty:g}"
+        (path.parent / f"{stem}.scores.json").write_text("{}")
+    calls.clear()
+    run(jobs, tmp_path)
+    assert calls == []
+
+
 def test_a_finished_run_of_another_config_is_not_taken_for_this_one(tmp_path, calls):
     run(grid([EXPERIMENT], {"attention.kind": ["soft"]}, [0], tmp_path), tmp_path)
     calls.clear()

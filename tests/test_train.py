@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 import tiny
 from flax import nnx
+from flax.traverse_util import flatten_dict
+from ml_collections import ConfigDict
 
 from show_attend_tell import config as configs
-from show_attend_tell import evaluate
+from show_attend_tell import evaluate, pretrained
 from show_attend_tell import train as training
 from show_attend_tell.captioner import Captioner, build_captioner, build_encoder
 from show_attend_tell.checkpoint import Checkpoints
@@ -28,7 +30,8 @@ def final_state(workdir, config):
     words = len(json.loads((workdir / "vocabulary.json").read_text())["words"]) + 4
     model = build_captioner(config, encoder, words)
     settings = {k: v for k, v in config.optimizer.to_dict().items() if k != "average"}
-    optimizer = make_optimizer(total_steps=1, **settings)
+    rate = config.encoder.get("learning_rate", 0.0)
+    optimizer = make_optimizer(total_steps=1, encoder_learning_rate=rate, **settings)
     like = training.initial_state(model, optimizer, keep_start=config.train.init_share > 0)
     checkpoints = Checkpoints(workdir / "checkpoints", keep=2)
     found = checkpoints.restore(like)
@@ -278,9 +281,9 @@ def test_the_average_is_the_running_mean_of_the_parameters():
 def test_many_steps_in_a_row_that_are_not_finite_stop_the_run(tmp_path, monkeypatch):
     tiny.use_scenes(monkeypatch)
     config = tiny.config(tmp_path / "data", max_skipped=2, epochs=2)
-    config.encoder.trainable = False
+    config.encoder.trainable_from = ""
 
-    def poisoned(config, examples, encoder, source):
+    def poisoned(config, examples, encoder, source, **_):
         shape = (len(examples), encoder.grid[0] * encoder.grid[1], encoder.features)
         return np.full(shape, np.nan, np.float16)
 
@@ -298,7 +301,7 @@ def test_training_compiles_one_program_a_bucket():
     for _ in range(3 * plan.batches_per_epoch):
         state, _ = step(state, next(batches))
     assert len(plan.lengths) == 2
-    assert step._cache_size() == 2
+    assert step.func._cache_size() == 2
 
 
 def test_what_a_run_leaves(tmp_path, monkeypatch):
@@ -334,3 +337,137 @@ def test_a_run_can_start_from_another(tmp_path, monkeypatch, trained):
     hard.decoder.hidden = 32
     with pytest.raises(UserError, match=r"init_from=.*run: its weights decoder.* do not fit"):
         training.train(hard, tmp_path / "misfit")
+
+
+def lite0(folder, **encoder):
+    """A tiny experiment on EfficientNet-Lite0's annotation vectors."""
+    config = tiny.config(folder, epochs=1, checkpoint_every=1)
+    config.encoder = ConfigDict(
+        {"name": "efficientnet_lite0", "image_size": 64, "endpoints": ("stage2",)}
+        | {"trainable_from": "", "checkpointing": False, "learning_rate": 0.0}
+        | {"grid_stride": 8, "weights": "", "weights_sha256": ""}
+        | encoder
+    )
+    config.data.random_crop, config.data.random_flip = 1.0, "off"
+    return config
+
+
+@pytest.fixture(scope="module")
+def on_frozen(tmp_path_factory):
+    """The folder of a run on a frozen encoder's annotation vectors."""
+    folder = tmp_path_factory.mktemp("frozen")
+    with pytest.MonkeyPatch.context() as patch:
+        tiny.use_scenes(patch)
+        training.train(lite0(folder / "data"), folder / "run")
+    return folder / "run"
+
+
+def tuned(folder, start, **changes):
+    encoder = dict(trainable_from="stage2", learning_rate=0.01, crop=0.8, flip="swap") | changes
+    crop, flip = encoder.pop("crop"), encoder.pop("flip")
+    config = lite0(folder, **encoder)
+    config.train.init_from = str(start)
+    config.data.random_crop, config.data.random_flip = crop, flip
+    return config
+
+
+@pytest.fixture(scope="module")
+def fine_tuned(tmp_path_factory, on_frozen):
+    """The folder of a run that went on from there with the encoder's later stages."""
+    folder = tmp_path_factory.mktemp("tuned")
+    with pytest.MonkeyPatch.context() as patch:
+        tiny.use_scenes(patch)
+        training.train(tuned(folder / "data", on_frozen), folder / "run")
+    return folder / "run"
+
+
+def encoder_weights(params):
+    return flatten_dict(params["encoder"])
+
+
+def test_fine_tuning_changes_the_later_stages_alone(fine_tuned):
+    run = evaluate.load_run(fine_tuned, half=False)
+    fresh = build_encoder(run.config)
+    before = flatten_dict(nnx.to_pure_dict(nnx.state(fresh, nnx.Variable)))
+    found = encoder_weights(run.params)
+    assert found.keys() == before.keys()
+    first = list(fresh.strides).index("stage2")
+    for name, value in found.items():  # ("stages", number of the stage, ...)
+        assert np.array_equal(value, before[name]) == (name[1] < first), name
+    state = final_state(fine_tuned, run.config)[1]
+    assert {name[1] for name in encoder_weights(state.params)} == {first}
+
+
+def test_a_run_notes_which_weights_its_encoder_had(fine_tuned, on_frozen):
+    for run in (on_frozen, fine_tuned):
+        config = configs.load(run / "config.json")
+        assert config.encoder.weights_sha256 == build_encoder(config).checksum
+        config.encoder.weights_sha256 = "0" * 64
+        with pytest.raises(UserError, match="have the SHA-256"):
+            build_encoder(config)
+
+
+def test_a_run_does_not_go_on_with_other_data(tmp_path, monkeypatch):
+    scenes = tiny.use_scenes(monkeypatch)
+    config = tiny.config(tmp_path / "data", epochs=2)
+    with pytest.MonkeyPatch.context() as patch:
+        during(patch, 1, terminate)
+        with pytest.raises(KeyboardInterrupt):
+            training.train(config, tmp_path / "run")
+    scenes.fingerprint = scenes.fingerprint | {"seed": 1}
+    with pytest.raises(UserError, match="its data set is another one than when the run began"):
+        training.train(config, tmp_path / "run")
+
+
+def test_a_fine_tuned_run_goes_on_bit_for_bit(tmp_path, monkeypatch, on_frozen, fine_tuned):
+    config = tuned(tmp_path / "data", on_frozen)
+    with pytest.MonkeyPatch.context() as patch:
+        tiny.use_scenes(patch)
+        during(patch, 1, terminate)
+        with pytest.raises(KeyboardInterrupt):
+            training.train(config, tmp_path / "run")
+    tiny.use_scenes(monkeypatch)
+    training.train(config, tmp_path / "run")
+    whole, parts = (final_state(folder, config)[1] for folder in (fine_tuned, tmp_path / "run"))
+    jax.tree.map(np.testing.assert_array_equal, whole, parts)
+
+
+def test_a_fine_tuned_model_is_handed_on_without_its_frozen_weights(tmp_path, fine_tuned):
+    run = evaluate.load_run(fine_tuned)
+    size = pretrained.export(run, tmp_path / "out")
+    whole = sum(leaf.size for leaf in jax.tree.leaves(run.params)) * 2
+    assert size < whole
+    again = evaluate.load_run(tmp_path / "out")
+    jax.tree.map(np.testing.assert_array_equal, run.params, again.params)
+    image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    one, other = (evaluate.caption_images(r, [image], r.decoding)[0] for r in (run, again))
+    assert one.text == other.text
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        (
+            {"trainable_from": ""},
+            "random_crop and .random_flip .*set config.encoder.trainable_from",
+        ),
+        ({"trainable_from": "stage9"}, "trainable_from of efficientnet_lite0 must be"),
+        ({"learning_rate": -1.0}, "encoder.learning_rate is -1.0"),
+        ({"trainable_from": "", "crop": 1.0, "flip": "off"}, "are for a trained encoder"),
+        ({"crop": 0.0}, "random_crop is 0.0"),
+        ({"flip": "mirror"}, "random_flip is 'mirror'"),
+        ({"grid_stride": 16}, "trained with other encoder.grid_stride"),
+    ],
+)
+def test_fine_tuning_that_cannot_be(tmp_path, monkeypatch, on_frozen, changes, message):
+    tiny.use_scenes(monkeypatch)
+    with pytest.raises(UserError, match=message):
+        training.train(tuned(tmp_path / "data", on_frozen, **changes), tmp_path / "run")
+
+
+def test_a_frozen_run_does_not_go_on_from_a_fine_tuned_one(tmp_path, monkeypatch, fine_tuned):
+    tiny.use_scenes(monkeypatch)
+    config = lite0(tmp_path / "data")
+    config.train.init_from = str(fine_tuned)
+    with pytest.raises(UserError, match="trained with other encoder.trainable_from"):
+        training.train(config, tmp_path / "frozen")
