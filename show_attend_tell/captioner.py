@@ -121,6 +121,14 @@ def all_weights(trained: Any, frozen: Any) -> dict[str, Any]:
     return unflatten_dict(flatten_dict(frozen) | flatten_dict(trained))
 
 
+def split_weights(model: Captioner, weights: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The trained ones and the frozen ones of `all_weights`."""
+    names, flat = flatten_dict(trained_weights(model)).keys(), flatten_dict(weights)
+    trained = {name: value for name, value in flat.items() if name in names}
+    frozen = {name: value for name, value in flat.items() if name not in names}
+    return unflatten_dict(trained), unflatten_dict(frozen)
+
+
 def build_encoder(config: ConfigDict, source_words: int = 0) -> Encoder | SentenceEncoder:
     """The encoder that `config.encoder` describes, with its weights.
 

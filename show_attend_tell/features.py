@@ -122,10 +122,10 @@ class Cache:
             missing = [k for k in order if parts[k] is None]
             if missing:
                 self._claim()
-                rows = sum(shards[k].rows - shards[k].begun() for k in missing)
+                rows = sum(shards[k].rows - shards[k].begun() for k in missing)  # to compute
                 check_room(self.folder, rows * (self.size // self.shape[0]))
                 shown = progress and jax.process_index() == 0
-                with _bar(self.shape[0], self.finished(), shown) as update:
+                with _bar(self.shape[0], self.shape[0] - rows, shown) as update:
                     for k in missing:
                         parts[k] = shards[k].made(update)
         except OSError as error:

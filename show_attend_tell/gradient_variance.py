@@ -17,7 +17,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
-from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -25,7 +24,7 @@ from rich.console import Console
 from rich.progress import track
 
 from show_attend_tell import files
-from show_attend_tell.captioner import Captioner, all_weights, trained_weights
+from show_attend_tell.captioner import Captioner, all_weights, split_weights
 from show_attend_tell.decoder import same_caption
 from show_attend_tell.estimators import (
     BASELINES,
@@ -95,12 +94,7 @@ def gradient_variance(
       `sequence`.
     """
     graph = nnx.graphdef(model)
-    names = flatten_dict(trained_weights(model)).keys()  # of those that have gradients
-    flat = flatten_dict(params)
-    parts = [
-        unflatten_dict({name: value for name, value in flat.items() if (name in names) == trained})
-        for trained in (True, False)
-    ]
+    parts = split_weights(model, params)  # the trained ones have gradients
     key = jax.random.key(seed)
     averages, learned = _fit_baselines(graph, params, others, jax.random.fold_in(key, 1))
     moments = jax.jit(lambda *args: _gradients(graph, *args))

@@ -14,13 +14,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from flax.traverse_util import flatten_dict, unflatten_dict
 from PIL import Image
 
 from show_attend_tell import config as configs
 from show_attend_tell import files
 from show_attend_tell.attention_maps import AttentionRecord, attention_picture
-from show_attend_tell.captioner import trained_weights
+from show_attend_tell.captioner import split_weights
 from show_attend_tell.checkpoint import WEIGHTS, write_weights
 from show_attend_tell.errors import UserError
 from show_attend_tell.evaluate import (
@@ -123,9 +122,8 @@ def export(run: Run, folder: Path) -> int:
         raise UserError(f"{folder}: the folder of a run; export to another one")
     folder.mkdir(parents=True, exist_ok=True)
     # Without the frozen ones, which are those of the encoder that the config names.
-    names = flatten_dict(trained_weights(run.model))
-    trained = {name: value for name, value in flatten_dict(run.params).items() if name in names}
-    write_weights(folder / WEIGHTS, unflatten_dict(trained), run.step)
+    trained, _ = split_weights(run.model, run.params)
+    write_weights(folder / WEIGHTS, trained, run.step)
     config = configs.without_places(run.config)
     config.train.init_from = ""
     configs.save(config, folder / "config.json")
