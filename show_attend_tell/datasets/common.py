@@ -32,11 +32,9 @@ class QuietBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         pass
 
 
-class ImagesBuilder(QuietBuilder, skip_registration=True):
-    """A builder from image files that a user has, some of which may be of no use."""
+class ManualBuilder(QuietBuilder, skip_registration=True):
+    """A builder from files that a user has."""
 
-    # More unusable images than this share mean a broken download, not a few bad files.
-    MAX_UNUSABLE = 0.01
     REMEDY: str  # what to set, and to which folder
 
     def __init__(self, *, manual_dir: Path | None = None, **kwargs):
@@ -54,6 +52,13 @@ class ImagesBuilder(QuietBuilder, skip_registration=True):
         if not self._manual_dir.is_dir():
             raise UserError(f"{self._manual_dir}: no such folder; {self.REMEDY}")
         return self._manual_dir
+
+
+class ImagesBuilder(ManualBuilder, skip_registration=True):
+    """A builder from image files, some of which may be of no use."""
+
+    # More unusable images than this share mean a broken download, not a few bad files.
+    MAX_UNUSABLE = 0.01
 
     def _usable(
         self, split: str, found: Iterable[Found], count: int, place: Path, remedy: str

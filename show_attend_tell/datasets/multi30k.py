@@ -7,7 +7,7 @@ from pathlib import Path
 
 import tensorflow_datasets as tfds
 
-from show_attend_tell.datasets.common import QuietBuilder, pair_features
+from show_attend_tell.datasets.common import ManualBuilder, pair_features
 from show_attend_tell.errors import UserError
 
 SPLITS = {"train": "train", "val": "val", "test": "test_2016_flickr"}
@@ -17,7 +17,7 @@ REMEDY = (
 )
 
 
-class Multi30k(QuietBuilder):
+class Multi30k(ManualBuilder):
     """31,014 descriptions of photographs, each in several languages (Elliott et al. 2016).
 
     29,000 train, 1,014 val, 1,000 test ("test_2016_flickr"); English, German, French and Czech. The
@@ -42,14 +42,14 @@ class Multi30k(QuietBuilder):
     """
 
     VERSION = tfds.core.Version("1.0.0")
+    REMEDY = REMEDY
 
     def __init__(self, *, languages: tuple[str, str], manual_dir: Path | None = None, **kwargs):
         """Takes the pair (source, target), such as ("en", "de"), and the folder of the files."""
-        self._manual_dir = manual_dir
         self._languages = languages
         name = "-".join(languages)
         config = tfds.core.BuilderConfig(name=name, description=f"Sentence pairs {name}.")
-        super().__init__(config=config, **kwargs)
+        super().__init__(manual_dir=manual_dir, config=config, **kwargs)
 
     def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(
@@ -60,18 +60,13 @@ class Multi30k(QuietBuilder):
         )
 
     def _split_generators(self, dl_manager) -> dict[str, Iterator]:
-        if self._manual_dir is None:
-            raise UserError(
-                f"multi30k is not built yet and no folder to build it from is set; {REMEDY}"
-            )
-        if not self._manual_dir.is_dir():
-            raise UserError(f"{self._manual_dir}: no such folder; {REMEDY}")
+        folder = self._folder()
         # All is read before anything is written: a bad file leaves no half of a data set.
-        pairs = {split: self._read(stem) for split, stem in SPLITS.items()}
+        pairs = {split: self._read(folder, stem) for split, stem in SPLITS.items()}
         return {split: self._generate_examples(split, pairs[split]) for split in SPLITS}
 
-    def _read(self, stem: str) -> list[tuple[str, str]]:
-        files = [find_text(self._manual_dir, stem, language) for language in self._languages]
+    def _read(self, folder: Path, stem: str) -> list[tuple[str, str]]:
+        files = [find_text(folder, stem, language) for language in self._languages]
         source, target = (read_lines(path) for path in files)
         if len(source) != len(target):
             raise UserError(
