@@ -1,13 +1,20 @@
 """Layers of pretrained networks, in the forms that XLA computes fastest on CPUs."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
+from show_attend_tell.encoders.base import Frozen
 from show_attend_tell.encoders.weights import Weights
+
+# B^T, G and A^T of F(2x2, 3x3) (Lavin and Gray 2016, arXiv 1509.09308, section 4.1).
+_WINOGRAD_INPUT = np.array([[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]], np.float32)
+_WINOGRAD_KERNEL = np.array([[2, 0, 0], [1, 1, 1], [1, -1, 1], [0, 0, 2]], np.float32) / 2
+_WINOGRAD_OUTPUT = np.array([[1, 1, 1, 0], [0, 1, -1, -1]], np.float32)
 
 
 class Convolution(nnx.Module):
@@ -27,6 +34,7 @@ class Convolution(nnx.Module):
         kernel: int = 1,
         stride: int = 1,
         same: bool = False,
+        winograd: bool = False,
     ):
         """Takes its weights.
 
@@ -37,9 +45,15 @@ class Convolution(nnx.Module):
             kernel: side, odd.
             stride: of both directions.
             same: padding is SAME, with the odd pixel at the end; else (kernel - 1) / 2 at each.
+            winograd: of a 3x3 kernel at stride 1, if its weights are frozen, on a CPU: see
+                `winograd_convolution`, which takes 0.5 to 0.8 of the time, but more than the plain
+                one where its sixteen maps are too large for the cache.
         """
         shape = (outputs, inputs, kernel, kernel)
         self.kernel, self.bias = weights.convolution(conv, norm, shape)
+        self.winograd = winograd and weights.kind is Frozen and jax.default_backend() == "cpu"
+        if self.winograd:
+            self.kernel = Frozen(winograd_kernel(self.kernel[...]))
         self.stride = stride
         self.padding = "SAME" if same else ((kernel // 2, kernel // 2),) * 2
 
@@ -49,10 +63,58 @@ class Convolution(nnx.Module):
             x = x[:, ::stride, ::stride]
             y = x.reshape(-1, x.shape[-1]) @ kernel[0, 0] + bias[None]
             return y.reshape(*x.shape[:-1], -1)
+        if self.winograd:
+            return winograd_convolution(x, kernel) + bias[None, None, None]
         y = jax.lax.conv_general_dilated(
             x, kernel, (stride, stride), self.padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
         )
         return y + bias[None, None, None]
+
+
+def winograd_kernel(kernel: Float[Array, "3 3 I O"]) -> Float[Array, "4 4 I O"]:
+    """G g G^T: what `winograd_convolution` takes for a kernel."""
+    matrix = _WINOGRAD_KERNEL
+    return jnp.einsum("ai,bj,ijco->abco", matrix, matrix, kernel, precision="highest")
+
+
+def winograd_convolution(
+    x: Float[Array, "B h w I"], kernel: Float[Array, "4 4 I O"]
+) -> Float[Array, "B h w O"]:
+    """A 3x3 convolution, padded by one pixel, with 16 products for every 2x2 outputs and not 36.
+
+    F(2x2, 3x3) of Lavin and Gray 2016: Y = A^T [sum over channels of U * (B^T d B)] A with tiles d
+    of 4x4 pixels, two apart. In float32 it is as exact as the plain sum, to some 1e-6.
+
+    Args:
+        x: images.
+        kernel: U, see `winograd_kernel`.
+    """
+    count, height, width, channels = x.shape
+    h, w = -(-height // 2), -(-width // 2)
+    x = jnp.pad(x, ((0, 0), (1, 2 * h - height + 1), (1, 2 * w - width + 1), (0, 0)))
+    rows = [x[:, i : i + 2 * h : 2] for i in range(4)]
+    d = [[row[:, :, j : j + 2 * w : 2] for j in range(4)] for row in rows]
+    tiles = _both_sides(_WINOGRAD_INPUT, d)
+    # Sixteen products: as one with a batch of sixteen they take up to twice the time.
+    products = [
+        [tile.reshape(-1, channels) @ u for tile, u in zip(*row, strict=True)]
+        for row in zip(tiles, kernel, strict=True)
+    ]
+    y = _both_sides(_WINOGRAD_OUTPUT, products)
+    y = [jnp.stack([part.reshape(count, h, w, -1) for part in row], 3) for row in y]
+    return jnp.stack(y, 2).reshape(count, 2 * h, 2 * w, -1)[:, :height, :width]
+
+
+def _both_sides(matrix: np.ndarray, parts: Sequence[Sequence[Array]]) -> list[list[Array]]:
+    """M X M^T for an X whose entries are arrays; M's are 1, 0 and -1."""
+
+    def combine(row: np.ndarray, column: Sequence[Array]) -> Array:
+        return sum(
+            part if sign > 0 else -part for sign, part in zip(row, column, strict=True) if sign
+        )
+
+    half = [[combine(row, column) for column in zip(*parts, strict=True)] for row in matrix]
+    return [[combine(row, column) for row in matrix] for column in half]
 
 
 class Row(nnx.Module):

@@ -58,8 +58,10 @@ class VGG19(StagedEncoder):
             index, inputs = index + 2 * count + 1, channels
         convolutions = []
         for i in range(count):
-            layer = f"features.{index + 2 * i}"
+            layer, inputs = f"features.{index + 2 * i}", channels if i else inputs
             convolutions.append(
-                Convolution(weights, layer, None, channels if i else inputs, channels, kernel=3)
+                Convolution(
+                    weights, layer, None, inputs, channels, kernel=3, winograd=inputs >= 128
+                )
             )
         return [_Stage(index > 0, convolutions)], channels
