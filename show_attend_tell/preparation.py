@@ -29,8 +29,8 @@ MEASURED = 200  # pictures whose size is looked up: each is read for it
 def prepare(config: ConfigDict, console: Console) -> list[dict[str, Any]]:
     """Builds the data set of an experiment, then what its encoder takes or gives for every split.
 
-    What is there already is not made again, and what was interrupted is gone on with. Size and
-    time are told before the work starts.
+    What is there already is not made again, and an interrupted cache is gone on with. Its size and
+    time are told when the data set is built, before it is computed.
 
     Returns:
       A record for each split: its images (or sentences), and of images the bytes of the cache and

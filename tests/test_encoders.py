@@ -77,6 +77,16 @@ def test_cnns_agree_with_stored_activations_of_pytorch(cnns, folder, name, size,
     agrees_with_stored(encoder, f"{name}_{size}", endpoints)
 
 
+@pytest.mark.parametrize("name", ["vgg19", "resnet50"])
+def test_trained_cnns_begin_with_the_vectors_of_frozen_ones(cnns, folder, name):
+    # Of which frozen ones agree with PyTorch; the convolutions are computed in another way.
+    images = random_images(1, 70)
+    frozen, free = (cnns.make(name, 70, folder, trainable_from=stage) for stage in ("", "all"))
+    assert not jax.tree.leaves(nnx.state(frozen, nnx.Param))
+    expected = np.asarray(encode(frozen, images))
+    np.testing.assert_allclose(encode(free, images), expected, atol=2e-5 * expected.max(), rtol=0)
+
+
 @pytest.mark.parametrize("size", [33, 70])
 @pytest.mark.parametrize("name", STAGES)
 def test_cnns_agree_with_pytorch_at_odd_sizes(cnns, folder, name, size):
@@ -431,7 +441,7 @@ def test_centres_of_the_lites_by_hand():
 
 @pytest.mark.parametrize(("name", "endpoint"), [("vgg19", "conv4"), ("resnet50", "layer2")])
 def test_centres_of_cnns_are_the_middles_of_receptive_fields(cnns, folder, name, endpoint):
-    # Trained, for the plain convolutions: others' rounding would let pixels outside seem to be seen.
+    # Trained, for the plain convolutions: by rounding, others' fields would seem to be wider.
     options = {"endpoints": (endpoint,), "grid_stride": 8, "trainable_from": "all"}
     encoder = cnns.make(name, 160, folder, **options)
 

@@ -35,7 +35,7 @@ class _Block(nnx.Module):
 
         self.pooled = pooled
         self.reduce = convolution(1, inputs, width)
-        self.middle = convolution(2, width, width, kernel=3, stride=stride, winograd=stride == 1)
+        self.middle = convolution(2, width, width, kernel=3, stride=stride, winograd=True)
         self.expand = convolution(3, width, 4 * width)
         names = f"{name}.downsample.0", f"{name}.downsample.1"
         self.project = (

@@ -59,6 +59,7 @@ class VGG19(StagedEncoder):
         convolutions = []
         for i in range(count):
             layer, inputs = f"features.{index + 2 * i}", channels if i else inputs
+            # At 224 pixels the maps of the first three are too large to win by it.
             convolutions.append(
                 Convolution(
                     weights, layer, None, inputs, channels, kernel=3, winograd=inputs >= 128
