@@ -30,8 +30,10 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 # Files that take longest go first, so that no process has a long one left when the other is done.
 SLOW = (
     "train",
+    "translate",
     "devices",
     "estimators",
+    "encoders",
     "sequence_training",
     "main",
     "gradient_variance",
