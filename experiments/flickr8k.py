@@ -103,10 +103,8 @@ def get_config(variant: str = "soft") -> ConfigDict:
             "trainable_from": "",  # the first stage that is trained; "" for none
             "checkpointing": False,
             "learning_rate": 0.0,  # 0: the optimizer's
-            "endpoints": (),  # stages whose channels are taken; none and 0: the encoder's own
-            "grid_stride": 0,
-            "weights": "",  # a file or OWNER/NAME on the hub; "" for the encoder's own
-            "weights_sha256": "",  # what they must have; a run notes what they had
+            "endpoints": ("head",),
+            "grid_stride": 32,
         }
     )
     config.attention = ConfigDict(
