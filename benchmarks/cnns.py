@@ -15,7 +15,7 @@ import safetensors.numpy
 from flax import nnx
 from timing import PRODUCT_NAME, interleaved, make_product, print_table, product_speed, spread
 
-from show_attend_tell.encoders import Encoder, make_encoder
+from show_attend_tell.models.encoders import Encoder, make_encoder
 
 IMAGES, SIZE, BATCH = 16, 224, 16
 VGG19 = (64, 64, "pool", 128, 128, "pool", *[256] * 4, "pool", *[512] * 4, "pool", *[512] * 4)

@@ -12,10 +12,10 @@ from ml_collections import ConfigDict
 from timing import interleaved, print_table, spread
 from training import FEATURES, GRID, VOCABULARY, GivenAnnotations
 
-from show_attend_tell import evaluate
-from show_attend_tell.captioner import build_captioner
-from show_attend_tell.evaluate import Decoding, make_decode
-from show_attend_tell.vocabulary import Vocabulary
+from show_attend_tell.inference import captioning as evaluate
+from show_attend_tell.inference.captioning import Decoding, make_decode
+from show_attend_tell.runs.build import build_captioner
+from show_attend_tell.tokens import EOS
 
 IMAGES, BEAM, STEPS = 50, 5, 20
 
@@ -29,7 +29,7 @@ def run(
     model = build_captioner(config, GivenAnnotations(FEATURES), VOCABULARY)
     # No caption ends: all take every step.
     bias = model.decoder.output_bias
-    bias[...] = bias[...].at[Vocabulary.eos].set(-1e9)
+    bias[...] = bias[...].at[EOS].set(-1e9)
     contestants = {"beam search": search(config, model, inputs)}
     if torch:
         contestants["PyTorch, the same mathematics"] = torch_search(model, inputs)

@@ -14,9 +14,9 @@ from flax import nnx
 from PIL import Image
 from timing import interleaved, print_table, spread
 
-from show_attend_tell.datasets import Example
-from show_attend_tell.encoders import make_encoder
-from show_attend_tell.features import annotation_cache
+from show_attend_tell.data.load import Example
+from show_attend_tell.data.row_cache import annotation_cache
+from show_attend_tell.models.encoders import make_encoder
 
 IMAGES, SIZE, BATCH = 256, 224, 16
 PICTURE = (500, 375)  # of Flickr8k's photographs, most of them

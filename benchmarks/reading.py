@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from timing import print_table, spread
 from training import FEATURES, GRID, make_plan
 
-from show_attend_tell.input_pipeline import train_batches
+from show_attend_tell.data.batches import train_batches
 
 
 def run(config: ConfigDict, rounds: int) -> tuple[dict[str, Any], str]:

@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.progress import track
 from timing import print_table
 
-from show_attend_tell.datasets.shapes import render_scene
+from show_attend_tell.data.builders.shapes import render_scene
 from show_attend_tell.errors import UserError
 
 IMAGES = 20_000
@@ -93,7 +93,7 @@ def write_folder(folder: Path, images: int) -> None:
 
 def measured(words: list[str]) -> dict[str, Any]:
     """Runs a verb; its seconds, and the largest `RssAnon` of each part of them, in GB."""
-    command = [sys.executable, "-m", "show_attend_tell.main", *words]
+    command = [sys.executable, "-m", "show_attend_tell", *words]
     samples, began = [], time.monotonic()
     with subprocess.Popen(command) as process:
         while process.poll() is None:

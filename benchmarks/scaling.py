@@ -15,7 +15,7 @@ from timing import interleaved, print_table, spread
 from training import FEATURES, VOCABULARY, make_step
 
 from show_attend_tell import devices, files
-from show_attend_tell.vocabulary import Vocabulary
+from show_attend_tell.tokens import EOS
 
 # B images of 3 rows, T steps, L locations, V words; each is varied while the others stay.
 BASE = {"images": 32, "steps": 24, "locations": 49, "words": VOCABULARY}
@@ -72,7 +72,7 @@ def make_batch(*, images: int, steps: int, locations: int, words: int) -> dict[s
     rng = np.random.default_rng(0)
     tokens = rng.integers(4, words, (images, 3, steps)).astype(np.int32)
     tokens[0, 0, 0] = words - 1
-    tokens[:, :, -1] = Vocabulary.eos
+    tokens[:, :, -1] = EOS
     shape = (images, locations, FEATURES)
     annotations = np.maximum(rng.normal(size=shape), 0).astype(np.float16)
     return {"inputs": jnp.asarray(annotations), "tokens": jnp.asarray(tokens)}

@@ -15,14 +15,14 @@ import numpy as np
 from ml_collections import ConfigDict
 from timing import PRODUCT_NAME, interleaved, make_product, print_table, product_speed, spread
 
-from show_attend_tell.attention import Annotations
-from show_attend_tell.captioner import build_captioner
-from show_attend_tell.encoders.base import Encoder
-from show_attend_tell.input_pipeline import BatchPlan
-from show_attend_tell.objectives import soft_loss
-from show_attend_tell.optimizer import make_optimizer
-from show_attend_tell.train import initial_state, make_train_step
-from show_attend_tell.vocabulary import Vocabulary
+from show_attend_tell.data.batches import BatchPlan
+from show_attend_tell.models.attention import Annotations
+from show_attend_tell.models.encoders.base import Encoder
+from show_attend_tell.objectives.likelihood import soft_loss
+from show_attend_tell.runs.build import build_captioner
+from show_attend_tell.tokens import EOS, PAD
+from show_attend_tell.training.optimizer import make_optimizer
+from show_attend_tell.training.session import initial_state, make_train_step
 
 GRID, FEATURES = (7, 7), 1280  # EfficientNet-Lite0 at 224 pixels
 VOCABULARY = 2539  # words of Flickr8k's captions that come five times or more
@@ -59,7 +59,7 @@ def run(
     """Times the steps; returns the figures, and the table as Markdown."""
     plan = make_plan(config)
     batch = make_batch(plan, GRID[0] * GRID[1], FEATURES)
-    tokens = int((batch["tokens"] != Vocabulary.pad).sum())
+    tokens = int((batch["tokens"] != PAD).sum())
     contestants = {PRODUCT_NAME: make_product()}
     flops, compiling = {}, {}
     for name, changes in variants.items():
@@ -115,9 +115,7 @@ def make_plan(config: ConfigDict) -> BatchPlan:
         mean = rng.normal(WORDS, SPREAD / 2)
         lengths = rng.normal(mean, SPREAD * math.sqrt(3) / 2, 5)
         lengths = lengths.round().clip(3, config.data.max_length).astype(int)
-        captions.append(
-            [[*rng.integers(4, VOCABULARY, n - 1).tolist(), Vocabulary.eos] for n in lengths]
-        )
+        captions.append([[*rng.integers(4, VOCABULARY, n - 1).tolist(), EOS] for n in lengths])
     settings = config.train
     return BatchPlan(
         captions,
@@ -144,7 +142,7 @@ def unpacked(tokens: Any) -> np.ndarray:
     captions = []
     for image in np.array(tokens):
         for row in image:
-            ends = np.flatnonzero(row == Vocabulary.eos) + 1
+            ends = np.flatnonzero(row == EOS) + 1
             captions += np.split(row[: ends[-1]], ends[:-1])
     rows = np.zeros((len(captions), max(map(len, captions))), np.int64)
     for row, caption in zip(rows, captions, strict=True):
@@ -168,7 +166,7 @@ def training_flops(config: ConfigDict, tokens: jax.Array) -> float:
     keys = locations * d * a
     of_image = 3 * keys + 2 * locations * FEATURES * d if sizes.projection else 2 * keys
     samples = config.hard.samples if config.attention.kind == "hard" else 1
-    real = samples * int((tokens != Vocabulary.pad).sum())
+    real = samples * int((tokens != PAD).sum())
     return 2 * (3 * real * of_token + len(tokens) * of_image)
 
 

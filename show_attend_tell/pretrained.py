@@ -18,18 +18,18 @@ from PIL import Image
 
 from show_attend_tell import config as configs
 from show_attend_tell import files
-from show_attend_tell.attention_maps import AttentionRecord, attention_picture
-from show_attend_tell.captioner import split_weights
-from show_attend_tell.checkpoint import WEIGHTS, write_weights
+from show_attend_tell.data.images import Source, read_image, read_picture
 from show_attend_tell.errors import UserError
-from show_attend_tell.evaluate import (
+from show_attend_tell.inference.attention_record import AttentionRecord, attention_picture
+from show_attend_tell.inference.captioning import (
     Decoding,
     Run,
     attention_records,
     caption_images,
     load_run,
 )
-from show_attend_tell.images import Source, read_image, read_picture
+from show_attend_tell.runs.build import split_weights
+from show_attend_tell.runs.checkpoint import WEIGHTS, write_weights
 
 # What `compare` and a reader want of a run; neither weights nor pictures.
 RECORDS = (
@@ -42,7 +42,7 @@ RECORDS = (
     "*.scores.json",
     "attention/*/statistics.json",
 )
-PACKAGED = Path(__file__).parent / "models"
+PACKAGED = Path(__file__).parent / "pretrained_models"
 
 
 def names() -> tuple[str, ...]:

@@ -22,7 +22,7 @@ import submitit  # noqa: E402, F401  (its import closes what logging writes to: 
 import tiny  # noqa: E402
 
 from show_attend_tell import files  # noqa: E402
-from show_attend_tell import train as training  # noqa: E402
+from show_attend_tell.training import session as training  # noqa: E402
 
 # (H,) against (B, H) must be written out: silent broadcasting hides wrong shapes.
 jax.config.update("jax_numpy_rank_promotion", "raise")

@@ -12,12 +12,12 @@ import pytest
 from flax import nnx
 
 from show_attend_tell import config as configs
-from show_attend_tell import datasets
-from show_attend_tell.attention import Annotations
-from show_attend_tell.captioner import build_captioner
-from show_attend_tell.evaluate import Decoding, make_decode
-from show_attend_tell.images import read_image
-from show_attend_tell.objectives import soft_loss
+from show_attend_tell.data import load as datasets
+from show_attend_tell.data.images import read_image
+from show_attend_tell.inference.captioning import Decoding, make_decode
+from show_attend_tell.models.attention import Annotations
+from show_attend_tell.objectives.likelihood import soft_loss
+from show_attend_tell.runs.build import build_captioner
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 TOKENS = np.array(

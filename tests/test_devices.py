@@ -13,10 +13,10 @@ import pytest
 import tiny
 
 from show_attend_tell import devices
-from show_attend_tell import train as training
+from show_attend_tell.cli.parser import main
 from show_attend_tell.errors import UserError
-from show_attend_tell.main import main
-from show_attend_tell.writer import read_metrics
+from show_attend_tell.runs.metrics_log import read_metrics
+from show_attend_tell.training import session as training
 
 # A training in a process of its own: folder of data, workdir, `stop` or `go on`, devices.start's.
 TRAIN = """

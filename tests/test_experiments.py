@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from show_attend_tell import config as configs
-from show_attend_tell import main
+from show_attend_tell.cli import parser as main
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "experiments").glob("*.py"))

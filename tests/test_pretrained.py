@@ -12,10 +12,11 @@ import PIL.Image
 import pytest
 import safetensors.numpy
 
-from show_attend_tell import evaluate, pretrained
-from show_attend_tell.attention_maps import load_attention
+from show_attend_tell import pretrained
+from show_attend_tell.cli.parser import main
 from show_attend_tell.errors import UserError
-from show_attend_tell.main import main
+from show_attend_tell.inference import captioning as evaluate
+from show_attend_tell.inference.attention_record import load_attention
 
 README = Path(__file__).parents[1] / "README.md"
 

@@ -10,11 +10,11 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from show_attend_tell import config as configs
-from show_attend_tell import evaluate
-from show_attend_tell.datasets import Box, Example
-from show_attend_tell.datasets.shapes import render_scene
-from show_attend_tell.decoder import Decoder
-from show_attend_tell.estimators import Estimator
+from show_attend_tell.data.builders.shapes import render_scene
+from show_attend_tell.data.load import Box, Example
+from show_attend_tell.inference import captioning as evaluate
+from show_attend_tell.models.decoder import Decoder
+from show_attend_tell.objectives.reinforce import Estimator
 
 EXPERIMENT = Path(__file__).parents[1] / "experiments" / "shapes.py"
 

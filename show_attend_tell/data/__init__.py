@@ -1,0 +1,1 @@
+"""Data sets, vocabularies and batches; knows no model."""

@@ -1,0 +1,155 @@
+"""Flickr8k as a TFDS data set, from the original download."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import tensorflow_datasets as tfds
+
+from show_attend_tell.data.builders.common import (
+    DAMAGE,
+    ImagesBuilder,
+    features,
+    find_files,
+    refuse,
+)
+from show_attend_tell.errors import UserError
+
+IMAGES_ZIP, TEXT_ZIP = "Flickr8k_Dataset.zip", "Flickr8k_text.zip"
+# Where the halves lie once extracted; the original's own spelling of the images' folder first.
+IMAGE_FOLDERS = (
+    "Flicker8k_Dataset",
+    "Flickr8k_Dataset",
+    "Flickr8k_Dataset/Flicker8k_Dataset",
+)
+TEXT_FOLDERS = (".", "Flickr8k_text")
+CAPTIONS = "Flickr8k.token.txt"
+SPLITS = {
+    "train": "Flickr_8k.trainImages.txt",
+    "val": "Flickr_8k.devImages.txt",
+    "test": "Flickr_8k.testImages.txt",
+}
+REMEDY = (
+    f"set --config.data.manual_dir to the folder with {IMAGES_ZIP} and {TEXT_ZIP}, "
+    "or with what is extracted from them"
+)
+
+
+class Flickr8k(ImagesBuilder):
+    """8,000 photographs with five captions each (Hodosh, Young and Hockenmaier 2013).
+
+    The official splits: 6,000 train, 1,000 val ("dev"), 1,000 test. For non-commercial research.
+
+    Get: ask for the two archives at the homepage below, or take the copies that
+    machinelearningmastery.com links to, and put both into one folder (extracting them is fine, not
+    needed):
+
+        https://github.com/jbrownlee/Datasets/releases/download/Flickr8k/Flickr8k_Dataset.zip
+        https://github.com/jbrownlee/Datasets/releases/download/Flickr8k/Flickr8k_text.zip
+
+    Build, once, and train:
+
+        ./launch.sh train --config experiments/flickr8k.py:soft --workdir runs/flickr8k-soft \\
+            --config.data.manual_dir=FOLDER
+
+    Load: `datasets.load("flickr8k", "train", data_dir=Path(...), manual_dir=Path(...))`, where
+    manual_dir is needed the first time only.
+
+    Captions of images that are not there (five in the original) are left out and counted; an
+    unusable image is left out and named; both are kept in the data set's `metadata.json`.
+
+    Version 1.0.0.
+
+    Citation: M. Hodosh, P. Young, J. Hockenmaier. Framing image description as a ranking task:
+    data, models and evaluation metrics. JAIR 47 (2013), 853-899.
+    """
+
+    VERSION = tfds.core.Version("1.0.0")
+    REMEDY = REMEDY
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description="8,000 photographs with five captions each.",
+            features=features("jpeg"),
+            homepage="https://hockenmaier.cs.illinois.edu/8k-pictures.html",
+            metadata=tfds.core.MetadataDict(captions_without_image=0, unusable_images={}),
+        )
+
+    def _split_generators(self, dl_manager) -> dict[str, Iterator]:
+        source = _Source(self._folder())
+        captions = read_captions(source.text(CAPTIONS), source.describe(CAPTIONS))
+        lists = {split: source.text(file).split() for split, file in SPLITS.items()}
+        names = {split: list(dict.fromkeys(listed)) for split, listed in lists.items()}
+        for split, file in SPLITS.items():
+            if not names[split]:
+                raise UserError(f"{source.describe(file)}: names no image; get {TEXT_ZIP} again")
+        missing = sum(len(v) for name, v in captions.items() if name not in source.images)
+        if missing:
+            print(f"flickr8k: {missing} captions name an image that is not there; skipped")
+        self.info.metadata["captions_without_image"] = missing
+        return {s: self._generate_examples(source, captions, s, names[s]) for s in SPLITS}
+
+    def _generate_examples(
+        self, source: "_Source", captions: dict[str, list[str]], split: str, names: list[str]
+    ) -> Iterator:
+        found = (
+            (
+                name,
+                source.images.get(name, refuse("it is not there")),
+                {"image_id": name, "captions": captions.get(name, []), "objects": []},
+            )
+            for name in names
+        )
+        remedy = f"get {IMAGES_ZIP} again"
+        return self._usable(split, found, len(names), source.images_place, remedy)
+
+
+def read_captions(text: str, name: str) -> dict[str, list[str]]:
+    """Image name to its captions, from lines `NAME.jpg#K<TAB>caption`.
+
+    Args:
+      text: the content of the file.
+      name: of the file, for messages.
+
+    Raises:
+      UserError: there is none, or a line has another form; the line is named.
+    """
+    captions: dict[str, list[str]] = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip():
+            continue
+        match = re.fullmatch(r"(.+)#\d+\t(.*\S.*)", line)
+        if not match:
+            raise UserError(
+                f"{name}, line {number}: not NAME.jpg#K<TAB>caption; mend or remove the line"
+            )
+        captions.setdefault(match[1], []).append(match[2].strip())
+    if not captions:
+        raise UserError(f"{name}: holds no captions; get {TEXT_ZIP} again")
+    return captions
+
+
+class _Source:
+    """The original download: halves that are zips or extracted folders. Nothing is extracted."""
+
+    def __init__(self, folder: Path):
+        self.text_place, self._text = find_files(
+            folder, TEXT_FOLDERS, CAPTIONS, "*.txt", TEXT_ZIP, REMEDY
+        )
+        self.images_place, self.images = find_files(
+            folder, IMAGE_FOLDERS, "*.jpg", "*.jpg", IMAGES_ZIP, REMEDY
+        )
+
+    def describe(self, file: str) -> str:
+        return str(self.text_place / file)
+
+    def text(self, file: str) -> str:
+        if file not in self._text:
+            raise UserError(f"{self.describe(file)}: not there; {REMEDY}")
+        try:
+            return self._text[file]().decode("utf-8-sig")
+        except DAMAGE as error:
+            raise UserError(
+                f"{self.describe(file)}: damaged ({error}); get {TEXT_ZIP} again"
+            ) from error

@@ -1,0 +1,240 @@
+"""A folder of one's own images, with a table of their captions."""
+
+import csv
+import hashlib
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import tensorflow_datasets as tfds
+
+from show_attend_tell.data.builders.common import SUFFIXES, Found, ImagesBuilder, features, refuse
+from show_attend_tell.errors import UserError
+
+TABLES = ("metadata.csv", "metadata.jsonl")
+SPLITS = {"train": "train", "val": "val", "validation": "val", "test": "test"}
+CAPTIONS = ("caption", "text", "captions")
+SHARE = 0.1  # of the images go to val, and to test, where the table has no splits
+SEED = 0
+
+# A split and the captions of an image.
+Row = tuple[str | None, list[str]]
+
+
+class Folder(ImagesBuilder):
+    """Own images, in the form that is known as "imagefolder".
+
+    Get: put the images into a folder, in folders below it or not, and with them one table:
+
+        metadata.csv     a line `file_name,caption`, then one line an image
+        metadata.jsonl   {"file_name": "a.jpg", "captions": ["A dog .", "A black dog runs ."]}
+
+    `file_name` is the path from the folder. A caption may also be called `text`; several rows of
+    one file are several captions of it. A column `split` may say train, val (or validation) or
+    test; else 80 % of the images train and a tenth each is val and test, drawn by their names.
+    The text is UTF-8, or UTF-16 with its mark.
+
+    Build and train:
+
+        ./launch.sh train --config experiments/folder.py --workdir runs/own \\
+            --config.data.manual_dir=FOLDER
+
+    Load: `datasets.load("folder", "train", data_dir=Path(...), manual_dir=Path(...))`. The folder
+    stays: where its table or an image is changed, the data set is built anew beside the old one.
+
+    What cannot be used is left out, told, and kept in the data set's `metadata.json`.
+
+    Version 1.0.0. Citation: yours.
+    """
+
+    VERSION = tfds.core.Version("1.0.0")
+    MAX_UNUSABLE = 0.5  # one's own pictures are few, and no download that broke
+    REMEDY = f"set --config.data.manual_dir to the folder with the images and {' or '.join(TABLES)}"
+
+    def __init__(self, *, manual_dir: Path | None = None, **kwargs):
+        """Takes the folder of the table and the images."""
+        self._manual_dir = manual_dir
+        folder = self._folder()
+        tables = [folder / name for name in TABLES if (folder / name).is_file()]
+        if len(tables) != 1:
+            there = "both" if tables else "neither"
+            raise UserError(f"{folder}: holds {there} of {' and '.join(TABLES)}; {self.REMEDY}")
+        self._table = tables[0]
+        self._rows = read_rows(self._table)
+        name = digest(folder, self._table, self._rows)
+        config = tfds.core.BuilderConfig(name=name, description=f"Of {self._table.name}.")
+        super().__init__(manual_dir=manual_dir, config=config, **kwargs)
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description="A folder of images with captions.",
+            features=features("jpeg"),
+            metadata=tfds.core.MetadataDict(unusable_images={}),
+        )
+
+    def _split_generators(self, dl_manager) -> dict[str, Iterator]:
+        folder = self._folder()
+        on_disk = (path for path in sorted(folder.rglob("*")) if path.suffix.lower() in SUFFIXES)
+        names = [path.relative_to(folder).as_posix() for path in on_disk]
+        unnamed = [name for name in names if name not in self._rows]
+        if unnamed:
+            more = ", ..." * (len(unnamed) > 3)
+            print(
+                f"folder: {len(unnamed)} images have no row in {self._table.name} and are left "
+                f"out: {', '.join(unnamed[:3])}{more}"
+            )
+        return {s: self._generate_examples(s, of_s) for s, of_s in assign(self._rows).items()}
+
+    def _generate_examples(self, split: str, names: list[str]) -> Iterator:
+        remedy = f"mend the images, or take them out of {self._table.name}"
+        found = _found(self._folder(), self._rows, names)
+        return self._usable(split, found, len(names), self._table, remedy)
+
+
+def read_rows(path: Path) -> dict[str, Row]:
+    """Split, where the table has one, and captions by file name.
+
+    Raises:
+      UserError: the table cannot be read, is of another form, or contradicts itself; the line is
+        named.
+    """
+    rows: dict[str, Row] = {}
+    blank = 0
+    lines = _csv_rows(path) if path.suffix == ".csv" else _json_rows(path)
+    for line, row in lines:
+        name, split = row.get("file_name"), row.get("split") or None
+        if not isinstance(name, str) or not name.strip():
+            raise UserError(f"{path}, line {line}: no file_name; name the image or remove the line")
+        if split is not None and split not in tuple(SPLITS):
+            raise UserError(
+                f"{path}, line {line}: split {split!r} is not known; "
+                f"choose one of {', '.join(SPLITS)}"
+            )
+        split = split and SPLITS[split]
+        name = Path(name.strip()).as_posix()
+        given = [row[key] for key in CAPTIONS if row.get(key)]
+        texts = [t for value in given for t in (value if isinstance(value, list) else [value])]
+        if not all(isinstance(text, str) for text in texts):
+            raise UserError(f"{path}, line {line}: a caption is not a text; write it in quotes")
+        before, captions = rows.setdefault(name, (split, []))
+        if split != before:
+            raise UserError(
+                f"{path}, line {line}: {name} is in split {split} here and in {before} above; "
+                "choose one"
+            )
+        said = [caption for text in texts if (caption := " ".join(text.split()))]
+        captions += said
+        blank += len(texts) - len(said)
+    if blank:
+        print(f"{path}: {blank} blank captions skipped")
+    if not rows:
+        raise UserError(f"{path}: no image in it; write a line for each")
+    if len({split is None for split, _ in rows.values()}) > 1:
+        raise UserError(f"{path}: some images have a split, others none; give it to all or to none")
+    return rows
+
+
+def assign(rows: dict[str, Row]) -> dict[str, list[str]]:
+    """The file names of each split: as the table says, or else drawn by their names' hashes."""
+    splits: dict[str, list[str]] = {}
+    if next(iter(rows.values()))[0] is not None:
+        for name, (split, _) in rows.items():
+            splits.setdefault(split, []).append(name)
+        return splits
+    drawn = {
+        name: int.from_bytes(hashlib.sha256(f"{SEED} {name}".encode()).digest()) / 2**256
+        for name in rows
+    }
+    # An image stays in its split when others come or go.
+    parts: dict[str, list[str]] = {"val": [], "test": [], "train": []}
+    for name, number in drawn.items():
+        parts["val" if number < SHARE else "test" if number < 2 * SHARE else "train"].append(name)
+    if not all(parts.values()):  # of few: the least numbers, one each
+        order = sorted(drawn, key=drawn.__getitem__)
+        held = 1 if len(order) >= 3 else 0
+        parts = {"val": order[:held], "test": order[held : 2 * held], "train": order[2 * held :]}
+    return {split: names for split, names in parts.items() if names}
+
+
+def digest(folder: Path, table: Path, rows: dict[str, Row]) -> str:
+    """Names the content of a folder: of the table, and size and time of each image."""
+    content = hashlib.sha256(table.read_bytes())
+    for name in sorted(rows):
+        path = _inside(folder, name)
+        stat = path.stat() if path and path.is_file() else None
+        content.update(f"{name} {stat and (stat.st_size, stat.st_mtime_ns)}\n".encode())
+    return content.hexdigest()[:16]
+
+
+def _inside(folder: Path, name: str) -> Path | None:
+    """The file of that name, if it lies in the folder: no "..", no link out of it."""
+    try:
+        path = (folder / name).resolve()
+    except (OSError, RuntimeError, ValueError):  # a circle of links, a zero byte, half a letter
+        return None
+    stays = not Path(name).is_absolute() and ".." not in Path(name).parts
+    return path if stays and path.is_relative_to(folder.resolve()) else None
+
+
+def _found(folder: Path, rows: dict[str, Row], names: list[str]) -> Iterator[Found]:
+    for name in names:
+        path = _inside(folder, name)
+        if path is None:
+            read = refuse("it is not in the folder")
+        elif not path.is_file():
+            read = refuse("it is not there")
+        else:
+            read = path.read_bytes
+        yield name, read, {"image_id": name, "captions": rows[name][1], "objects": []}
+
+
+def _text(path: Path) -> str:
+    """The content of a text file: UTF-8, or UTF-16 where it begins with that one's mark."""
+    try:
+        content = path.read_bytes()
+        utf16 = content.startswith((b"\xff\xfe", b"\xfe\xff"))
+        return content.decode("utf-16" if utf16 else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise UserError(f"{path}, line {line}: not UTF-8; save the file as UTF-8") from error
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); check the file") from error
+
+
+def _csv_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    reader = csv.DictReader(io.StringIO(_text(path), newline=""), strict=True)
+    try:
+        columns = [column.strip() for column in reader.fieldnames or ()]
+        reader.fieldnames = columns
+        if "file_name" not in columns or not set(CAPTIONS[:2]) & set(columns):
+            raise UserError(
+                f"{path}: its first line must name the columns file_name and caption, separated by "
+                f"a comma, and names {', '.join(columns)[:100] or 'none'}; mend it"
+            )
+        for row in reader:
+            if None in row or None in row.values():
+                raise UserError(
+                    f"{path}, line {reader.line_num}: {'more' if None in row else 'fewer'} than "
+                    f'{len(columns)} columns; put quotes (") around a caption with commas'
+                )
+            yield reader.line_num, row
+    except csv.Error as error:
+        raise UserError(
+            f"{path}, line {reader.line_num + 1}: not readable as CSV ({error}); mend the line"
+        ) from error
+
+
+def _json_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    for number, line in enumerate(_text(path).split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise UserError(f"{path}, line {number}: not JSON ({error}); mend the line") from error
+        if not isinstance(row, dict):
+            raise UserError(f"{path}, line {number}: not an object {{...}}; mend the line")
+        yield number, row

@@ -1,0 +1,162 @@
+"""Photographs with the splits of Karpathy and Li: one JSON file, and a folder of images."""
+
+import hashlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import tensorflow_datasets as tfds
+
+from show_attend_tell.data.builders.common import (
+    SUFFIXES,
+    Found,
+    ImagesBuilder,
+    features,
+    read_json,
+    refuse,
+)
+from show_attend_tell.errors import UserError
+
+SPLITS = ("train", "val", "test", "restval")
+
+
+class Karpathy(ImagesBuilder):
+    """Flickr8k, Flickr30k or COCO, with the splits that most papers report on.
+
+    Flickr30k: 29,000 train, 1,014 val, 1,000 test, five captions each; for non-commercial research.
+    Images without boxes; see `coco` for those of COCO.
+
+    Get: `dataset_flickr30k.json`, `dataset_flickr8k.json` or `dataset_coco.json` out of
+
+        https://cs.stanford.edu/people/karpathy/deepimagesent/caption_datasets.zip
+
+    and the images from where the data set comes from (Flickr30k: the form at its homepage,
+    https://shannon.cs.illinois.edu/DenotationGraph). Put the one JSON file into a folder, and the
+    images anywhere below it.
+
+    Build, once, and train:
+
+        ./launch.sh train --config experiments/flickr30k.py:soft --workdir runs/flickr30k-soft \\
+            --config.data.manual_dir=FOLDER
+
+    Load: `datasets.load("karpathy", "train", data_dir=Path(...), manual_dir=Path(...))`. Later on
+    the JSON file alone is needed there: it tells which of the data sets is meant.
+
+    What cannot be used is left out, told, and kept in the data set's `metadata.json`.
+
+    Version 1.0.0.
+
+    Citation: A. Karpathy, L. Fei-Fei. Deep visual-semantic alignments for generating image
+    descriptions. CVPR 2015, 3128-3137.
+    """
+
+    VERSION = tfds.core.Version("1.0.0")
+    REMEDY = (
+        "set --config.data.manual_dir to the folder with one file such as dataset_flickr30k.json, "
+        "and the images anywhere below it"
+    )
+
+    def __init__(self, *, manual_dir: Path | None = None, **kwargs):
+        """Takes the folder of the file and the images."""
+        self._manual_dir = manual_dir
+        self._json = self._find_json()
+        digest = hashlib.sha256(self._json.read_bytes()).hexdigest()[:10]
+        name = f"{self._json.stem}-{digest}"
+        config = tfds.core.BuilderConfig(name=name, description=f"Of {self._json.name}.")
+        super().__init__(manual_dir=manual_dir, config=config, **kwargs)
+
+    def _find_json(self) -> Path:
+        folder = self._folder()
+        found = sorted(folder.glob("*.json"))
+        if len(found) != 1:
+            names = ", ".join(path.name for path in found) or "none"
+            raise UserError(f"{folder}: must hold one .json file, has {names}; {self.REMEDY}")
+        return found[0]
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description="Photographs with captions, in the splits of Karpathy and Li.",
+            features=features("jpeg"),
+            homepage="https://cs.stanford.edu/people/karpathy/deepimagesent",
+            metadata=tfds.core.MetadataDict(unusable_images={}),
+        )
+
+    def _split_generators(self, dl_manager) -> dict[str, Iterator]:
+        entries = read_entries(self._json)
+        images = find_images(self._folder())
+        return {s: self._generate_examples(s, entries[s], images) for s in entries}
+
+    def _generate_examples(
+        self,
+        split: str,
+        entries: dict[str, tuple[str, list[str]]],
+        images: dict[str, list[Path]],
+    ) -> Iterator:
+        remedy = "put good ones anywhere below that folder"
+        found = _found(entries, images)
+        return self._usable(split, found, len(entries), self._folder(), remedy)
+
+
+def read_entries(path: Path) -> dict[str, dict[str, tuple[str, list[str]]]]:
+    """Of each split, by file name the folder (or "") and the captions of its images.
+
+    Raises:
+      UserError: the file is of another form, or an image comes twice; the image is named.
+    """
+    content = read_json(path)
+    images = content.get("images") if isinstance(content, dict) else None
+    if not isinstance(images, list) or not images:
+        raise UserError(f"{path}: has no list of images, as dataset_flickr30k.json has; get that")
+    entries: dict[str, dict[str, tuple[str, list[str]]]] = {}
+    names, blank = set(), 0
+    for number, image in enumerate(images, 1):
+        try:
+            name, split, folder = image["filename"], image["split"], image.get("filepath", "")
+            captions = [" ".join(sentence["raw"].split()) for sentence in image["sentences"]]
+            wrong = None if isinstance(name, str) and isinstance(folder, str) else "filename"
+        except (AttributeError, KeyError, TypeError) as error:
+            wrong = error.args[0]
+        if wrong:
+            raise UserError(
+                f"{path}, image {number}: not of the form of dataset_flickr30k.json ({wrong}); "
+                "get that"
+            )
+        if split not in SPLITS:
+            raise UserError(
+                f"{path}, image {number} ({name}): split {split!r} is not known; "
+                f"choose one of {', '.join(SPLITS)}"
+            )
+        if name in names:
+            raise UserError(f"{path}, image {number}: {name} comes twice; remove one of them")
+        names.add(name)
+        said = [caption for caption in captions if caption]
+        entries.setdefault(split, {})[name] = (folder, said)
+        blank += len(captions) - len(said)
+    if blank:
+        print(f"{path}: {blank} blank captions skipped")
+    return entries
+
+
+def find_images(folder: Path) -> dict[str, list[Path]]:
+    """By file name the images below a folder. Links to folders are not followed."""
+    images: dict[str, list[Path]] = {}
+    for place, _, names in os.walk(folder):
+        for name in names:
+            if name.lower().endswith(SUFFIXES):
+                images.setdefault(name, []).append(Path(place, name))
+    return images
+
+
+def _found(
+    entries: dict[str, tuple[str, list[str]]], images: dict[str, list[Path]]
+) -> Iterator[Found]:
+    for name, (folder, captions) in entries.items():
+        paths = images.get(name, [])
+        if len(paths) > 1:
+            paths = [path for path in paths if path.parent.name == Path(folder).name]
+        if len(paths) == 1:
+            read = paths[0].read_bytes
+        else:
+            read = refuse("it is in several folders" if name in images else "it is not there")
+        yield name, read, {"image_id": name, "captions": captions, "objects": []}

@@ -1,0 +1,131 @@
+"""Multi30k as a TFDS data set, from its text files: a sentence and its translation."""
+
+import gzip
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import tensorflow_datasets as tfds
+
+from show_attend_tell.data.builders.common import ManualBuilder, pair_features
+from show_attend_tell.errors import UserError
+
+SPLITS = {"train": "train", "val": "val", "test": "test_2016_flickr"}
+REMEDY = (
+    "set --config.data.manual_dir to the folder with train, val and test_2016_flickr of both "
+    "languages (train.en.gz or train.en, and so on)"
+)
+
+
+class Multi30k(ManualBuilder):
+    """31,014 descriptions of photographs, each in several languages (Elliott et al. 2016).
+
+    29,000 train, 1,014 val, 1,000 test ("test_2016_flickr"); English, German, French and Czech. The
+    descriptions are those of Flickr30k, for non-commercial research.
+
+    Get: the files `train`, `val` and `test_2016_flickr` of two languages from the folder
+    `data/task1/raw` of https://github.com/multi30k/dataset, one sentence a line, gzipped or not.
+    Put them into one folder.
+
+    Build, once, and train:
+
+        ./launch.sh train --config experiments/multi30k.py:bahdanau --workdir runs/bahdanau \\
+            --config.data.manual_dir=FOLDER
+
+    Load: `datasets.load("multi30k", "train", languages=("en", "de"), data_dir=Path(...),
+    manual_dir=Path(...))`, where manual_dir is needed the first time only.
+
+    Version 1.0.0.
+
+    Citation: D. Elliott, S. Frank, K. Sima'an, L. Specia. Multi30K: Multilingual English-German
+    image descriptions. 5th Workshop on Vision and Language (2016), 70-74.
+    """
+
+    VERSION = tfds.core.Version("1.0.0")
+    REMEDY = REMEDY
+
+    def __init__(self, *, languages: tuple[str, str], manual_dir: Path | None = None, **kwargs):
+        """Takes the pair (source, target), such as ("en", "de"), and the folder of the files."""
+        self._languages = languages
+        name = "-".join(languages)
+        config = tfds.core.BuilderConfig(name=name, description=f"Sentence pairs {name}.")
+        super().__init__(manual_dir=manual_dir, config=config, **kwargs)
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description="Descriptions of photographs and their translations.",
+            features=pair_features(),
+            homepage="https://github.com/multi30k/dataset",
+        )
+
+    def _split_generators(self, dl_manager) -> dict[str, Iterator]:
+        folder = self._folder()
+        # All is read before anything is written: a bad file leaves no half of a data set.
+        pairs = {split: self._read(folder, stem) for split, stem in SPLITS.items()}
+        return {split: self._generate_examples(split, pairs[split]) for split in SPLITS}
+
+    def _read(self, folder: Path, stem: str) -> list[tuple[str, str]]:
+        files = [find_text(folder, stem, language) for language in self._languages]
+        source, target = (read_lines(path) for path in files)
+        if len(source) != len(target):
+            raise UserError(
+                f"{files[0]} has {len(source)} lines, {files[1]} has {len(target)}: they are not "
+                "translations of each other, line by line; get both again"
+            )
+        return list(zip(source, target, strict=True))
+
+    def _generate_examples(self, split: str, pairs: list[tuple[str, str]]) -> Iterator:
+        for i, (source, target) in enumerate(pairs):
+            pair_id = f"{split}-{i + 1:05}"  # the line's number
+            yield pair_id, {"pair_id": pair_id, "source": source, "target": target}
+
+
+def find_text(folder: Path, stem: str, language: str) -> Path:
+    """The file of a split in a language.
+
+    Raises:
+      UserError: there is none; the languages that there are are named.
+    """
+    for name in (f"{stem}.{language}.gz", f"{stem}.{language}"):
+        if (folder / name).is_file():
+            return folder / name
+    found = {path.name.removesuffix(".gz") for path in folder.glob(f"{stem}.*")}
+    languages = ", ".join(sorted(name.removeprefix(f"{stem}.") for name in found)) or "no language"
+    raise UserError(
+        f"{folder}: no {stem}.{language}.gz or {stem}.{language} (there is {languages}); "
+        f"choose other config.data.source and .target, or {REMEDY}"
+    )
+
+
+def read_lines(path: Path) -> list[str]:
+    """The sentences of a text file, one a line.
+
+    Raises:
+      UserError: it cannot be read, is not UTF-8, or has an empty line; the line is named.
+    """
+    try:
+        content = path.read_bytes()
+        if path.suffix == ".gz":
+            content = gzip.decompress(content)
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(f"{path}: cannot be read ({error}); get the file again") from error
+    lines = content.split(b"\n")
+    if lines[-1] == b"":
+        lines.pop()
+    sentences = []
+    for number, line in enumerate(lines, 1):
+        try:
+            sentence = " ".join(line.decode("utf-8-sig" if number == 1 else "utf-8").split())
+        except UnicodeDecodeError as error:
+            raise UserError(
+                f"{path}, line {number}: not UTF-8 ({error.reason}); convert the file to UTF-8"
+            ) from error
+        if not sentence:
+            raise UserError(
+                f"{path}, line {number}: empty; remove the line here and from its translation"
+            )
+        sentences.append(sentence)
+    if not sentences:
+        raise UserError(f"{path}: no sentence in it; get the file again")
+    return sentences

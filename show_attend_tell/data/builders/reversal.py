@@ -1,0 +1,61 @@
+"""A generated task of sentences: say a sentence backwards from one of its words."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from show_attend_tell.data.builders.common import QuietBuilder, pair_features
+
+SPLITS = {"train": 30000, "val": 500, "test": 1000}
+LENGTHS = {"train": (2, 10), "val": (2, 20), "test": (2, 20)}  # of a sentence, in words
+_CONSONANTS, _VOWELS = "bdfgklmnprst", "aeiou"
+WORDS = tuple(c + v for c in _CONSONANTS for v in _VOWELS)  # 60
+COLON = ":"
+
+
+class Reversal(QuietBuilder):
+    """Sentences of different made-up words, to be said backwards from a given one.
+
+    The given word comes first, then a colon: of `ti : ka mo ti lu` the target is `ti mo ka`. 30,000
+    train of 2 to 10 words; 500 val and 1,000 test of 2 to 20, so that half of them are longer than
+    any that was trained on. One vector has to hold a whole sentence; attention finds each word by
+    the one that was said before. (Said backwards from its end, a sentence could be followed by
+    counting, which ends at the trained length.) Generated, so there is nothing to get; pair i of a
+    split depends on the split and i alone.
+
+    Build and train:
+
+        ./launch.sh train --config experiments/reversal.py:luong --workdir runs/reversal
+
+    Load: `datasets.load("reversal", "train", data_dir=Path(...))`.
+
+    Version 2.0.0. Citation: this project.
+    """
+
+    VERSION = tfds.core.Version("2.0.0")
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description="Sentences of made-up words, and how they run backwards from a word.",
+            features=pair_features(),
+        )
+
+    def _split_generators(self, dl_manager) -> dict[str, Iterator]:
+        return {split: self._generate_examples(split, count) for split, count in SPLITS.items()}
+
+    def _generate_examples(self, split: str, count: int) -> Iterator:
+        number = list(SPLITS).index(split)
+        for i in range(count):
+            source, target = make_pair(np.random.default_rng([number, i]), *LENGTHS[split])
+            pair_id = f"{split}-{i:05}"
+            yield pair_id, {"pair_id": pair_id, "source": source, "target": target}
+
+
+def make_pair(rng: np.random.Generator, shortest: int, longest: int) -> tuple[str, str]:
+    """Source and target of a sentence of `shortest` to `longest` different words."""
+    length = rng.integers(shortest, longest + 1)
+    words = [WORDS[i] for i in rng.permutation(len(WORDS))[:length]]
+    last = rng.integers(length)
+    return " ".join([words[last], COLON, *words]), " ".join(words[last::-1])

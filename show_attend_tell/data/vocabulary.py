@@ -1,0 +1,273 @@
+"""The words, or pieces of words, that a model reads and says, and their ids.
+
+A `Vocabulary` counts whole words on the training texts, `Subwords` learns pieces of words from
+them. Both have the same four special ids, and `load` reads either.
+"""
+
+import base64
+import io
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from show_attend_tell import files
+from show_attend_tell.data import ptb_tokenizer
+from show_attend_tell.errors import UserError
+from show_attend_tell.tokens import BOS, EOS, PAD, SPECIALS, UNK
+
+_SPACE = "\u2581"  # in a piece: a word begins here
+
+
+def split_words(text: str) -> list[str]:
+    """Words and punctuation marks as they are written; hyphens and apostrophes stay in words."""
+    return re.findall(r"\w+(?:[-'’]\w+)*|[^\w\s]", text.replace(_SPACE, " "))
+
+
+TOKENIZERS = {"ptb": ptb_tokenizer.tokenize, "words": split_words}
+
+
+def join(tokens: Iterable[str]) -> str:
+    """The text of words, or of pieces of words."""
+    tokens = list(tokens)
+    if any(_SPACE in token for token in tokens):
+        return "".join(tokens).replace(_SPACE, " ").strip()
+    return " ".join(tokens)
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """V words with ids 0 .. V-1, of which the first four are `<pad> <bos> <eos> <unk>`.
+
+    Count it on the training split alone. The paper keeps the 10,000 most frequent words; here there
+    can also be a minimum count. Rarer words become `<unk>` in the targets (never in the
+    references that a caption is scored against).
+
+    Attributes:
+        words: the words of ids 4 .. V-1, most frequent first, equal counts in alphabetical order.
+        counts: how often each of them occurs in the captions counted.
+        min_count: the smallest count a word was kept at.
+        tokenizer: what makes words of a text: `ptb`, as captions are scored; or `words`.
+    """
+
+    words: tuple[str, ...]
+    counts: tuple[int, ...]
+    min_count: int
+    tokenizer: str = "ptb"
+
+    @classmethod
+    def from_captions(
+        cls,
+        tokenized: Iterable[Sequence[str]],
+        min_count: int,
+        tokenizer: str = "ptb",
+        vocabulary_size: int = 0,
+    ) -> "Vocabulary":
+        """Keeps the words that occur at least `min_count` times in the tokenized captions.
+
+        Of them only the `vocabulary_size` most frequent, where that is not 0. A token that reads
+        like a special ("<unk>") is not counted: it would have two ids.
+        """
+        counter = Counter(token for tokens in tokenized for token in tokens)
+        kept = [(w, n) for w, n in counter.items() if n >= min_count and w not in SPECIALS]
+        kept.sort(key=lambda pair: (-pair[1], pair[0]))
+        kept = kept[: vocabulary_size or None]
+        return cls(tuple(w for w, _ in kept), tuple(n for _, n in kept), min_count, tokenizer)
+
+    def __len__(self) -> int:
+        return len(SPECIALS) + len(self.words)
+
+    @cached_property
+    def _ids(self) -> dict[str, int]:
+        return {word: i for i, word in enumerate(self.words, start=len(SPECIALS))}
+
+    def encode(self, tokens: Sequence[str]) -> list[int]:
+        """Ids of the tokens, `unk` for those not kept. Adds neither `bos` nor `eos`."""
+        return [self._ids.get(token, UNK) for token in tokens]
+
+    def encode_text(self, text: str) -> list[int]:
+        """Ids of the words of a text."""
+        return self.encode(TOKENIZERS[self.tokenizer](text))
+
+    def decode(self, ids: Iterable[int]) -> list[str]:
+        """Words up to the first `eos`, without `pad` and `bos`; `unk` reads "<unk>".
+
+        Raises:
+            IndexError: for an id outside 0 .. V-1.
+        """
+        tokens = []
+        for i in ids:
+            if not 0 <= i < len(self):
+                raise IndexError(f"word id {i} is not in 0..{len(self) - 1}")
+            if i == EOS:
+                break
+            if i not in (PAD, BOS):
+                tokens.append(SPECIALS[i] if i < len(SPECIALS) else self.words[i - len(SPECIALS)])
+        return tokens
+
+    def save(self, path: Path) -> None:
+        """Writes the vocabulary as JSON; a reader sees the old file or the new one, never half."""
+        content = {"min_count": self.min_count, "words": self.words, "counts": self.counts}
+        if self.tokenizer != "ptb":
+            content["tokenizer"] = self.tokenizer
+        files.write_text(path, json.dumps(content, ensure_ascii=False))
+
+    @classmethod
+    def from_content(cls, path: Path, content: dict[str, Any]) -> "Vocabulary":
+        """What `save` wrote; `path` is named in errors.
+
+        Raises:
+            UserError: where it is not a vocabulary.
+        """
+        tokenizer = content.pop("tokenizer", "ptb")
+        if tokenizer not in TOKENIZERS:
+            raise _not_a_vocabulary(path, f"tokenizer {tokenizer!r} is not known")
+        if set(content) != {"min_count", "words", "counts"}:
+            raise _not_a_vocabulary(path, "it needs exactly min_count, words and counts")
+        words, counts, min_count = content["words"], content["counts"], content["min_count"]
+        if type(min_count) is not int:
+            raise _not_a_vocabulary(path, "min_count is not a whole number")
+        if not isinstance(words, list) or not all(isinstance(w, str) and w for w in words):
+            raise _not_a_vocabulary(path, "words is not a list of words")
+        if len(set(words)) != len(words) or set(words) & set(SPECIALS):
+            raise _not_a_vocabulary(path, "a word occurs twice")
+        if not isinstance(counts, list) or len(counts) != len(words):
+            raise _not_a_vocabulary(path, "counts does not match words")
+        if not all(type(n) is int and n >= min_count for n in counts):
+            raise _not_a_vocabulary(path, "a count is not a whole number of at least min_count")
+        return cls(tuple(words), tuple(counts), min_count, tokenizer)
+
+
+class Subwords:
+    """V pieces of words (Sennrich et al. 2016, byte-pair encoding), as sentencepiece makes them.
+
+    Pieces join to the text as it was written, so nothing has to be put together afterwards. Ids 0
+    to 3 are the specials, as in `Vocabulary`.
+    """
+
+    tokenizer = "sentencepiece"
+
+    def __init__(self, model: bytes):
+        """Takes what sentencepiece made.
+
+        Raises:
+            RuntimeError: it is no such model.
+            ValueError: its special ids are others.
+        """
+        import sentencepiece
+
+        self._model = model
+        self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+        found = [self._processor.piece_to_id(name) for name in SPECIALS]
+        if found != [0, 1, 2, 3]:
+            raise ValueError(f"its special ids are {found}")
+
+    @classmethod
+    def from_texts(cls, texts: Iterable[str], size: int) -> "Subwords":
+        """Learns at most `size` pieces from texts; the same texts give the same pieces.
+
+        Raises:
+            UserError: the texts cannot be written with so few pieces.
+        """
+        import sentencepiece
+
+        written = io.BytesIO()
+        try:
+            sentencepiece.SentencePieceTrainer.train(
+                sentence_iterator=iter(texts),
+                model_writer=written,
+                vocab_size=size,
+                model_type="bpe",
+                character_coverage=1.0,
+                normalization_rule_name="identity",  # or texts would not come back as written
+                max_sentence_length=2**20,  # bytes; longer texts would be left out
+                hard_vocab_limit=False,
+                num_threads=1,
+                minloglevel=2,
+                **{
+                    f"{name}_id": number for number, name in enumerate(("pad", "bos", "eos", "unk"))
+                },
+                **{f"{name}_piece": f"<{name}>" for name in ("pad", "bos", "eos", "unk")},
+            )
+        except RuntimeError as error:
+            raise UserError(
+                f"config.data.subwords is {size}: sentencepiece cannot make so few pieces of the "
+                f"training texts ({' '.join(str(error).split())[-120:]})"
+            ) from error
+        return cls(written.getvalue())
+
+    def __len__(self) -> int:
+        return len(self._processor)
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The pieces of ids 4 .. V-1."""
+        ids = range(len(SPECIALS), len(self))
+        return tuple(self._processor.id_to_piece(i) for i in ids)
+
+    def encode_text(self, text: str) -> list[int]:
+        """Ids of the pieces of a text. Adds neither `bos` nor `eos`."""
+        return self._processor.encode(text)
+
+    def decode(self, ids: Iterable[int]) -> list[str]:
+        """Pieces up to the first `eos`, without `pad` and `bos`; `unk` reads "<unk>".
+
+        Raises:
+            IndexError: for an id outside 0 .. V-1.
+        """
+        pieces = []
+        for i in ids:
+            if not 0 <= i < len(self):
+                raise IndexError(f"piece id {i} is not in 0..{len(self) - 1}")
+            if i == EOS:
+                break
+            if i not in (PAD, BOS):
+                pieces.append(self._processor.id_to_piece(i))
+        if pieces and not pieces[0].startswith(_SPACE):  # a word begins at a text's first piece
+            pieces[0] = _SPACE + pieces[0]
+        return pieces
+
+    def save(self, path: Path) -> None:
+        """Writes the pieces as JSON; a reader sees the old file or the new one, never half."""
+        model = base64.b64encode(self._model).decode()
+        files.write_text(path, json.dumps({"tokenizer": self.tokenizer, "model": model}))
+
+    @classmethod
+    def from_content(cls, path: Path, content: dict[str, Any]) -> "Subwords":
+        """What `save` wrote; `path` is named in errors.
+
+        Raises:
+            UserError: where it is not a sentencepiece model.
+        """
+        try:
+            return cls(base64.b64decode(content["model"], validate=True))
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise _not_a_vocabulary(path, "its sentencepiece model is damaged") from error
+
+
+def load(path: Path) -> Vocabulary | Subwords:
+    """Reads what either `save` wrote.
+
+    Raises:
+        UserError: where the file is missing or is not a vocabulary.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot read the vocabulary ({error.strerror}); training writes it"
+        ) from error
+    except ValueError as error:
+        raise _not_a_vocabulary(path, "it is not JSON") from error
+    if not isinstance(content, dict):
+        raise _not_a_vocabulary(path, "it is not a JSON object")
+    kind = Subwords if content.get("tokenizer") == Subwords.tokenizer else Vocabulary
+    return kind.from_content(path, content)
+
+
+def _not_a_vocabulary(path: Path, why: str) -> UserError:
+    return UserError(f"{path}: not a vocabulary, {why}; restore the file or train again")

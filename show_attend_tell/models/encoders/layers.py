@@ -1,0 +1,157 @@
+"""Layers of pretrained networks, in the forms that XLA computes fastest on CPUs."""
+
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float
+
+from show_attend_tell.models.encoders.base import Frozen
+from show_attend_tell.models.encoders.weights import Weights
+
+# B^T, G and A^T of F(2x2, 3x3) (Lavin and Gray 2016, arXiv 1509.09308, section 4.1).
+_WINOGRAD_INPUT = np.array([[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]], np.float32)
+_WINOGRAD_KERNEL = np.array([[2, 0, 0], [1, 1, 1], [1, -1, 1], [0, 0, 2]], np.float32) / 2
+_WINOGRAD_OUTPUT = np.array([[1, 1, 1, 0], [0, 1, -1, -1]], np.float32)
+
+
+class Convolution(nnx.Module):
+    """A convolution with stored weights, its batch norm folded in.
+
+    One of 1x1 is a matrix product, which is several times faster on a CPU.
+    """
+
+    def __init__(
+        self,
+        weights: Weights,
+        conv: str,
+        norm: str | None,
+        inputs: int,
+        outputs: int,
+        *,
+        kernel: int = 1,
+        stride: int = 1,
+        same: bool = False,
+        winograd: bool = False,
+    ):
+        """Takes its weights.
+
+        Args:
+            weights: see `Weights.convolution` for `conv` and `norm`.
+            inputs: channels.
+            outputs: channels.
+            kernel: side, odd.
+            stride: of both directions.
+            same: padding is SAME, with the odd pixel at the end; else (kernel - 1) / 2 at each.
+            winograd: whether `winograd_convolution` is used where it can be: a 3x3 kernel at stride
+                1, padded alike at both ends, with frozen weights, on a CPU. `kernel` is then U. It
+                takes 0.5 to 0.8 of the plain one's time, but more where the sixteen maps are too
+                large for the cache.
+        """
+        shape = (outputs, inputs, kernel, kernel)
+        self.kernel, self.bias = weights.convolution(conv, norm, shape)
+        can = (kernel, stride, same) == (3, 1, False) and weights.kind is Frozen
+        self.winograd = winograd and can and jax.default_backend() == "cpu"
+        if self.winograd:
+            self.kernel = Frozen(jnp.asarray(winograd_kernel(np.asarray(self.kernel[...]))))
+        self.stride = stride
+        self.padding = "SAME" if same else ((kernel // 2, kernel // 2),) * 2
+
+    def __call__(self, x: Float[Array, "B h w I"]) -> Float[Array, "B i j O"]:
+        kernel, bias, stride = self.kernel[...], self.bias[...], self.stride
+        if kernel.shape[0] == 1:
+            x = x[:, ::stride, ::stride]
+            y = x.reshape(-1, x.shape[-1]) @ kernel[0, 0] + bias[None]
+            return y.reshape(*x.shape[:-1], -1)
+        if self.winograd:
+            return winograd_convolution(x, kernel) + bias[None, None, None]
+        y = jax.lax.conv_general_dilated(
+            x, kernel, (stride, stride), self.padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+        return y + bias[None, None, None]
+
+
+def winograd_kernel(kernel: Float[np.ndarray, "3 3 I O"]) -> Float[np.ndarray, "4 4 I O"]:
+    """U = G g G^T, what `winograd_convolution` takes for a kernel g."""
+    half = np.tensordot(_WINOGRAD_KERNEL, kernel, 1)
+    return np.moveaxis(np.tensordot(_WINOGRAD_KERNEL, half, (1, 1)), 0, 1)
+
+
+def winograd_convolution(
+    x: Float[Array, "B h w I"], kernel: Float[Array, "4 4 I O"]
+) -> Float[Array, "B h w O"]:
+    """A 3x3 convolution, padded by one pixel, with 16 products for every 2x2 outputs and not 36.
+
+    F(2x2, 3x3) of Lavin and Gray 2016: Y = A^T [sum over channels of U * (B^T d B)] A with tiles d
+    of 4x4 pixels, two apart. In float32 it is as exact as the plain sum, to some 1e-6.
+
+    Args:
+        x: images.
+        kernel: U, see `winograd_kernel`.
+    """
+    count, height, width, channels = x.shape
+    h, w = -(-height // 2), -(-width // 2)
+    x = jnp.pad(x, ((0, 0), (1, 2 * h - height + 1), (1, 2 * w - width + 1), (0, 0)))
+    rows = [x[:, i : i + 2 * h : 2] for i in range(4)]
+    d = [[row[:, :, j : j + 2 * w : 2] for j in range(4)] for row in rows]
+    tiles = _both_sides(_WINOGRAD_INPUT, d)
+    # Sixteen products: as one with a batch of sixteen they take up to twice the time.
+    products = [
+        [tile.reshape(-1, channels) @ u for tile, u in zip(*row, strict=True)]
+        for row in zip(tiles, kernel, strict=True)
+    ]
+    y = _both_sides(_WINOGRAD_OUTPUT, products)
+    y = [jnp.stack([part.reshape(count, h, w, -1) for part in row], 3) for row in y]
+    return jnp.stack(y, 2).reshape(count, 2 * h, 2 * w, -1)[:, :height, :width]
+
+
+def _both_sides(matrix: np.ndarray, parts: Sequence[Sequence[Array]]) -> list[list[Array]]:
+    """M X M^T for an X whose entries are arrays; M's are 1, 0 and -1."""
+
+    def combine(row: np.ndarray, entries: Sequence[Array]) -> Array:
+        return sum(
+            part if sign > 0 else -part for sign, part in zip(row, entries, strict=True) if sign
+        )
+
+    half = [[combine(row, column) for column in zip(*parts, strict=True)] for row in matrix]
+    return [[combine(row, entries) for row in matrix] for entries in half]
+
+
+class Row(nnx.Module):
+    """Layers, one after the other.
+
+    With `checkpointing` a gradient computes what is inside of each of them anew: only what goes
+    from one to the next is kept, which takes less memory and a forward pass more.
+    """
+
+    def __init__(self, layers: list[Callable[[Array], Array]], checkpointing: bool = False):
+        self.layers = nnx.List(layers)
+        self.checkpointing = checkpointing
+
+    def __call__(self, x: Float[Array, "B h w I"]) -> Float[Array, "B i j O"]:
+        for layer in self.layers:
+            x = _checkpointed(layer, x) if self.checkpointing else layer(x)
+        return x
+
+
+def _checkpointed(layer: Callable[[Array], Array], x: Array) -> Array:
+    graph, state = nnx.split(layer)
+    return jax.checkpoint(lambda state, x: nnx.merge(graph, state)(x))(state, x)
+
+
+def max_pool(x: Float[Array, "B h w C"], kernel: int, padding: int = 0) -> Float[Array, "B i j C"]:
+    """Maximum over squares, at stride 2; outputs whose square is not wholly inside are left out.
+
+    As maxima of shifted images: on a CPU XLA's own takes 3 times as long, its gradient 13 times.
+    """
+    pads = ((0, 0), (padding, padding), (padding, padding), (0, 0))
+    x = jnp.pad(x, pads, constant_values=-jnp.inf) if padding else x
+    for axis in (1, 2):
+        stop = x.shape[axis] - kernel + 1
+        parts = [jax.lax.slice_in_dim(x, i, i + stop, stride=2, axis=axis) for i in range(kernel)]
+        x = parts[0]
+        for part in parts[1:]:
+            x = jnp.maximum(x, part)
+    return x

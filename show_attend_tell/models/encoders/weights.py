@@ -1,0 +1,153 @@
+"""Pretrained weights: where a name leads to a file, and layers that take theirs by name."""
+
+import re
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from show_attend_tell.errors import UserError
+from show_attend_tell.models.encoders.torch_weights import read_state_dict
+
+# In a repository of the hub, the first of these that it has.
+_HUB_FILES = ("model.safetensors", "pytorch_model.bin")
+_SUFFIXES = (".bin", ".pt", ".pth", ".safetensors")
+
+
+class Weights:
+    """Takes the weights of a file by name, and says at the end which names nobody asked for.
+
+    Attributes:
+        kind: the type of the variables that `convolution` makes.
+    """
+
+    kind: type[nnx.Variable] = nnx.Param
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        ignored_prefixes: tuple[str, ...] = (),
+        ignored_suffixes: tuple[str, ...] = (),
+        epsilon: float = 1e-5,
+    ):
+        """Reads a file.
+
+        Args:
+            path: see `read_state_dict`.
+            ignored_prefixes: beginnings of names that need no place, such as the classifier's.
+            ignored_suffixes: ends of such names.
+            epsilon: what batch norm adds to the variance.
+
+        Raises:
+            UserError: the file cannot be read.
+        """
+        self.source = str(path)
+        self.epsilon = epsilon
+        self.arrays = {
+            name: array
+            for name, array in read_state_dict(path, ignored_prefixes).items()
+            if not name.endswith(ignored_suffixes)
+        }
+
+    def take(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
+        """The array of a name, as float64.
+
+        Raises:
+            UserError: there is none, or it has another shape.
+        """
+        if name not in self.arrays:
+            raise UserError(f"{self.source} lacks the weights {name}; is it another network's?")
+        array = self.arrays.pop(name)
+        if array.shape != shape:
+            raise UserError(f"{self.source}: {name} has shape {array.shape}, expected {shape}")
+        return array.astype(np.float64)
+
+    def convolution(
+        self, conv: str, norm: str | None, shape: tuple[int, int, int, int]
+    ) -> tuple[nnx.Variable, nnx.Variable]:
+        """Kernel (k, k, in, out) and bias (out,) of a convolution.
+
+        Args:
+            conv: its name.
+            norm: that of its batch norm, which is folded in; None where it has a bias instead.
+            shape: (out, in, k, k).
+
+        Raises:
+            UserError: see `take`.
+        """
+        kernel = self.take(f"{conv}.weight", shape)
+        if norm is None:
+            bias = self.take(f"{conv}.bias", shape[:1])
+        else:
+            scale, shift, mean, variance = (
+                self.take(f"{norm}.{name}", shape[:1])
+                for name in ("weight", "bias", "running_mean", "running_var")
+            )
+            scale = scale / np.sqrt(variance + self.epsilon)
+            kernel, bias = kernel * scale[:, None, None, None], shift - mean * scale
+        values = kernel.transpose(2, 3, 1, 0), bias
+        kernel, bias = (self.kind(jnp.asarray(value, jnp.float32)) for value in values)
+        return kernel, bias
+
+    def finish(self) -> None:
+        """To be called when all have been taken.
+
+        Raises:
+            UserError: there are weights left.
+        """
+        if self.arrays:
+            raise UserError(f"{self.source} holds weights that have no place: {[*self.arrays][:5]}")
+
+
+def find_weights(name: str) -> Path:
+    """The file of weights that a name stands for.
+
+    Args:
+        name: a file's path; or OWNER/NAME, a repository of the Hugging Face hub. That one's file is
+            fetched once and kept in the hub's own cache; with HF_HUB_OFFLINE=1 only the cache is
+            looked at.
+
+    Raises:
+        UserError: no such file or repository, no network, or the extra `hub` is not installed.
+    """
+    path = Path(name).expanduser()
+    if path.is_file():
+        return path
+    if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name, re.ASCII) or path.suffix in _SUFFIXES:
+        raise UserError(
+            f"no weights {name}: there is no such file, and it is not the OWNER/NAME of a hub's "
+            "repository"
+        )
+    try:
+        import huggingface_hub
+        from huggingface_hub import errors
+    except ImportError as error:
+        raise UserError(
+            f"the weights {name} are on the Hugging Face hub: pip install 'show-attend-tell[hub]' "
+            "(or start ./launch.sh once with SHOW_ATTEND_TELL_EXTRA=hub), or name a file"
+        ) from error
+    for file in _HUB_FILES:
+        try:
+            return Path(huggingface_hub.hf_hub_download(name, file))
+        except errors.RepositoryNotFoundError as error:
+            raise UserError(
+                f"the hub has no repository {name}, or it is not open to you: look at its spelling"
+            ) from error
+        except errors.EntryNotFoundError as error:
+            missing = error  # the other file may be there, or in the cache
+        except Exception as error:  # a full disk, a server's error, the network's of any library
+            raise UserError(
+                f"cannot fetch the weights {name} from the hub ({error}): start again, or name a "
+                "file"
+            ) from error
+    if isinstance(missing, errors.LocalEntryNotFoundError):
+        raise UserError(
+            f"the weights {name} are not in the hub's cache, and the hub cannot be reached: look "
+            "at the network and at HF_HUB_OFFLINE, or name a file"
+        ) from missing
+    raise UserError(
+        f"the weights {name} have no file {' or '.join(_HUB_FILES)} on the hub: name another "
+        "repository, or a file"
+    ) from missing

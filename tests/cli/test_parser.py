@@ -1,0 +1,172 @@
+"""The command line: verbs, help, errors of one line."""
+
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from show_attend_tell.cli.parser import main
+from show_attend_tell.evaluation import gradient_variance
+from show_attend_tell.inference import captioning as evaluate
+from show_attend_tell.inference.attention_record import load_attention
+from show_attend_tell.runs.build import trained_weights
+
+VERBS = (
+    "quickstart",
+    "train",
+    "evaluate",
+    "caption",
+    "attend",
+    "sweep",
+    "export",
+    "gradient-variance",
+)
+
+
+@pytest.fixture
+def workdir(trained, monkeypatch):
+    folder, scenes = trained
+    monkeypatch.setattr(evaluate, "load_split", lambda config, split, copies=False: scenes)
+    return str(folder)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_help(verb, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main([verb, "--help"])
+    assert stopped.value.code == 0
+    assert "--workdir" in capsys.readouterr().out
+
+
+def test_compare_has_help(capsys):
+    with pytest.raises(SystemExit):
+        main(["compare", "--help"])
+    assert "--split" in capsys.readouterr().out
+
+
+def failing(capsys, *arguments):
+    """Exit status and the one line that an erroneous call prints."""
+    try:
+        status = main(list(arguments))
+    except SystemExit as stopped:  # argparse
+        status = stopped.code
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert "Traceback" not in "\n".join(lines)
+    return status, lines[-1]
+
+
+def test_errors_are_one_line_and_a_status(capsys, tmp_path, workdir):
+    experiment = "experiments/shapes.py"
+    run = ("--workdir", str(tmp_path / "run"))
+    for arguments, message in [
+        (("train", "--config", "none.py", *run), "there is no file none.py"),
+        (("train", "--config", f"{experiment}:hart", *run), "no variant 'hart'"),
+        (("train", "--config", experiment, *run, "--config.train.epoch=1"), "train.epochs"),
+        (("train", "--config", experiment, *run, "--epochs=1"), "no such option"),
+        (("evaluate", *run), "must name the folder of a run"),
+        (("caption", "--workdir", workdir, str(tmp_path / "no.jpg")), "no.jpg: no such file"),
+        (("attend", "--workdir", workdir, "--num", "-1"), "--num -1"),
+        (("evaluate", "--workdir", workdir, "--beam", "0"), "beam"),
+        (("evaluate", "--workdir", workdir, "--context", "mean"), "expected, argmax, sample"),
+        (("gradient-variance", "--workdir", workdir, "--samples", "1"), "--samples 1"),
+        (("gradient-variance", "--workdir", workdir, "--batches", "9"), "too many for 8"),
+        (("compare", workdir, "--config.seed=1"), "takes no overrides"),
+        (("sweep", experiment, "--set", "attention.kind"), "give values"),
+        (("sweep", experiment, "--seeds", "one"), "whole numbers"),
+        (("sweep", experiment, "--cluster", "cloud", *run), "local, slurm"),
+    ]:
+        status, line = failing(capsys, *arguments)
+        assert status == 2, arguments
+        assert message in line, (arguments, line)
+
+
+def test_an_unknown_split_names_the_nearest(capsys, trained):
+    status, line = failing(capsys, "evaluate", "--workdir", str(trained[0]), "--split", "tests")
+    assert status == 2 and "'test'" in line
+
+
+def test_evaluate_prints_and_stores(workdir, capsys):
+    assert main(["evaluate", "--workdir", workdir, "--split", "val", "--beam", "1"]) == 0
+    printed = capsys.readouterr().out
+    assert "CIDEr" in printed and "beam 1" in printed
+    stored = json.loads((Path(workdir) / "val-expected-beam1-lp0.scores.json").read_text())
+    assert stored["scores"]["exact"] == 1.0
+
+
+def test_evaluate_reports_a_hard_run_with_both_contexts(workdir, capsys):
+    hard = "--config.attention.kind=hard"
+    assert main(["evaluate", "--workdir", workdir, "--split", "val", hard]) == 0
+    printed = capsys.readouterr().out
+    assert "expected context" in printed and "argmax context" in printed
+    assert (Path(workdir) / "val-argmax-beam2-lp0.scores.json").exists()
+
+
+def test_gradient_variance_writes_table_and_chart(workdir, capsys):
+    few = ["--batches", "1", "--samples", "2", "--images", "2"]
+    assert main(["gradient-variance", "--workdir", workdir, *few]) == 0
+    assert "leave_one_out" in capsys.readouterr().out
+    stored = json.loads((Path(workdir) / "gradient_variance.json").read_text())
+    assert len(stored["rows"]) == 12 and stored["samples"] == 2
+
+
+def test_gradient_variance_can_be_that_of_fresh_weights(workdir, monkeypatch):
+    measured = []
+
+    def measure(model, params, *_, **__):
+        measured.append(params)
+        row = {"baseline": "none", "credit": "sequence", "rollouts": 1, "relative": 1.0}
+        return [row | {"variance": 1.0, "snr": 1.0, "variance_per_rollout": 1.0}]
+
+    monkeypatch.setattr(gradient_variance, "gradient_variance", measure)
+    monkeypatch.setattr(gradient_variance, "write_variance", lambda *_: None)
+    few = ["--batches", "1", "--samples", "2", "--images", "2"]
+    for more in ([], ["--fresh"]):
+        assert main(["gradient-variance", "--workdir", workdir, *few, *more]) == 0
+    run = evaluate.load_run(Path(workdir))
+    for params, expected in zip(measured, (run.params, trained_weights(run.model)), strict=True):
+        jax.tree.map(np.testing.assert_array_equal, params, expected)
+
+
+def test_attend_dumps_maps_pictures_and_statistics(workdir, tmp_path, capsys, trained):
+    out = tmp_path / "maps"
+    assert main(["attend", "--workdir", workdir, "--num", "2", "--out", str(out)]) == 0
+    assert "box" in capsys.readouterr().out
+    names = sorted(path.name for path in out.iterdir())
+    assert names == ["scene%200.npz", "scene%200.png", "scene%201.npz", "scene%201.png"] + [
+        "statistics.json"
+    ]
+    record = load_attention(out / "scene%200.npz")
+    assert " ".join(record.tokens[:-1]) == trained[1][0].captions[0]
+    statistics = json.loads((out / "statistics.json").read_text())
+    assert statistics["images"] == 8
+    assert statistics["objects"]["unmatched"] == 0
+
+
+def test_caption_writes_a_picture_for_each_file(workdir, tmp_path, capsys, trained):
+    paths = [tmp_path / "my photo.png", tmp_path / "b" / "0.png", tmp_path / "c" / "0.png"]
+    for k, path in enumerate(paths):
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(trained[1][k].image)
+    out = tmp_path / "o"
+    arguments = ["--workdir", workdir, *map(str, paths), "--out", str(out)]
+    assert main(["caption", *arguments]) == 0
+    printed = capsys.readouterr().out
+    for k in range(len(paths)):
+        assert trained[1][k].captions[0] in printed
+    assert (out / "my%20photo.png.png").stat().st_size > 1000
+    # Files of one name in two folders do not overwrite each other's picture.
+    assert len(list(out.glob("*.png"))) == 3
+
+
+@pytest.mark.parametrize("verb", ["caption", "attend"])
+def test_a_file_that_is_no_image_does_not_cost_the_others(workdir, tmp_path, capsys, trained, verb):
+    good, bad = tmp_path / "good.png", tmp_path / "bad.png"
+    good.write_bytes(trained[1][0].image)
+    bad.write_text("no image")
+    out = tmp_path / "o"
+    status = main([verb, "--workdir", workdir, str(bad), str(good), "--out", str(out)])
+    assert status == 2
+    assert str(bad) in capsys.readouterr().err
+    assert (out / "good.png.png").exists() and not (out / "bad.png.png").exists()

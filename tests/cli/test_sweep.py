@@ -1,0 +1,160 @@
+"""Grids of runs: what is run, what is skipped, and what a failure leaves."""
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import submitit
+
+from show_attend_tell import config as configs
+from show_attend_tell.cli.sweep import grid, sweep
+from show_attend_tell.errors import UserError
+
+EXPERIMENT = str(Path(__file__).parents[2] / "experiments" / "shapes.py")
+SETTINGS = {"attention.kind": ["soft", "hard"], "loss.doubly_stochastic": ["0.0", "0.1"]}
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """Verbs that do nothing but leave what the real ones leave."""
+    made = []
+
+    def run(argv, check):
+        argv = argv[3:]  # of the interpreter and the module
+        verb, workdir = argv[0], Path(argv[argv.index("--workdir") + 1])
+        made.append((verb, workdir.name))
+        if verb == "train":
+            workdir.mkdir(parents=True, exist_ok=True)
+            given = configs.from_file(argv[2], [a for a in argv if a.startswith("--config.")])
+            configs.save(given, workdir / "config.json")
+            (workdir / "run.json").write_text(json.dumps({"finished": True}))
+        elif verb == "evaluate":
+            for context in ("expected", "argmax") if "hard" in workdir.name else ("expected",):
+                (workdir / f"test-{context}-beam1-lp0.scores.json").write_text("{}")
+        else:
+            (workdir / "attention" / "test").mkdir(parents=True, exist_ok=True)
+            (workdir / "attention" / "test" / "statistics.json").write_text("{}")
+
+    monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.setattr(submitit, "AutoExecutor", InProcess)
+    return made
+
+
+class InProcess:
+    """Stands in for submitit's executor where a job of its own would cost seconds."""
+
+    def __init__(self, folder, cluster):
+        pass
+
+    def update_parameters(self, **parameters):
+        pass
+
+    def submit(self, function, *arguments):
+        function(*arguments)
+        return SimpleNamespace(result=lambda: None)
+
+
+def run(chains, folder):
+    sweep(chains, folder, split="test", cluster="local", hours=1.0)
+
+
+def test_a_grid_is_every_combination_with_every_seed(tmp_path):
+    chains = grid([EXPERIMENT], SETTINGS, [0, 1], tmp_path, ["--config.train.epochs=1"])
+    jobs = [job for [job] in chains]
+    assert len({job.workdir for job in jobs}) == 8
+    assert jobs[3].workdir.name == "attention.kind=soft-loss.doubly_stochastic=0.1-seed=1"
+    assert jobs[3].overrides == (
+        "--config.train.epochs=1",
+        "--config.attention.kind=soft",
+        "--config.loss.doubly_stochastic=0.1",
+        "--config.seed=1",
+    )
+    with pytest.raises(UserError, match="nearest is --config.attention.kind"):
+        grid([EXPERIMENT], {"attention.kin": ["soft"]}, [0], tmp_path)
+
+
+def test_a_sweep_runs_what_is_missing_and_nothing_twice(tmp_path, calls):
+    jobs = grid([EXPERIMENT], {"attention.kind": ["soft", "hard"]}, [0], tmp_path)
+    run(jobs, tmp_path)
+    names = [job.workdir.name for [job] in jobs]
+    verbs = ("train", "evaluate", "attend")
+    assert calls == [(verb, name) for name in names for verb in verbs]
+    calls.clear()
+    run(jobs, tmp_path)
+    assert calls == []
+    # Scores of one of a hard run's two contexts are not all of its scores.
+    (jobs[1][0].workdir / "test-argmax-beam1-lp0.scores.json").unlink()
+    run(jobs, tmp_path)
+    assert calls == [("evaluate", names[1])]
+
+
+def test_the_checksum_that_a_run_notes_does_not_make_it_another_one(tmp_path, calls):
+    folder = EXPERIMENT.replace("shapes.py", "folder.py")
+    jobs = grid([folder], {"attention.kind": ["soft"]}, [0], tmp_path)
+    run(jobs, tmp_path)
+    path = jobs[0][0].workdir / "config.json"
+    config = configs.load(path)
+    config.encoder.weights_sha256 = "0" * 64
+    configs.save(config, path)
+    for context in ("expected",):
+        decode = config.decode
+        stem = f"test-{context}-beam{decode.beam}-lp{decode.length_penalty:g}"
+        (path.parent / f"{stem}.scores.json").write_text("{}")
+    calls.clear()
+    run(jobs, tmp_path)
+    assert calls == []
+
+
+def test_a_finished_run_of_another_config_is_not_taken_for_this_one(tmp_path, calls):
+    run(grid([EXPERIMENT], {"attention.kind": ["soft"]}, [0], tmp_path), tmp_path)
+    calls.clear()
+    shorter = ["--config.train.epochs=1"]
+    run(grid([EXPERIMENT], {"attention.kind": ["soft"]}, [0], tmp_path, shorter), tmp_path)
+    assert calls[0][0] == "train"  # which refuses the folder
+
+
+def test_experiments_go_on_from_each_other_by_seed(tmp_path, calls):
+    variants = [f"{EXPERIMENT}:soft", f"{EXPERIMENT}:hard-from-soft"]
+    chains = grid(variants, {"loss.doubly_stochastic": ["0.0", "0.1"]}, [0, 1], tmp_path)
+    assert [[job.workdir.name for job in chain] for chain in chains][1] == [
+        "soft-loss.doubly_stochastic=0.0-seed=1",
+        "hard-from-soft-loss.doubly_stochastic=0.0-seed=1",
+    ]
+    for soft, hard in chains:
+        started = configs.from_file(hard.config, hard.overrides).train.init_from
+        assert Path(started) == soft.workdir
+        assert configs.from_file(soft.config, soft.overrides).train.init_from == ""
+    run(chains[:1], tmp_path)
+    verbs = ("train", "evaluate", "attend")
+    assert calls == [(verb, job.workdir.name) for job in chains[0] for verb in verbs]
+    # Alone it goes on from the run that its config names.
+    [[alone]] = grid(variants[1:], {}, [0], tmp_path)
+    assert alone.workdir.name == "seed=0" and "init_from" not in str(alone.overrides)
+    with pytest.raises(UserError, match="name each variant once"):
+        grid([variants[0]] * 2, {}, [0], tmp_path)
+
+
+def test_a_failed_run_is_named_with_its_log_and_the_others_go_on(tmp_path):
+    # Two real jobs; their data set's files are not there.
+    flickr8k = str(Path(EXPERIMENT).with_name("flickr8k.py"))
+    overrides = [f"--config.data.dir={tmp_path}", f"--config.data.manual_dir={tmp_path}"]
+    jobs = grid([flickr8k], {}, [0, 1], tmp_path, overrides)
+    with pytest.raises(UserError, match=r"2 of 2 failed: .*seed=0 .*seed=1 ") as caught:
+        sweep(jobs, tmp_path, split="test", cluster="local", hours=1.0)
+    log = re.search(r"log: ([^)]*)", str(caught.value))[1]
+    assert f"error: {tmp_path}" in Path(log).read_text()
+
+
+def test_an_unknown_cluster_is_told(tmp_path):
+    with pytest.raises(UserError, match="local, slurm"):
+        sweep([], tmp_path, split="test", cluster="cloud", hours=1.0)
+
+
+@pytest.mark.skipif(shutil.which("srun") is not None, reason="SLURM is here")
+def test_a_machine_without_slurm_is_told(tmp_path):
+    with pytest.raises(UserError, match="--cluster slurm: .*srun"):
+        sweep([], tmp_path, split="test", cluster="slurm", hours=1.0)

@@ -1,0 +1,259 @@
+"""On a stand-in of the original download: its names and layout, with generated pictures."""
+
+import shutil
+import zipfile
+from pathlib import Path
+
+import pytest
+import sources
+
+from show_attend_tell.data import load as datasets
+from show_attend_tell.data.builders import common
+from show_attend_tell.data.builders.common import zip_members
+from show_attend_tell.data.builders.flickr8k import read_captions
+from show_attend_tell.errors import UserError
+
+NAMES = sources.FLICKR8K
+
+
+@pytest.fixture
+def download(tmp_path: Path) -> Path:
+    """The two halves extracted, as `Flicker8k_Dataset/` and text files beside it."""
+    sources.flickr8k(tmp_path / "download")
+    return tmp_path / "download"
+
+
+def pack(download: Path) -> None:
+    """Replaces the extracted files by the two archives, laid out as the originals."""
+    with zipfile.ZipFile(download / "Flickr8k_Dataset.zip", "w") as archive:
+        for path in sorted(download.glob("Flicker8k_Dataset/*")):
+            archive.write(path, f"Flicker8k_Dataset/{path.name}")
+            archive.writestr(f"__MACOSX/Flicker8k_Dataset/._{path.name}", b"resource fork")
+    with zipfile.ZipFile(download / "Flickr8k_text.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for path in sorted(download.glob("*.txt")):
+            archive.write(path, path.name)
+            path.unlink()
+    shutil.rmtree(download / "Flicker8k_Dataset")
+
+
+def load(download: Path, split: str = "train") -> datasets.Examples:
+    return datasets.load("flickr8k", split, data_dir=download.parent / "data", manual_dir=download)
+
+
+def content(split: datasets.Examples) -> dict:
+    return {e.image_id: (e.image, e.captions, e.boxes) for e in split}
+
+
+def expected(download: Path, split: str) -> dict:
+    return {
+        name: (
+            (download / "Flicker8k_Dataset" / name).read_bytes(),
+            tuple(sources.flickr8k_caption(name, k) for k in range(5)),
+            (),
+        )
+        for name in NAMES[split]
+    }
+
+
+@pytest.mark.parametrize("layout", ["zips", "extracted", "nested", "text zip", "images zip"])
+def test_zips_and_folders(download: Path, layout, capsys):
+    wanted = {split: expected(download, split) for split in NAMES}
+    if layout == "nested":
+        (download / "Flickr8k_Dataset").mkdir()
+        (download / "Flicker8k_Dataset").rename(download / "Flickr8k_Dataset/Flicker8k_Dataset")
+        (download / "Flickr8k_text").mkdir()
+        for path in download.glob("*.txt"):
+            path.rename(download / "Flickr8k_text" / path.name)
+    elif layout != "extracted":
+        shutil.copytree(download, download.parent / "extracted")
+        pack(download)
+        if layout == "text zip":
+            (download / "Flickr8k_Dataset.zip").unlink()
+            shutil.copytree(
+                download.parent / "extracted/Flicker8k_Dataset", download / "Flickr8k_Dataset"
+            )
+        elif layout == "images zip":
+            (download / "Flickr8k_text.zip").unlink()
+            for path in download.parent.glob("extracted/*.txt"):
+                shutil.copy(path, download)
+    for split in NAMES:
+        assert content(load(download, split)) == wanted[split]
+    assert "5 captions name an image that is not there; skipped" in capsys.readouterr().out
+    (metadata,) = download.parent.glob("data/**/metadata.json")
+    assert metadata.read_text() == '{"captions_without_image": 5, "unusable_images": {}}'
+
+
+def test_once_built_the_download_is_not_needed(download: Path):
+    first = content(load(download, "val"))
+    shutil.rmtree(download)
+    data = download.parent / "data"
+    assert content(datasets.load("flickr8k", "val", data_dir=data)) == first
+    assert content(load(download, "val")) == first
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("damage", ["cut", "absent", "no captions"])
+def test_one_unusable_image_is_left_out_and_named(download: Path, packed, damage, capsys):
+    path = download / "Flicker8k_Dataset" / "1_bb.jpg"
+    if damage == "cut":
+        path.write_bytes(path.read_bytes()[:300])
+    elif damage == "absent":
+        path.unlink()
+    else:
+        token = download / "Flickr8k.token.txt"
+        lines = token.read_text().splitlines()
+        token.write_text("\n".join(line for line in lines if not line.startswith("1_bb")))
+    if packed:
+        pack(download)
+    assert sorted(load(download, "val").ids) == ["0_bb.jpg", "2_bb.jpg"]
+    assert len(load(download, "train")) == 6
+    out = capsys.readouterr().out
+    assert "flickr8k val: 1 of 3 images skipped: " in out and "(1: 1_bb.jpg)" in out
+    (metadata,) = download.parent.glob("data/**/metadata.json")
+    assert '"unusable_images": {"1_bb.jpg": "' in metadata.read_text()
+
+
+def test_a_damaged_zip_member_is_left_out(download: Path, capsys):
+    pack(download)
+    path = download / "Flickr8k_Dataset.zip"
+    image = zipfile.ZipFile(path).read("Flicker8k_Dataset/1_bb.jpg")
+    archive = path.read_bytes()
+    assert archive.count(image) == 1
+    path.write_bytes(archive.replace(image, image[::-1]))
+    assert sorted(load(download, "val").ids) == ["0_bb.jpg", "2_bb.jpg"]
+    assert "val: 1 of 3 images skipped: it cannot be read (Bad CRC-32" in capsys.readouterr().out
+
+
+def test_many_unusable_images_are_an_error(download: Path):
+    for name in ("0_bb.jpg", "2_bb.jpg"):
+        (download / "Flicker8k_Dataset" / name).write_bytes(b"")
+    with pytest.raises(UserError, match=r"Flicker8k_Dataset: 2 of 3 .* 2_bb\.jpg.*; get Flickr"):
+        load(download)
+    assert not list(download.parent.glob("data/flickr8k/*"))
+
+
+def test_the_remedy_for_what_is_missing(download: Path, tmp_path: Path):
+    with pytest.raises(UserError, match="no folder to build it from is set; set --config.data.man"):
+        datasets.load("flickr8k", "train", data_dir=tmp_path / "data")
+    with pytest.raises(UserError, match="absent: no such folder; set --config.data.manual_dir"):
+        load(tmp_path / "absent")
+    (download / "Flickr_8k.devImages.txt").unlink()
+    with pytest.raises(UserError, match="devImages.txt: not there; set --config.data.manual_dir"):
+        load(download)
+    pack(download)
+    with pytest.raises(UserError, match="Flickr8k_text.zip/Flickr_8k.devImages.txt: not there"):
+        load(download)
+    (download / "Flickr8k_Dataset.zip").rename(download / "elsewhere")
+    with pytest.raises(UserError, match="Flickr8k_Dataset.zip: not there; set --config.data.man"):
+        load(download)
+    (download / "Flickr8k_text.zip").unlink()
+    with pytest.raises(UserError, match="Flickr8k_text.zip: not there; set --config.data.man"):
+        load(download)
+
+
+@pytest.mark.parametrize("name", ["Flickr8k_Dataset.zip", "Flickr8k_text.zip"])
+@pytest.mark.parametrize("kept", [0.0, 0.5])
+def test_a_zip_cut_short(download: Path, name, kept):
+    pack(download)
+    whole = (download / name).read_bytes()
+    (download / name).write_bytes(whole[: int(kept * len(whole))])
+    with pytest.raises(UserError, match=f"{name}: not a readable zip .*; get it again"):
+        load(download)
+
+
+def test_a_damaged_text_member(download: Path):
+    pack(download)
+    path = download / "Flickr8k_text.zip"
+    with zipfile.ZipFile(path) as archive:
+        member = archive.getinfo("Flickr8k.token.txt")
+    data = bytearray(path.read_bytes())
+    start = member.header_offset + 30 + len(member.filename)
+    data[start : start + 40] = bytes(b ^ 0x55 for b in data[start : start + 40])
+    path.write_bytes(data)
+    with pytest.raises(UserError, match=r"Flickr8k\.token\.txt: damaged .*; get Flickr8k_text.zip"):
+        load(download)
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("", "Flickr8k.token.txt: holds no captions; get Flickr8k_text.zip again"),
+        ("\n \n", "Flickr8k.token.txt: holds no captions"),
+        (
+            "1.jpg#0\tA dog .\n1.jpg A cat .\n",
+            "token.txt, line 2: not NAME.jpg#K<TAB>caption; mend",
+        ),
+        ("1.jpg#0\t \n", "token.txt, line 1: not NAME"),
+        ("1.jpg#x\tA dog .\n", "token.txt, line 1: not NAME"),
+        (b"1.jpg#0\tA dog \xff .\n", "token.txt: damaged"),
+    ],
+)
+def test_bad_caption_files(download: Path, text, message):
+    path = download / "Flickr8k.token.txt"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(UserError, match=message):
+        load(download)
+
+
+def test_an_empty_split_list(download: Path):
+    (download / "Flickr_8k.testImages.txt").write_text("\n")
+    with pytest.raises(UserError, match="testImages.txt: names no image; get Flickr8k_text.zip"):
+        load(download)
+
+
+def test_a_name_listed_twice_is_one_image(download: Path):
+    path = download / "Flickr_8k.devImages.txt"
+    path.write_text(path.read_text() * 2)
+    assert len(load(download, "val")) == 3
+
+
+def test_captions_keep_their_words():
+    text = "a b.jpg#0\t A man 's #1 dog\t . \r\na b.jpg#1\tÜber .\n"
+    assert read_captions(text, "f") == {"a b.jpg": ["A man 's #1 dog\t .", "Über ."]}
+
+
+def test_paths_in_an_archive_lead_nowhere(download: Path):
+    pack(download)
+    with zipfile.ZipFile(download / "Flickr8k_Dataset.zip", "a") as archive:
+        archive.writestr("../../evil.jpg", sources.picture(0))
+        archive.writestr(f"{download.parent}/absolute.jpg", sources.picture(0))
+    load(download)
+    assert not [*download.parents[1].rglob("evil.jpg"), *download.parent.rglob("absolute.jpg")]
+
+
+def test_a_zip_bomb_is_not_expanded(download: Path, monkeypatch, capsys):
+    monkeypatch.setattr(common, "MAX_MEMBER_BYTES", 10_000)
+    image = download / "Flicker8k_Dataset" / "1_bb.jpg"
+    image.write_bytes(image.read_bytes() + bytes(100_000))
+    pack(download)
+    assert len(load(download, "val")) == 2
+    assert "bytes are too many" in capsys.readouterr().out
+
+
+def test_the_official_splits(shared: Path, tmp_path: Path, capsys):
+    folder = shared / "flickr8k"
+    splits = {
+        split: datasets.load("flickr8k", split, data_dir=tmp_path, manual_dir=folder)
+        for split in ("train", "val", "test")
+    }
+    assert "5 captions name an image that is not there" in capsys.readouterr().out
+    assert {split: len(examples) for split, examples in splits.items()} == {
+        "train": 6000,
+        "val": 1000,
+        "test": 1000,
+    }
+    assert all(len(example.captions) == 5 for example in splits["test"])
+    assert len({name for examples in splits.values() for name in examples.ids}) == 8000
+
+
+def test_members_that_say_less_than_they_hold_are_not_expanded(tmp_path):
+    path = tmp_path / "lies.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.jpg", bytes(10**6))
+    path.write_bytes(path.read_bytes().replace((10**6).to_bytes(4, "little"), b"\x0a\0\0\0"))
+    with pytest.raises(zipfile.BadZipFile):
+        zip_members(path)["a.jpg"]()
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_BZIP2) as archive:
+        archive.writestr("a.jpg", bytes(100))
+    with pytest.raises(ValueError, match="compressed in a way that is not read"):
+        zip_members(path)["a.jpg"]()

@@ -1,0 +1,270 @@
+"""A folder of one's own images: its table, and what may be wrong with either."""
+
+import io
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import sources
+from PIL import Image
+
+from show_attend_tell.data import load as datasets
+from show_attend_tell.data.builders.folder import assign
+from show_attend_tell.data.images import read_image
+from show_attend_tell.errors import UserError
+
+NAMES = [f"{i}.jpg" for i in range(10)]
+CSV = "file_name,caption\n" + "".join(f'{name},"A dog, number {name[0]} ."\n' for name in NAMES)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Ten images, and a table of one caption each."""
+    sources.own(tmp_path / "own")
+    return tmp_path / "own"
+
+
+def load(folder: Path, split: str = "train") -> datasets.Examples:
+    data = folder.parent / "data"
+    return datasets.load("folder", split, data_dir=data, manual_dir=folder)
+
+
+def everything(folder: Path) -> dict[str, datasets.Example]:
+    return {e.image_id: e for split in ("train", "val", "test") for e in load(folder, split)}
+
+
+def test_ten_images_and_a_table(folder: Path, capsys):
+    assert [len(load(folder, split)) for split in ("train", "val", "test")] == [7, 2, 1]
+    examples = everything(folder)
+    assert sorted(examples) == NAMES
+    assert examples["3.jpg"].captions == ("A dog, number 3 .",)
+    assert examples["3.jpg"].image == sources.picture(3)
+    assert capsys.readouterr().out.count("\n") == 1  # it is built once
+
+
+def test_an_edited_folder_is_built_anew_and_an_unchanged_one_is_not(folder: Path, capsys):
+    first = load(folder)
+    fingerprints = [first.fingerprint]
+    (folder / "metadata.csv").write_text(CSV.replace("dog", "cat"))
+    fingerprints.append(load(folder).fingerprint)
+    os.utime(folder / "4.jpg", (1, 1))
+    fingerprints.append(load(folder).fingerprint)
+    (folder / load(folder).ids[0]).unlink()
+    fingerprints.append(load(folder).fingerprint)
+    assert capsys.readouterr().out.count("building data set folder") == 4
+    for i, one in enumerate(fingerprints):
+        assert one not in fingerprints[:i]
+    load(folder)
+    assert "building" not in capsys.readouterr().out
+
+
+def test_json_lines(folder: Path):
+    (folder / "metadata.csv").unlink()
+    (folder / "below").mkdir()
+    (folder / "0.jpg").rename(folder / "below" / "0.jpg")
+    rows = [
+        {"file_name": "./below/0.jpg", "captions": ["A dog .", "Grün ."], "split": "train"},
+        {"file_name": "1.jpg", "caption": "One .", "split": "train"},
+        {"file_name": "1.jpg", "text": "Again one .", "split": "train"},
+        {"file_name": "2.jpg", "text": "Two .", "split": "validation"},
+        {"file_name": "3.jpg", "text": "Three .", "split": "test"},
+    ]
+    lines = "\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
+    (folder / "metadata.jsonl").write_text(f"{lines}\n\n")
+    captions = {name: example.captions for name, example in everything(folder).items()}
+    assert captions == {
+        "below/0.jpg": ("A dog .", "Grün ."),
+        "1.jpg": ("One .", "Again one ."),
+        "2.jpg": ("Two .",),
+        "3.jpg": ("Three .",),
+    }
+    assert sorted(load(folder).ids) == ["1.jpg", "below/0.jpg"]
+    assert load(folder, "val").ids == ["2.jpg"]
+
+
+def test_images_without_a_row_are_told(folder: Path, capsys):
+    (folder / "metadata.csv").write_text("\n".join(CSV.splitlines()[:6]) + "\n")
+    load(folder)
+    assert (
+        "folder: 5 images have no row in metadata.csv and are left out: 5.jpg, 6.jpg, 7.jpg, ...\n"
+    ) in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_encodings_that_tell_themselves(folder: Path, encoding):
+    (folder / "metadata.csv").write_bytes(CSV.replace("dog", "Löwe").encode(encoding))
+    assert everything(folder)["2.jpg"].captions == ("A Löwe, number 2 .",)
+
+
+def test_another_encoding_is_an_error(folder: Path):
+    text = CSV.replace("number 2", "Löwe")
+    (folder / "metadata.csv").write_bytes(text.encode("latin-1"))
+    with pytest.raises(UserError, match="metadata.csv, line 4: not UTF-8; save the file as UTF-8"):
+        load(folder)
+
+
+def encoded(image: Image.Image, format: str, **options) -> bytes:
+    file = io.BytesIO()
+    image.save(file, format, **options)
+    return file.getvalue()
+
+
+def flat(value: int, mode: str = "RGB") -> Image.Image:
+    return Image.new("RGB", (12, 8), (value,) * 3).convert(mode)
+
+
+def test_all_kinds_of_images_become_what_is_readable(folder: Path):
+    grey16 = Image.fromarray(np.full((8, 12), 128 * 257, np.uint16))
+    kinds = {
+        "0.jpg": encoded(flat(128, "CMYK"), "JPEG"),
+        "1.png": encoded(grey16, "PNG"),
+        "2.gif": encoded(flat(128), "GIF", save_all=True, append_images=[flat(0), flat(255)]),
+        "3.webp": encoded(flat(128), "WEBP", lossless=True),
+        "4.bmp": encoded(flat(128), "BMP"),
+        "5.png": encoded(flat(128), "PNG"),
+        "6.jpg": encoded(flat(128, "L"), "JPEG"),
+    }
+    rows = "".join(f"{name},A picture .,train\n" for name in kinds)
+    rows += "7.jpg,A picture .,val\n8.jpg,A picture .,test\n"
+    (folder / "metadata.csv").write_text("file_name,caption,split\n" + rows)
+    for name, content in kinds.items():
+        (folder / name).write_bytes(content)
+    stored = {example.image_id: example.image for example in load(folder)}
+    assert sorted(stored) == list(kinds)
+    for name, image in stored.items():
+        with Image.open(io.BytesIO(image)) as opened:
+            assert opened.format in ("JPEG", "PNG") and opened.mode in ("RGB", "L")
+            assert opened.size == (12, 8)
+        assert np.abs(read_image(image, 4).astype(int) - 128).max() <= 3, name
+    for name in ("5.png", "6.jpg"):
+        assert stored[name] == kinds[name]
+
+
+def test_what_cannot_be_used_is_counted_by_reason(folder: Path, capsys):
+    rows = [
+        f"{i}.jpg,A dog .,{'train' if i < 8 else 'val' if i == 8 else 'test'}" for i in range(10)
+    ]
+    rows[2] = "2.jpg,,train"
+    rows += ["absent.jpg,A dog .,train", "gone.jpg,A dog .,train"]
+    (folder / "metadata.csv").write_text("file_name,caption,split\n" + "\n".join(rows) + "\n")
+    (folder / "0.jpg").write_bytes(b"")
+    assert len(load(folder)) == 6
+    out = capsys.readouterr().out
+    assert "folder train: 4 of 10 images skipped: " in out
+    assert "not an image of a known format; save it as JPEG or PNG (1: 0.jpg)" in out
+    assert "it has no caption (1: 2.jpg)" in out
+    assert "it is not there (2: absent.jpg, gone.jpg)" in out
+    (metadata,) = folder.parent.glob("data/**/metadata.json")
+    assert set(json.loads(metadata.read_text())["unusable_images"]) == {
+        "0.jpg",
+        "2.jpg",
+        "absent.jpg",
+        "gone.jpg",
+    }
+
+
+def test_no_image_left_is_an_error(folder: Path):
+    for name in NAMES:
+        (folder / name).write_bytes(b"")
+    with pytest.raises(UserError, match="cannot be used: not an image of .*; mend the images, or"):
+        load(folder)
+    assert not list(folder.parent.glob("data/**/*.array_record*"))
+
+
+def test_names_stay_inside_the_folder(folder: Path, capsys):
+    secret = folder.parent / "secret.jpg"
+    secret.write_bytes(sources.picture(99))
+    (folder / "link.jpg").symlink_to(secret)
+    (folder / "round.jpg").symlink_to("round.jpg")
+    names = ["../secret.jpg", str(secret), "link.jpg", "round.jpg", f"../own/{NAMES[0]}"]
+    rows = "".join(f"{name},A secret .,train\n" for name in names)
+    rows += "".join(f"{name},A dog .,train\n" for name in NAMES[:6])
+    rows += "7.jpg,A dog .,val\n8.jpg,A dog .,test\n"
+    (folder / "metadata.csv").write_text("file_name,caption,split\n" + rows)
+    assert sorted(load(folder).ids) == NAMES[:6]
+    assert "it is not in the folder (5: ../secret.jpg, " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "name, content, message",
+    [
+        ("metadata.csv", "", "must name the columns file_name and caption, .* names none; mend"),
+        ("metadata.csv", "file,caption\na.jpg,A dog .\n", "and names file, caption; mend it"),
+        ("metadata.csv", "file_name;caption\na.jpg;A dog .\n", "names file_name;caption; mend it"),
+        ("metadata.csv", "file_name\na.jpg\n", "and names file_name; mend it"),
+        ("metadata.csv", "file_name,caption\n", "metadata.csv: no image in it; write a line for"),
+        ("metadata.csv", "file_name,caption\n,A dog .\n", "line 2: no file_name; name the image"),
+        ("metadata.csv", "file_name,caption\na.jpg,A dog, too .\n", "line 2: more than 2 columns"),
+        ("metadata.csv", "file_name,caption\na.jpg\n", "line 2: fewer than 2 columns; put quotes"),
+        ("metadata.csv", 'file_name,caption\na.jpg,"A" dog\n', "line 2: not readable as CSV"),
+        (
+            "metadata.csv",
+            "file_name,caption,split\na.jpg,A dog .,dev\n",
+            "line 2: split 'dev' is not known; choose one of train, val, validation, test",
+        ),
+        (
+            "metadata.csv",
+            "file_name,caption,split\na.jpg,A dog .,val\na.jpg,A cat .,train\n",
+            "line 3: a.jpg is in split train here and in val above; choose one",
+        ),
+        (
+            "metadata.csv",
+            "file_name,caption,split\na.jpg,A dog .,val\nb.jpg,A cat .,\n",
+            "some images have a split, others none; give it to all or to none",
+        ),
+        ("metadata.jsonl", '{"file_name": "a.jpg"', "metadata.jsonl, line 1: not JSON"),
+        ("metadata.jsonl", "[1]\n", r"metadata.jsonl, line 1: not an object \{...\}"),
+        ("metadata.jsonl", '{"caption": "A dog ."}', "line 1: no file_name; name the image"),
+        ("metadata.jsonl", '{"file_name": "a.jpg", "text": 3}', "a caption is not a text; write"),
+        (
+            "metadata.jsonl",
+            '{"file_name": "a.jpg", "split": ["val"]}',
+            r"split \['val'\] is not kn",
+        ),
+    ],
+)
+def test_tables_of_another_form(folder: Path, name, content, message):
+    (folder / "metadata.csv").unlink()
+    (folder / name).write_text(content)
+    with pytest.raises(UserError, match=message):
+        load(folder)
+
+
+def test_the_remedy_for_what_is_missing(folder: Path):
+    with pytest.raises(UserError, match="folder: no folder to build it from is set; set --config"):
+        datasets.load("folder", "train", data_dir=folder)
+    with pytest.raises(UserError, match="absent: no such folder; set --config.data.manual_dir"):
+        load(folder / "absent")
+    (folder / "metadata.jsonl").write_text("")
+    with pytest.raises(UserError, match="holds both of metadata.csv and metadata.jsonl; set"):
+        load(folder)
+    (folder / "metadata.jsonl").unlink()
+    (folder / "metadata.csv").write_text("\n".join(CSV.splitlines()[:3]) + "\n")
+    with pytest.raises(UserError, match="has no split 'val', only train; build it from data that"):
+        load(folder, "val")
+    (folder / "metadata.csv").unlink()
+    with pytest.raises(UserError, match="holds neither of metadata.csv and metadata.jsonl; set"):
+        load(folder)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 10, 50, 1000])
+def test_splits_are_drawn_by_name(count: int):
+    rows = {f"{i}.jpg": (None, ["A dog ."]) for i in range(count)}
+    splits = assign(rows)
+    assert sorted(name for names in splits.values() for name in names) == sorted(rows)
+    held = [len(splits.get(split, [])) for split in ("val", "test")]
+    least, most = (0, 0) if count < 3 else (max(1, count // 20), max(2, count // 5))
+    assert least <= min(held) <= max(held) <= most
+    again = assign(dict(reversed(rows.items())))
+    assert {split: set(names) for split, names in again.items()} == {
+        split: set(names) for split, names in splits.items()
+    }
+
+
+def test_an_image_keeps_its_split_when_others_come():
+    rows = {f"{i}.jpg": (None, ["A dog ."]) for i in range(200)}
+    few, many = assign(dict([*rows.items()][:100])), assign(rows)
+    for split, names in few.items():
+        assert set(names) <= set(many[split])

@@ -1,0 +1,237 @@
+import io
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import ExifTags, Image
+
+from show_attend_tell.data import images
+from show_attend_tell.data.images import keepable, picture_size, read_image, read_picture
+from show_attend_tell.errors import UserError
+
+RED, BLUE = (230, 20, 30), (10, 40, 220)
+
+
+def encode(image: Image.Image, format: str, **options) -> bytes:
+    file = io.BytesIO()
+    image.save(file, format, **options)
+    return file.getvalue()
+
+
+def halves(width: int = 40, height: int = 40) -> Image.Image:
+    """Left half red, right half blue."""
+    image = Image.new("RGB", (width, height), RED)
+    image.paste(BLUE, (width // 2, 0, width, height))
+    return image
+
+
+def noise(width: int, height: int) -> Image.Image:
+    values = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+    return Image.fromarray(values)
+
+
+def png_header(width: int, height: int) -> bytes:
+    """A PNG file that claims a size and ends where its pixels would begin."""
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"IDAT", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(content))
+        + name
+        + content
+        + struct.pack(">I", zlib.crc32(name + content))
+        for name, content in chunks
+    )
+
+
+def test_a_window_is_what_is_read():
+    data = encode(halves(400, 200), "PNG")
+    left = read_image(data, 16, (0.0, 0.0, 1.0, 0.5))
+    assert (left[:, :-2] == RED).all()  # the filter reaches over the edge
+    # Of 400 columns 100 to 300: the middle stays in the middle.
+    middle = read_image(data, 16, (0.25, 0.25, 0.75, 0.75))
+    assert (middle[:, :6] == RED).all() and (middle[:, 10:] == BLUE).all()
+    # The window of the upright picture: this one lies on its side, its red half on top.
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    turned = encode(halves(400, 200), "JPEG", exif=exif, quality=95)
+    top = read_image(turned, 16, (0.0, 0.0, 0.4, 1.0)).astype(int)
+    assert np.abs(top - RED).max() < 8
+
+
+@pytest.mark.parametrize(
+    "format, options",
+    [
+        ("JPEG", {"quality": 95}),
+        ("JPEG", {"quality": 95, "progressive": True}),
+        ("PNG", {}),
+        ("WEBP", {"lossless": True}),
+        ("BMP", {}),
+        ("GIF", {}),
+    ],
+)
+def test_formats_from_bytes_and_files(tmp_path: Path, format, options):
+    data = encode(halves(), format, **options)
+    (tmp_path / "picture").write_bytes(data)  # the content tells the format, not the name
+    image = read_image(data, 8)
+    np.testing.assert_array_equal(image, read_image(tmp_path / "picture", 8))
+    assert image.shape == (8, 8, 3) and image.dtype == np.uint8
+    np.testing.assert_allclose(image[4, 0], RED, atol=6)
+    np.testing.assert_allclose(image[4, 7], BLUE, atol=6)
+
+
+def palette_with_hole() -> bytes:
+    image = Image.new("P", (4, 4), 1)
+    image.putpalette([*RED, *BLUE])
+    return encode(image, "PNG", transparency=1)
+
+
+@pytest.mark.parametrize(
+    "data, value",
+    [
+        (encode(Image.new("L", (4, 4), 77), "JPEG", quality=95), (77, 77, 77)),
+        (encode(Image.new("L", (4, 4), 77), "PNG"), (77, 77, 77)),
+        (encode(Image.new("1", (4, 4), 1), "PNG"), (255, 255, 255)),
+        # CMYK: a share 1 - k/255 of what is not absorbed.
+        (encode(Image.new("CMYK", (4, 4), (255, 0, 0, 0)), "JPEG", quality=95), (0, 255, 255)),
+        (encode(halves().quantize(4), "PNG"), None),
+        # 16-bit grey is scaled: 0x8080 is 128 of 255.
+        (encode(Image.fromarray(np.full((4, 4), 0x8080, np.uint16)), "PNG"), (128, 128, 128)),
+        # Half transparent black on white is mid grey, wholly transparent is white.
+        (encode(Image.new("RGBA", (4, 4), (0, 0, 0, 128)), "PNG"), (127, 127, 127)),
+        (encode(Image.new("RGBA", (4, 4), (*RED, 0)), "WEBP", lossless=True), (255, 255, 255)),
+        (encode(Image.new("LA", (4, 4), (0, 0)), "PNG"), (255, 255, 255)),
+        (encode(Image.new("RGB", (4, 4), RED), "PNG", transparency=RED), (255, 255, 255)),
+        (palette_with_hole(), (255, 255, 255)),
+        (encode(Image.new("RGB", (1, 1), RED), "PNG"), RED),
+    ],
+)
+def test_modes(data, value):
+    image = read_image(data, 6)
+    assert image.shape == (6, 6, 3)
+    if value is None:
+        np.testing.assert_allclose(image[3, 0], RED, atol=3)
+    else:
+        np.testing.assert_allclose(image, np.broadcast_to(value, (6, 6, 3)), atol=2)
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
+def test_exif_rotation_is_applied(format):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the first row shown is the left column stored: turn it clockwise
+    data = encode(halves(60, 20), format, exif=exif)
+    assert picture_size(data) == (60, 20)
+    image = read_picture(data, 60)
+    assert image.shape == (60, 20, 3)
+    np.testing.assert_allclose(image[5, 10], RED, atol=8)
+    np.testing.assert_allclose(image[55, 10], BLUE, atol=8)
+
+
+def test_squashed_with_antialiasing():
+    # A chequerboard of single pixels, at a quarter of its size, is an even grey.
+    board = np.indices((64, 128)).sum(0) % 2 * 255
+    image = read_image(encode(Image.fromarray(board.astype(np.uint8)), "PNG"), 16)
+    np.testing.assert_allclose(image, 127.5, atol=3)
+    # The aspect is not kept: each half of a wide picture takes half of the square.
+    wide = read_image(encode(halves(80, 20), "PNG"), 20)
+    np.testing.assert_array_equal(wide[10, 5], RED)
+    np.testing.assert_array_equal(wide[10, 15], BLUE)
+
+
+def test_a_picture_keeps_its_aspect_and_is_not_enlarged():
+    assert read_picture(encode(noise(300, 200), "JPEG"), 100).shape == (67, 100, 3)
+    assert read_picture(encode(noise(30, 20), "PNG"), 100).shape == (20, 30, 3)
+    assert read_picture(encode(noise(900, 1), "PNG"), 100).shape == (1, 100, 3)
+    assert picture_size(encode(noise(300, 200), "JPEG")) == (200, 300)
+
+
+def test_large_pictures(monkeypatch, tmp_path: Path):
+    monkeypatch.setattr(images, "MAX_DECODED_PIXELS", 100_000)
+    small = read_image(encode(noise(800, 800).resize((64, 64)), "PNG"), 8)
+    large = noise(800, 800).resize((64, 64)).resize((1600, 1600))
+    # A JPEG is decoded at an eighth, 200 x 200; a progressive one and a PNG would be decoded whole.
+    found = read_image(encode(large, "JPEG", quality=95), 8)
+    np.testing.assert_allclose(found.astype(int), small, atol=12)
+    for format, options in (("JPEG", {"progressive": True}), ("PNG", {})):
+        path = tmp_path / format
+        path.write_bytes(encode(large, format, **options))
+        with pytest.raises(UserError, match=f"{path}: too many pixels; scale it down"):
+            read_image(path, 8)
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.parametrize("side", [20_000, 26_000, 60_000, 2**31 - 1])
+def test_a_png_of_many_pixels_is_refused_before_it_is_decoded(side):
+    with pytest.raises(UserError, match="image: too many pixels; scale it down"):
+        read_image(png_header(side, side), 8)
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "BMP", "GIF"])
+@pytest.mark.parametrize("kept", [0.9, 0.5, 0.01])
+def test_files_cut_short(tmp_path: Path, format, kept):
+    data = encode(noise(60, 60), format)
+    path = tmp_path / "cut"
+    path.write_bytes(data[: int(kept * len(data))])
+    with pytest.raises(UserError, match=f"{path}: (damaged|not an image)"):
+        read_image(path, 8)
+
+
+def test_a_damaged_png_is_refused():
+    data = bytearray(encode(noise(60, 60), "PNG"))
+    data[len(data) // 2] ^= 0xFF
+    with pytest.raises(UserError, match="image: damaged or cut short"):
+        read_image(bytes(data), 8)
+
+
+def test_what_is_no_image(tmp_path: Path):
+    text = tmp_path / "notes.jpg"
+    text.write_text("not a picture")
+    with pytest.raises(UserError, match="notes.jpg: not an image of a known format; save it as"):
+        read_image(text, 8)
+    for read in (lambda data: read_image(data, 8), picture_size):
+        with pytest.raises(UserError, match="image: not an image"):
+            read(b"")
+    with pytest.raises(UserError, match="absent.jpg: no such file"):
+        read_image(tmp_path / "absent.jpg", 8)
+    with pytest.raises(UserError, match=f"{tmp_path}: a folder"):
+        read_picture(tmp_path, 8)
+    # Formats with large or program-like decoders are not tried.
+    for format in ("TIFF", "EPS", "ICO"):
+        with pytest.raises(UserError, match="not an image of a known format"):
+            read_image(encode(halves(), format), 8)
+
+
+@pytest.mark.parametrize(
+    "format, mode, kept",
+    [
+        ("JPEG", "RGB", True),
+        ("JPEG", "L", True),
+        ("JPEG", "CMYK", False),
+        ("PNG", "RGBA", True),
+        ("PNG", "P", True),
+        ("PNG", "I;16", False),
+        ("WEBP", "RGB", False),
+        ("BMP", "RGB", False),
+        ("GIF", "RGB", False),
+    ],
+)
+def test_what_is_kept_as_it_is(format, mode, kept, monkeypatch):
+    data = encode(
+        halves().convert("L").convert(mode) if mode == "I;16" else halves().convert(mode), format
+    )
+    again = keepable(data)
+    assert (again == data) == kept
+    with Image.open(io.BytesIO(again)) as image:
+        assert image.format in ("JPEG", "PNG") and image.size == (40, 40)
+    assert np.abs(read_image(again, 4).astype(int) - read_image(data, 4)).max() <= 8
+    monkeypatch.setattr(images, "MAX_KEPT_BYTES", len(data) - 1)
+    monkeypatch.setattr(images, "KEPT_SIDE", 20)
+    assert picture_size(keepable(data)) == (20, 20)
+
+
+def test_what_cannot_be_decoded_is_not_kept():
+    whole = encode(noise(60, 60), "JPEG")
+    for data in (b"", b"text", whole[: len(whole) // 2], encode(noise(60, 60), "GIF")[:900]):
+        with pytest.raises(UserError):
+            keepable(data)

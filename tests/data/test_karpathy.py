@@ -1,0 +1,137 @@
+"""The splits of Karpathy and Li over a folder of images: small files of their form."""
+
+import json
+from pathlib import Path
+
+import pytest
+import sources
+
+from show_attend_tell.data import load as datasets
+from show_attend_tell.errors import UserError
+
+SPLITS = {
+    "train": ["a.jpg", "b.jpg", "c.jpg", "d.jpg"],
+    "val": ["e.jpg", "f.jpg"],
+    "test": ["g.jpg", "h.jpg"],
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """One JSON file, and the images in two folders below it."""
+    sources.flickr30k(tmp_path / "flickr30k")
+    return tmp_path / "flickr30k"
+
+
+def write(folder: Path, content: object) -> None:
+    (folder / "dataset_flickr30k.json").write_text(json.dumps(content))
+
+
+def load(folder: Path, split: str = "train", **options) -> datasets.Examples:
+    data = folder.parent / "data"
+    return datasets.load("karpathy", split, data_dir=data, manual_dir=folder, **options)
+
+
+def test_images_anywhere_below_the_folder(folder: Path, capsys):
+    for split, names in SPLITS.items():
+        assert sorted(load(folder, split).ids) == names
+    examples = {example.image_id: example for example in load(folder)}
+    assert examples["b.jpg"].image == sources.picture(ord("b"))
+    assert examples["b.jpg"].captions == ("A dog number 1 .", "The train dog runs .")
+    assert examples["b.jpg"].boxes == ()
+    assert capsys.readouterr().out.count("\n") == 1  # it is built once
+
+
+def test_another_file_is_another_data_set(folder: Path):
+    first = load(folder)
+    write(
+        folder,
+        sources.karpathy(SPLITS | {"train": ["a.jpg", "b.jpg"], "restval": ["c.jpg", "d.jpg"]}),
+    )
+    assert len(load(folder)) == 2 and len(load(folder, restval=True)) == 4
+    write(folder, sources.karpathy(SPLITS))
+    for path in folder.rglob("*.jpg"):
+        path.unlink()
+    assert load(folder).fingerprint == first.fingerprint
+
+
+def test_filepath_tells_images_of_one_name_apart(folder: Path, capsys):
+    (folder / "images" / "held out" / "a.jpg").write_bytes(sources.picture(1))
+    assert len(load(folder)) == 3
+    assert "it is in several folders (1: a.jpg)" in capsys.readouterr().out
+    write(folder, sources.karpathy(SPLITS, filepath="held out", cocoid=3))
+    assert len(load(folder)) == 4
+    images = {example.image_id: example.image for example in load(folder)}
+    assert images["a.jpg"] == sources.picture(1)
+
+
+def test_unusable_images_are_left_out_and_counted(folder: Path, capsys):
+    content = sources.karpathy(SPLITS)
+    content["images"][1]["sentences"] = sources.sentences(" ", "")
+    write(folder, content)
+    (folder / "images" / "held out" / "e.jpg").unlink()
+    assert sorted(load(folder).ids) == ["a.jpg", "c.jpg", "d.jpg"]
+    out = capsys.readouterr().out
+    assert "karpathy train: 1 of 4 images skipped: it has no caption (1: b.jpg)\n" in out
+    assert "karpathy val: 1 of 2 images skipped: it is not there (1: e.jpg)\n" in out
+    (metadata,) = folder.parent.glob("data/**/metadata.json")
+    assert json.loads(metadata.read_text()) == {
+        "unusable_images": {"b.jpg": "it has no caption", "e.jpg": "it is not there"}
+    }
+
+
+def test_a_split_without_images_is_an_error(folder: Path):
+    for name in SPLITS["val"]:
+        (folder / "images" / "held out" / name).write_bytes(b"")
+    with pytest.raises(UserError, match=r"flickr30k: 2 of 2 images of split 'val' .*; put good"):
+        load(folder)
+    assert not list(folder.parent.glob("data/**/*.array_record*"))
+
+
+def test_a_name_does_not_lead_out_of_the_folder(folder: Path, capsys):
+    (folder.parent / "secret.jpg").write_bytes(sources.picture(0))
+    splits = SPLITS | {"train": ["a.jpg", "b.jpg", "../secret.jpg"]}
+    write(folder, sources.karpathy(splits))
+    assert len(load(folder)) == 2
+    assert "it is not there (1: ../secret.jpg)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ("[", r"flickr30k.json: not a readable JSON file .*; get it again"),
+        ([], "flickr30k.json: has no list of images"),
+        ({"images": []}, "flickr30k.json: has no list of images"),
+        ({"images": ["a.jpg"]}, r"flickr30k.json, image 1: not of the form"),
+        ({"images": [{"file_name": "a.jpg"}]}, r"image 1: not of the form .* \(filename\); get"),
+        ({"images": [{"filename": 1, "split": "val", "sentences": []}]}, r"not .* \(filename\)"),
+        (
+            sources.karpathy({"valid": ["a.jpg"]}),
+            r"image 1 \(a.jpg\): split 'valid' is not known; choose one of train, val, test, rest",
+        ),
+        (sources.karpathy({"train": ["a.jpg", "a.jpg"]}), "image 2: a.jpg comes twice; remove"),
+    ],
+)
+def test_files_of_another_form(folder: Path, content, message):
+    write(folder, content)
+    if content == "[":
+        (folder / "dataset_flickr30k.json").write_text(content)
+    with pytest.raises(UserError, match=message):
+        load(folder)
+
+
+def test_the_remedy_for_what_is_missing(folder: Path):
+    with pytest.raises(
+        UserError, match="karpathy: no folder to build it from is set; set --config"
+    ):
+        datasets.load("karpathy", "train", data_dir=folder)
+    with pytest.raises(UserError, match="absent: no such folder; set --config.data.manual_dir"):
+        load(folder / "absent")
+    write(folder, sources.karpathy({"train": ["a.jpg"]}))
+    with pytest.raises(UserError, match="has no split 'val', only train; build it from data that"):
+        load(folder, "val")
+    (folder / "dataset_coco.json").write_text("{}")
+    with pytest.raises(
+        UserError, match=r"one .json file, has dataset_coco.json, dataset_flickr30k"
+    ):
+        load(folder)

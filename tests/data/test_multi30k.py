@@ -1,0 +1,95 @@
+"""Multi30k from small files of its format, what is wrong with files, and the real ones."""
+
+import gzip
+
+import pytest
+
+from show_attend_tell.data.load import load
+from show_attend_tell.errors import UserError
+
+LINES = {
+    "train": {
+        "en": "Two dogs run.\nA man sits .\nThe end",
+        "de": "Zwei Hunde laufen.\nEin  Mann.\nAus",
+    },
+    "val": {"en": "One.\n", "de": "Eins.\n"},
+    "test_2016_flickr": {"en": "A café.\r\n", "de": "Ein Café.\n"},
+}
+
+
+@pytest.fixture
+def files(tmp_path):
+    """A folder of the six files, some gzipped."""
+    folder = tmp_path / "files"
+    folder.mkdir()
+    for stem, texts in LINES.items():
+        for language, text in texts.items():
+            if stem == "train":
+                (folder / f"{stem}.{language}.gz").write_bytes(gzip.compress(text.encode()))
+            else:
+                (folder / f"{stem}.{language}").write_bytes(text.encode())
+    return folder
+
+
+def read(tmp_path, files, split, languages=("en", "de")):
+    data = tmp_path / "data"
+    return load("multi30k", split, data_dir=data, manual_dir=files, languages=languages)
+
+
+def test_pairs_stand_line_by_line_in_either_direction(tmp_path, files):
+    train = read(tmp_path, files, "train")
+    pairs = {pair.pair_id: (pair.source, pair.target) for pair in train}
+    assert pairs == {
+        "train-00001": ("Two dogs run.", "Zwei Hunde laufen."),
+        "train-00002": ("A man sits .", "Ein Mann."),
+        "train-00003": ("The end", "Aus"),
+    }
+    assert train.captions() == [(pair.target,) for pair in train]
+    back = read(tmp_path, files, "test", ("de", "en"))
+    assert [(pair.source, pair.target) for pair in back] == [("Ein Café.", "A café.")]
+    assert back.fingerprint != read(tmp_path, files, "test").fingerprint
+
+
+@pytest.mark.parametrize(
+    "name, content, message",
+    [
+        (
+            "val.de",
+            b"Eins.\nZwei.\n",
+            r"val.en has 1 lines, .*val.de has 2: they are not",
+        ),
+        ("val.de", b"\n", r"val.de, line 1: empty; remove the line"),
+        ("val.de", b"", r"val.de: no sentence in it"),
+        ("val.de", "Grün.\n".encode("latin-1"), r"val.de, line 1: not UTF-8 .*; convert the file"),
+        ("train.de.gz", b"Zwei Hunde laufen.\n", r"train.de.gz: cannot be read .*; get the file"),
+        (
+            "train.de.gz",
+            gzip.compress(b"Zwei", mtime=0)[:-9],
+            r"train.de.gz: cannot be read .*; get the file",
+        ),
+    ],
+)
+def test_a_bad_file_is_named_with_its_line_and_builds_nothing(
+    tmp_path, files, name, content, message
+):
+    (files / name).write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        read(tmp_path, files, "val")
+    assert not list((tmp_path / "data").rglob("*.array_record*"))
+
+
+def test_absent_languages_and_folders_are_named(tmp_path, files):
+    with pytest.raises(UserError, match=r"no train.fr.gz or train.fr \(there is de, en\)"):
+        read(tmp_path, files, "val", ("en", "fr"))
+    with pytest.raises(UserError, match="nowhere: no such folder"):
+        read(tmp_path, tmp_path / "nowhere", "val")
+    with pytest.raises(UserError, match="no folder to build it from is set"):
+        read(tmp_path, None, "val")
+
+
+def test_the_real_files_have_their_published_sizes(tmp_path, shared):
+    sizes = {s: len(read(tmp_path, shared / "multi30k", s)) for s in ("train", "val", "test")}
+    assert sizes == {"train": 29000, "val": 1014, "test": 1000}
+    pairs = {pair.pair_id: pair for pair in read(tmp_path, shared / "multi30k", "train")}
+    assert pairs["train-00001"].source == "Two young, White males are outside near many bushes."
+    assert pairs["train-00001"].target.startswith("Zwei junge weiße Männer sind im Freien")

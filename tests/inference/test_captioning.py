@@ -1,0 +1,139 @@
+"""From a trained run to captions, attention and score files."""
+
+import dataclasses
+import io
+import json
+import shutil
+
+import numpy as np
+import pytest
+import tiny
+from PIL import Image
+
+from show_attend_tell.errors import UserError
+from show_attend_tell.evaluation.caption_metrics import read_results
+from show_attend_tell.inference import captioning as evaluate
+
+
+@pytest.fixture
+def run(trained, monkeypatch):
+    workdir, scenes = trained
+    monkeypatch.setattr(evaluate, "load_split", lambda config, split, copies=False: scenes)
+    return evaluate.load_run(workdir)
+
+
+def test_eight_scenes_are_learnt_by_heart(run):
+    examples, captions = evaluate.caption_split(run, "val", run.decoding)
+    assert [c.text for c in captions] == [e.captions[0] for e in examples]
+    for caption in captions:
+        assert caption.tokens[-1] == "<eos>"
+        assert caption.alpha.shape == (len(caption.tokens), 64)
+        np.testing.assert_allclose(caption.alpha.sum(axis=1), 1, atol=1e-5)
+        assert ((caption.beta > 0) & (caption.beta < 1)).all()
+
+
+def test_captions_do_not_depend_on_the_batch(run):
+    one = dataclasses.replace(run.decoding, batch_size=1)
+    eight = dataclasses.replace(run.decoding, batch_size=8)
+    for a, b in zip(
+        evaluate.caption_split(run, "val", one)[1],
+        evaluate.caption_split(run, "val", eight)[1],
+        strict=True,
+    ):
+        assert a.tokens == b.tokens
+        np.testing.assert_allclose(a.alpha, b.alpha, atol=1e-5)
+
+
+@pytest.mark.parametrize("context", ["argmax", "sample"])
+def test_hard_contexts_read_one_location_a_step(run, context):
+    hard = dataclasses.replace(run.decoding, context=context, batch_size=3)
+    captions = evaluate.caption_split(run, "val", hard)[1]
+    soft = evaluate.caption_split(run, "val", run.decoding)[1]
+    # The first step attends alike, whatever is read; what is read changes what follows.
+    for a, b in zip(captions, soft, strict=True):
+        np.testing.assert_allclose(a.alpha[0], b.alpha[0], atol=1e-5)
+        assert a.location.shape == (len(a.tokens),) and a.location.max() < 64
+    assert any(a.log_prob != pytest.approx(b.log_prob) for a, b in zip(captions, soft, strict=True))
+    most_likely = [(c.alpha.argmax(axis=1) == c.location).mean() for c in captions]
+    if context == "argmax":
+        assert np.mean(most_likely) == 1
+    else:
+        assert 0 < np.mean(most_likely) < 1
+        eight = dataclasses.replace(hard, batch_size=8)
+        again = evaluate.caption_split(run, "val", eight)[1]
+        assert [c.location.tolist() for c in again] == [c.location.tolist() for c in captions]
+
+
+def test_scores_and_captions_are_written_with_what_they_depend_on(run):
+    examples, captions = evaluate.caption_split(run, "val", run.decoding)
+    record = evaluate.score_split(run, "val", run.decoding, examples, captions)
+    stored = json.loads((run.workdir / "val-expected-beam2-lp0.scores.json").read_text())
+    assert stored == json.loads(json.dumps(record))
+    assert stored["scores"]["exact"] == 1.0
+    assert stored["scores"]["BLEU-1"] == pytest.approx(1.0)
+    assert stored["images"] == 8 and stored["unfinished"] == 0
+    assert stored["decoding"]["beam"] == 2 and stored["decoding"]["ban_unk"] is True
+    assert {"tokenizer", "config_digest", "seed", "commit", "split", "step"} <= stored.keys()
+    assert len(stored["per_image"]["CIDEr"]) == 8
+    assert read_results(run.workdir / "val-expected-beam2-lp0.captions.json") == {
+        e.image_id: c.text for e, c in zip(examples, captions, strict=True)
+    }
+
+
+def test_records_carry_geometry_and_boxes(run):
+    examples, captions = evaluate.caption_split(run, "val", run.decoding)
+    named = [(e.image_id, e.image, e.boxes) for e in examples]
+    record = evaluate.attention_records(run, run.decoding, named, captions)[0]
+    assert record.grid == (8, 8) and record.original_size == (96, 96)
+    assert len(record.boxes) == len(examples[0].boxes)
+    assert all(record.steps_of(box) == [box.word_index] for box in record.boxes)
+
+
+def test_a_file_is_captioned_as_the_split_was(run, tmp_path):
+    example = tiny.Scenes(1)[0]
+    path = tmp_path / "scene.png"
+    path.write_bytes(example.image)
+    turned = tmp_path / "turned.png"  # upright after its EXIF rotation
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    picture = Image.open(io.BytesIO(example.image))
+    picture.transpose(Image.Transpose.ROTATE_90).save(turned, exif=exif)
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(example.image[:50])
+    captions, wrong = evaluate.caption_files(run, [path, broken, turned], run.decoding)
+    assert {p: c.text for p, c in captions.items()} == {
+        path: example.captions[0],
+        turned: example.captions[0],
+    }
+    assert list(wrong) == [broken] and str(broken) in wrong[broken]
+
+
+def test_what_is_no_run_or_is_damaged_is_told(trained, tmp_path):
+    workdir, _ = trained
+    with pytest.raises(UserError, match=r"config.json: not there"):
+        evaluate.load_run(tmp_path)
+    copy = tmp_path / "run"
+    shutil.copytree(workdir, copy)
+    with pytest.raises(UserError, match=r"no such key"):
+        evaluate.load_run(copy, ["--config.decode.beams=3"])
+    for path in (copy / "best").rglob("*"):
+        if path.is_file():
+            path.write_bytes(path.read_bytes()[:10])
+    with pytest.raises(UserError, match=r"best: no checkpoint in it can be read"):
+        evaluate.load_run(copy)
+    shutil.rmtree(copy / "best")
+    with pytest.raises(UserError, match=r"best: not there; train"):
+        evaluate.load_run(copy)
+    (copy / "vocabulary.json").unlink()
+    with pytest.raises(UserError, match=r"vocabulary.json"):
+        evaluate.load_run(copy)
+
+
+def test_copies_are_for_training_alone(tmp_path, monkeypatch):
+    config = tiny.config(tmp_path)
+    config.data.update({"mirrored": True, "crops": 2})
+    monkeypatch.setattr(evaluate.datasets, "load", lambda name, split, **options: options)
+    plain = evaluate.load_split(config, "train")
+    assert (plain["mirrored"], plain["crops"]) == (False, 0)
+    training = evaluate.load_split(config, "train", copies=True)
+    assert (training["mirrored"], training["crops"]) == (True, 2)

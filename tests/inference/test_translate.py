@@ -1,0 +1,246 @@
+"""Runs on sentences, from training to pictures: the same loop, decoder and page as for images."""
+
+import io
+import json
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from show_attend_tell import config as configs
+from show_attend_tell import pretrained
+from show_attend_tell.cli.parser import main
+from show_attend_tell.data import load as datasets
+from show_attend_tell.data.builders import reversal
+from show_attend_tell.errors import UserError
+from show_attend_tell.inference import captioning as evaluate
+from show_attend_tell.inference.attention_record import load_attention
+from show_attend_tell.runs.build import build_captioner, build_encoder
+from show_attend_tell.training import session as training
+
+EXPERIMENTS = Path(__file__).parents[2] / "experiments"
+# Of those that differ in nothing but the score one is enough; tests/test_attention.py has them all.
+VARIANTS = ("seq2seq", "luong_local", "lstmn", "hard")
+
+
+def tiny_config(folder: Path, variant: str, **train):
+    """The experiment, small enough to train within seconds on twelve generated pairs."""
+    made = configs.from_file(f"{EXPERIMENTS / 'multi30k.py'}:{variant}")
+    made.data.update({"name": "reversal", "dir": str(folder), "limit": 12})
+    made.data.update({"vocabulary": "words", "min_count": 1})
+    made.encoder.update({"embedding": 16, "hidden": 16, "dropout": 0.0})
+    size = {"embedding": 16, "hidden": 32, "dropout": 0.0, "annotation_dropout": 0.0}
+    made.decoder.update(size)
+    made.attention.update({"units": 16, "reach": 3})
+    made.loss.label_smoothing = 0.0
+    made.optimizer.update({"warmup_steps": 0, "learning_rate": 0.01, "average": 0.0})
+    made.train.update({"batch_size": 6, "buckets": 1, "log_every": 50, "epochs": 1} | train)
+    made.decode.update({"beam": 2, "max_length": 12, "batch_size": 6})
+    return made
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """A folder with the generated data set, of twelve pairs a split."""
+    folder = tmp_path_factory.mktemp("data")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reversal, "SPLITS", dict.fromkeys(reversal.SPLITS, 12))
+        datasets.load("reversal", "train", data_dir=folder / "datasets")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(data, tmp_path_factory):
+    """A run that has learnt most of its twelve training pairs, on which it is validated, too."""
+    workdir = tmp_path_factory.mktemp("trained") / "run"
+    load = evaluate.load_split
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evaluate, "load_split", lambda config, *_, **__: load(config, "train"))
+        training.train(tiny_config(data, "bahdanau", epochs=200), workdir)
+    return workdir
+
+
+def test_pairs_are_learnt_and_the_alignment_runs_backwards(trained):
+    run = evaluate.load_run(trained)
+    examples, captions = evaluate.caption_split(run, "train", run.decoding)
+    texts = [caption.text for caption in captions]
+    right = [text == pair.target for text, pair in zip(texts, examples, strict=True)]
+    assert sum(right) >= 9
+    named = [(pair.pair_id, pair.source) for pair in examples]
+    falls = []
+    for record in evaluate.alignment_records(run, run.decoding, named, captions):
+        assert record.source[-1] == "<eos>" and record.grid == (1, len(record.source))
+        np.testing.assert_allclose(record.alpha.sum(axis=1), 1, atol=1e-3)
+        # Mean places, but for those of <eos> and of the given word, which stands in front, too.
+        looked = record.alpha[1:-1] @ np.arange(len(record.source))
+        falls.append(np.polyfit(np.arange(len(looked)), looked, 1)[0] if len(looked) > 1 else 0)
+    assert np.mean(falls) < 0
+
+
+@pytest.mark.parametrize("variant", ["luong_dot", "luong_general", "luong_concat"])
+def test_every_score_is_one_of_a_model(variant, data):
+    config = tiny_config(data, variant)
+    encoder = build_encoder(config, 9)
+    model = build_captioner(config, encoder, 9)
+    words = jax.numpy.array([[4, 5, 6, 7, 2], [8, 4, 2, 0, 0]])
+    out = jax.jit(lambda x: model.decoder(model.annotations(x), x[:, None]))(words)
+    assert out.logits.shape == (2, 1, 5, 9) and np.isfinite(out.logits).all()
+    np.testing.assert_allclose(out.alpha.sum(axis=-1), 1, atol=1e-5)
+    np.testing.assert_array_equal(out.alpha[1, :, :, 3:], 0)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_variant_trains_and_translates(variant, data, tmp_path):
+    training.train(tiny_config(data, variant, epochs=20, log_every=1), tmp_path / "run")
+    run = evaluate.load_run(tmp_path / "run")
+    losses = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").open()]
+    losses = [row["nll"] for row in losses if row["kind"] == "train"]
+    assert losses[-1] < 0.9 * losses[0]
+    known = evaluate.load_split(run.config, "train")[0].source
+    [caption] = evaluate.translate(run, [known], run.decoding)
+    [record] = evaluate.alignment_records(run, run.decoding, [("1", known)], [caption])
+    whole = variant == "seq2seq"
+    assert record.source == (("(sentence)",) if whole else (*known.split(), "<eos>"))
+    assert (record.self_alpha is not None) == (variant == "lstmn")
+
+
+def test_a_resumed_run_is_the_same_to_the_last_bit(data, tmp_path):
+    config = tiny_config(data, "lstmn", epochs=4)
+    config.encoder.dropout = config.decoder.dropout = config.decoder.annotation_dropout = 0.3
+    training.train(config, tmp_path / "whole")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training._Stop, "agreed", lambda self, step: step == 3)
+        with pytest.raises(KeyboardInterrupt):
+            training.train(config, tmp_path / "cut")
+    training.train(config, tmp_path / "cut")
+    whole, cut = (
+        evaluate.load_run(tmp_path / n, weights="last", half=False) for n in ("whole", "cut")
+    )
+    jax.tree.map(np.testing.assert_array_equal, whole.params, cut.params)
+
+
+def test_the_verbs_score_draw_and_translate(trained, tmp_path, monkeypatch, capsys):
+    assert main(["evaluate", "--workdir", str(trained), "--split", "train"]) == 0
+    shown = capsys.readouterr().out
+    assert "12 sentences" in shown and "source words: " in shown
+    [path] = trained.glob("train-*.scores.json")
+    record = json.loads(path.read_text())
+    assert record["scores"]["exact"] >= 0.75 and record["scores"]["BLEU"] > 90
+    assert "tok:13a" in record["tokenizer"] and "chrF" in record["signatures"]
+    assert sum(bucket["sentences"] for bucket in record["by_length"]) == 12
+
+    assert main(["attend", "--workdir", str(trained), "--split", "train", "--num", "2"]) == 0
+    folder = trained / "attention" / "train"
+    assert len([*folder.glob("*.npz")]) == len([*folder.glob("*.png")]) == 2
+    for dump in folder.glob("*.npz"):
+        assert load_attention(dump).source
+    statistics = json.loads((folder / "statistics.json").read_text())
+    assert statistics["grid"] is None and 0 < statistics["uniform_entropy"] < np.log(12)
+
+    capsys.readouterr()
+    pairs = evaluate.load_split(evaluate.load_run(trained).config, "train")
+    exact = dict(zip(pairs.ids, record["per_image"]["exact"], strict=True))
+    pair = next(pair for pair in pairs if exact[pair.pair_id])
+    command = ["translate", "--workdir", str(trained)]
+    assert main([*command, pair.source, "--out", str(tmp_path / "out")]) == 0
+    assert capsys.readouterr().out == f"{pair.target}\n"
+    assert [p.suffix for p in sorted((tmp_path / "out").iterdir())] == [".npz", ".png"]
+    give(monkeypatch, f"{pair.source}\n{pair.source}\n".encode())
+    assert main(command) == 0
+    assert capsys.readouterr().out == f"{pair.target}\n" * 2
+
+
+def give(monkeypatch, content):
+    """Puts content on the standard input."""
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
+
+
+@pytest.mark.parametrize(
+    "verb, message",
+    [
+        (["translate", "ba be", "  "], "sentence 2 is empty"),
+        (["attend", "picture.jpg"], "a run on sentences"),
+        (["caption", "picture.jpg"], "a run on sentences"),
+    ],
+)
+def test_what_cannot_be_translated_is_one_clear_line(trained, verb, message, capsys):
+    assert main([verb[0], "--workdir", str(trained), *verb[1:]]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+
+
+def test_nothing_on_the_input_is_one_clear_line(trained, monkeypatch, capsys):
+    give(monkeypatch, b"")
+    assert main(["translate", "--workdir", str(trained)]) == 2
+    assert "no sentence was given" in capsys.readouterr().err
+    give(monkeypatch, b"ba be\n\xff\n")
+    assert main(["translate", "--workdir", str(trained)]) == 2
+    assert "line 2 of the input is not UTF-8" in capsys.readouterr().err
+
+
+def test_sentences_over_the_limit_are_counted(trained, capsys):
+    long = " ".join(["ba"] * 70)
+    assert main(["translate", "--workdir", str(trained), long, "ba"]) == 0
+    assert "1 of 2 sentences cut to 60 tokens" in capsys.readouterr().err
+
+
+def test_an_exported_run_translates_alike(trained, tmp_path):
+    run = evaluate.load_run(trained)
+    pretrained.export(run, tmp_path / "model")
+    other = pretrained.load(tmp_path / "model")
+    sentence = ["ba be bi bo"]
+    one, two = (evaluate.translate(r, sentence, r.decoding)[0] for r in (run, other))
+    assert (one.text, one.log_prob) == (two.text, two.log_prob)
+
+
+def test_runs_are_compared_on_one_page_with_their_length_curve(trained, data, tmp_path, capsys):
+    other = tmp_path / "seq2seq"
+    training.train(tiny_config(data, "seq2seq", epochs=2), other)
+    for run in (trained, other):
+        for verb in ("evaluate", "attend"):
+            assert main([verb, "--workdir", str(run), "--split", "val"]) == 0
+    out = tmp_path / "page"
+    assert main(["compare", str(trained), str(other), "--split", "val", "--out", str(out)]) == 0
+    content = json.loads((out / "comparison.json").read_text())
+    assert content["what"] == "sentences" and content["progress"]["score"] == "BLEU"
+    assert [row["group"] for row in content["by_length"]] == ["A", "B"]
+    assert sum(bucket["sentences"] for bucket in content["by_length"][0]["buckets"]) == 12
+    page = (out / "index.html").read_text()
+    assert "BLEU by length of the source" in page and "The same sentences" in page
+    assert "may not be redistributed" not in page
+    assert "## Scores by length" in (out / "table.md").read_text()
+
+
+@pytest.mark.parametrize(
+    "setting, value, message",
+    [
+        ("train.metric", "CIDEr", "choose one of BLEU, chrF, exact"),
+        ("data.vocabulary", "bpe", "choose 'subwords' or 'words'"),
+        ("data.max_source_length", 0, "max_source_length must be 1 or more"),
+        ("data.name", "shapes", "'shapes' is of images, the experiment of sentences"),
+        ("encoder.annotations", "first", "choose 'all' or 'last'"),
+    ],
+)
+def test_bad_settings_are_refused(data, tmp_path, setting, value, message):
+    config = tiny_config(data, "bahdanau", metric="BLEU")
+    config.update_from_flattened_dict({setting: value})
+    if setting == "data.name":
+        config.train.metric = "BLEU-4"
+    with pytest.raises(UserError, match=message):
+        training.train(config, tmp_path / "run")
+
+
+def test_gradient_variance_of_a_run_on_sentences(data, tmp_path, capsys):
+    training.train(tiny_config(data, "hard", epochs=2), tmp_path / "run")
+    command = ["gradient-variance", "--workdir", str(tmp_path / "run"), "--batches", "1"]
+    assert main([*command, "--samples", "2", "--images", "4"]) == 0
+    assert (tmp_path / "run" / "gradient_variance.png").exists()
+
+
+def test_weights_of_a_run_on_other_sentences_are_refused(trained, data, tmp_path):
+    config = tiny_config(data, "bahdanau", init_from=str(trained))
+    config.data.limit = 10  # leaves out some words
+    with pytest.raises(UserError, match="another vocabulary"):
+        training.train(config, tmp_path / "run")

@@ -1,0 +1,269 @@
+"""Scores, windows and read-outs against NumPy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+from flax import nnx
+
+from show_attend_tell.errors import UserError
+from show_attend_tell.models.attention import (
+    SCORES,
+    Annotations,
+    Attention,
+    Choice,
+    Window,
+    log_weights,
+    read_context,
+    scores_of_query,
+)
+from show_attend_tell.models.encoders import make_encoder
+from show_attend_tell.objectives.likelihood import soft_loss
+from show_attend_tell.runs.build import build_captioner
+from show_attend_tell.tokens import EOS
+
+A = 6
+
+
+def scored(attention, a, h):
+    """The scores (B, R, L) as a step computes them."""
+    v, query = None, jnp.asarray(h)
+    if attention.score is not None:
+        v = attention.score.kernel[...][:, 0] / attention.temperature
+        query = query @ attention.query.kernel[...]
+    return scores_of_query(v, query, attention.keys(jnp.asarray(a)))
+
+
+def by_formula(score, attention, a, h):
+    """One score, of vectors a (D) and h (H)."""
+    parts = {}
+    for name in ("key", "query", "score"):
+        layer = getattr(attention, name)
+        parts[name] = None if layer is None else np.asarray(layer.kernel[...])
+    if score == "additive":
+        bias = np.asarray(attention.key.bias[...])
+        return np.tanh(a @ parts["key"] + h @ parts["query"] + bias) @ parts["score"][:, 0]
+    if score == "concat":
+        whole = np.concatenate([parts["query"], parts["key"]])  # W_a of [h; a]
+        return np.tanh(np.concatenate([h, a]) @ whole) @ parts["score"][:, 0]
+    if score == "dot":
+        return h @ a
+    if score == "general":
+        return h @ parts["key"].T @ a
+    return (h @ parts["query"]) @ (a @ parts["key"]) / np.sqrt(A)
+
+
+@pytest.mark.parametrize("score", SCORES)
+@pytest.mark.parametrize("temperature", [1.0, 0.25])
+def test_scores_and_their_gradient_equal_the_formula(score, temperature):
+    rng = np.random.default_rng(0)
+    features, hidden = (4, 4) if score == "dot" else (5, 4)
+    attention = Attention(
+        features, hidden, A, score=score, temperature=temperature, rngs=nnx.Rngs(0)
+    )
+    if score == "additive":
+        attention.key.bias[...] = jnp.array(rng.normal(size=A), jnp.float32)
+    a = rng.normal(size=(2, 3, features)).astype(np.float32)
+    h = rng.normal(size=(2, 7, hidden)).astype(np.float32)
+    scores = scored(attention, a, h)
+    gradient = jax.grad(lambda a, h: scored(attention, a, h)[1, 2, 0], (0, 1))(
+        jnp.array(a), jnp.array(h)
+    )
+    for i, r, place in np.ndindex(2, 7, 3):
+        expected = by_formula(score, attention, a[i, place], h[i, r]) / temperature
+        np.testing.assert_allclose(scores[i, r, place], expected, atol=2e-5)
+    of_a = numeric(lambda a: by_formula(score, attention, a, h[1, 2]) / temperature, a[1, 0])
+    of_h = numeric(lambda h: by_formula(score, attention, a[1, 0], h) / temperature, h[1, 2])
+    np.testing.assert_allclose(gradient[0][1, 0], of_a, atol=1e-3)
+    np.testing.assert_allclose(gradient[1][1, 2], of_h, atol=1e-3)
+
+
+def numeric(function, x):
+    """The gradient by central differences."""
+    steps = 1e-3 * np.eye(x.size)
+    return np.array([(function(x + step) - function(x - step)) / 2e-3 for step in steps])
+
+
+def test_concat_is_additive_with_another_initialisation():
+    """Luong's W_a of [h; a_i] is Bahdanau's W and U side by side."""
+    concat = Attention(5, 4, 300, score="concat", rngs=nnx.Rngs(0))
+    additive = Attention(5, 4, 300, rngs=nnx.Rngs(1))
+    rng = np.random.default_rng(0)
+    a, h = (rng.normal(size=(2, 3, n)).astype(np.float32) for n in (5, 4))
+    assert np.abs(scored(concat, a, h) - scored(additive, a, h)).max() > 0.1
+    for name in ("key", "query", "score"):
+        getattr(additive, name).kernel[...] = getattr(concat, name).kernel[...]
+    np.testing.assert_array_equal(scored(concat, a, h), scored(additive, a, h))
+    # Drawn as one matrix of nine inputs, where additive draws one of five and one of four.
+    for layer in (concat.key, concat.query):
+        np.testing.assert_allclose(layer.kernel[...].std(), 9**-0.5, rtol=0.1)
+
+
+def test_dot_needs_vectors_of_one_size():
+    with pytest.raises(ValueError, match="5 features and 4 units"):
+        Attention(5, 4, A, score="dot", rngs=nnx.Rngs(0))
+
+
+def test_scores_and_gradients_stay_finite_and_right_however_large_the_arguments():
+    attention = Attention(1, 1, 1, rngs=nnx.Rngs(0))
+    for layer in (attention.key, attention.query, attention.score):
+        layer.kernel[...] = jnp.ones((1, 1))
+    values = np.array([-1e4, -60, -12, -1, -1e-3, 0, 1e-3, 1, 12, 60, 1e4], np.float32)
+    a = jnp.array(values)[None, :, None]
+
+    def scores(a, h):
+        return scored(attention, a, h)[0]
+
+    np.testing.assert_allclose(
+        scores(a, a),
+        np.tanh(np.clip(values, -40, 40) + np.clip(values[:, None], -40, 40)),
+        atol=1e-6,
+    )
+    gradient = jax.grad(lambda a, h: scores(a, h).sum(), (0, 1))(a, a)
+    slopes = (1 - np.tanh(values + values[:, None], dtype=np.float64) ** 2) * (
+        (np.abs(values) < 40) & (np.abs(values[:, None]) < 40)
+    )
+    np.testing.assert_allclose(gradient[0][0, :, 0], slopes.sum(0), atol=1e-5)
+    np.testing.assert_allclose(gradient[1][0, :, 0], slopes.sum(1), atol=1e-5)
+
+
+LARGE = jax.nn.log_softmax(jnp.array([[[0.0, np.log(3.0)], [1e4, -1e4]]]))
+TWO = jnp.array([[[1.0, 10.0], [5.0, 2.0]]])
+
+
+def test_the_soft_context_is_the_expectation_and_survives_large_scores():
+    context, location = read_context(LARGE, TWO)
+    np.testing.assert_allclose(context, [[[4.0, 4.0], [1.0, 10.0]]], atol=1e-5)
+    assert location.tolist() == [[1, 0]]
+
+
+def test_the_hard_context_is_one_annotation_vector_or_the_expectation():
+    noise = jnp.array([[[5.0, 0.0], [0.0, 5.0]]])
+    context, location = read_context(LARGE, TWO, Choice(noise, jnp.array([[False, False]])))
+    assert location.tolist() == [[0, 0]]  # the noise turns the first, not the certain second
+    np.testing.assert_allclose(context, [[[1.0, 10.0]] * 2], atol=1e-6)
+    mixed, _ = read_context(LARGE, TWO, Choice(noise, jnp.array([[True, False]])))
+    np.testing.assert_allclose(mixed, [[[4.0, 4.0], [1.0, 10.0]]], atol=1e-5)
+
+
+def test_gumbel_noise_samples_alpha():
+    draws = 20_000
+    scores = jnp.broadcast_to(jnp.log(jnp.array([0.1, 0.2, 0.7])), (1, draws, 3))
+    noise = jax.random.gumbel(jax.random.key(0), scores.shape)
+    choice = Choice(noise, jnp.zeros((1, draws), bool))
+    _, location = read_context(scores, jnp.eye(3)[None], choice)
+    shares = np.bincount(np.asarray(location[0]), minlength=3) / draws
+    np.testing.assert_allclose(shares, [0.1, 0.2, 0.7], atol=0.015)  # over four standard errors
+
+
+def weights_by_formula(scores, length, centre=None, reach=None, gaussian=False, renormalise=False):
+    """alpha of one row of scores, place by place, as Luong et al. 2015, section 3.2, write it."""
+    places = [i for i in range(length) if centre is None or abs(i - centre) <= reach]
+    factor = np.zeros(len(scores))
+    for i in places:
+        factor[i] = np.exp(-((i - centre) ** 2) / (2 * (reach / 2) ** 2)) if gaussian else 1.0
+    total = sum(np.exp(scores[i]) for i in places)
+    alpha = np.array([np.exp(e) if i in places else 0.0 for i, e in enumerate(scores)]) / total
+    return alpha * factor / ((alpha * factor).sum() if renormalise else 1.0)
+
+
+@pytest.mark.parametrize(
+    "gaussian, renormalise", [(None, False), (False, False), (True, False), (True, True)]
+)
+def test_windows_and_masks_equal_the_formula(gaussian, renormalise):
+    rng = np.random.default_rng(0)
+    scores = rng.normal(size=(2, 4, 7)).astype(np.float32)
+    lengths, reach = np.array([7, 4]), 2
+    centres = np.minimum(rng.uniform(0, 7, size=(2, 4, 1)), lengths[:, None, None]).astype(
+        np.float32
+    )
+    mask = jnp.arange(7)[None] < jnp.array(lengths)[:, None]
+    window = None
+    if gaussian is not None:
+        places = jnp.arange(7.0)[:, None]
+        window = Window(places, jnp.array(centres), reach, gaussian, renormalise)
+    alpha = np.exp(log_weights(jnp.array(scores), mask, window))
+    for i, r in np.ndindex(2, 4):
+        where = (None,) if gaussian is None else (centres[i, r, 0], reach, gaussian, renormalise)
+        expected = weights_by_formula(scores[i, r], lengths[i], *where)
+        np.testing.assert_allclose(alpha[i, r], expected, atol=1e-6)
+        np.testing.assert_array_equal(alpha[i, r] == 0, expected == 0)
+    sums = alpha.sum(axis=-1)
+    if gaussian and not renormalise:
+        assert sums.max() < 1 and sums.min() < 0.9
+    else:
+        np.testing.assert_allclose(sums, 1, atol=1e-6)
+
+
+def test_a_window_on_a_grid_is_around_a_place_of_two_coordinates():
+    places = jnp.array([[y, x] for y in range(3) for x in range(3)], jnp.float32)
+    window = Window(places, jnp.array([[[0.0, 2.0]]]), 1, True, False)
+    alpha = np.exp(log_weights(jnp.zeros((1, 1, 9)), None, window))[0, 0]
+    edge = np.exp(-2.0) / 4  # a neighbour is two sigma away
+    expected = np.zeros((3, 3))
+    expected[0, 2], expected[0, 1], expected[1, 2], expected[1, 1] = 0.25, edge, edge, 4 * edge**2
+    np.testing.assert_allclose(alpha.reshape(3, 3), expected, atol=1e-6)
+
+
+def test_padding_has_no_weight_and_no_gradient():
+    mask = jnp.array([[True, True, False]])
+    a = jnp.array(np.random.default_rng(0).normal(size=(1, 3, 4)), jnp.float32)
+
+    def entropy_and_context(scores, a):
+        log_alpha = log_weights(scores, mask)
+        context, _ = read_context(log_alpha, a)
+        return context.sum() - (jnp.exp(log_alpha) * log_alpha).sum()
+
+    scores = jnp.array([[[0.3, -0.2, 50.0]]])
+    of_scores, of_a = jax.grad(entropy_and_context, (0, 1))(scores, a)
+    assert of_scores[0, 0, 2] == 0 and jnp.abs(of_scores[0, 0, :2]).min() > 1e-3
+    np.testing.assert_array_equal(of_a[0, 2], 0)
+    noise = jnp.array([[[0.0, 0.0, 30.0]]])
+    _, location = read_context(log_weights(scores, mask), a, Choice(noise, jnp.array([[False]])))
+    assert location.item() == 0
+
+
+def test_without_attention_every_step_reads_the_mean(tmp_path):
+    config = tiny.config(tmp_path)
+    config.attention.kind = "none"
+    encoder = make_encoder("small", image_size=16, rngs=nnx.Rngs(0), features=32)
+    decoder = build_captioner(config, encoder, 20).decoder
+    a = jnp.array(np.random.default_rng(0).normal(size=(2, 4, 32)), jnp.float32)
+    tokens = jnp.array([[[5, 6, EOS]], [[7, 5, EOS]]])
+    np.testing.assert_allclose(decoder(Annotations(a), tokens).alpha, 0.25, rtol=1e-6)
+
+    def loss(decoder, a):
+        out = decoder(Annotations(a), tokens)
+        weights = {"doubly_stochastic": 1.0, "label_smoothing": 0.0}
+        return soft_loss(out.logits, out.alpha, tokens, **weights)[0]
+
+    by_weight, by_place = nnx.grad(loss, argnums=(0, 1))(decoder, a)
+    for leaf in jax.tree.leaves(nnx.state(by_weight.attention)):
+        np.testing.assert_array_equal(leaf, 0)
+    # All locations of an image are alike.
+    np.testing.assert_allclose(by_place, by_place[:, :1].repeat(4, axis=1), atol=1e-7)
+    assert jnp.abs(by_place).max() > 1e-4
+    config.attention.kind = "loose"
+    with pytest.raises(UserError, match="choose one of 'soft', 'hard', 'none'"):
+        build_captioner(config, encoder, 20)
+
+
+@pytest.mark.parametrize(
+    "setting, value, message",
+    [
+        ("score", "cosine", "choose one of 'additive', 'concat', 'dot', 'general', 'scaled_dot'"),
+        ("window", "local", "choose one of 'global', 'local_m', 'local_p'"),
+        ("order", "next", "choose one of 'previous', 'current'"),
+        ("temperature", 0.0, "must be over 0"),
+        ("reach", 0, "at least 1"),
+        ("window", "local_m", "on the grid of an image choose 'local_p' or 'global'"),
+        ("score", "dot", "set config.decoder.projection=48"),
+    ],
+)
+def test_what_attention_cannot_be_is_refused(tmp_path, setting, value, message):
+    config = tiny.config(tmp_path)
+    config.attention[setting] = value
+    encoder = make_encoder("small", image_size=16, rngs=nnx.Rngs(0), features=32)
+    with pytest.raises(UserError, match=message):
+        build_captioner(config, encoder, 20)

@@ -1,0 +1,329 @@
+"""Beam search against enumeration, plain NumPy loops and hand-worked tables."""
+
+from functools import partial
+from itertools import product
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from show_attend_tell.errors import UserError
+from show_attend_tell.models.search import beam_search
+
+PAD, BOS, EOS, UNK = range(4)
+IDS = {"pad": PAD, "bos": BOS, "eos": EOS}
+
+
+@partial(jax.jit, static_argnames=("beam", "max_length", "banned", "length_penalty"))
+def search(weights, **settings):
+    """Beam search with the recurrent net of TinyCaptioner."""
+
+    def step(state, words):
+        inputs = weights["embed"][words]
+        hidden = jnp.tanh(state["hidden"] @ weights["recur"] + inputs)
+        count = state["count"] + 1
+        trace = {
+            "alpha": jax.nn.softmax(hidden @ weights["look"]),
+            "beta": jax.nn.sigmoid(hidden[:, :, 0]),
+            "count": count,
+        }
+        logits = hidden @ weights["out"] + weights["memory"][:, None]
+        return logits, {"hidden": hidden, "count": count}, trace
+
+    batch = len(weights["initial"])
+    state = {"hidden": weights["initial"], "count": jnp.zeros(batch, int)}
+    return beam_search(step, state, batch=batch, **IDS, **settings)
+
+
+@partial(jax.jit, static_argnames=("beam", "max_length", "banned", "length_penalty"))
+def search_bigrams(log_probs, **settings):
+    """Beam search with a step that looks up the last word and appends to `calls`."""
+
+    def step(state, words):
+        jax.debug.callback(lambda: calls.append(1))
+        return log_probs[words], state, {}
+
+    return beam_search(step, {}, batch=1, **IDS, **settings)
+
+
+calls = []
+
+
+def run(table, *, beam=2, max_length=4, length_penalty=0.0):
+    """Beam search with the bigrams {word: {next word: probability}}; what is not named has 0."""
+    probabilities = np.zeros((6, 6), np.float32)
+    for word, following in table.items():
+        probabilities[word, list(following)] = list(following.values())
+    with np.errstate(divide="ignore"):
+        log_probs = np.log(probabilities)
+    calls.clear()
+    settings = dict(beam=beam, max_length=max_length, length_penalty=length_penalty)
+    found = jax.tree.map(np.asarray, search_bigrams(log_probs, **settings))
+    jax.effects_barrier()
+    return found
+
+
+class TinyCaptioner:
+    """A recurrent net whose every word depends on all earlier ones, and on its image's memory."""
+
+    def __init__(self, images, vocabulary, units=5, eos_bias=0.0):
+        rng = np.random.default_rng(0)
+        shapes = {
+            "initial": (images, units),
+            "memory": (images, vocabulary),
+            "recur": (units, units),
+            "embed": (vocabulary, units),
+            "out": (units, vocabulary),
+            "look": (units, 4),
+        }
+        self.weights = {k: rng.normal(size=v).astype(np.float32) for k, v in shapes.items()}
+        self.weights["out"] *= 2
+        self.weights["memory"][:, EOS] += eos_bias
+
+    def search(self, **settings):
+        return jax.tree.map(np.asarray, search(self.weights, **settings))
+
+    def step(self, image, hidden, word):
+        """One step of one image in NumPy: the log-probabilities of the next word, and the state."""
+        hidden = np.tanh(hidden @ self.weights["recur"] + self.weights["embed"][word])
+        logits = (hidden @ self.weights["out"] + self.weights["memory"][image]).astype(np.float64)
+        return logits - np.log(np.exp(logits).sum()), hidden
+
+    def teacher_force(self, image, tokens):
+        """log p(tokens), and alpha and beta on the way to each of them."""
+        hidden, word, total, alphas, betas = self.weights["initial"][image], BOS, 0.0, [], []
+        for token in tokens:
+            log_probs, hidden = self.step(image, hidden, word)
+            weights = np.exp(hidden @ self.weights["look"])
+            alphas.append(weights / weights.sum())
+            betas.append(1 / (1 + np.exp(-hidden[0])))
+            total, word = total + log_probs[token], token
+        return total, np.array(alphas), np.array(betas)
+
+
+def plain_beam_search(model, image, beam, max_length, banned, length_penalty):
+    """Lists of whole histories and no bound.
+
+    Stops at `beam` finished hypotheses, the best of them no worse than the best unfinished one.
+    """
+
+    def score(candidate):
+        return candidate[0] / len(candidate[1]) ** length_penalty
+
+    unfinished, finished = [(0.0, [], model.weights["initial"][image])], []
+    for _ in range(max_length):
+        candidates = []
+        for log_prob, tokens, hidden in unfinished:
+            log_probs, after = model.step(image, hidden, ([BOS] + tokens)[-1])
+            for token in set(range(len(log_probs))) - {PAD, BOS, *banned}:
+                candidates.append((log_prob + log_probs[token], tokens + [token], after))
+        candidates.sort(key=lambda candidate: -candidate[0])
+        finished += [c for c in candidates[:beam] if c[1][-1] == EOS]
+        unfinished = [c for c in candidates if c[1][-1] != EOS][:beam]
+        if len(finished) >= beam and score(unfinished[0]) <= max(map(score, finished)):
+            break
+
+    best = max(finished or unfinished, key=score)
+    return best[1], score(best)
+
+
+def words_of(hypotheses, image, k=0):
+    return hypotheses.tokens[image, k, : hypotheses.lengths[image, k]].tolist()
+
+
+@pytest.mark.parametrize(("length_penalty", "banned"), [(0.0, ()), (0.7, (UNK,)), (1.0, ())])
+def test_a_beam_as_wide_as_the_tree_finds_the_best_of_all_sequences(length_penalty, banned):
+    model, max_length = TinyCaptioner(images=8, vocabulary=6), 4
+    words = sorted({UNK, 4, 5} - set(banned))
+    sequences = [[*start, EOS] for n in range(max_length) for start in product(words, repeat=n)]
+    beam = len(words) ** (max_length - 1) * (len(words) + 1)
+    found = model.search(
+        beam=beam, max_length=max_length, banned=banned, length_penalty=length_penalty
+    )
+    for image in range(8):
+        scores = [
+            model.teacher_force(image, tokens)[0] / len(tokens) ** length_penalty
+            for tokens in sequences
+        ]
+        assert words_of(found, image) == sequences[np.argmax(scores)]
+        np.testing.assert_allclose(found.scores[image, 0], max(scores), rtol=1e-5)
+    assert found.finished[:, 0].all()
+    assert len(set(found.lengths[:, 0].tolist())) > 1  # the penalties matter
+
+
+@pytest.mark.parametrize("length_penalty", [0.0, 0.7])
+def test_the_early_exit_gives_what_the_search_without_it_gives(length_penalty):
+    model = TinyCaptioner(images=12, vocabulary=9, eos_bias=-2.0)
+    settings = dict(beam=4, max_length=7, banned=(UNK,), length_penalty=length_penalty)
+    found = model.search(**settings)
+    for image in range(12):
+        tokens, score = plain_beam_search(model, image, **settings)
+        assert words_of(found, image) == tokens
+        np.testing.assert_allclose(found.scores[image, 0], score, rtol=1e-5)
+
+
+def test_beam_1_is_greedy_decoding():
+    model = TinyCaptioner(images=12, vocabulary=9, eos_bias=-1.0)
+    found = model.search(beam=1, max_length=7, banned=(UNK,), length_penalty=0.7)
+    for image in range(12):
+        hidden, tokens = model.weights["initial"][image], []
+        while len(tokens) < 7 and EOS not in tokens:
+            log_probs, hidden = model.step(image, hidden, ([BOS] + tokens)[-1])
+            log_probs[[PAD, BOS, UNK]] = -np.inf
+            tokens.append(int(log_probs.argmax()))
+        assert words_of(found, image) == tokens
+        assert found.finished[image, 0] == (tokens[-1] == EOS)
+    assert 0 < found.finished.sum() < 12
+
+    # Greedy decoding stops at <eos>, though log(0.4) / 2 = -0.46 would beat log(0.6) = -0.51.
+    found = run({BOS: {EOS: 0.6, 4: 0.4}, 4: {EOS: 1.0}}, beam=1, length_penalty=1.0)
+    assert words_of(found, 0) == [EOS]
+
+
+def test_every_hypothesis_has_the_log_prob_and_the_trace_of_its_own_tokens():
+    model = TinyCaptioner(images=12, vocabulary=9, eos_bias=-1.0)
+    found = model.search(beam=4, max_length=7, banned=(UNK,), length_penalty=0.7)
+    for image, k in np.ndindex(12, 4):
+        tokens, length = words_of(found, image, k), found.lengths[image, k]
+        total, alphas, betas = model.teacher_force(image, tokens)
+        np.testing.assert_allclose(found.log_probs[image, k], total, rtol=1e-5)
+        np.testing.assert_allclose(found.scores[image, k], total / length**0.7, rtol=1e-5)
+        trace = {name: leaf[image, k] for name, leaf in found.trace.items()}
+        np.testing.assert_allclose(trace["alpha"][:length], alphas, atol=1e-5)
+        np.testing.assert_allclose(trace["beta"][:length], betas, atol=1e-5)
+        np.testing.assert_array_equal(trace["count"][:length], 1 + np.arange(length))
+        assert all((leaf[length:] == 0).all() for leaf in trace.values())
+
+        assert not {PAD, BOS, UNK} & set(tokens)
+        assert (found.tokens[image, k, length:] == PAD).all()
+        assert found.finished[image, k] == (tokens[-1] == EOS)
+        assert EOS not in tokens[:-1]
+    # The hypotheses of an image differ; the finished come first, then the better scores.
+    for image in range(12):
+        assert len({tuple(words_of(found, image, k)) for k in range(4)}) == 4
+        assert np.lexsort((-found.scores[image], ~found.finished[image])).tolist() == [0, 1, 2, 3]
+    assert 0 < found.finished.sum() < found.finished.size
+
+
+def test_a_batch_gives_what_its_images_give_alone():
+    model = TinyCaptioner(images=12, vocabulary=9, eos_bias=-1.0)
+    settings = dict(beam=4, max_length=7, banned=(UNK,), length_penalty=0.7)
+    together = model.search(**settings)
+    for b in range(12):
+        own = {name: model.weights[name][b : b + 1] for name in ("initial", "memory")}
+        alone = search(model.weights | own, **settings)
+        for one, many in zip(jax.tree.leaves(alone), jax.tree.leaves(together), strict=True):
+            np.testing.assert_allclose(one[0], many[b], rtol=1e-6, atol=1e-6)
+    assert len(set(together.lengths[:, 0].tolist())) > 1  # the images end at different steps
+
+
+def test_the_best_unfinished_hypothesis_is_returned_if_none_finished():
+    model = TinyCaptioner(images=8, vocabulary=6, eos_bias=-np.inf)
+    found = model.search(beam=108, max_length=4, banned=(), length_penalty=1.0)
+    sequences = list(product([UNK, 4, 5], repeat=4))
+    for image in range(8):
+        log_probs = [model.teacher_force(image, tokens)[0] for tokens in sequences]
+        assert tuple(words_of(found, image)) == sequences[np.argmax(log_probs)]
+        np.testing.assert_allclose(found.scores[image, 0], max(log_probs) / 4, rtol=1e-5)
+    assert not found.finished.any()
+    assert (found.lengths == np.where(np.arange(108) < 81, 4, 0)).all()  # 81 hypotheses exist
+
+
+def test_length_penalty_by_hand():
+    table = {BOS: {EOS: 0.4, 4: 0.6}, 4: {EOS: 0.6, 5: 0.4}}
+    found = run(table, length_penalty=0.0)
+    assert words_of(found, 0) == [EOS]
+    np.testing.assert_allclose(found.scores[0, 0], np.log(0.4), rtol=1e-6)
+    found = run(table, length_penalty=1.0)  # log(0.36) / 2 = -0.51 > log(0.4) = -0.92
+    assert found.tokens[0].tolist() == [[4, EOS, PAD, PAD], [EOS, PAD, PAD, PAD]]
+    np.testing.assert_allclose(found.log_probs[0], np.log([0.36, 0.4]), rtol=1e-6)
+    np.testing.assert_allclose(found.scores[0], [np.log(0.36) / 2, np.log(0.4)], rtol=1e-6)
+
+
+def test_finished_hypotheses_do_not_crowd_out_unfinished_ones():
+    # "<eos>" is the best after one step. With a place less "5" would be lost, and with it the best.
+    table = {BOS: {EOS: 0.4, 4: 0.35, 5: 0.25}, 4: {4: 1.0}, 5: {EOS: 1.0}}
+    found = run(table, length_penalty=1.0)
+    assert words_of(found, 0) == [5, EOS]  # log(0.25) / 2 = -0.69 > log(0.4) = -0.92
+
+
+def test_a_finished_hypothesis_precedes_a_more_probable_unfinished_one():
+    found = run({BOS: {4: 0.9, EOS: 0.1}, 4: {4: 1.0}})
+    assert found.tokens[0].tolist() == [[EOS, PAD, PAD, PAD], [4, 4, 4, 4]]
+    assert found.finished[0].tolist() == [True, False]
+
+
+def test_places_without_a_hypothesis_are_empty():
+    found = run({BOS: {EOS: 0.1, 4: 0.5, 5: 0.4}}, beam=5, max_length=1)
+    assert found.tokens[0].tolist() == [[EOS], [4], [5], [PAD], [PAD]]
+    assert found.lengths[0].tolist() == [1, 1, 1, 0, 0]
+    np.testing.assert_array_equal(found.log_probs[0, 3:], -np.inf)
+
+
+def test_equal_candidates_are_taken_in_the_order_of_beam_then_word():
+    found = run({word: {UNK: 0.3, 4: 0.3, 5: 0.3} for word in (BOS, UNK, 4, 5)})
+    assert found.tokens[0].tolist() == [[UNK, UNK, UNK, UNK], [UNK, UNK, UNK, 4]]
+
+
+@pytest.mark.parametrize(
+    ("table", "length_penalty", "steps"),
+    [
+        # Nothing that continues "4" (0.4) can beat "<eos>" (0.6).
+        ({BOS: {EOS: 0.6, 4: 0.4}, 4: {4: 1.0}}, 0.0, 1),
+        # As a mean of four tokens log(0.4) / 4 = -0.23 would beat log(0.6) = -0.51: it must go on.
+        ({BOS: {EOS: 0.6, 4: 0.4}, 4: {4: 1.0}}, 1.0, 4),
+        # Both places are filled after two steps, by "<eos>" and "4 <eos>".
+        ({BOS: {EOS: 0.6, 4: 0.4}, 4: {4: 0.5, EOS: 0.5}}, 1.0, 2),
+        # After "4 5" no word is left, <pad> being banned.
+        ({BOS: {EOS: 0.4, 4: 0.6}, 4: {5: 1.0}, 5: {PAD: 1.0}}, 1.0, 3),
+        # Nothing ever finishes.
+        ({BOS: {4: 1.0}, 4: {4: 1.0}}, 0.0, 4),
+    ],
+)
+def test_the_search_ends_as_soon_as_it_may(table, length_penalty, steps):
+    run(table, length_penalty=length_penalty)
+    assert len(calls) == steps
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"beam": 0}, "beam"),
+        ({"max_length": 0}, "max_length"),
+        ({"length_penalty": -0.1}, "length_penalty"),
+        ({"banned": (UNK, EOS)}, "<eos>"),
+    ],
+)
+def test_impossible_settings_are_refused(settings, message):
+    settings = dict(beam=1, max_length=1, length_penalty=0.0) | settings
+    with pytest.raises(UserError, match=message):
+        search_bigrams(np.zeros((6, 6), np.float32), **settings)
+
+
+def test_poor_early_ends_do_not_cut_off_a_better_caption():
+    # <eos> is the second best word at every step, until the fourth, where it is nearly certain.
+    # After two steps two poor hypotheses have finished; the sure one still goes on.
+    going, ending = jnp.log(jnp.array([0.9, 0.1])), jnp.log(jnp.array([0.01, 0.99]))
+
+    def step(state, words):
+        chosen = jnp.where((state >= 3)[..., None], ending, going)
+        logits = jnp.full((*words.shape, 5), -jnp.inf).at[..., 4].set(chosen[..., 0])
+        return logits.at[..., EOS].set(chosen[..., 1]), state + 1, {}
+
+    for length_penalty in (0.0, 0.7):
+        found = beam_search(
+            step,
+            jnp.zeros(1),
+            batch=1,
+            beam=2,
+            max_length=6,
+            bos=BOS,
+            eos=EOS,
+            pad=PAD,
+            length_penalty=length_penalty,
+        )
+        assert words_of(found, 0) == [4, 4, 4, EOS]
+        assert float(found.log_probs[0, 0]) == pytest.approx(
+            3 * np.log(0.9) + np.log(0.99), abs=1e-5
+        )

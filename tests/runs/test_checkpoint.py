@@ -1,0 +1,65 @@
+"""Checkpoints: what was saved comes back, and damage is told."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from show_attend_tell.errors import UserError
+from show_attend_tell.runs.checkpoint import Checkpoints
+
+
+def arrays(value):
+    return {"w": np.full((3, 2), value, np.float32), "n": np.array(int(value), np.int32)}
+
+
+def saved(folder, *steps, keep=2):
+    checkpoints = Checkpoints(folder, keep=keep)
+    for step in steps:
+        checkpoints.save(step, arrays(step), {"position": {"next": step}})
+    checkpoints.close()
+
+
+def test_the_newest_comes_back_bit_for_bit(tmp_path):
+    folder = tmp_path / "c"
+    checkpoints = Checkpoints(folder, keep=2)
+    assert checkpoints.restore(arrays(0)) is None
+    checkpoints.close()
+    saved(folder, 1, 2, 3)
+    step, restored, record = Checkpoints(folder, keep=2).restore(arrays(0))
+    assert (step, record) == (3, {"position": {"next": 3}})
+    np.testing.assert_array_equal(restored["w"], arrays(3)["w"])
+    assert restored["n"] == 3 and restored["n"].dtype == jnp.int32
+    assert Checkpoints(folder, keep=2).steps() == [2, 3]
+
+
+def cut(folder):
+    """Truncates every file of a checkpoint, as a full disk or a broken copy would."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def test_a_damaged_one_is_named_and_the_one_before_is_used(tmp_path):
+    folder = tmp_path / "c"
+    saved(folder, 1, 2)
+    cut(folder / "2")
+    told = []
+    step, restored, _ = Checkpoints(folder, keep=2).restore(arrays(0), warn=told.append)
+    assert step == 1 and restored["n"] == 1
+    assert len(told) == 1 and str(folder / "2") in told[0]
+
+
+def test_only_damaged_ones_is_an_error_that_names_the_folder(tmp_path):
+    folder = tmp_path / "c"
+    saved(folder, 1)
+    cut(folder / "1")
+    with pytest.raises(UserError, match=f"{folder}.*delete"):
+        Checkpoints(folder, keep=2).restore(arrays(0), warn=lambda line: None)
+
+
+def test_another_shape_is_refused(tmp_path):
+    folder = tmp_path / "c"
+    saved(folder, 1)
+    other = {"w": np.zeros((5, 2), np.float32), "n": np.array(0, np.int32)}
+    with pytest.raises(UserError, match="another config"):
+        Checkpoints(folder, keep=2).restore(other, warn=lambda line: None)

@@ -1,0 +1,46 @@
+"""Metrics in JSONL and TensorBoard files, across a cut and a resume."""
+
+import pytest
+from tensorboardX.proto import event_pb2
+
+from show_attend_tell.runs.metrics_log import MetricWriter, read_metrics
+
+
+def test_a_resumed_run_writes_every_step_once(tmp_path):
+    writer = MetricWriter(tmp_path)
+    for step in (10, 20, 30):
+        writer.write(step, {"loss": 1.0 / step}, kind="train")
+    writer.close()
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 40, "ki')  # killed while writing
+    writer = MetricWriter(tmp_path, first_step=20)
+    writer.write(30, {"loss": 0.5}, kind="train")
+    writer.write(30, {"CIDEr": 0.25}, kind="val")
+    writer.close()
+    records = read_metrics(tmp_path / "metrics.jsonl")
+    assert [(r["step"], r["kind"]) for r in records] == [
+        (10, "train"),
+        (20, "train"),
+        (30, "train"),
+        (30, "val"),
+    ]
+    assert records[2]["loss"] == 0.5 and records[3]["CIDEr"] == 0.25
+
+
+def scalars(path):
+    """(tag, step, value) of an event file: records of length, checksum, payload, checksum."""
+    data, found = path.read_bytes(), []
+    while data:
+        length = int.from_bytes(data[:8], "little")
+        event = event_pb2.Event.FromString(data[12 : 12 + length])
+        found += [(v.tag, event.step, v.simple_value) for v in event.summary.value]
+        data = data[16 + length :]
+    return found
+
+
+def test_event_files_hold_the_scalars(tmp_path):
+    writer = MetricWriter(tmp_path)
+    writer.write(7, {"loss": 2.0}, kind="train")
+    writer.close()
+    (path,) = (tmp_path / "events").iterdir()
+    assert scalars(path) == [("train/loss", 7, pytest.approx(2.0))]
