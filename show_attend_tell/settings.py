@@ -1,0 +1,502 @@
+"""Every setting of an experiment: its type, default, meaning, unit and range.
+
+An experiment file lists only what differs from these defaults. Each group checks itself when it is
+made, so code that receives a group never checks it again. `Settings` holds all groups and checks
+what concerns several of them.
+
+Symbols as in `models.decoder`: D annotation features, E embedding, H LSTM units, A attention units,
+N samples, L places.
+"""
+
+import dataclasses
+import difflib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, cast
+
+from show_attend_tell.errors import UserError
+from show_attend_tell.schema import Group, Meaning, setting
+
+SCORES = ("additive", "concat", "dot", "general", "scaled_dot")
+WINDOWS = ("global", "local_m", "local_p")
+BASELINES = ("none", "moving_average", "learned", "self_critical", "expected", "leave_one_out")
+
+
+@dataclass(frozen=True)
+class Data(Group):
+    """What every data set has (`config.data`)."""
+
+    path: ClassVar[str] = "data."
+
+    name: str = setting("", "data set; each experiment names its own")
+    dir: str = setting("", "folder of built data sets and caches; empty: the user's cache folder")
+    manual_dir: str = setting("", "folder of your download or of your own data")
+    limit: int = setting(0, "examples taken of each split, from the first; 0: all", least=0)
+    min_count: int = setting(
+        1, "occurrences a training word needs to enter the vocabulary", least=1
+    )
+    max_length: int = setting(40, "tokens of a target kept for training, without <eos>", least=1)
+
+
+@dataclass(frozen=True)
+class ImageData(Data):
+    """A data set of images with captions."""
+
+    mirrored: bool = setting(False, "whether training also sees every image mirrored")
+    crops: int = setting(0, "cropped copies of every training image", least=0)
+    random_crop: float = setting(
+        1.0,
+        "smallest side of a random view, as a share of the image's; for a trained encoder",
+        above=0,
+        most=1,
+    )
+    random_flip: str = setting(
+        "off",
+        "mirror half of the views; `swap` also exchanges left and right in the captions, `skip` "
+        "spares images whose captions have these words; for a trained encoder",
+        choices=("off", "swap", "skip"),
+    )
+    restval: bool = setting(False, "whether Karpathy's `restval` split trains, too")
+    vocabulary_size: int = setting(0, "most frequent words kept; 0: all of `min_count`", least=0)
+
+    @property
+    def augmented(self) -> bool:
+        """Whether training images change from epoch to epoch."""
+        return (self.random_crop, self.random_flip) != (1.0, "off")
+
+
+@dataclass(frozen=True)
+class SentenceData(Data):
+    """A data set of sentence pairs."""
+
+    source: str = setting("", "language to read, such as en; empty where there is one pair only")
+    target: str = setting("", "language to write")
+    vocabulary: str = setting(
+        "subwords",
+        "`subwords`: pieces of words by sentencepiece; `words`: as written; `ptb`: lower-cased",
+        choices=("subwords", "words", "ptb"),
+    )
+    subwords: int = setting(5000, "pieces of each language, with vocabulary `subwords`", least=1)
+    max_source_length: int = setting(60, "source tokens kept, without <eos>", least=1)
+
+
+@dataclass(frozen=True)
+class Encoder(Group):
+    """What every encoder has (`config.encoder`)."""
+
+    path: ClassVar[str] = "encoder."
+
+    name: str = setting("", "network; each experiment names its own")
+
+
+@dataclass(frozen=True)
+class ImageEncoder(Encoder):
+    """A CNN whose map is the grid of annotation vectors."""
+
+    name: str = setting(
+        "efficientnet_lite0",
+        "efficientnet_lite0 to 2, vgg19, resnet50, resnet101, small; A+B concatenates",
+    )
+    image_size: int = setting(224, "side of the square images, pixels", least=8)
+    trainable_from: str = setting("", "first trained stage, or `all`; empty: all frozen")
+    checkpointing: bool = setting(
+        False, "recompute a trained stage's activations in the backward pass, to save memory"
+    )
+    learning_rate: float = setting(
+        0.0, "peak rate of a trained encoder; 0: the optimizer's", least=0
+    )
+    endpoints: tuple[str, ...] = setting(
+        (), "stages whose channels are concatenated; none: the network's own choice"
+    )
+    grid_stride: int = setting(
+        0, "pixels between places, 8, 16 or 32; 0: the network's own", least=0
+    )
+    features: int = setting(64, "D of the network `small`; of no other", least=4)
+    weights: str = setting("", "file, or OWNER/NAME on the hub; empty: the network's own")
+    weights_sha256: str = setting(
+        "", "checksum that the weights must have; empty: any, and a run records what it found"
+    )
+
+    def check(self) -> None:
+        if not self.trainable_from and (self.learning_rate or self.checkpointing):
+            raise UserError(
+                "config.encoder.learning_rate and .checkpointing are for a trained encoder: set "
+                "config.encoder.trainable_from"
+            )
+
+
+@dataclass(frozen=True)
+class SentenceEncoder(Encoder):
+    """A recurrent network over the source words."""
+
+    name: str = setting(
+        "gru", "cell; `lstmn` is an LSTM with self-attention", choices=("gru", "lstm", "lstmn")
+    )
+    embedding: int = setting(256, "size of source word vectors", least=1)
+    hidden: int = setting(256, "units of each direction", least=1)
+    bidirectional: bool = setting(True, "whether a second network reads from the end")
+    annotations: str = setting(
+        "all", "annotate `all` words, or only the `last` (a fixed context)", choices=("all", "last")
+    )
+    dropout: float = setting(0.3, "dropout rate on source word vectors", least=0, below=1)
+
+
+@dataclass(frozen=True)
+class Attention(Group):
+    """How places are weighed (`config.attention`); formulas in `models.attention`."""
+
+    path: ClassVar[str] = "attention."
+
+    kind: str = setting(
+        "soft",
+        "`soft`: expected annotation vector; `hard`: one sampled place; `none`: the mean vector",
+        choices=("soft", "hard", "none"),
+    )
+    score: str = setting("additive", "score function of state and place", choices=SCORES)
+    window: str = setting("global", "places that a step may attend to", choices=WINDOWS)
+    reach: int = setting(2, "places on either side of a window's centre", least=1)
+    order: str = setting(
+        "previous",
+        "state that attends: `previous` (Bahdanau, Xu) or `current` (Luong)",
+        choices=("previous", "current"),
+    )
+    units: int = setting(512, "A, attention units", least=1)
+    temperature: float = setting(1.0, "divides the scores before the softmax", above=0)
+
+    @property
+    def hard(self) -> bool:
+        """Whether one place is read at each step."""
+        return self.kind == "hard"
+
+    @property
+    def normalised(self) -> bool:
+        """Whether the weights of a step sum to 1: not in the Gaussian window of soft attention."""
+        return self.window != "local_p" or self.hard
+
+    def check(self) -> None:
+        if self.kind == "none" and self.window != "global":
+            raise UserError("config.attention.kind 'none' has no window: set .window to 'global'")
+
+
+@dataclass(frozen=True)
+class Hard(Group):
+    """How hard attention is trained (`config.hard`); of no effect on soft attention."""
+
+    path: ClassVar[str] = "hard."
+
+    objective: str = setting(
+        "reinforce",
+        "`reinforce`: Xu et al. 2015, section 4.1; `multi_sample`: the tighter bound of VIMCO",
+        choices=("reinforce", "multi_sample"),
+    )
+    samples: int = setting(1, "N, attention paths drawn for a caption", least=1)
+    soft_probability: float = setting(
+        0.5, "p, with which a coin replaces samples by their expectation", least=0, most=1
+    )
+    soft_steps: int = setting(0, "first training steps, in which p is 1", least=0)
+    coin: str = setting("image", "what shares one draw of the coin", choices=("image", "batch"))
+    reinforce: float = setting(1.0, "lambda_r, weight of the score-function term", least=0)
+    entropy: float = setting(0.01, "lambda_e, weight of attention's entropy in nats", least=0)
+    credit: str = setting(
+        "sequence",
+        "log-likelihood that a choice is credited with: of the whole caption, of the words "
+        "`to_go`, or the `mean` over words",
+        choices=("sequence", "to_go", "mean"),
+    )
+    baseline: str = setting(
+        "moving_average",
+        "subtracted from the credit; see `objectives.baselines`",
+        choices=BASELINES,
+    )
+    released: bool = setting(False, "reproduce the normalisation of the paper's released code")
+
+    def check(self) -> None:
+        if self.baseline == "leave_one_out" and self.samples < 2:
+            raise UserError(
+                "config.hard.baseline 'leave_one_out' needs config.hard.samples of 2 or more"
+            )
+        if self.objective == "multi_sample":
+            if (self.credit, self.baseline) != ("sequence", "leave_one_out"):
+                raise UserError(
+                    "config.hard.objective 'multi_sample' has credit 'sequence' and baseline "
+                    "'leave_one_out'; set both (with 'to_go' its gradient would be biased)"
+                )
+            if self.released:
+                raise UserError("config.hard.released needs config.hard.objective='reinforce'")
+
+
+@dataclass(frozen=True)
+class Reward(Group):
+    """Training on what sampled captions score (`config.reward`)."""
+
+    path: ClassVar[str] = "reward."
+
+    samples: int = setting(0, "N, captions drawn of an image; 0: train on likelihood", least=0)
+    cider: float = setting(1.0, "weight of CIDEr-D, which lies in [0, 10]", least=0)
+    bleu: float = setting(0.0, "weight of sentence BLEU-4, in [0, 1]", least=0)
+    f_mean: float = setting(0.0, "weight of METEOR's F_mean, in [0, 1]", least=0)
+    max_length: int = setting(16, "tokens of a drawn caption, <eos> included", least=1)
+
+    def check(self) -> None:
+        if self.samples == 1:
+            raise UserError(
+                "config.reward.samples is 1: choose 0 (no reward) or 2 and more, since each sample "
+                "is compared with the others"
+            )
+        if self.samples and not any((self.cider, self.bleu, self.f_mean)):
+            raise UserError("config.reward.cider, .bleu and .f_mean: one of them must be over 0")
+
+
+@dataclass(frozen=True)
+class Decoder(Group):
+    """The LSTM decoder (`config.decoder`)."""
+
+    path: ClassVar[str] = "decoder."
+
+    projection: int = setting(
+        512, "D after a linear map of the annotation vectors; 0: as encoded", least=0
+    )
+    embedding: int = setting(256, "E, size of word vectors", least=1)
+    hidden: int = setting(512, "H, LSTM units", least=1)
+    dropout: float = setting(
+        0.5, "dropout rate on word inputs and on the deep output", least=0, below=1
+    )
+    annotation_dropout: float = setting(
+        0.2, "dropout rate on single features of the annotation vectors", least=0, below=1
+    )
+    self_attention: bool = setting(
+        False, "continue from an attended summary of all states (LSTMN), not from the last one"
+    )
+    deep_output: bool = setting(
+        True, "predict words from y_{t-1}, h_t and z_t (eq. 7), not from h_t only"
+    )
+    output_tanh: bool = setting(True, "tanh around the deep output's sum, as the released code has")
+    gate: bool = setting(True, "scale the context by the gate beta_t")
+    tied: bool = setting(True, "use the embedding's transpose as output matrix (Press and Wolf)")
+    dtype: str = setting(
+        "float32",
+        "number format of products; `bfloat16` is for accelerators",
+        choices=("float32", "bfloat16"),
+    )
+
+
+@dataclass(frozen=True)
+class Loss(Group):
+    """Terms of the loss besides the likelihood (`config.loss`)."""
+
+    path: ClassVar[str] = "loss."
+
+    doubly_stochastic: float = setting(
+        0.005,
+        "lambda of sum_i (1 - sum_t alpha_ti)^2, summed over places (eq. 14)",
+        least=0,
+    )
+    label_smoothing: float = setting(
+        0.1, "share of each target spread over the vocabulary", least=0, below=1
+    )
+
+
+@dataclass(frozen=True)
+class Optimizer(Group):
+    """The optimizer (`config.optimizer`)."""
+
+    path: ClassVar[str] = "optimizer."
+
+    name: str = setting("adam", "update rule", choices=("adam", "adamw", "rmsprop"))
+    learning_rate: float = setting(2e-3, "peak of the schedule", least=0)
+    schedule: str = setting("cosine", "course of the rate", choices=("constant", "cosine"))
+    final: float = setting(0.0, "last rate of `cosine`, as a share of the peak", least=0, most=1)
+    warmup_steps: int = setting(100, "steps of linear warm-up", least=0)
+    weight_decay: float = setting(0.0, "decoupled decay of matrices, for adamw", least=0)
+    clip_norm: float = setting(5.0, "largest global norm of the gradient; 0: no clipping", least=0)
+    average: float = setting(
+        0.998, "decay of the running mean of parameters; 0: the last ones", least=0, below=1
+    )
+
+    def check(self) -> None:
+        if self.final and self.schedule == "constant":
+            raise UserError("config.optimizer.final needs config.optimizer.schedule='cosine'")
+        if self.weight_decay and self.name != "adamw":
+            raise UserError("config.optimizer.weight_decay needs config.optimizer.name='adamw'")
+
+
+@dataclass(frozen=True)
+class Train(Group):
+    """The training run (`config.train`)."""
+
+    path: ClassVar[str] = "train."
+
+    init_from: str = setting("", "run folder whose weights to start from; empty: from scratch")
+    init_weights: str = setting("best", "which of that run's weights", choices=("best", "last"))
+    init_share: float = setting(
+        0.0, "share of the initial weights in the evaluated ones", least=0, most=1
+    )
+    epochs: float = setting(5.0, "passes over the training split; 0.5: half of one", above=0)
+    batch_size: int = setting(64, "B, images or sentences of a step", least=1)
+    rows: int = setting(2, "R, rows that the captions of an image are packed into", least=1)
+    buckets: int = setting(8, "distinct row lengths, each one compiled program", least=1)
+    log_every: int = setting(50, "steps between two records of the metrics", least=1)
+    checkpoint_every: int = setting(500, "steps between two checkpoints", least=1)
+    metric: str = setting("CIDEr", "validation score that picks the best weights")
+    patience: int = setting(
+        4, "validations without a better score that end the run; 0: never", least=0
+    )
+    max_skipped: int = setting(
+        20, "consecutive steps with a non-finite gradient that end the run", least=1
+    )
+
+    def check(self) -> None:
+        if self.init_share and not self.init_from:
+            raise UserError(
+                f"config.train.init_share is {self.init_share}: it must be 0 without "
+                "config.train.init_from"
+            )
+
+
+@dataclass(frozen=True)
+class Decode(Group):
+    """How captions are searched for (`config.decode`)."""
+
+    path: ClassVar[str] = "decode."
+
+    beam: int = setting(5, "K, beam size; 1: greedy", least=1)
+    max_length: int = setting(30, "tokens of a caption, <eos> included", least=1)
+    length_penalty: float = setting(
+        0.7, "exponent of the length that divides a log-probability; 0: none", least=0
+    )
+    ban_unk: bool = setting(True, "never emit <unk>")
+    batch_size: int = setting(50, "images or sentences decoded together", least=1)
+    context: str = setting(
+        "expected",
+        "what a step reads: `expected`, the mean by alpha; `argmax`, the place of the largest "
+        "alpha; `sample`, one drawn by alpha, the same for the same input, step and beam",
+        choices=("expected", "argmax", "sample"),
+    )
+
+
+@dataclass(frozen=True)
+class Settings:
+    """An experiment, complete."""
+
+    data: ImageData | SentenceData
+    encoder: ImageEncoder | SentenceEncoder
+    attention: Attention = Attention()
+    hard: Hard = Hard()
+    reward: Reward = Reward()
+    decoder: Decoder = Decoder()
+    loss: Loss = Loss()
+    optimizer: Optimizer = Optimizer()
+    train: Train = Train()
+    decode: Decode = Decode()
+    seed: int = setting(0, "of all random numbers", least=0)
+
+    path: ClassVar[str] = ""
+
+    def __post_init__(self):
+        if type(self.seed) is not int or self.seed < 0:
+            raise UserError(f"config.seed is {self.seed!r}: it must be a whole number of 0 or more")
+        if isinstance(self.encoder, ImageEncoder):
+            self._check_images(cast(ImageData, self.data), self.encoder)
+        if self.attention.hard and self.hard.released:
+            if self.attention.temperature != 1:
+                raise UserError("config.hard.released needs config.attention.temperature=1")
+            if self.reward.samples:
+                raise UserError("config.hard.released and config.reward.samples do not go together")
+        if self.reward.samples and not self.train.init_from:
+            raise UserError(
+                "config.reward.samples: rewards teach an untrained model nothing; name a trained "
+                "run in config.train.init_from"
+            )
+
+    def _check_images(self, data: ImageData, encoder: ImageEncoder) -> None:
+        if self.attention.window == "local_m":
+            raise UserError(
+                "config.attention.window 'local_m' follows the steps through a sentence; on the "
+                "grid of an image choose 'local_p' or 'global'"
+            )
+        if data.augmented and not encoder.trainable_from:
+            raise UserError(
+                "config.data.random_crop and .random_flip change images from epoch to epoch, but a "
+                "frozen encoder's annotation vectors are cached: set "
+                "config.encoder.trainable_from, or take copies instead (data.mirrored, data.crops)"
+            )
+        if encoder.learning_rate and not self.optimizer.learning_rate:
+            raise UserError(
+                f"config.encoder.learning_rate is {encoder.learning_rate}: it needs a "
+                "config.optimizer.learning_rate over 0"
+            )
+
+
+# The groups that a data set decides: of images, or of sentences.
+GROUPS: Mapping[str, tuple[type[Data], type[Encoder]]] = {
+    **dict.fromkeys(
+        ("shapes", "flickr8k", "coco", "karpathy", "folder"), (ImageData, ImageEncoder)
+    ),
+    **dict.fromkeys(("multi30k", "reversal"), (SentenceData, SentenceEncoder)),
+}
+COMMON: Mapping[str, type[Group]] = {
+    group.path.removesuffix("."): group
+    for group in (Attention, Hard, Reward, Decoder, Loss, Optimizer, Train, Decode)
+}
+
+
+def groups_of(data_name: str) -> dict[str, type[Group]]:
+    """The class of each group of an experiment on a data set.
+
+    Raises:
+      UserError: no such data set; the message names the nearest.
+    """
+    if data_name not in GROUPS:
+        near = difflib.get_close_matches(str(data_name), GROUPS, n=1, cutoff=0.0)[0]
+        raise UserError(
+            f"config.data.name is {data_name!r}: the nearest data set is {near!r} of "
+            + ", ".join(GROUPS)
+        )
+    data, encoder = GROUPS[data_name]
+    return {"data": data, "encoder": encoder, **COMMON}
+
+
+def to_dict(settings: Settings) -> dict[str, Any]:
+    """Nested dictionaries of plain values, `seed` first."""
+    content = dataclasses.asdict(settings)
+    return {"seed": content.pop("seed"), **content}
+
+
+def from_dict(content: Mapping[str, Any]) -> Settings:
+    """Settings from nested dictionaries; what they leave out has its default.
+
+    Raises:
+      UserError: an unknown key, or a value that is out of range.
+    """
+    data = content.get("data")
+    classes = groups_of(data.get("name", "") if isinstance(data, Mapping) else "")
+    unknown = [key for key in content if key not in (*classes, "seed")]
+    groups: dict[str, Group] = {}
+    for name, group in classes.items():
+        given = dict(content.get(name) or {})
+        names = {field.name for field in dataclasses.fields(group)}
+        unknown += [f"{name}.{key}" for key in given if key not in names]
+        groups[name] = group(**{key: value for key, value in given.items() if key in names})
+    if unknown:
+        raise UserError(f"config.{unknown[0]}: {nearest(unknown[0], classes)}")
+    return Settings(seed=content.get("seed", 0), **cast(dict[str, Any], groups))
+
+
+def nearest(key: str, classes: Mapping[str, type[Group]]) -> str:
+    """What to say of an unknown key."""
+    known = ["seed"]
+    for name, group in classes.items():
+        known += [f"{name}.{field.name}" for field in dataclasses.fields(group)]
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)[0]
+    return f"no such key; the nearest is --config.{near}"
+
+
+def fields(settings: Settings) -> Iterator[tuple[str, Any, Any, Meaning]]:
+    """Dotted name, value, default and meaning of every setting, in order."""
+    for field in dataclasses.fields(settings):
+        value = getattr(settings, field.name)
+        if not isinstance(value, Group):
+            continue
+        for inner in dataclasses.fields(value):
+            name = f"{field.name}.{inner.name}"
+            yield name, getattr(value, inner.name), inner.default, inner.metadata["meaning"]
