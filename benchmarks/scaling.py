@@ -108,5 +108,5 @@ def draw(figures: list[dict[str, Any]], path: Path) -> None:
 
 if __name__ == "__main__":
     given = ConfigDict(json.load(sys.stdin))
-    batch = devices.share_out({k: np.array(v) for k, v in make_batch(**BASE).items()})
+    batch = devices.shard_batch({k: np.array(v) for k, v in make_batch(**BASE).items()})
     print(json.dumps(interleaved({"": make_step(given, batch)}, int(sys.argv[1]))[""].tolist()))

@@ -127,8 +127,8 @@ def test_a_lone_process_needs_no_others(monkeypatch):
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "1")
     monkeypatch.setenv("TPU_WORKER_HOSTNAMES", "localhost")
     devices.start()
-    assert devices.is_first() and devices.own(6) == slice(0, 6)
-    assert devices.anywhere(True) and not devices.anywhere(False)
+    assert devices.is_first() and devices.local_slice(6) == slice(0, 6)
+    assert devices.any_process(True) and not devices.any_process(False)
 
 
 @pytest.mark.parametrize(
