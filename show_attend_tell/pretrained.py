@@ -20,7 +20,7 @@ from show_attend_tell import config as configs
 from show_attend_tell import files
 from show_attend_tell.data.images import Source, read_image, read_picture
 from show_attend_tell.errors import UserError
-from show_attend_tell.inference.attention_record import AttentionRecord, attention_picture
+from show_attend_tell.inference.attention_record import AttentionRecord
 from show_attend_tell.inference.captioning import (
     Decoding,
     Run,
@@ -28,6 +28,7 @@ from show_attend_tell.inference.captioning import (
     caption_images,
     load_run,
 )
+from show_attend_tell.reports.attention_pictures import attention_picture
 from show_attend_tell.runs.build import split_weights
 from show_attend_tell.runs.checkpoint import WEIGHTS, write_weights
 

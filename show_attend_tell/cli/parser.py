@@ -431,16 +431,17 @@ def _dump(
     from rich.progress import track
 
     from show_attend_tell.data import images
-    from show_attend_tell.inference import attention_record as attention_maps
+    from show_attend_tell.inference.attention_record import safe_name, save_attention
+    from show_attend_tell.reports.attention_pictures import draw_attention
 
     folder.mkdir(parents=True, exist_ok=True)
     pictures = []
     pairs = list(zip(records, sources, strict=True))
     for record, source in track(pairs, "attention maps", console=Console(stderr=True)):
-        name = attention_maps.safe_name(record.image_id)
-        attention_maps.save_attention(folder / f"{name}.npz", record)
+        name = safe_name(record.image_id)
+        save_attention(folder / f"{name}.npz", record)
         picture = None if source is None else images.read_picture(source, 512)
-        attention_maps.draw_attention(folder / f"{name}.png", picture, record)
+        draw_attention(folder / f"{name}.png", picture, record)
         pictures.append(folder / f"{name}.png")
     return pictures
 
@@ -449,10 +450,10 @@ def _print_statistics(
     folder: Path, records: Sequence["AttentionRecord"], origin: Mapping[str, Any]
 ) -> None:
     """Measures the maps, writes statistics.json beside the pictures and prints the main figures."""
-    from show_attend_tell.inference import attention_record as attention_maps
+    from show_attend_tell.evaluation.grounding import attention_statistics, write_statistics
 
-    statistics = attention_maps.attention_statistics(records) | dict(origin)
-    attention_maps.write_statistics(folder / "statistics.json", statistics)
+    statistics = attention_statistics(records) | dict(origin)
+    write_statistics(folder / "statistics.json", statistics)
     print(
         f"attention over {statistics['images']} "
         f"{'images' if statistics['grid'] else 'sentences'}: entropy "

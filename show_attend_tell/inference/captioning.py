@@ -26,14 +26,15 @@ from rich.console import Console
 from show_attend_tell import config as configs
 from show_attend_tell import devices, files
 from show_attend_tell.data import load as datasets
-from show_attend_tell.data import ptb_tokenizer
 from show_attend_tell.data import row_cache as features
 from show_attend_tell.data import vocabulary as vocabularies
 from show_attend_tell.data.batches import Augmentation, eval_batches, source_ids
 from show_attend_tell.data.images import Source, picture_size, read_image
 from show_attend_tell.data.vocabulary import Subwords, Vocabulary
 from show_attend_tell.errors import UserError
-from show_attend_tell.evaluation import caption_metrics, translation_metrics
+from show_attend_tell.evaluation.results_file import write_results
+from show_attend_tell.evaluation.scores import Scores
+from show_attend_tell.evaluation.scoring import SCORERS, Scorer
 from show_attend_tell.inference.attention_record import AttentionRecord
 from show_attend_tell.models import recurrence
 from show_attend_tell.models import search as decode
@@ -302,11 +303,13 @@ def score(
     hypotheses: Mapping[str, str],
     *,
     meteor: bool = True,
-) -> caption_metrics.Scores:
+) -> Scores:
     """Scores captions, or of a data set `name` of sentence pairs translations."""
-    if name in datasets.SENTENCES:
-        return translation_metrics.score(references, hypotheses)
-    return caption_metrics.score(references, hypotheses, meteor=meteor)
+    return _scorer(name).score(references, hypotheses, meteor=meteor)
+
+
+def _scorer(name: str) -> Scorer:
+    return SCORERS["translations" if name in datasets.SENTENCES else "captions"]
 
 
 def texts(examples: Any, captions: Iterable[Caption]) -> dict[str, str]:
@@ -547,22 +550,6 @@ def score_stem(split: str, decoding: Decoding) -> str:
     return f"{split}-{decoding.context}-beam{decoding.beam}-lp{penalty}"
 
 
-def _how_scored(name: str, examples: Any, hypotheses: Mapping[str, str]) -> dict[str, Any]:
-    """What a score file says of its metrics; of translations also scores by the source's length."""
-    if name not in datasets.SENTENCES:
-        return {"tokenizer": ptb_tokenizer.NAME}
-    signatures = translation_metrics.signatures()
-    return {
-        "tokenizer": signatures["BLEU"],
-        "signatures": signatures,
-        "by_length": translation_metrics.scores_by_length(
-            [len(pair.source.split()) for pair in examples],
-            [pair.target for pair in examples],
-            [hypotheses[pair.pair_id] for pair in examples],
-        ),
-    }
-
-
 def score_split(
     run: Run, split: str, decoding: Decoding, examples: Any, captions: Sequence[Caption]
 ) -> dict[str, Any]:
@@ -575,7 +562,7 @@ def score_split(
     run.workdir.mkdir(parents=True, exist_ok=True)  # a model of the package has none yet
     truth = references(examples)
     hypotheses = texts(examples, captions)
-    caption_metrics.write_results(run.workdir / f"{stem}.captions.json", hypotheses)
+    write_results(run.workdir / f"{stem}.captions.json", hypotheses)
     scores = score(run.config.data.name, truth, hypotheses)
     record = {
         "scores": scores.values,
@@ -584,7 +571,7 @@ def score_split(
         "images": len(captions),
         "unfinished": sum(caption.tokens[-1:] != ("<eos>",) for caption in captions),
         "decoding": dataclasses.asdict(decoding),
-        **_how_scored(run.config.data.name, examples, hypotheses),
+        **_scorer(run.config.data.name).describe(examples, hypotheses),
         "references": hashlib.sha256(json.dumps(truth).encode()).hexdigest(),
         "step": run.step,
         **configs.provenance(run.config),

@@ -31,7 +31,8 @@ from show_attend_tell import files
 from show_attend_tell.data import vocabulary as vocabularies
 from show_attend_tell.data.load import SENTENCES
 from show_attend_tell.errors import UserError
-from show_attend_tell.evaluation.caption_metrics import bleu_from_sums, read_results
+from show_attend_tell.evaluation.results_file import read_results
+from show_attend_tell.evaluation.scores import bleu_from_sums
 from show_attend_tell.inference import attention_record as attention_maps
 from show_attend_tell.reports import page as comparison_page
 from show_attend_tell.runs.metrics_log import read_metrics

@@ -11,7 +11,8 @@ import tiny
 from PIL import Image
 
 from show_attend_tell.errors import UserError
-from show_attend_tell.evaluation.caption_metrics import read_results
+from show_attend_tell.evaluation.grounding import steps_naming
+from show_attend_tell.evaluation.results_file import read_results
 from show_attend_tell.inference import captioning as evaluate
 
 
@@ -86,7 +87,7 @@ def test_records_carry_geometry_and_boxes(run):
     record = evaluate.attention_records(run, run.decoding, named, captions)[0]
     assert record.grid == (8, 8) and record.original_size == (96, 96)
     assert len(record.boxes) == len(examples[0].boxes)
-    assert all(record.steps_of(box) == [box.word_index] for box in record.boxes)
+    assert all(steps_naming(record, box) == [box.word_index] for box in record.boxes)
 
 
 def test_a_file_is_captioned_as_the_split_was(run, tmp_path):

@@ -20,8 +20,11 @@ from show_attend_tell import pretrained
 from show_attend_tell.data.vocabulary import Vocabulary
 from show_attend_tell.errors import UserError
 from show_attend_tell.evaluation import caption_metrics
-from show_attend_tell.inference import attention_record as attention_maps
+from show_attend_tell.evaluation.grounding import attention_statistics, write_statistics
+from show_attend_tell.evaluation.results_file import write_results
+from show_attend_tell.inference.attention_record import AttentionRecord, safe_name, save_attention
 from show_attend_tell.reports import page as comparison_page
+from show_attend_tell.reports.attention_pictures import draw_attention
 from show_attend_tell.reports.compare import METEOR_MEAN, compare
 
 COLOURS = ("red", "green", "blue", "yellow", "purple")
@@ -76,7 +79,7 @@ def write_run(
     exact = scores.per_image["exact"]
     for context in contexts:
         stem = f"val-{context}-beam2-lp0.7"
-        caption_metrics.write_results(workdir / f"{stem}.captions.json", said)
+        write_results(workdir / f"{stem}.captions.json", said)
         record = {
             # METEOR of a corpus is not the mean over its images.
             "scores": scores.values | {"METEOR": 0.5 * scores.values["exact"]},
@@ -99,7 +102,7 @@ def write_run(
         tokens = (*said[image_id].split(), "<eos>")
         alpha = generator.dirichlet(np.full(16, 0.3), len(tokens)).astype(np.float32)
         attention.append(
-            attention_maps.AttentionRecord(
+            AttentionRecord(
                 image_id=image_id,
                 tokens=tokens,
                 alpha=alpha,
@@ -114,14 +117,14 @@ def write_run(
                 log_prob=-1.0,
             )
         )
-        stem = attention_maps.safe_name(image_id)
-        attention_maps.save_attention(folder / f"{stem}.npz", attention[-1])
+        stem = safe_name(image_id)
+        save_attention(folder / f"{stem}.npz", attention[-1])
         picture = np.full((64, 64, 3), 200, np.uint8)
-        attention_maps.draw_attention(folder / f"{stem}.png", picture, attention[-1])
+        draw_attention(folder / f"{stem}.png", picture, attention[-1])
     if attention:
-        found = attention_maps.attention_statistics(attention)
+        found = attention_statistics(attention)
         found |= {"step": 300, "decoding": {"context": contexts[-1]}}
-        attention_maps.write_statistics(folder / "statistics.json", found)
+        write_statistics(folder / "statistics.json", found)
     return workdir
 
 
