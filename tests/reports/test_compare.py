@@ -117,13 +117,8 @@ def test_p_of_equal_and_of_very_different_runs(tmp_path):
 
 def test_p_of_three_images_by_hand(tmp_path):
     # Of 8 ways to swap, all or none swapped differ as much as the truth: p is 1/4.
-    three = list(RIGHT)[:3]
-    runs = [
-        write_run(tmp_path / "a", {image_id: RIGHT[image_id] for image_id in three}),
-        write_run(
-            tmp_path / "b", {image_id: WRONG[image_id] for image_id in three}, overrides=HARD
-        ),
-    ]
+    right, wrong = (dict(list(said.items())[:3]) for said in (RIGHT, WRONG))
+    runs = [write_run(tmp_path / "a", right), write_run(tmp_path / "b", wrong, overrides=HARD)]
     tests = compare(runs, "val", tmp_path / "out", samples=20000)["tests"]
     assert tests[0]["scores"][METEOR_MEAN]["p"] == pytest.approx(0.25, abs=0.01)
     assert tests[0]["scores"]["BLEU-4"]["p"] == pytest.approx(0.25, abs=0.01)
