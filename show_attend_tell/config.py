@@ -1,221 +1,306 @@
-"""Configs: from an experiment file or a saved run, with overrides from the command line."""
+"""From files and the command line to `Settings`: the one door where a ConfigDict dies.
 
+An experiment is a Python file whose `get_config(variant)` returns a ConfigDict of what differs
+from the defaults. A run keeps all settings in its `config.json`.
+"""
+
+import dataclasses
 import difflib
 import hashlib
-import importlib.metadata
+import importlib.util
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-import jax
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from show_attend_tell import files
 from show_attend_tell.errors import UserError
+from show_attend_tell.schema import Group, Meaning
+from show_attend_tell.settings import COMMON, GROUPS, Settings
+
+# Where experiments lie: inside the installed package, or at the top of a checkout.
+FOLDERS = (Path(__file__).parent / "experiments", Path(__file__).parents[1] / "experiments")
+# Where data and weights lie on disk. It changes no result: the checksum tells weights apart.
+PLACES = ("data.dir", "data.manual_dir", "encoder.weights")
 
 
-def from_file(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
-    """The config of an experiment file, `file.py` or `file.py:variant`.
+def load_experiment(reference: str, overrides: Sequence[str] = ()) -> Settings:
+    """The settings of an experiment.
 
     Args:
-      path: the file; what follows a colon is handed to its `get_config`.
-      overrides: `--config.a.b=value` (or `--config.a.b value`), typed as the file's own values.
+      reference: `NAME[:VARIANT]` of an installed experiment, or `FILE.py[:VARIANT]`.
+      overrides: `--config.a.b=value` (or `--config.a.b value`), typed as the settings are.
 
     Raises:
-      UserError: no such file or variant, an unknown key, a value of another type.
+      UserError: no such experiment or variant, an unknown key, or a value out of range.
     """
-    if not Path(path.split(":")[0]).is_file():
-        raise UserError(f"--config={path}: there is no file {path.split(':')[0]}")
-    return _parse(
-        lambda values, argv: config_flags.DEFINE_config_file(
-            "config", flag_values=values, sys_argv=argv
-        ),
-        [f"--config={path}", *overrides],
-    )
+    return _settings(read_experiment(reference), overrides)
 
 
-def from_dict(content: Mapping[str, Any], overrides: Sequence[str] = ()) -> ConfigDict:
-    """A config of given content with overrides, as `from_file`."""
-    return _parse(
-        lambda values, argv: config_flags.DEFINE_config_dict(
-            "config", ConfigDict(content), flag_values=values, sys_argv=argv
-        ),
-        list(overrides),
-        keys=list(leaves(ConfigDict(content))),
-    )
+def read_experiment(reference: str) -> dict[str, Any]:
+    """What an experiment states, as nested dictionaries; arguments and errors as above."""
+    path, variant = find_experiment(reference)
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # the user's own code
+        raise UserError(f"{path}: does not load ({_last_line(error)})") from error
+    variants = getattr(module, "VARIANTS", {})
+    if variant and variants and variant not in variants:
+        raise UserError(f"{path}: has no variant {variant!r}; choose one of {', '.join(variants)}")
+    if not hasattr(module, "get_config"):
+        raise UserError(f"{path}: has no get_config(); see the experiments of the project")
+    try:
+        config = module.get_config(variant) if variant else module.get_config()
+    except Exception as error:  # the user's own code
+        raise UserError(f"{reference}: {_last_line(error)}") from error
+    return config.to_dict() if isinstance(config, ConfigDict) else dict(config)
 
 
-# Of weights the checksum tells which they are.
-PLACES = ("data.dir", "data.manual_dir", "encoder.weights")
-# Settings that came later, and what a config without them did.
-ADDED = {
-    "attention.score": "additive",
-    "attention.window": "global",
-    "attention.reach": 2,
-    "attention.order": "previous",
-    "decoder.self_attention": False,
-}
-
-
-def load(path: Path, overrides: Sequence[str] = ()) -> ConfigDict:
-    """The config that `save` wrote, with overrides; of an earlier version with `ADDED`.
+def find_experiment(reference: str) -> tuple[Path, str]:
+    """The file and the variant ("" for the file's default) that a reference names.
 
     Raises:
-      UserError: the file is missing or damaged; or as `from_file`.
+      UserError: there is no such file.
+    """
+    name, _, variant = reference.partition(":")
+    if Path(name).is_file():
+        return Path(name), variant
+    known = {path.stem: path for folder in FOLDERS for path in sorted(folder.glob("*.py"))}
+    known.pop("__init__", None)
+    if name in known:
+        return known[name], variant
+    if not known:
+        raise UserError(f"--config={reference}: there is no file {name}")
+    near = difflib.get_close_matches(Path(name).stem, known, n=1, cutoff=0.0)[0]
+    raise UserError(
+        f"--config={reference}: there is no file {name}; the nearest installed experiment is "
+        f"{near} of {', '.join(sorted(known))}"
+    )
+
+
+def needless(content: Mapping[str, Any]) -> list[str]:
+    """The keys that an experiment states although they have the default value."""
+    defaults = dict(flatten(_defaults(content)))
+    return [
+        name
+        for name, value in flatten(content)
+        if name in defaults and _plain(value) == _plain(defaults[name]) and name != "data.name"
+    ]
+
+
+def load_run(path: Path, overrides: Sequence[str] = ()) -> Settings:
+    """The settings that `save` wrote to a run's `config.json`, of this version or of 0.1.
+
+    Raises:
+      UserError: the file is missing or damaged; or as `load_experiment`.
     """
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: not there; --workdir must name the folder of a run") from None
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: not a readable config ({error}); train again") from error
-    if isinstance(content, dict):
-        _bring_up_to_date(content)
-    return from_dict(content, overrides)
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: not a readable config (no JSON object); train again")
+    return _settings(_migrated(content), overrides)
 
 
-def _bring_up_to_date(content: dict[str, Any]) -> None:
-    for name, value in ADDED.items():
-        group, _, key = name.partition(".")
-        if isinstance(content.get(group), dict):
-            content[group].setdefault(key, value)
+def _migrated(content: dict[str, Any]) -> dict[str, Any]:
+    """A run's config with the keys of today. What it lacks had the effect of today's default."""
     encoder = content.get("encoder")
-    if isinstance(encoder, dict) and "trainable" in encoder:
+    if isinstance(encoder, dict) and "trainable" in encoder:  # before 0.1
         encoder["trainable_from"] = "all" if encoder.pop("trainable") else ""
-        content.get("data", {}).update({"random_crop": 1.0, "random_flip": "off"})
-        if encoder.get("name") != "small":
-            encoder.update({"checkpointing": False, "learning_rate": 0.0})
+    return content
 
 
-def save(config: ConfigDict, path: Path) -> None:
-    """Writes the resolved config as JSON."""
-    files.write_text(path, json.dumps(config.to_dict(), indent=2) + "\n")
+def save(settings: Settings, path: Path) -> None:
+    """Writes all settings as JSON."""
+    files.write_text(path, json.dumps(to_dict(settings), indent=2) + "\n")
 
 
-def leaves(config: ConfigDict, prefix: str = "") -> Iterator[str]:
-    """The dotted names of all values."""
-    for key, value in config.items():
-        if isinstance(value, ConfigDict):
-            yield from leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}"
+def to_dict(settings: Settings) -> dict[str, Any]:
+    """Nested dictionaries of plain values, `seed` first."""
+    content = dataclasses.asdict(settings)
+    return {"seed": content.pop("seed"), **content}
 
 
-def differences(a: ConfigDict, b: ConfigDict) -> list[str]:
-    """The dotted names that differ between two configs, or stand in only one of them."""
-    names = sorted({*leaves(a), *leaves(b)})
-    missing = object()
+def from_dict(content: Mapping[str, Any]) -> Settings:
+    """Settings from nested dictionaries; what they leave out has its default.
 
-    def get(config: ConfigDict, name: str) -> Any:
-        for part in name.split("."):
-            if not isinstance(config, ConfigDict) or part not in config:
-                return missing
-            config = config[part]
-        return tuple(config) if isinstance(config, list) else config
-
-    return [name for name in names if get(a, name) != get(b, name)]
-
-
-def changes(saved: ConfigDict, wanted: ConfigDict) -> list[str]:
-    """The `differences` of a run's config from the one it is asked for with.
-
-    A checksum that is left open there fits what the run had.
+    Raises:
+      UserError: an unknown key, or a value that is out of range.
     """
-    names = differences(saved, wanted)
-    if wanted.encoder.get("weights_sha256") == "":
-        names = [name for name in names if name != "encoder.weights_sha256"]
-    return names
+    classes = _classes(content)
+    _check_keys((name for name, _ in flatten(content)), classes)
+    groups = {name: group(**content.get(name, {})) for name, group in classes.items()}
+    return Settings(seed=content.get("seed", 0), **cast(dict[str, Any], groups))
 
 
-def digest(config: ConfigDict) -> str:
-    """Ten hexadecimal digits that tell configs apart. Where data lie on disk does not count."""
-    content = config.to_dict()
-    for name in PLACES:
-        group, _, key = name.partition(".")
-        content.get(group, {}).pop(key, None)
+def flatten(content: Mapping[str, Any] | Settings, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted names and values."""
+    if isinstance(content, Settings):
+        content = to_dict(content)
+    for key, value in content.items():
+        if isinstance(value, Mapping):
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def described(settings: Settings) -> Iterator[tuple[str, Any, Any, Meaning]]:
+    """Dotted name, value, default and meaning of every setting, in order."""
+    for name in _classes(to_dict(settings)):
+        group: Group = getattr(settings, name)
+        for field in dataclasses.fields(group):
+            value = getattr(group, field.name)
+            yield f"{name}.{field.name}", value, field.default, field.metadata["meaning"]
+    seed = next(field for field in dataclasses.fields(settings) if field.name == "seed")
+    yield "seed", settings.seed, seed.default, seed.metadata["meaning"]
+
+
+def differences(a: Settings, b: Settings) -> list[str]:
+    """The dotted names that differ between two experiments, or exist in only one of them."""
+    first, second = dict(flatten(a)), dict(flatten(b))
+    missing = object()
+    names = sorted({*first, *second})
+    return [name for name in names if first.get(name, missing) != second.get(name, missing)]
+
+
+def changes(saved: Settings, wanted: Settings) -> list[str]:
+    """The `differences` of a run's settings from those it is asked for with.
+
+    A checksum that either leaves open fits the other.
+    """
+    open_ = "encoder.weights_sha256"
+    sums = [dict(flatten(settings)).get(open_, "") for settings in (saved, wanted)]
+    return [n for n in differences(saved, wanted) if n != open_ or all(sums)]
+
+
+def digest(settings: Settings) -> str:
+    """Ten hexadecimal digits that tell experiments apart, wherever their data lie."""
+    content = to_dict(without_places(settings))
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:10]
 
 
-def without_places(config: ConfigDict) -> ConfigDict:
-    """A copy that does not say where data and weights lie on disk."""
-    same = ConfigDict(config.to_dict())
-    for name in PLACES:
-        group, _, key = name.partition(".")
-        if group in same and key in same[group]:
-            same[group][key] = ""
-    return same
+def replaced(settings: Settings, values: Mapping[str, Any]) -> Settings:
+    """Settings with other values by dotted name."""
+    content = to_dict(settings)
+    for name, value in values.items():
+        group, _, key = name.rpartition(".")
+        (content[group] if group else content)[key] = value
+    return from_dict(content)
 
 
-def experiment(config: ConfigDict, source: Mapping[str, Any] | None = None) -> ConfigDict:
-    """A copy without what only tells apart the runs of one experiment: seed and places of data.
+def without_places(settings: Settings) -> Settings:
+    """Settings that do not say where data and weights lie on disk."""
+    names = dict(flatten(settings))
+    return replaced(settings, {name: "" for name in PLACES if name in names})
 
-    `source` is what run.json notes of the run that `train.init_from` names: seeds may each go on
-    from the run of their own seed.
+
+def experiment(settings: Settings, source: Mapping[str, Any] | None = None) -> Settings:
+    """Settings without what differs between runs of one experiment: the seed and places of data.
+
+    Args:
+      settings: of a run.
+      source: what run.json records of the run that `train.init_from` names. Seeds may each start
+        from the run of their own seed.
     """
-    same = without_places(config)
-    same.seed = 0
+    values: dict[str, Any] = {"seed": 0}
     if source:
-        same.train.init_from = f"a run of experiment {source['experiment']}"
-    return same
+        values["train.init_from"] = f"a run of experiment {source['experiment']}"
+    return replaced(without_places(settings), values)
 
 
-def provenance(config: ConfigDict) -> dict[str, Any]:
-    """What a figure must carry with it: config, seed, commit, versions, command."""
-    packages = ("jax", "flax", "optax", "grain", "orbax-checkpoint", "tensorflow-datasets", "numpy")
-    packages += ("sacrebleu", "sentencepiece")
-    return {
-        "config_digest": digest(config),
-        "seed": config.seed,
-        "commit": _commit(),
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
-        "python": sys.version.split()[0],
-        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}, {os.cpu_count()} cores",
-        "packages": {name: importlib.metadata.version(name) for name in packages},
-    }
+def _settings(content: Mapping[str, Any], overrides: Sequence[str]) -> Settings:
+    """Completes what is stated with defaults, then with overrides of their types."""
+    classes = _classes(content)
+    _check_keys((name for name, _ in flatten(content)), classes)
+    if not overrides:
+        return from_dict(content)
+    whole = _defaults(content)
+    for name, value in flatten(content):
+        group, _, key = name.rpartition(".")
+        target = whole[group] if group else whole
+        # A whole number is a value of a real setting, too.
+        target[key] = float(value) if type(target[key]) is float else value
+    changed = _overridden(whole, overrides, classes)
+    if _classes(changed) != classes:
+        raise UserError(
+            f"config.data.name {changed['data']['name']!r} needs other settings than "
+            f"{content['data']['name']!r}: choose another experiment"
+        )
+    return from_dict(changed)
 
 
-def _commit() -> str | None:
-    """The commit of the source tree, "-dirty" where it was changed; None outside of git."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() or None
-
-
-def _parse(define, argv: list[str], keys: list[str] | None = None) -> ConfigDict:
+def _overridden(
+    content: dict[str, Any], overrides: Sequence[str], classes: Mapping[str, type[Group]]
+) -> dict[str, Any]:
+    for argument in overrides:
+        name = argument.split("=")[0]
+        if name.startswith(("--config.", "-config.")):
+            _check_keys([name.lstrip("-").removeprefix("config.")], classes, option=True)
     values = flags.FlagValues()
     try:
-        define(values, argv)
-        rest = values(["show-attend-tell", *argv])[1:]
+        config_flags.DEFINE_config_dict(
+            "config", ConfigDict(content), flag_values=values, sys_argv=list(overrides)
+        )
+        rest = values(["show-attend-tell", *overrides])[1:]
     except flags.UnrecognizedFlagError as error:
         raise UserError(f"--{error.flagname}: no such option") from error
-    except (AttributeError, KeyError) as error:
-        raise UserError(_unknown_key(argv, error, keys)) from error
-    except (flags.Error, ValueError, TypeError) as error:
-        # Where the experiment file itself fails, the last line of many says why.
-        raise UserError(f"{' '.join(argv)}: {str(error).strip().splitlines()[-1]}") from error
+    except (flags.Error, ValueError, TypeError, AttributeError, KeyError) as error:
+        raise UserError(f"{' '.join(overrides)}: {_last_line(error)}") from error
     if rest:
         raise UserError(f"{rest[0]}: not understood; overrides are --config.key=value")
-    return values.config
+    return values.config.to_dict()
 
 
-def _unknown_key(argv: list[str], error: Exception, keys: list[str] | None) -> str:
-    if keys is None:
-        # The file itself is sound where it loads without its overrides.
-        try:
-            keys = list(leaves(from_file(argv[0].removeprefix("--config="))))
-        except Exception:
-            return " ".join(str(error).split())
-    for argument in argv:
-        name = argument.split("=")[0].lstrip("-").removeprefix("config.")
-        if argument.startswith(("--config.", "-config.")) and name not in keys:
-            near = difflib.get_close_matches(name, keys, n=1, cutoff=0.0)
-            return f"--config.{name}: no such key; the nearest is --config.{near[0]}"
-    return " ".join(str(error).split())
+def _classes(content: Mapping[str, Any]) -> dict[str, type[Group]]:
+    """The class of each group of an experiment, which its data set decides."""
+    data = content.get("data")
+    name = data.get("name", "") if isinstance(data, Mapping) else ""
+    if name not in GROUPS:
+        near = difflib.get_close_matches(str(name), GROUPS, n=1, cutoff=0.0)[0]
+        raise UserError(
+            f"config.data.name is {name!r}: the nearest data set is {near!r} of "
+            + ", ".join(GROUPS)
+        )
+    data_class, encoder_class = GROUPS[name]
+    return {"data": data_class, "encoder": encoder_class, **COMMON}
+
+
+def _defaults(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Every default, as nested dictionaries, of an experiment with this data set."""
+    groups = {name: dataclasses.asdict(group()) for name, group in _classes(content).items()}
+    return {"seed": 0, **groups}
+
+
+def _check_keys(
+    names: Iterator[str] | Sequence[str],
+    classes: Mapping[str, type[Group]],
+    *,
+    option: bool = False,
+) -> None:
+    """Refuses an unknown key and names the nearest."""
+    known = ["seed"]
+    for name, group in classes.items():
+        known += [f"{name}.{field.name}" for field in dataclasses.fields(group)]
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
+            dashes = "--" if option else ""
+            raise UserError(f"{dashes}config.{name}: no such key; the nearest is --config.{near}")
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _last_line(error: Exception) -> str:
+    """Where the experiment file itself fails, the last line of many says why."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1]

@@ -8,14 +8,12 @@ Symbols as in `models.decoder`: D annotation features, E embedding, H LSTM units
 N samples, L places.
 """
 
-import dataclasses
-import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, cast
+from typing import ClassVar, cast
 
 from show_attend_tell.errors import UserError
-from show_attend_tell.schema import Group, Meaning, setting
+from show_attend_tell.schema import Group, setting
 
 SCORES = ("additive", "concat", "dot", "general", "scaled_dot")
 WINDOWS = ("global", "local_m", "local_p")
@@ -438,65 +436,3 @@ COMMON: Mapping[str, type[Group]] = {
     group.path.removesuffix("."): group
     for group in (Attention, Hard, Reward, Decoder, Loss, Optimizer, Train, Decode)
 }
-
-
-def groups_of(data_name: str) -> dict[str, type[Group]]:
-    """The class of each group of an experiment on a data set.
-
-    Raises:
-      UserError: no such data set; the message names the nearest.
-    """
-    if data_name not in GROUPS:
-        near = difflib.get_close_matches(str(data_name), GROUPS, n=1, cutoff=0.0)[0]
-        raise UserError(
-            f"config.data.name is {data_name!r}: the nearest data set is {near!r} of "
-            + ", ".join(GROUPS)
-        )
-    data, encoder = GROUPS[data_name]
-    return {"data": data, "encoder": encoder, **COMMON}
-
-
-def to_dict(settings: Settings) -> dict[str, Any]:
-    """Nested dictionaries of plain values, `seed` first."""
-    content = dataclasses.asdict(settings)
-    return {"seed": content.pop("seed"), **content}
-
-
-def from_dict(content: Mapping[str, Any]) -> Settings:
-    """Settings from nested dictionaries; what they leave out has its default.
-
-    Raises:
-      UserError: an unknown key, or a value that is out of range.
-    """
-    data = content.get("data")
-    classes = groups_of(data.get("name", "") if isinstance(data, Mapping) else "")
-    unknown = [key for key in content if key not in (*classes, "seed")]
-    groups: dict[str, Group] = {}
-    for name, group in classes.items():
-        given = dict(content.get(name) or {})
-        names = {field.name for field in dataclasses.fields(group)}
-        unknown += [f"{name}.{key}" for key in given if key not in names]
-        groups[name] = group(**{key: value for key, value in given.items() if key in names})
-    if unknown:
-        raise UserError(f"config.{unknown[0]}: {nearest(unknown[0], classes)}")
-    return Settings(seed=content.get("seed", 0), **cast(dict[str, Any], groups))
-
-
-def nearest(key: str, classes: Mapping[str, type[Group]]) -> str:
-    """What to say of an unknown key."""
-    known = ["seed"]
-    for name, group in classes.items():
-        known += [f"{name}.{field.name}" for field in dataclasses.fields(group)]
-    near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)[0]
-    return f"no such key; the nearest is --config.{near}"
-
-
-def fields(settings: Settings) -> Iterator[tuple[str, Any, Any, Meaning]]:
-    """Dotted name, value, default and meaning of every setting, in order."""
-    for field in dataclasses.fields(settings):
-        value = getattr(settings, field.name)
-        if not isinstance(value, Group):
-            continue
-        for inner in dataclasses.fields(value):
-            name = f"{field.name}.{inner.name}"
-            yield name, getattr(value, inner.name), inner.default, inner.metadata["meaning"]
