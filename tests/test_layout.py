@@ -118,7 +118,8 @@ sys.exit(failed)
 
 
 def test_attention_maps_need_no_jax():
-    program = "import sys; sys.modules['jax'] = None; import show_attend_tell.attention_maps"
+    module = "show_attend_tell.reports.attention_pictures"
+    program = f"import sys; sys.modules['jax'] = None; import {module}"
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from show_attend_tell import files
 from show_attend_tell.data.examples import ExampleSource
-from show_attend_tell.evaluation.caption_metrics import write_results
+from show_attend_tell.evaluation.results_file import write_results
 from show_attend_tell.evaluation.scoring import SCORERS
 from show_attend_tell.inference.captioning import Caption, texts
 from show_attend_tell.inference.run import Run

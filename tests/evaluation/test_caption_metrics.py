@@ -10,13 +10,8 @@ from pycocoevalcap.bleu.bleu_scorer import BleuScorer
 
 from show_attend_tell.errors import UserError
 from show_attend_tell.evaluation import caption_metrics
-from show_attend_tell.evaluation.caption_metrics import (
-    bleu_from_counts,
-    bleu_from_sums,
-    read_results,
-    score,
-    write_results,
-)
+from show_attend_tell.evaluation.caption_metrics import score
+from show_attend_tell.evaluation.scores import bleu_from_counts, bleu_from_sums
 
 
 def test_bleu_by_hand_with_and_without_brevity_penalty():
@@ -203,23 +198,3 @@ def test_an_empty_caption_scores_zero_and_breaks_nothing():
     values = score({"a": ["a dog"], "b": ["a cat"]}, {"a": "", "b": "a cat"}, meteor=False).values
     assert 0 < values["BLEU-1"] < 1
     assert values["exact"] == 0.5
-
-
-def test_results_files(tmp_path):
-    path = tmp_path / "captions.json"
-    write_results(path, {"1.jpg": "a dog", "2.jpg": "ein café"})
-    assert read_results(path) == {"1.jpg": "a dog", "2.jpg": "ein café"}
-    assert list(tmp_path.iterdir()) == [path]
-    for content, message in [
-        ("[", "not a COCO"),
-        ('[{"image_id": 1}]', "not a COCO"),
-        ('[{"image_id": 1, "caption": null}]', "not a COCO"),
-        ('[{"image_id": null, "caption": "a"}]', "not a COCO"),
-        ('{"image_id": 1, "caption": "a"}', "not a COCO"),
-        ('[{"image_id": 1, "caption": "a"}, {"image_id": 1, "caption": "b"}]', "twice"),
-    ]:
-        path.write_text(content)
-        with pytest.raises(UserError, match=f"{path}.*{message}"):
-            read_results(path)
-    with pytest.raises(UserError, match="not there"):
-        read_results(tmp_path / "none.json")

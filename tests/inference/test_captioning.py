@@ -13,7 +13,7 @@ from PIL import Image
 from show_attend_tell.data import task as tasks
 from show_attend_tell.data.task import ImageTask
 from show_attend_tell.errors import UserError
-from show_attend_tell.evaluation.caption_metrics import read_results
+from show_attend_tell.evaluation.results_file import read_results
 from show_attend_tell.evaluation.split_scores import score_split
 from show_attend_tell.inference.captioning import (
     attention_records,
