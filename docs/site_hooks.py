@@ -20,7 +20,6 @@ from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "show_attend_tell"
-sys.path.insert(0, str(ROOT))
 
 # Packages in their order: each imports only from those above it.
 ORDER = (
@@ -56,7 +55,8 @@ ABOUT = {
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Fills the navigation's API section."""
+    """Fills the navigation's API section; makes the package importable, installed or not."""
+    sys.path.insert(0, str(ROOT))  # here, for MkDocs restores the path after loading a hook
     for section in config.nav:
         for item in section.get("Reference", []):
             if isinstance(item, dict) and "API" in item:
