@@ -1,8 +1,8 @@
-"""The documentation: its commands parse, its links lead somewhere, nothing in it comes from afar."""
+"""The documentation: its commands parse, its links lead somewhere, its lines are short."""
 
+import dataclasses
 import importlib
 import json
-import os
 import re
 import subprocess
 from pathlib import Path
@@ -39,11 +39,7 @@ def commands_of(page: Path, folder: Path) -> list[list[str]]:
     noted = folder / "noted.jsonl"
     noted.touch()
     launch = folder / "launch.sh"
-    launch.write_text(
-        '#!/bin/bash\nsource=("$@")\n'
-        f"for word in \"${{source[@]}}\"; do printf '%s\\0' \"$word\"; done >>{noted}\n"
-        f"printf '\\n\\0' >>{noted}\n"
-    )
+    launch.write_text(f"#!/bin/bash\nprintf '%s\\0' \"$@\" $'\\n' >>{noted}\n")
     launch.chmod(0o755)
     # No other program is found, and a failing line does not end the script.
     subprocess.run(
@@ -72,9 +68,9 @@ def parser():
 def keys() -> set[str]:
     """All keys of settings."""
     known = {"seed"}
-    for groups in map(settings.groups_of, settings.GROUPS):
-        for name, group in groups.items():
-            known |= {f"{name}.{field}" for field in group.__dataclass_fields__}
+    for data, encoder in settings.GROUPS.values():
+        for name, group in {"data": data, "encoder": encoder, **settings.COMMON}.items():
+            known |= {f"{name}.{field.name}" for field in dataclasses.fields(group)}
     return known
 
 
@@ -147,4 +143,3 @@ def test_results_name_the_commit_of_each_record():
     for record in sorted((ROOT / "results").glob("*/*/run.json")):
         run = json.loads(record.read_text(encoding="utf-8"))
         assert run["commit"] and run["command"] and "seed" in run, record
-    assert os.path.isdir(ROOT / "results" / "flickr8k")
