@@ -115,9 +115,9 @@ _BARE = "      show_root_heading: false\n      show_root_toc_entry: false\n"
 
 def verbs() -> str:
     """The page of the command line, from its parser."""
-    from show_attend_tell.cli import parser as cli
+    from show_attend_tell.cli.parser import make_parser
 
-    parser = cli.make_parser() if hasattr(cli, "make_parser") else cli._parser()
+    parser = make_parser()
     lines = [
         "# Verbs",
         "",

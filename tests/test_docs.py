@@ -1,7 +1,6 @@
 """The documentation: its commands parse, its links lead somewhere, its lines are short."""
 
 import dataclasses
-import importlib
 import json
 import re
 import subprocess
@@ -11,6 +10,7 @@ import pytest
 
 from show_attend_tell import config as configs
 from show_attend_tell import settings
+from show_attend_tell.cli.parser import make_parser
 
 ROOT = Path(__file__).parents[1]
 PAGES = [
@@ -60,11 +60,6 @@ def commands_of(page: Path, folder: Path) -> list[list[str]]:
     return calls[:-1]
 
 
-def parser():
-    cli = importlib.import_module("show_attend_tell.cli.parser")
-    return (getattr(cli, "make_parser", None) or cli._parser)()
-
-
 def keys() -> set[str]:
     """All keys of settings."""
     known = {"seed"}
@@ -79,7 +74,7 @@ def test_commands_of_the_documentation_parse(page, tmp_path):
     for call in commands_of(page, tmp_path):
         if not call or call[0] in OURS:
             continue
-        arguments, rest = parser().parse_known_args(call)
+        arguments, rest = make_parser().parse_known_args(call)
         overrides = [word for word in rest if word.startswith("--config.")]
         assert rest == overrides, f"{page.name}: {' '.join(call)}"
         for override in overrides:
