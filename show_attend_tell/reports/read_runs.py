@@ -15,11 +15,10 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
-from ml_collections import ConfigDict
 
-from show_attend_tell import config as configs
+from show_attend_tell import config
 from show_attend_tell.data import vocabulary as vocabularies
-from show_attend_tell.data.load import SENTENCES
+from show_attend_tell.data.task import Task, task_of
 from show_attend_tell.errors import UserError
 from show_attend_tell.evaluation.results_file import read_results
 from show_attend_tell.reports.uncertainty import COUNTS, MEANS
@@ -54,19 +53,6 @@ class Scored:
     image_ids: tuple[str, ...]
     table: Float[np.ndarray, "N 15"]
     by_length: list[dict[str, float]]
-
-
-@dataclasses.dataclass(frozen=True)
-class Task:
-    """What the kind of data decides in a report.
-
-    Attributes:
-      noun: of the examples, in the plural.
-      progress_metric: the validation score that shows how far training is.
-    """
-
-    noun: str
-    progress_metric: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,37 +149,22 @@ def read_run(workdir: Path, split: str) -> Run:
 
 def _read_settings(path: Path, source: Mapping[str, Any] | None) -> RunSettings:
     """The settings of a run; `source` is what run.json records about `init_from`."""
-    with _reading(path, "train again"):
-        config = configs.load(path)
-        experiment = configs.experiment(config, source)
-        values = _flatten(config)
-        seed, data = values["seed"], values["data.name"]
-        if not isinstance(seed, int) or not isinstance(data, str):
-            raise ValueError("the seed is not a whole number or the data set has no name")
-        return RunSettings(
-            seed=seed,
-            data=data,
-            languages=(values.get("data.source"), values.get("data.target")),
-            init_from=values.get("train.init_from") or None,
-            task=_task(data),
-            experiment=configs.digest(experiment),
-            values=_flatten(experiment),
-        )
-
-
-def _task(data: str) -> Task:
-    return Task("sentences", "BLEU") if data in SENTENCES else Task("images", "CIDEr")
-
-
-def _flatten(config: ConfigDict) -> dict[str, Any]:
-    """All values by dotted name, tuples as lists."""
-    values: dict[str, Any] = {}
-    for name in configs.leaves(config):
-        value: Any = config
-        for part in name.split("."):
-            value = value[part]
-        values[name] = list(value) if isinstance(value, tuple) else value
-    return values
+    settings = config.load_run(path)
+    with _reading(path.with_name("run.json"), "train again"):
+        experiment = config.experiment(settings, source)
+    values = dict(config.flatten(settings))
+    return RunSettings(
+        seed=settings.seed,
+        data=settings.data.name,
+        languages=(values.get("data.source"), values.get("data.target")),
+        init_from=settings.train.init_from or None,
+        task=task_of(settings.data),
+        experiment=config.digest(experiment),
+        values={
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in config.flatten(experiment)
+        },
+    )
 
 
 def differing(runs: Sequence[RunSettings]) -> dict[str, list[Any]]:
