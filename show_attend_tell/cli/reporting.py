@@ -1,4 +1,4 @@
-"""The verbs that report on runs or hand them on: compare, export, publish, gradient-variance."""
+"""Verbs that report on runs or hand them on: compare, export, publish, tables and more."""
 
 import argparse
 from collections.abc import Mapping, Sequence
@@ -42,6 +42,16 @@ def add_verbs(verbs: Verbs) -> None:
     )
     publish.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="workdir of a run")
     publish.add_argument("--out", type=Path, required=True, help="folder of their folders")
+
+    tables = add_verb(
+        verbs,
+        "tables",
+        _tables,
+        "Generate the tables of Markdown pages from the records that `publish` wrote.",
+        overrides=False,
+    )
+    tables.add_argument("pages", type=Path, help="folder of Markdown pages with marked tables")
+    tables.add_argument("--records", type=Path, default=Path("results"), help="folder (results)")
 
     variance = add_verb(
         verbs,
@@ -98,6 +108,16 @@ def _publish(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
         written = pretrained.publish(run, arguments.out / run.resolve().name)
         size = sum(path.stat().st_size for path in written)
         print(f"{arguments.out / run.resolve().name}: {len(written)} files, {size / 1e3:.0f} kB")
+
+
+def _tables(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
+    from show_attend_tell.reports.results_tables import update_pages
+
+    changed = update_pages(arguments.pages, arguments.records)
+    for page in changed:
+        print(f"{page}: tables generated")
+    if not changed:
+        print(f"{arguments.pages}: all tables are as the records say")
 
 
 def _gradient_variance(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
