@@ -148,7 +148,7 @@ def publish(workdir: Path, folder: Path) -> list[Path]:
     """
     if (folder / "checkpoints").exists():
         raise UserError(f"{folder}: the folder of a run; publish to another one")
-    config = configs.without_places(configs.load(workdir / "config.json"))
+    config = configs.without_places(configs.load_run(workdir / "config.json"))
     folder.mkdir(parents=True, exist_ok=True)
     configs.save(config, folder / "config.json")
     written = [folder / "config.json"]

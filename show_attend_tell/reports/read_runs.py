@@ -15,15 +15,14 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
-from ml_collections import ConfigDict
 
 from show_attend_tell import config as configs
 from show_attend_tell.data import vocabulary as vocabularies
-from show_attend_tell.data.load import SENTENCES
 from show_attend_tell.errors import UserError
 from show_attend_tell.evaluation.results_file import read_results
 from show_attend_tell.reports.uncertainty import COUNTS, MEANS
 from show_attend_tell.runs.metrics_log import read_metrics
+from show_attend_tell.settings import SentenceData, Settings
 
 DECODING = ("context", "beam", "length_penalty")  # settings that every score file states
 BY_LENGTH = ("BLEU", "chrF", "exact")  # scores of sentences grouped by source length
@@ -57,28 +56,16 @@ class Scored:
 
 
 @dataclasses.dataclass(frozen=True)
-class Task:
-    """What the kind of data decides in a report.
-
-    Attributes:
-      noun: of the examples, in the plural.
-      progress_metric: the validation score that shows how far training is.
-    """
-
-    noun: str
-    progress_metric: str
-
-
-@dataclasses.dataclass(frozen=True)
 class RunSettings:
     """What reports want to know about a run's config.
 
     Attributes:
       seed: of the run.
       data: name of the data set.
-      languages: source and target, where the data set has several; else None.
+      languages: source and target; None for images.
+      noun: what its examples are called, in the plural.
+      progress_metric: the validation score that shows how far training is.
       init_from: the run whose weights training began with, if any.
-      task: the kind of data.
       experiment: digest of the config without what sets apart the runs of one experiment.
       values: these settings by dotted name.
     """
@@ -86,8 +73,9 @@ class RunSettings:
     seed: int
     data: str
     languages: tuple[str | None, str | None]
+    noun: str
+    progress_metric: str
     init_from: str | None
-    task: Task
     experiment: str
     values: dict[str, Any]
 
@@ -140,8 +128,11 @@ def read_run(workdir: Path, split: str) -> Run:
         if record.get("finished") is not True:
             raise UserError(f"{workdir}: its training is not finished; `train` resumes it")
         step = int(record["best_step"])
-    settings = _read_settings(workdir / "config.json", record.get("init_from"))
-    metrics = _read_metrics(workdir / "metrics.jsonl", settings.task.progress_metric)
+        source = record.get("init_from")
+        if source is not None:
+            source["experiment"]  # raises KeyError if it is missing
+    settings = _read_settings(workdir / "config.json", source)
+    metrics = _read_metrics(workdir / "metrics.jsonl", settings.progress_metric)
     scored = _read_all_scores(workdir, split, step)
     attention, context = _read_attention(workdir, split, step)
     return Run(
@@ -158,49 +149,40 @@ def read_run(workdir: Path, split: str) -> Run:
     )
 
 
-# RunSettings: the only place that sees a config
+# Settings: the only place that sees a config
 
 
 def _read_settings(path: Path, source: Mapping[str, Any] | None) -> RunSettings:
     """The settings of a run; `source` is what run.json records about `init_from`."""
-    with _reading(path, "train again"):
-        config = configs.load(path)
-        experiment = configs.experiment(config, source)
-        values = _flatten(config)
-        seed, data = values["seed"], values["data.name"]
-        if not isinstance(seed, int) or not isinstance(data, str):
-            raise ValueError("the seed is not a whole number or the data set has no name")
-        return RunSettings(
-            seed=seed,
-            data=data,
-            languages=(values.get("data.source"), values.get("data.target")),
-            init_from=values.get("train.init_from") or None,
-            task=_task(data),
-            experiment=configs.digest(experiment),
-            values=_flatten(experiment),
-        )
+    settings = configs.load_run(path)
+    experiment = configs.experiment(settings, source)
+    values = dict(configs.flatten(settings))
+    noun, progress_metric = _kind(settings)
+    return RunSettings(
+        seed=settings.seed,
+        data=settings.data.name,
+        languages=(values.get("data.source"), values.get("data.target")),
+        noun=noun,
+        progress_metric=progress_metric,
+        init_from=settings.train.init_from or None,
+        experiment=configs.digest(experiment),
+        values={k: _plain(value) for k, value in configs.flatten(experiment)},
+    )
 
 
-def _task(data: str) -> Task:
-    return Task("sentences", "BLEU") if data in SENTENCES else Task("images", "CIDEr")
+def _kind(settings: Settings) -> tuple[str, str]:
+    if isinstance(settings.data, SentenceData):
+        return "sentences", "BLEU"
+    return "images", "CIDEr"
 
 
-def _flatten(config: ConfigDict) -> dict[str, Any]:
-    """All values by dotted name, tuples as lists."""
-    values: dict[str, Any] = {}
-    for name in configs.leaves(config):
-        value: Any = config
-        for part in name.split("."):
-            value = value[part]
-        values[name] = list(value) if isinstance(value, tuple) else value
-    return values
+def _plain(value: Any) -> Any:
+    """The value as JSON has it."""
+    return list(value) if isinstance(value, tuple) else value
 
 
 def differing(runs: Sequence[RunSettings]) -> dict[str, list[Any]]:
-    """The settings that differ, by dotted name in order: the value of each, None where it is none.
-
-    An empty list for one run.
-    """
+    """The settings that differ, by dotted name: the values of all, None where one lacks it."""
     absent = object()
     names = sorted({name for settings in runs for name in settings.values})
     return {
@@ -225,19 +207,22 @@ def _reading(path: Path, remedy: str) -> Iterator[None]:
         raise UserError(f"{path}: not there; {remedy}") from None
     except KeyError as error:
         raise UserError(f"{path}: lacks {error}; {remedy}") from error
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise UserError(f"{path}: damaged ({' '.join(str(error).split())}); {remedy}") from error
 
 
-def _read_json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
+def _read_json(path: Path) -> dict[str, Any]:
+    content = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(content, dict):
+        raise ValueError("no JSON object")
+    return content
 
 
 def _read_metrics(path: Path, watched: str) -> dict[str, list[dict[str, float]]]:
     with _reading(path, "train again"):
         metrics: dict[str, list[dict[str, float]]] = {"train": [], "val": []}
         for row in read_metrics(path):
-            numbers = {k: number for k, v in row.items() if (number := finite(v)) is not None}
+            numbers = {k: number for k, v in dict(row).items() if (number := finite(v)) is not None}
             metrics.setdefault(row["kind"], []).append(numbers)
         if not metrics["val"] or not all(r.keys() >= {"step", watched} for r in metrics["val"]):
             raise ValueError(f"it has no validation, or one without {watched}")
@@ -261,15 +246,15 @@ def _read_scores(path: Path, split: str, best_step: int, remedy: str) -> Scored:
         if (record["split"], record["images"]) != (split, len(image_ids)) or not image_ids:
             raise ValueError("it does not belong to the captions beside it")
         _check_step(record, best_step)
-        decoding = {k: v for k, v in record["decoding"].items() if k != "batch_size"}
+        decoding = {k: v for k, v in dict(record["decoding"]).items() if k != "batch_size"}
         for name in DECODING:
             decoding[name]  # raises KeyError if it is missing
         table = _table(record, len(image_ids))
         return Scored(
             path=path,
             decoding=decoding,
-            scores=_scores(record["scores"], table),
-            missing={str(k): str(v) for k, v in record["missing"].items()},
+            scores=_scores(dict(record["scores"]), table),
+            missing={str(k): str(v) for k, v in dict(record["missing"]).items()},
             references=record["references"],
             tokenizer=record["tokenizer"],
             image_ids=image_ids,
@@ -315,7 +300,7 @@ def _read_attention(
     with _reading(path, f"run `attend --workdir {workdir} --split {split}`"):
         read = _read_json(path)
         _check_step(read, best_step)
-        objects = read["objects"] or {}
+        objects = dict(read["objects"] or {})
         values = {
             "entropy": read["mean_entropy"],
             "entropy of uniform attention": read["uniform_entropy"],
@@ -332,7 +317,7 @@ def _read_variance(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     with _reading(path, "run `gradient-variance` again, or delete the file"):
-        return [dict(row.items()) for row in _read_json(path)["rows"]]
+        return [dict(row) for row in _read_json(path)["rows"]]
 
 
 def _check_step(record: Mapping[str, Any], best_step: int) -> None:

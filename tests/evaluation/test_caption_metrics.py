@@ -35,6 +35,24 @@ def test_no_penalty_for_a_long_caption_and_exact_counts_tokens():
     assert values["BLEU-1"] == values["BLEU-1 (no BP)"] == pytest.approx(4 / 6, rel=1e-6)
 
 
+def test_exact_takes_the_images_own_references():
+    references = {"a": ["a dog", "one dog"], "b": ["a cat"]}
+    got = score(references, {"a": "one dog", "b": "a dog"}, meteor=False)
+    assert got.per_image["exact"] == [1.0, 0.0]
+
+
+def test_cider_by_hand():
+    references = {"a": ["dog runs"], "b": ["dog eats"], "c": ["cat runs"]}
+    got = score(references, {"a": "dog sits", "b": "dog eats", "c": "cat runs"}, meteor=False)
+    # "dog" and "runs" are in two of the three images' references: log(3/2); others: log 3.
+    common, rare = math.log(3 / 2), math.log(3)
+    cosine = common**2 / (math.hypot(common, rare) * math.hypot(common, common))
+    # Of n = 1 .. 4 only the first counts for a, and two for the others, which are right.
+    expected = [10 * cosine / 4, 10 * 2 / 4, 10 * 2 / 4]
+    assert got.per_image["CIDEr"] == pytest.approx(expected)
+    assert got.values["CIDEr"] == pytest.approx(sum(expected) / 3)
+
+
 @pytest.mark.parametrize("said", ["the cat on the mat", "a cat is on a mat and so on", "mat", ""])
 def test_bleu_from_counts_is_the_scorers_own(said):
     references = {
