@@ -143,7 +143,7 @@ def test_meteor_is_that_of_pycocoevalcap_with_its_java_tokenizer(shared, java):
     assert got.per_image["METEOR"][:3] == pytest.approx([0.2928243, 0.3909372, 0.2617368], abs=1e-6)
 
 
-def test_meteor_that_cannot_be_had_is_told_not_zero(monkeypatch):
+def test_meteor_without_java_is_none_with_a_reason(monkeypatch):
     monkeypatch.setenv("PATH", "")
     got = score({"a": ["a dog"]}, {"a": "a dog"})
     assert got.values["METEOR"] is None
@@ -159,7 +159,7 @@ def test_meteor_that_cannot_be_had_is_told_not_zero(monkeypatch):
         ("while read line; do :; done", "no end after 0.5 s"),
     ],
 )
-def test_meteor_that_fails_is_told_and_ends(script, reason, monkeypatch, tmp_path):
+def test_a_failing_meteor_ends_and_says_why(script, reason, monkeypatch, tmp_path):
     fake = tmp_path / "java"
     fake.write_text(f"#!/bin/sh\n{script}\n")
     fake.chmod(0o755)
@@ -173,7 +173,7 @@ def test_meteor_that_fails_is_told_and_ends(script, reason, monkeypatch, tmp_pat
     assert reason in got.missing["METEOR"]
 
 
-def test_java_that_cannot_be_started_is_told(monkeypatch, tmp_path):
+def test_java_that_cannot_be_started_is_reported(monkeypatch, tmp_path):
     fake = tmp_path / "java"
     fake.write_bytes(b"\x00not a program")
     fake.chmod(0o755)

@@ -124,7 +124,7 @@ def test_p_of_three_images_by_hand(tmp_path):
     assert tests[0]["scores"]["BLEU-4"]["p"] == pytest.approx(0.25, abs=0.01)
 
 
-def test_meteor_left_out_is_told(tmp_path):
+def test_the_reason_for_a_missing_meteor_is_shown(tmp_path):
     runs = pair(tmp_path)
     path = scores_of(runs[1])
     record = json.loads(path.read_text())
@@ -142,7 +142,7 @@ def test_meteor_left_out_is_told(tmp_path):
     assert "B: METEOR left out: no Java" in (tmp_path / "out" / "index.html").read_text()
 
 
-def test_a_run_that_goes_on_from_another_is_marked(tmp_path):
+def test_a_run_that_starts_from_another_is_marked(tmp_path):
     begun = write_run(tmp_path / "b", RIGHT, settings={"train.init_from": "runs/soft"})
     result = compare([begun], "val", tmp_path / "out", samples=50, shown=0)
     text = (tmp_path / "out" / "index.html").read_text()
