@@ -1,11 +1,12 @@
 """Folders of finished runs made by hand, for the tests of reports."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import tiny
-from records import record
+from records import record, sentence
 
 from show_attend_tell import config as configs
 from show_attend_tell.data.vocabulary import Vocabulary
@@ -25,7 +26,7 @@ TRUTH = {
 }
 RIGHT = {image_id: captions[0] for image_id, captions in TRUTH.items()}
 WRONG = {image_id: "a dog runs over the green grass" for image_id in TRUTH}
-HARD = ["--config.attention.kind=hard", "--config.hard.baseline=learned"]
+HARD = {"attention.kind": "hard", "hard.baseline": "learned"}
 
 
 def half_right(shift: int = 0) -> dict[str, str]:
@@ -51,7 +52,7 @@ def write_run(
     workdir: Path,
     said: dict[str, str],
     *,
-    overrides=(),
+    settings: Mapping[str, Any] | None = None,
     progress=(0.4, 0.8, 1.0),
     contexts=("expected",),
     maps=3,
@@ -63,7 +64,7 @@ def write_run(
     Args:
       workdir: to make.
       said: captions by id.
-      overrides: of the config.
+      settings: that differ from the defaults, by dotted name.
       progress: the validation score after each epoch.
       contexts: that the split was evaluated with.
       maps: the captions that there are attention maps of.
@@ -72,7 +73,7 @@ def write_run(
     """
     workdir.mkdir()
     scorer, watched = ("translations", "BLEU") if data == "multi30k" else ("captions", "CIDEr")
-    _write_config(workdir, data, overrides)
+    _write_config(workdir, data, settings or {})
     facts = {"device": "1 x cpu, 2 cores", "commit": "abc", "command": ["train"]}
     facts |= {"finished": True, "seconds": 360.0, "tokens": 9e5, "best_step": 300}
     write_json(workdir / "run.json", facts)
@@ -80,21 +81,21 @@ def write_run(
     _write_metrics(workdir / "metrics.jsonl", progress, watched)
     for context in contexts:
         _write_scores(workdir, said, split, context, scorer)
-    _write_maps(workdir / "attention" / split, dict(list(said.items())[:maps]), contexts[-1])
+    mapped = dict(list(said.items())[:maps])
+    _write_maps(workdir / "attention" / split, mapped, contexts[-1], scorer == "translations")
     return workdir
 
 
 def pair(root: Path, said=WRONG, **changes) -> list[Path]:
     """Two runs that differ in a setting; the first says what is right."""
-    other = {"overrides": HARD} | changes
+    other = {"settings": HARD} | changes
     return [write_run(root / "a", RIGHT), write_run(root / "b", said, **other)]
 
 
-def _write_config(workdir: Path, data: str, overrides) -> None:
-    config = configs.from_file(str(tiny.EXPERIMENT), list(overrides))
-    config.data.dir = str(workdir / "data")
-    config.data.name = data
-    configs.save(config, workdir / "config.json")
+def _write_config(workdir: Path, data: str, changed: Mapping[str, Any]) -> None:
+    content = {"data": {"name": data, "dir": str(workdir / "data")}}
+    settings = configs.replaced(configs.from_dict(content), changed)
+    configs.save(settings, workdir / "config.json")
 
 
 def _write_metrics(path: Path, progress, watched: str) -> None:
@@ -138,16 +139,20 @@ def _write_scores(
     write_json(workdir / f"{stem}.scores.json", record)
 
 
-def _write_maps(folder: Path, said: dict[str, str], context: str) -> None:
+def _write_maps(folder: Path, said: dict[str, str], context: str, sentences: bool) -> None:
     folder.mkdir(parents=True)
     generator = np.random.default_rng(0)
     attention = []
     for image_id, caption in said.items():
         tokens = (*caption.split(), "<eos>")
         alpha = generator.dirichlet(np.full(16, 0.3), len(tokens))
-        made = record(alpha, tokens, (4, 4), image_id=image_id, context=context)
+        facts = {"image_id": image_id, "context": context}
+        if sentences:
+            made, picture = sentence(alpha, ("w",) * 16, tokens, **facts), None
+        else:
+            made = record(alpha, tokens, (4, 4), **facts)
+            picture = np.full((64, 64, 3), 200, np.uint8)
         save_attention(folder / f"{safe_name(image_id)}.npz", made)
-        picture = np.full((64, 64, 3), 200, np.uint8)
         draw_attention(folder / f"{safe_name(image_id)}.png", picture, made)
         attention.append(made)
     if attention:

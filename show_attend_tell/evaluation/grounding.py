@@ -82,7 +82,7 @@ def attention_statistics(records: Sequence[AttentionRecord]) -> dict[str, Any]:
     change is over all pairs of consecutive steps of one caption.
 
     An object is matched if the caption says its noun at the position where the true caption has it
-    (word_index counts from the caption's start; the order of nouns alone is not enough). If only
+    (word_index counts from the caption's start; the order of nouns would not be enough). If only
     classes are known, all objects of one class in a picture count as one, in the union of their
     boxes, and every word for the class is a match (`class_words`). Only matches are measured, each
     at its step. Attention inside a box is sum_i alpha_i * (share of cell i's area inside the box).

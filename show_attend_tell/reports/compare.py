@@ -73,7 +73,7 @@ def compare(
         "split": split,
         "data": runs[0].settings.data,
         "images": len(first.image_ids),
-        "what": runs[0].settings.task.noun,
+        "what": runs[0].settings.noun,
         "references": first.references,
         "tokenizer": first.tokenizer,
         "samples": samples,
@@ -138,7 +138,7 @@ def _run_label(group: Group, run: Run) -> str:
 
 def _progress(groups: Sequence[Group]) -> dict[str, Any]:
     """Steps, seconds and tokens until a validation score that every run reached in the end."""
-    watched = groups[0].runs[0].settings.task.progress_metric
+    watched = groups[0].runs[0].settings.progress_metric
     best = {run: max(row[watched] for row in run.metrics["val"]) for g in groups for run in g.runs}
     targets = [{"share": share, watched: share * min(best.values())} for share in TARGETS]
     rows = []
@@ -241,9 +241,8 @@ def _side_by_side(
         paths = [run.workdir / "attention" / split / f"{stem}.npz" for _, run in runs]
         if not all(path.is_file() for path in paths):
             continue
-        panels = []
-        for (group, run), path in zip(runs, paths, strict=True):
-            record = load_attention(path)
+        panels, records = [], [load_attention(path) for path in paths]
+        for (group, run), path, record in zip(runs, paths, records, strict=True):
             panels.append(
                 {
                     "label": _run_label(group, run),
@@ -253,5 +252,6 @@ def _side_by_side(
                     "file": path.with_suffix(".png").name,
                 }
             )
-        made.append({"image_id": image_id, "panels": panels})
+        photograph = not any(record.is_sentence for record in records)
+        made.append({"image_id": image_id, "photograph": photograph, "panels": panels})
     return made

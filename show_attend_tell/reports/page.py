@@ -28,8 +28,9 @@ def html(
     Args:
       content: what `compare` returns.
       metrics: for each run of each experiment, the records of its metrics.jsonl by kind.
-      images: each with `image_id` and `panels`, one for each run. A panel has `label`, `context`,
-        `caption`, `picture` (from `data_uri`), and `file`, the picture's name.
+      images: each with `image_id`, `photograph` (False for sentences) and `panels`, one for each
+        run. A panel has `label`, `context`, `caption`, `picture` (from `data_uri`), and `file`, the
+        picture's name.
       shown: whether the page has a section for images at all.
     """
     environment = jinja2.Environment(
@@ -50,6 +51,7 @@ def html(
         plots=curve_plots(metrics),
         by_length=length_plots(content),
         images=images,
+        photographs=any(image["photograph"] for image in images),
         shown=shown,
         legend=legend,
         runs=sum(len(group["runs"]) for group in content["groups"]),

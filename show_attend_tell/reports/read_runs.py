@@ -18,7 +18,7 @@ from jaxtyping import Float
 
 from show_attend_tell import config
 from show_attend_tell.data import vocabulary as vocabularies
-from show_attend_tell.data.task import Task, task_of
+from show_attend_tell.data.task import task_of
 from show_attend_tell.errors import UserError
 from show_attend_tell.evaluation.results_file import read_results
 from show_attend_tell.reports.uncertainty import COUNTS, MEANS
@@ -62,9 +62,10 @@ class RunSettings:
     Attributes:
       seed: of the run.
       data: name of the data set.
-      languages: source and target, where the data set has several; else None.
+      languages: source and target; None for images.
+      noun: what its examples are called, in the plural.
+      progress_metric: the validation score that shows how far training is.
       init_from: the run whose weights training began with, if any.
-      task: the kind of data.
       experiment: digest of the config without what sets apart the runs of one experiment.
       values: these settings by dotted name.
     """
@@ -72,8 +73,9 @@ class RunSettings:
     seed: int
     data: str
     languages: tuple[str | None, str | None]
+    noun: str
+    progress_metric: str
     init_from: str | None
-    task: Task
     experiment: str
     values: dict[str, Any]
 
@@ -126,8 +128,11 @@ def read_run(workdir: Path, split: str) -> Run:
         if record.get("finished") is not True:
             raise UserError(f"{workdir}: its training is not finished; `train` resumes it")
         step = int(record["best_step"])
-    settings = _read_settings(workdir / "config.json", record.get("init_from"))
-    metrics = _read_metrics(workdir / "metrics.jsonl", settings.task.progress_metric)
+        source = record.get("init_from")
+        if source is not None:
+            source["experiment"]  # raises KeyError if it is missing
+    settings = _read_settings(workdir / "config.json", source)
+    metrics = _read_metrics(workdir / "metrics.jsonl", settings.progress_metric)
     scored = _read_all_scores(workdir, split, step)
     attention, context = _read_attention(workdir, split, step)
     return Run(
@@ -144,34 +149,34 @@ def read_run(workdir: Path, split: str) -> Run:
     )
 
 
-# RunSettings: the only place that sees a config
+# Settings: the only place that sees a config
 
 
 def _read_settings(path: Path, source: Mapping[str, Any] | None) -> RunSettings:
     """The settings of a run; `source` is what run.json records about `init_from`."""
     settings = config.load_run(path)
-    with _reading(path.with_name("run.json"), "train again"):
-        experiment = config.experiment(settings, source)
+    experiment = config.experiment(settings, source)
     values = dict(config.flatten(settings))
+    task = task_of(settings.data)
     return RunSettings(
         seed=settings.seed,
         data=settings.data.name,
         languages=(values.get("data.source"), values.get("data.target")),
+        noun=task.noun,
+        progress_metric=task.progress_metric,
         init_from=settings.train.init_from or None,
-        task=task_of(settings.data),
         experiment=config.digest(experiment),
-        values={
-            name: list(value) if isinstance(value, tuple) else value
-            for name, value in config.flatten(experiment)
-        },
+        values={k: _plain(value) for k, value in config.flatten(experiment)},
     )
 
 
-def differing(runs: Sequence[RunSettings]) -> dict[str, list[Any]]:
-    """The settings that differ, by dotted name in order: the value of each, None where it is none.
+def _plain(value: Any) -> Any:
+    """The value as JSON has it."""
+    return list(value) if isinstance(value, tuple) else value
 
-    An empty list for one run.
-    """
+
+def differing(runs: Sequence[RunSettings]) -> dict[str, list[Any]]:
+    """The settings that differ, by dotted name: the values of all, None where one lacks it."""
     absent = object()
     names = sorted({name for settings in runs for name in settings.values})
     return {
@@ -196,19 +201,22 @@ def _reading(path: Path, remedy: str) -> Iterator[None]:
         raise UserError(f"{path}: not there; {remedy}") from None
     except KeyError as error:
         raise UserError(f"{path}: lacks {error}; {remedy}") from error
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise UserError(f"{path}: damaged ({' '.join(str(error).split())}); {remedy}") from error
 
 
-def _read_json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
+def _read_json(path: Path) -> dict[str, Any]:
+    content = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(content, dict):
+        raise ValueError("no JSON object")
+    return content
 
 
 def _read_metrics(path: Path, watched: str) -> dict[str, list[dict[str, float]]]:
     with _reading(path, "train again"):
         metrics: dict[str, list[dict[str, float]]] = {"train": [], "val": []}
         for row in read_metrics(path):
-            numbers = {k: number for k, v in row.items() if (number := finite(v)) is not None}
+            numbers = {k: number for k, v in dict(row).items() if (number := finite(v)) is not None}
             metrics.setdefault(row["kind"], []).append(numbers)
         if not metrics["val"] or not all(r.keys() >= {"step", watched} for r in metrics["val"]):
             raise ValueError(f"it has no validation, or one without {watched}")
@@ -232,15 +240,15 @@ def _read_scores(path: Path, split: str, best_step: int, remedy: str) -> Scored:
         if (record["split"], record["images"]) != (split, len(image_ids)) or not image_ids:
             raise ValueError("it does not belong to the captions beside it")
         _check_step(record, best_step)
-        decoding = {k: v for k, v in record["decoding"].items() if k != "batch_size"}
+        decoding = {k: v for k, v in dict(record["decoding"]).items() if k != "batch_size"}
         for name in DECODING:
             decoding[name]  # raises KeyError if it is missing
         table = _table(record, len(image_ids))
         return Scored(
             path=path,
             decoding=decoding,
-            scores=_scores(record["scores"], table),
-            missing={str(k): str(v) for k, v in record["missing"].items()},
+            scores=_scores(dict(record["scores"]), table),
+            missing={str(k): str(v) for k, v in dict(record["missing"]).items()},
             references=record["references"],
             tokenizer=record["tokenizer"],
             image_ids=image_ids,
@@ -286,7 +294,7 @@ def _read_attention(
     with _reading(path, f"run `attend --workdir {workdir} --split {split}`"):
         read = _read_json(path)
         _check_step(read, best_step)
-        objects = read["objects"] or {}
+        objects = dict(read["objects"] or {})
         values = {
             "entropy": read["mean_entropy"],
             "entropy of uniform attention": read["uniform_entropy"],
@@ -303,7 +311,7 @@ def _read_variance(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     with _reading(path, "run `gradient-variance` again, or delete the file"):
-        return [dict(row.items()) for row in _read_json(path)["rows"]]
+        return [dict(row) for row in _read_json(path)["rows"]]
 
 
 def _check_step(record: Mapping[str, Any], best_step: int) -> None:

@@ -35,6 +35,24 @@ def test_no_penalty_for_a_long_caption_and_exact_counts_tokens():
     assert values["BLEU-1"] == values["BLEU-1 (no BP)"] == pytest.approx(4 / 6, rel=1e-6)
 
 
+def test_exact_takes_the_images_own_references():
+    references = {"a": ["a dog", "one dog"], "b": ["a cat"]}
+    got = score(references, {"a": "one dog", "b": "a dog"}, meteor=False)
+    assert got.per_image["exact"] == [1.0, 0.0]
+
+
+def test_cider_by_hand():
+    references = {"a": ["dog runs"], "b": ["dog eats"], "c": ["cat runs"]}
+    got = score(references, {"a": "dog sits", "b": "dog eats", "c": "cat runs"}, meteor=False)
+    # "dog" and "runs" are in two of the three images' references: log(3/2); others: log 3.
+    common, rare = math.log(3 / 2), math.log(3)
+    cosine = common**2 / (math.hypot(common, rare) * math.hypot(common, common))
+    # Of n = 1 .. 4 only the first counts for a, and two for the others, which are right.
+    expected = [10 * cosine / 4, 10 * 2 / 4, 10 * 2 / 4]
+    assert got.per_image["CIDEr"] == pytest.approx(expected)
+    assert got.values["CIDEr"] == pytest.approx(sum(expected) / 3)
+
+
 @pytest.mark.parametrize("said", ["the cat on the mat", "a cat is on a mat and so on", "mat", ""])
 def test_bleu_from_counts_is_the_scorers_own(said):
     references = {
@@ -125,7 +143,7 @@ def test_meteor_is_that_of_pycocoevalcap_with_its_java_tokenizer(shared, java):
     assert got.per_image["METEOR"][:3] == pytest.approx([0.2928243, 0.3909372, 0.2617368], abs=1e-6)
 
 
-def test_meteor_that_cannot_be_had_is_told_not_zero(monkeypatch):
+def test_meteor_without_java_is_none_with_a_reason(monkeypatch):
     monkeypatch.setenv("PATH", "")
     got = score({"a": ["a dog"]}, {"a": "a dog"})
     assert got.values["METEOR"] is None
@@ -141,7 +159,7 @@ def test_meteor_that_cannot_be_had_is_told_not_zero(monkeypatch):
         ("while read line; do :; done", "no end after 0.5 s"),
     ],
 )
-def test_meteor_that_fails_is_told_and_ends(script, reason, monkeypatch, tmp_path):
+def test_a_failing_meteor_ends_and_says_why(script, reason, monkeypatch, tmp_path):
     fake = tmp_path / "java"
     fake.write_text(f"#!/bin/sh\n{script}\n")
     fake.chmod(0o755)
@@ -155,7 +173,7 @@ def test_meteor_that_fails_is_told_and_ends(script, reason, monkeypatch, tmp_pat
     assert reason in got.missing["METEOR"]
 
 
-def test_java_that_cannot_be_started_is_told(monkeypatch, tmp_path):
+def test_java_that_cannot_be_started_is_reported(monkeypatch, tmp_path):
     fake = tmp_path / "java"
     fake.write_bytes(b"\x00not a program")
     fake.chmod(0o755)

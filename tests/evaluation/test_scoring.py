@@ -7,7 +7,7 @@ from show_attend_tell.data.load import Pair
 from show_attend_tell.errors import UserError
 from show_attend_tell.evaluation.scoring import SCORERS
 
-PAIRS = [Pair("a", "a dog runs", "ein Hund läuft"), Pair("b", "a cat", "eine Katze")]
+PAIRS = [Pair("a", "a big dog runs", "ein Hund läuft"), Pair("b", "a cat", "eine Katze")]
 
 
 @pytest.mark.parametrize("name", SCORERS)
@@ -20,7 +20,7 @@ def test_all_scorers_are_called_alike(name):
 
 def test_what_scorers_say_of_themselves():
     assert SCORERS["captions"].describe([], {}) == {"tokenizer": ptb_tokenizer.NAME}
-    told = SCORERS["translations"].describe(PAIRS, {"a": "ein Hund läuft", "b": "ein Hund"})
-    assert told["tokenizer"] == told["signatures"]["BLEU"] and "tok:13a" in told["tokenizer"]
-    lengths = [(row["least"], row["most"], row["exact"]) for row in told["by_length"]]
-    assert lengths == [(2, 2, 0.0), (3, 3, 1.0)]
+    found = SCORERS["translations"].describe(PAIRS, {"a": "ein Hund läuft", "b": "ein Hund"})
+    assert found["tokenizer"] == found["signatures"]["BLEU"] and "tok:13a" in found["tokenizer"]
+    lengths = [(row["least"], row["most"], row["exact"]) for row in found["by_length"]]
+    assert lengths == [(2, 2, 0.0), (4, 4, 1.0)]

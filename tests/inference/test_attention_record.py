@@ -28,7 +28,7 @@ def test_a_dump_comes_back(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["dump.npz"]
 
 
-def test_what_is_no_dump_is_told(tmp_path):
+def test_files_that_are_no_dumps_are_refused(tmp_path):
     path = tmp_path / "dump.npz"
     with pytest.raises(UserError, match="not there"):
         load_attention(path)

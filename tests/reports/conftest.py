@@ -12,10 +12,8 @@ def three(tmp_path_factory):
     root = tmp_path_factory.mktemp("three")
     runs = [
         write_run(root / "soft-0", RIGHT),
-        write_run(root / "hard", WRONG, overrides=HARD, contexts=("expected", "argmax")),
-        write_run(
-            root / "soft-1", half_right(), overrides=["--config.seed=1"], progress=(0.3, 0.5, 0.6)
-        ),
+        write_run(root / "hard", WRONG, settings=HARD, contexts=("expected", "argmax")),
+        write_run(root / "soft-1", half_right(), settings={"seed": 1}, progress=(0.3, 0.5, 0.6)),
     ]
     variance = {"rows": [{"baseline": "none", "credit": "to_go", "variance": 12.5, "snr": 0.25}]}
     write_json(runs[1] / "gradient_variance.json", variance)

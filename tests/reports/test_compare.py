@@ -97,7 +97,7 @@ def test_interval_of_a_binomial(tmp_path):
 
 def test_the_seeds_of_a_sweep_share_a_name_without_one(tmp_path):
     runs = [
-        write_run(tmp_path / f"soft-reward-seed={seed}", RIGHT, overrides=[f"--config.seed={seed}"])
+        write_run(tmp_path / f"soft-reward-seed={seed}", RIGHT, settings={"seed": seed})
         for seed in (0, 1)
     ]
     [group] = compare(runs, "val", tmp_path / "out", samples=10)["groups"]
@@ -106,7 +106,7 @@ def test_the_seeds_of_a_sweep_share_a_name_without_one(tmp_path):
 
 def test_p_of_equal_and_of_very_different_runs(tmp_path):
     runs = pair(tmp_path)
-    runs.append(write_run(tmp_path / "c", RIGHT, overrides=["--config.train.epochs=9"]))
+    runs.append(write_run(tmp_path / "c", RIGHT, settings={"train.epochs": 9}))
     tests = compare(runs, "val", tmp_path / "out", samples=400, shown=0)["tests"]
     found = {(t["a"], t["b"]): t["scores"] for t in tests}
     for name in ("BLEU-4", METEOR_MEAN, "CIDEr"):
@@ -118,13 +118,13 @@ def test_p_of_equal_and_of_very_different_runs(tmp_path):
 def test_p_of_three_images_by_hand(tmp_path):
     # Of 8 ways to swap, all or none swapped differ as much as the truth: p is 1/4.
     right, wrong = (dict(list(said.items())[:3]) for said in (RIGHT, WRONG))
-    runs = [write_run(tmp_path / "a", right), write_run(tmp_path / "b", wrong, overrides=HARD)]
+    runs = [write_run(tmp_path / "a", right), write_run(tmp_path / "b", wrong, settings=HARD)]
     tests = compare(runs, "val", tmp_path / "out", samples=20000)["tests"]
     assert tests[0]["scores"][METEOR_MEAN]["p"] == pytest.approx(0.25, abs=0.01)
     assert tests[0]["scores"]["BLEU-4"]["p"] == pytest.approx(0.25, abs=0.01)
 
 
-def test_meteor_left_out_is_told(tmp_path):
+def test_the_reason_for_a_missing_meteor_is_shown(tmp_path):
     runs = pair(tmp_path)
     path = scores_of(runs[1])
     record = json.loads(path.read_text())
@@ -142,8 +142,8 @@ def test_meteor_left_out_is_told(tmp_path):
     assert "B: METEOR left out: no Java" in (tmp_path / "out" / "index.html").read_text()
 
 
-def test_a_run_that_goes_on_from_another_is_marked(tmp_path):
-    begun = write_run(tmp_path / "b", RIGHT, overrides=["--config.train.init_from=runs/soft"])
+def test_a_run_that_starts_from_another_is_marked(tmp_path):
+    begun = write_run(tmp_path / "b", RIGHT, settings={"train.init_from": "runs/soft"})
     result = compare([begun], "val", tmp_path / "out", samples=50, shown=0)
     text = (tmp_path / "out" / "index.html").read_text()
     assert result["groups"][0]["runs"][0]["init_from"] == "runs/soft"
@@ -156,7 +156,7 @@ def test_a_run_that_goes_on_from_another_is_marked(tmp_path):
 def test_published_records_make_the_same_page_without_pictures(tmp_path):
     runs = [
         write_run(tmp_path / "a", RIGHT, data="flickr8k"),
-        write_run(tmp_path / "b", WRONG, data="flickr8k", overrides=HARD),
+        write_run(tmp_path / "b", WRONG, data="flickr8k", settings=HARD),
     ]
     edit(runs[0] / "run.json", command=["x", "train", "--config.data.dir=/secret", "--more"])
     published = [tmp_path / "out" / run.name for run in runs]
@@ -213,7 +213,7 @@ def test_sentences_are_compared_by_bleu_and_by_length(tmp_path):
             half_right(),
             data="multi30k",
             progress=(30, 25),
-            overrides=["--config.seed=1"],
+            settings={"seed": 1},
         ),
     ]
     result = compare(runs, "val", tmp_path / "out", samples=50)

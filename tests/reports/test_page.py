@@ -71,7 +71,7 @@ def test_curves_stand_out_on_light_and_dark_panels(ground, three):
     assert contrast("#000000", "#ffffff") == pytest.approx(21)
 
 
-def test_pictures_that_lack_and_that_are_large(tmp_path):
+def test_missing_and_large_pictures(tmp_path):
     runs = pair(tmp_path, said=RIGHT | {"val/red-square.png": "<b>a & b</b>"}, data="shapes")
     folder = runs[0] / "attention" / "val"
     (folder / "val%2Fred-circle.png.png").unlink()
@@ -86,7 +86,7 @@ def test_pictures_that_lack_and_that_are_large(tmp_path):
     assert "<b>a" not in text and "&lt;b&gt;a" in text
 
 
-def test_photographs_are_marked_and_old_metrics_have_steps_alone(tmp_path):
+def test_photographs_are_marked_and_old_metrics_have_steps_only(tmp_path):
     run = write_run(tmp_path / "a", RIGHT, data="flickr8k", maps=1)
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     old = [{k: v for k, v in row.items() if k not in ("seconds", "tokens")} for row in rows]

@@ -15,7 +15,13 @@ REFUSALS = {
     "unfinished": (lambda run: edit(run / "run.json", finished=False), "b: .*not finished"),
     "no run.json": (lambda run: (run / "run.json").unlink(), "run.json: not there"),
     "no run": (lambda run: (run / "config.json").unlink(), "b: not the folder of a run"),
-    "config": (lambda run: write_json(run / "config.json", [1]), "config.json: damaged"),
+    "config": (
+        lambda run: write_json(run / "config.json", [1]),
+        "config.json: not a readable config",
+    ),
+    "no object": (lambda run: write_json(run / "run.json", [1]), "run.json: damaged .no JSON obj"),
+    "origin": (lambda run: edit(run / "run.json", init_from={}), "run.json: lacks 'experiment'"),
+    "decoding": (lambda run: edit(scores_of(run), decoding=1), "scores.json: damaged"),
     "no weights": (lambda run: write_json(run / "run.json", {"finished": True}), "best_step"),
     "no scores": (lambda run: scores_of(run).unlink(), "evaluate --workdir .*b --split val"),
     "no captions": (

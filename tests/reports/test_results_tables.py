@@ -20,13 +20,11 @@ def results(tmp_path):
     folder.mkdir(parents=True)
     runs = [
         write_run(folder / "soft-seed=0", RIGHT, split="test"),
-        write_run(
-            folder / "soft-seed=1", half_right(), overrides=["--config.seed=1"], split="test"
-        ),
+        write_run(folder / "soft-seed=1", half_right(), settings={"seed": 1}, split="test"),
         write_run(
             folder / "hard-seed=0",
             WRONG,
-            overrides=HARD,
+            settings=HARD,
             contexts=("expected", "argmax"),
             split="test",
         ),
