@@ -140,6 +140,6 @@ def test_a_generated_folder_is_one_that_can_be_trained_on(monkeypatch, tmp_path)
 
     scale.write_folder(tmp_path / "pictures", 12)
     data = {"data_dir": tmp_path / "data", "manual_dir": tmp_path / "pictures"}
-    splits = [datasets.load("folder", split, **data) for split in datasets.SPLITS]
+    splits = [datasets.load_images("folder", split, **data) for split in datasets.SPLITS]
     assert sum(map(len, splits)) == 12
     assert read_image(splits[0][0].image, 16).shape == (16, 16, 3)

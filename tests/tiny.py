@@ -11,7 +11,7 @@ from PIL import Image
 
 from show_attend_tell import config as configs
 from show_attend_tell.data.builders.shapes import render_scene
-from show_attend_tell.data.load import Box, Example
+from show_attend_tell.data.examples import Box, Example
 from show_attend_tell.inference import captioning as evaluate
 from show_attend_tell.models.decoder import Decoder
 from show_attend_tell.objectives.reinforce import Estimator
@@ -34,12 +34,13 @@ PURE = Estimator(
 
 
 class Scenes(list):
-    """Generated examples with what `datasets.load` gives besides: ids and a fingerprint."""
+    """An `ExampleSource` of generated scenes."""
 
     def __init__(self, count: int, seed: int = 0, copies: int = 1):
         super().__init__([self._example(seed, i) for i in range(count)] * copies)
         self.ids = [example.image_id for example in self]
         self.stored, self.left_out, self.split = count, {}, "train"
+        self.name = "scenes"
         self.splits = ("train", "val", "test")
         self.fingerprint = {"name": "scenes", "split": "all", "images": len(self), "seed": seed}
 

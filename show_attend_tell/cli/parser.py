@@ -2,12 +2,14 @@
 
 import argparse
 import dataclasses
+import logging
 import os
 import shlex
 import sys
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,7 +35,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"{(unknown or rest)[0]}: no such option; try {arguments.verb} --help")
     try:
         _quiet()
-        arguments.run(arguments, rest)
+        with _messages():
+            arguments.run(arguments, rest)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -215,14 +218,29 @@ def _quiet() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     import jax
     import platformdirs
-    from absl import logging
+    from absl import logging as absl_logging
 
-    logging.set_verbosity(logging.ERROR)
+    absl_logging.set_verbosity(absl_logging.ERROR)
     if not jax.config.jax_compilation_cache_dir:
         cache = Path(platformdirs.user_cache_dir("show_attend_tell")) / "jax"
         jax.config.update("jax_compilation_cache_dir", str(cache))
         # Small programs, too: the hundred that make a model's first weights take seconds.
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+
+@contextmanager
+def _messages() -> Iterator[None]:
+    """Prints what the package logs: the data sets that it builds, and what it leaves out."""
+    log, handler = logging.getLogger("show_attend_tell"), logging.StreamHandler(sys.stdout)
+    before = log.level, log.propagate
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    log.addHandler(handler)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.level, log.propagate = before
 
 
 def _prepare(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:

@@ -33,7 +33,7 @@ from matplotlib.text import Text
 from matplotlib.transforms import IdentityTransform
 from PIL import Image
 
-from show_attend_tell.data.load import Box
+from show_attend_tell.data.examples import Box
 from show_attend_tell.data.vocabulary import join
 from show_attend_tell.errors import UserError
 from show_attend_tell.files import replacing

@@ -27,11 +27,12 @@ from show_attend_tell import config as configs
 from show_attend_tell import devices, files
 from show_attend_tell.data import load as datasets
 from show_attend_tell.data import ptb_tokenizer
-from show_attend_tell.data import row_cache as features
 from show_attend_tell.data import vocabulary as vocabularies
 from show_attend_tell.data.batches import Augmentation, eval_batches, source_ids
+from show_attend_tell.data.examples import Box
 from show_attend_tell.data.images import Source, picture_size, read_image
-from show_attend_tell.data.vocabulary import Subwords, Vocabulary
+from show_attend_tell.data.row_cache import RowCache, Rows
+from show_attend_tell.data.vocabulary import AnyVocabulary
 from show_attend_tell.errors import UserError
 from show_attend_tell.evaluation import caption_metrics, translation_metrics
 from show_attend_tell.inference.attention_record import AttentionRecord
@@ -40,6 +41,7 @@ from show_attend_tell.models import search as decode
 from show_attend_tell.models.attention import Choice
 from show_attend_tell.models.encoders import Encoder
 from show_attend_tell.models.sentence_encoder import SentenceEncoder
+from show_attend_tell.runs import encoding
 from show_attend_tell.runs.build import (
     Captioner,
     all_weights,
@@ -49,10 +51,10 @@ from show_attend_tell.runs.build import (
     trained_weights,
 )
 from show_attend_tell.runs.checkpoint import WEIGHTS, Checkpoints, in_half, read_weights
+from show_attend_tell.settings import ImageData
 from show_attend_tell.tokens import BOS, EOS, PAD, UNK
 
-AnyVocabulary = Vocabulary | Subwords
-AnyInputs = Shaped[np.ndarray, "N ..."] | features.Rows
+AnyInputs = Shaped[np.ndarray, "N ..."] | Rows
 CONTEXTS = ("expected", "argmax", "sample")
 
 
@@ -110,20 +112,22 @@ def data_folder(config: ConfigDict) -> Path:
 
 
 def load_split(config: ConfigDict, split: str, *, copies: bool = False) -> Any:
-    """The examples of a split (see `datasets.load`), built first where they are not.
+    """The examples of a split (see `data.load`), built first where they are not.
 
     With `copies` there are also the mirrored and cropped ones that are trained on.
     """
     data = config.data
     if data.name in datasets.SENTENCES:
+        load: Callable[..., Any] = datasets.load_pairs
         options = {"languages": (data.source, data.target)} if "source" in data else {}
     else:
+        load = datasets.load_images
         options = {
             "mirrored": copies and data.mirrored,
             "crops": data.crops if copies else 0,
             "restval": data.get("restval", False),
         }
-    return datasets.load(
+    return load(
         data.name,
         split,
         data_dir=data_folder(config) / "datasets",
@@ -161,7 +165,7 @@ def load_inputs(
 
 def input_cache(
     config: ConfigDict, examples: Any, encoder: Encoder, *, augmented: bool
-) -> features.Cache:
+) -> RowCache:
     """The cache of a frozen encoder's annotation vectors, or of the images that it is trained on.
 
     Where these are to be `augmented`, they are so large that the smallest random crop has all the
@@ -169,10 +173,10 @@ def input_cache(
     """
     cache = data_folder(config) / "features"
     if not config.encoder.trainable_from:
-        return features.annotation_cache(examples, encoder, cache)
+        return encoding.annotation_cache(examples, encoder, cache)
     augmentation = make_augmentation(config) if augmented else None
     size = encoder.image_size if augmentation is None else augmentation.stored_size
-    return features.image_cache(examples, size, cache)
+    return encoding.image_cache(examples, size, cache)
 
 
 def make_augmentation(
@@ -191,6 +195,7 @@ def make_augmentation(
     flip = config.data.get("random_flip", "off")
     if (crop, flip) == (1.0, "off"):
         return None
+    ImageData(name=config.data.name, random_crop=crop, random_flip=flip)  # checks them
     sides = vocabulary.encode(["left", "right"]) if vocabulary else ()
     return Augmentation(
         size=config.encoder.image_size,
@@ -424,7 +429,7 @@ def caption_images(
     inputs = np.stack(images)
     if run.model.encoder is None:
         graph, state = nnx.split(run.encoder)
-        encoded = [features.annotate(graph, state, image[None])[0] for image in inputs]
+        encoded = [encoding.annotate(graph, state, image[None])[0] for image in inputs]
         inputs = np.concatenate([np.asarray(a) for a in encoded])
     decode_batch = make_decode(run.model, decoding)
     batch_size = min(len(images), decoding.batch_size)
@@ -434,7 +439,7 @@ def caption_images(
 def attention_records(
     run: Run,
     decoding: Decoding,
-    named: Iterable[tuple[str, Source, Sequence[datasets.Box]]],
+    named: Iterable[tuple[str, Source, Sequence[Box]]],
     captions: Sequence[Caption],
 ) -> list[AttentionRecord]:
     """The captions' attention, as it is dumped, drawn and measured.

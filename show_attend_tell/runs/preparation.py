@@ -16,7 +16,8 @@ from rich.table import Table
 
 from show_attend_tell import files
 from show_attend_tell.data import load as datasets
-from show_attend_tell.data import row_cache as features
+from show_attend_tell.data import row_cache
+from show_attend_tell.data.examples import Example
 from show_attend_tell.data.images import picture_size, read_picture
 from show_attend_tell.inference import captioning as evaluate
 from show_attend_tell.runs.build import build_encoder
@@ -64,7 +65,7 @@ def prepare(config: ConfigDict, console: Console) -> list[dict[str, Any]]:
     folder.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(folder).free
     console.print(f"to do: {missing:,} images, {need / 1e9:.2f} GB of {free / 1e9:.1f} GB free")
-    features.check_room(folder, need)
+    row_cache.check_room(folder, need)
     if missing > 4 * PROBED:
         seconds = _seconds_an_image(max(caches.values(), key=lambda cache: cache.shape[0]))
         console.print(f"about {missing * seconds / 60:.1f} minutes: {1 / seconds:.0f} images/s")
@@ -83,7 +84,7 @@ def _others(config: ConfigDict, train: Any) -> dict[str, Any]:
     }
 
 
-def _seconds_an_image(cache: features.Cache) -> float:
+def _seconds_an_image(cache: row_cache.RowCache) -> float:
     blocks = cache.produce(0, min(2 * PROBED, cache.shape[0]))
     next(blocks)  # compiles, and fills the pipeline
     started = time.perf_counter()
@@ -157,7 +158,7 @@ def _described(
     }
 
 
-def contact_sheet(examples: Sequence[datasets.Example]) -> Image.Image:
+def contact_sheet(examples: Sequence[Example]) -> Image.Image:
     """Pictures in rows, each with the beginning of its first caption below."""
     rows = -(-len(examples) // COLUMNS)
     tile = (SIDE + 8, SIDE + LINES * LINE + 12)

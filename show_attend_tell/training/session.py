@@ -37,7 +37,7 @@ from show_attend_tell import devices, files
 from show_attend_tell.data import load as datasets
 from show_attend_tell.data import vocabulary as vocabularies
 from show_attend_tell.data.batches import BatchPlan, train_batches
-from show_attend_tell.data.vocabulary import TOKENIZERS, Subwords, Vocabulary
+from show_attend_tell.data.vocabulary import TOKENIZERS, build_vocabulary
 from show_attend_tell.errors import UserError
 from show_attend_tell.inference import captioning as evaluate
 from show_attend_tell.inference.captioning import AnyVocabulary
@@ -271,7 +271,13 @@ def train(config: ConfigDict, workdir: Path, *, console: Console | None = None) 
     run_decode = evaluate.make_decode(model, greedy)
     augmentation = evaluate.make_augmentation(config, vocabulary)
     share = devices.own(settings.batch_size)
-    batches = train_batches(train_inputs, plan, share=share, augmentation=augmentation)
+    batches = train_batches(
+        train_inputs,
+        plan,
+        share=share,
+        augmentation=augmentation,
+        cut_to_bucket=source is not None,
+    )
     progression = Progression(input_position=batches.get_state())
     checkpoints = Checkpoints(workdir / "checkpoints", keep=2)
     best = Checkpoints(workdir / "best", keep=1)
@@ -449,11 +455,13 @@ def _vocabulary(config: ConfigDict, texts: list[str], path: Path) -> AnyVocabula
 def make_vocabulary(config: ConfigDict, texts: list[str]) -> AnyVocabulary:
     """The vocabulary of texts that `config.data` describes: words, or pieces of words."""
     kind = config.data.get("vocabulary", "ptb")  # of captions: the words that are scored
-    if kind == "subwords":
-        return Subwords.from_texts(texts, config.data.subwords)
-    counted = map(cache(TOKENIZERS[kind]), texts)
-    most = config.data.get("vocabulary_size", 0)
-    return Vocabulary.from_captions(counted, config.data.min_count, kind, most)
+    return build_vocabulary(
+        texts,
+        kind=kind,
+        min_count=config.data.min_count,
+        size=config.data.get("vocabulary_size", 0),
+        subwords=config.data.get("subwords", 1),
+    )
 
 
 def make_plan(

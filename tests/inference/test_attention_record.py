@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from show_attend_tell.data.load import Box
+from show_attend_tell.data.examples import Box
 from show_attend_tell.errors import UserError
 from show_attend_tell.inference.attention_record import (
     AttentionRecord,

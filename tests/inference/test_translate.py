@@ -47,7 +47,7 @@ def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(reversal, "SPLITS", dict.fromkeys(reversal.SPLITS, 12))
-        datasets.load("reversal", "train", data_dir=folder / "datasets")
+        datasets.load_pairs("reversal", "train", data_dir=folder / "datasets")
     return folder
 
 

@@ -11,11 +11,11 @@ from PIL import Image
 from rich.console import Console
 
 from show_attend_tell.cli.parser import main
-from show_attend_tell.data import row_cache as features
-from show_attend_tell.data.load import Pair
+from show_attend_tell.data import row_cache
+from show_attend_tell.data.examples import Pair
 from show_attend_tell.errors import UserError
 from show_attend_tell.inference import captioning as evaluate
-from show_attend_tell.runs import preparation
+from show_attend_tell.runs import encoding, preparation
 from show_attend_tell.runs.build import build_encoder
 from show_attend_tell.training.session import make_vocabulary
 
@@ -38,7 +38,7 @@ def test_what_is_prepared_is_not_made_again(tmp_path, monkeypatch):
     ]
     assert records[0]["bytes"] == 16 * 64 * 64 * 3
     assert "to do: 32 images" in printed
-    monkeypatch.setattr(features, "_decode", None)
+    monkeypatch.setattr(encoding, "_decode", None)
     records, printed = run("prepare", config)
     assert [r["done"] for r in records] == [16, 8, 8] and "to do: 0 images" in printed
     examples = evaluate.load_split(config, "val")
@@ -62,7 +62,7 @@ def test_augmented_images_are_kept_larger(tmp_path, monkeypatch):
 
 def test_a_full_disk_is_seen_first(tmp_path, monkeypatch):
     tiny.use_scenes(monkeypatch)
-    monkeypatch.setattr(features.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+    monkeypatch.setattr(row_cache.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
     with pytest.raises(UserError, match="needs 0 MB and 0 MB are free"):
         run("prepare", tiny.config(tmp_path))
 
