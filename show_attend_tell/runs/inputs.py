@@ -3,10 +3,10 @@
 from collections.abc import Callable
 from typing import cast
 
-from show_attend_tell.data.batches import Augmentation
+from show_attend_tell.data.batches import Augmentation, Inputs
 from show_attend_tell.data.examples import ExampleSource, ImageSource
 from show_attend_tell.data.row_cache import RowCache
-from show_attend_tell.data.task import Inputs, Task, data_folder
+from show_attend_tell.data.task import Task, data_folder
 from show_attend_tell.data.vocabulary import AnyVocabulary
 from show_attend_tell.models.encoders import Encoder
 from show_attend_tell.runs.build import AnyEncoder

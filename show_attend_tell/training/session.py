@@ -17,9 +17,9 @@ from jaxtyping import Int
 from rich.console import Console
 
 from show_attend_tell import config, devices
-from show_attend_tell.data.batches import BatchPlan, train_batches
+from show_attend_tell.data.batches import BatchPlan, Inputs, train_batches
 from show_attend_tell.data.examples import ExampleSource
-from show_attend_tell.data.task import Inputs, Task, task_of
+from show_attend_tell.data.task import Task, task_of
 from show_attend_tell.data.vocabulary import AnyVocabulary
 from show_attend_tell.errors import UserError
 from show_attend_tell.models.captioner import frozen_weights
@@ -238,6 +238,7 @@ class _Session:
             self.data.plan,
             share=devices.local_slice(self.settings.train.batch_size),
             augmentation=make_augmentation(self.settings, self.data.vocabulary),
+            cut_to_bucket=self.task.reads_words,
         )
 
     def _initial_state(self) -> TrainState:
