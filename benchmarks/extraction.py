@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from flax import nnx
 from PIL import Image
+from show_attend_tell.data.examples import Example
+from show_attend_tell.runs.encoding import annotation_cache
 from timing import interleaved, print_table, spread
 
-from show_attend_tell.data.load import Example
-from show_attend_tell.data.row_cache import annotation_cache
 from show_attend_tell.models.encoders import make_encoder
 
 IMAGES, SIZE, BATCH = 256, 224, 16
@@ -23,7 +23,7 @@ PICTURE = (500, 375)  # of Flickr8k's photographs, most of them
 
 
 class Pictures(list):
-    """Examples with what `datasets.load` gives besides; a fingerprint for each round's cache."""
+    """Examples with what `ImageSource` has besides; a fingerprint for each round's cache."""
 
     def __init__(self, count: int):
         rng = np.random.default_rng(0)

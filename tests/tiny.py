@@ -1,45 +1,33 @@
 """A tiny experiment for the tests of training, evaluation and the command line."""
 
 import io
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import jax
 import numpy as np
 from flax import nnx
-from ml_collections import ConfigDict
 from PIL import Image
 
-from show_attend_tell import config as configs
 from show_attend_tell.data.builders.shapes import render_scene
 from show_attend_tell.data.load import Box, Example
-from show_attend_tell.inference import captioning as evaluate
 from show_attend_tell.models.decoder import Decoder
-from show_attend_tell.objectives.reinforce import Estimator
-
-EXPERIMENT = Path(__file__).parents[1] / "experiments" / "shapes.py"
+from show_attend_tell.settings import Hard, Settings
 
 # Pure REINFORCE with one path, whose expected gradient is exact.
-PURE = Estimator(
-    objective="reinforce",
-    samples=1,
-    soft_probability=0.0,
-    soft_steps=0,
-    coin="image",
-    reinforce=1.0,
-    entropy=0.0,
-    credit="sequence",
-    baseline="none",
-    released=False,
-)
+PURE = Hard(soft_probability=0.0, entropy=0.0, baseline="none")
 
 
 class Scenes(list):
-    """Generated examples with what `datasets.load` gives besides: ids and a fingerprint."""
+    """Generated examples with what `ImageSource` has besides: ids and a fingerprint."""
 
     def __init__(self, count: int, seed: int = 0, copies: int = 1):
         super().__init__([self._example(seed, i) for i in range(count)] * copies)
         self.ids = [example.image_id for example in self]
-        self.stored, self.left_out, self.split = count, {}, "train"
+        self.stored, self.left_out = count, {}
+        self.name, self.split = "scenes", "train"
         self.splits = ("train", "val", "test")
         self.fingerprint = {"name": "scenes", "split": "all", "images": len(self), "seed": seed}
 
@@ -55,17 +43,30 @@ class Scenes(list):
         return Example(f"scene {i}", encoded.getvalue(), (caption,), boxes)
 
 
-def config(folder: Path, **train) -> ConfigDict:
-    """The shapes experiment, small enough to train within seconds on eight scenes."""
-    made = configs.from_file(str(EXPERIMENT))
-    made.data.dir = str(folder)
-    made.decoder.update({"embedding": 16, "hidden": 48})
-    made.attention.units = 16
-    made.encoder.features = 32
-    made.decode.update({"beam": 2, "max_length": 30, "batch_size": 4})
-    made.optimizer.update({"warmup_steps": 0, "learning_rate": 0.005})
-    made.train.update({"batch_size": 4, "buckets": 1, "epochs": 3, "log_every": 1} | train)
-    return made
+SIZES = {
+    "decoder.embedding": 16,
+    "decoder.hidden": 48,
+    "attention.units": 16,
+    "encoder.features": 32,
+    "decode.beam": 2,
+    "decode.max_length": 30,
+    "decode.batch_size": 4,
+    "optimizer.warmup_steps": 0,
+    "optimizer.learning_rate": 0.005,
+    "train.batch_size": 4,
+    "train.buckets": 1,
+    "train.epochs": 3.0,
+    "train.log_every": 1,
+}
+
+
+def settings(folder: Path, changes: Mapping[str, Any] = MappingProxyType({})) -> Settings:
+    """The shapes experiment, small enough to train within seconds on eight scenes.
+
+    `changes` are values by dotted name.
+    """
+    changed = {"data.dir": str(folder), **SIZES, **changes}
+    return config.replaced(config.load_experiment("shapes"), changed)
 
 
 def use_scenes(monkeypatch, count: int = 8, copies: int = 1) -> Scenes:
@@ -73,10 +74,10 @@ def use_scenes(monkeypatch, count: int = 8, copies: int = 1) -> Scenes:
     splits = {"train": Scenes(count, copies=copies)}
     scenes = Scenes(count)
 
-    def load_split(config, split, *, copies=False):
+    def load(task, split, *, copies=False):
         return splits.get(split, scenes)
 
-    monkeypatch.setattr(evaluate, "load_split", load_split)
+    monkeypatch.setattr(ImageTask, "load", load)
     return scenes
 
 
