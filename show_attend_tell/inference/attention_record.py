@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, Int
 
-from show_attend_tell.data.load import Box
+from show_attend_tell.data.examples import Box
 from show_attend_tell.data.vocabulary import join
 from show_attend_tell.errors import UserError
 from show_attend_tell.files import replacing
