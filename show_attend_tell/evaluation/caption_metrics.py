@@ -18,7 +18,7 @@ from pycocoevalcap.meteor.meteor import Meteor
 from pycocoevalcap.rouge.rouge import Rouge
 
 from show_attend_tell.data import ptb_tokenizer
-from show_attend_tell.data.load import Example
+from show_attend_tell.data.examples import Example
 from show_attend_tell.evaluation.scores import Scores, bleu_from_counts, check_pairs
 
 METEOR_SECONDS = 600.0  # then a hanging Java process is killed; 1,000 images take about 20

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from show_attend_tell.data.load import Box
+from show_attend_tell.data.examples import Box
 from show_attend_tell.errors import UserError
 from show_attend_tell.files import replacing
 from show_attend_tell.inference.attention_record import AttentionRecord, cell_edges

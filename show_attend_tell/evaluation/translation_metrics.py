@@ -11,7 +11,7 @@ import numpy as np
 from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.metrics.chrf import CHRF
 
-from show_attend_tell.data.load import Pair
+from show_attend_tell.data.examples import Pair
 from show_attend_tell.evaluation.scores import Scores, bleu_from_counts, check_pairs
 
 

@@ -18,7 +18,7 @@ from matplotlib.text import Text
 from matplotlib.transforms import IdentityTransform
 from PIL import Image
 
-from show_attend_tell.data.load import Box
+from show_attend_tell.data.examples import Box
 from show_attend_tell.evaluation.grounding import steps_naming
 from show_attend_tell.files import replacing
 from show_attend_tell.inference.attention_record import EOS, AttentionRecord

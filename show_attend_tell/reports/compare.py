@@ -73,7 +73,7 @@ def compare(
         "split": split,
         "data": runs[0].settings.data,
         "images": len(first.image_ids),
-        "what": runs[0].settings.noun,
+        "what": runs[0].settings.task.noun,
         "references": first.references,
         "tokenizer": first.tokenizer,
         "samples": samples,
@@ -138,7 +138,7 @@ def _run_label(group: Group, run: Run) -> str:
 
 def _progress(groups: Sequence[Group]) -> dict[str, Any]:
     """Steps, seconds and tokens until a validation score that every run reached in the end."""
-    watched = groups[0].runs[0].settings.progress_metric
+    watched = groups[0].runs[0].settings.task.progress_metric
     best = {run: max(row[watched] for row in run.metrics["val"]) for g in groups for run in g.runs}
     targets = [{"share": share, watched: share * min(best.values())} for share in TARGETS]
     rows = []

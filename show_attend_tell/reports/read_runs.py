@@ -18,7 +18,7 @@ from jaxtyping import Float
 
 from show_attend_tell import config
 from show_attend_tell.data import vocabulary as vocabularies
-from show_attend_tell.data.task import task_of
+from show_attend_tell.data.task import Task, task_of
 from show_attend_tell.errors import UserError
 from show_attend_tell.evaluation.results_file import read_results
 from show_attend_tell.reports.uncertainty import COUNTS, MEANS
@@ -63,9 +63,8 @@ class RunSettings:
       seed: of the run.
       data: name of the data set.
       languages: source and target; None for images.
-      noun: what its examples are called, in the plural.
-      progress_metric: the validation score that shows how far training is.
       init_from: the run whose weights training began with, if any.
+      task: the kind of data.
       experiment: digest of the config without what sets apart the runs of one experiment.
       values: these settings by dotted name.
     """
@@ -73,9 +72,8 @@ class RunSettings:
     seed: int
     data: str
     languages: tuple[str | None, str | None]
-    noun: str
-    progress_metric: str
     init_from: str | None
+    task: Task
     experiment: str
     values: dict[str, Any]
 
@@ -132,7 +130,7 @@ def read_run(workdir: Path, split: str) -> Run:
         if source is not None:
             source["experiment"]  # raises KeyError if it is missing
     settings = _read_settings(workdir / "config.json", source)
-    metrics = _read_metrics(workdir / "metrics.jsonl", settings.progress_metric)
+    metrics = _read_metrics(workdir / "metrics.jsonl", settings.task.progress_metric)
     scored = _read_all_scores(workdir, split, step)
     attention, context = _read_attention(workdir, split, step)
     return Run(
@@ -157,22 +155,18 @@ def _read_settings(path: Path, source: Mapping[str, Any] | None) -> RunSettings:
     settings = config.load_run(path)
     experiment = config.experiment(settings, source)
     values = dict(config.flatten(settings))
-    task = task_of(settings.data)
     return RunSettings(
         seed=settings.seed,
         data=settings.data.name,
         languages=(values.get("data.source"), values.get("data.target")),
-        noun=task.noun,
-        progress_metric=task.progress_metric,
         init_from=settings.train.init_from or None,
+        task=task_of(settings.data),
         experiment=config.digest(experiment),
-        values={k: _plain(value) for k, value in config.flatten(experiment)},
+        values={
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in config.flatten(experiment)
+        },
     )
-
-
-def _plain(value: Any) -> Any:
-    """The value as JSON has it."""
-    return list(value) if isinstance(value, tuple) else value
 
 
 def differing(runs: Sequence[RunSettings]) -> dict[str, list[Any]]:

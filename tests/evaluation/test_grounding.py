@@ -6,8 +6,8 @@ import math
 import numpy as np
 import pytest
 from records import ONE, TWO, UNIFORM, even, record, sentence
+from show_attend_tell.data.examples import Box
 
-from show_attend_tell.data.load import Box
 from show_attend_tell.errors import UserError
 from show_attend_tell.evaluation.grounding import (
     attention_statistics,
@@ -151,3 +151,11 @@ def test_boxes_that_reach_out_of_the_picture_count_inside_it():
     np.testing.assert_allclose(cover, [0, 0, 0, 1])
     cover = box_cover([(-0.5, -0.5, 0.25, 1.5)], even(2), even(2))
     np.testing.assert_allclose(cover, [0.5, 0.5, 0, 0])
+
+
+def test_a_box_grows_by_a_cell_of_either_side():
+    # On 2 x 4 cells the first cell grows by half the height and a quarter of the width.
+    made = record([[1 / 8] * 8], ("dog",), (2, 4), boxes=(Box("dog", 0, 0.0, 0.0, 0.5, 0.25),))
+    objects = attention_statistics([made])["objects"]
+    assert objects["uniform_in_box"] == pytest.approx(1 / 8)
+    assert objects["uniform_in_grown_box"] == pytest.approx(4 / 8)
