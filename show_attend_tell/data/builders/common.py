@@ -228,7 +228,7 @@ def find_files(
     return path, zip_members(path)
 
 
-def zip_members(path: Path, most: int = MAX_MEMBER_BYTES) -> dict[str, Callable[[], bytes]]:
+def zip_members(path: Path, most: int | None = None) -> dict[str, Callable[[], bytes]]:
     """By file name the functions that read an archive's members.
 
     The last part of a member's path is its file name; the rest is ignored, so that no path in an
@@ -236,7 +236,7 @@ def zip_members(path: Path, most: int = MAX_MEMBER_BYTES) -> dict[str, Callable[
 
     Args:
       path: of the archive.
-      most: size in bytes of the largest member that may be read.
+      most: size in bytes of the largest member that may be read; None: `MAX_MEMBER_BYTES`.
 
     Raises:
       UserError: the archive cannot be read.
@@ -247,7 +247,7 @@ def zip_members(path: Path, most: int = MAX_MEMBER_BYTES) -> dict[str, Callable[
         raise UserError(f"{path}: not a readable zip ({error}); get it again") from error
 
     def read(member: zipfile.ZipInfo) -> bytes:
-        if member.file_size > most:
+        if member.file_size > (MAX_MEMBER_BYTES if most is None else most):
             raise ValueError(f"{member.file_size:,} bytes are too many")
         if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             raise ValueError("its compression method is not supported")
