@@ -39,7 +39,7 @@ WINDOWS = ("global", "local_m", "local_p")
 _NEVER = -1e9
 
 
-def product(x: Float[Array, "*S I"], matrix: Float[Array, "I J"]) -> Float[Array, "*S J"]:
+def matmul(x: Float[Array, "*S I"], matrix: Float[Array, "I J"]) -> Float[Array, "*S J"]:
     """x times the matrix, in the matrix's number format, summed in float32."""
     return jnp.matmul(x.astype(matrix.dtype), matrix, preferred_element_type=jnp.float32)
 
@@ -116,7 +116,7 @@ class Attention(nnx.Module):
         scale = 1.0 / self.temperature
         if self.query is not None:  # (W_q h)^T (W_k a) is h^T (W_q^T W_k a): nothing for a step
             scale /= math.sqrt(keys.shape[-1])
-            keys = product(keys, self.query.kernel[...].astype(self.dtype).T)
+            keys = matmul(keys, self.query.kernel[...].astype(self.dtype).T)
         return (scale * keys).astype(self.dtype)
 
 

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from show_attend_tell.models import recurrence
+from show_attend_tell.models import fast_scan, recurrence
 from show_attend_tell.models.attention import Annotations, Attention, Choice
 from show_attend_tell.models.recurrence import Memory, WordInputs
 from show_attend_tell.tokens import BOS, EOS, PAD
@@ -140,7 +140,9 @@ class Decoder(nnx.Module):
             rngs=rngs,
         )
         self.grid = grid
-        self.form = recurrence.Form(window=window, reach=reach, renormalise=renormalise)
+        self.step_config = recurrence.StepConfig(
+            window=window, reach=reach, renormalise=renormalise
+        )
         self.gate = nnx.Linear(hidden, 1, rngs=rngs) if gate else None
         # The LSTM's weights are kept by input, since words enter in one product before the scan.
         self.lstm_word = linear(embedding, 4 * hidden, bias_init=recurrence.forget_one)
@@ -169,7 +171,7 @@ class Decoder(nnx.Module):
             a = self.projection(a)
         mean = _mean(a, mask)
         places, extent = None, None
-        if self.form.window != "global":
+        if self.step_config.window != "global":
             places, extent = _places(a, mask, self.grid)
         return Memory(
             annotations=a.astype(self.dtype),
@@ -213,7 +215,7 @@ class Decoder(nnx.Module):
             beta_bias=None if self.gate is None else self.gate.bias[...][0],
             centre_score=matrix(attention.centre_score, exact=True),
             self_score=None if back is None else back.score.kernel[...][:, 0],
-            form=self.form,
+            config=self.step_config,
         )
 
     def output(
@@ -242,12 +244,12 @@ class Decoder(nnx.Module):
         state: recurrence.State,
         words: Int[Array, "B K"],
         choice: Choice | None = None,
-    ) -> tuple[Float[Array, "B K V"], recurrence.State, recurrence.Reading]:
+    ) -> tuple[Float[Array, "B K V"], recurrence.State, recurrence.StepOutput]:
         """One step of decoding: the next word's logits after `words`, without dropout."""
         embedded = self.embed(words)
-        state, reading = recurrence.step(weights, memory, state, self.words(embedded), choice)
-        h = state.h if reading.attentional is None else reading.attentional
-        return self.output(embedded, h, reading.z), state, reading
+        state, output = recurrence.step(weights, memory, state, self.words(embedded), choice)
+        h = state.h if output.attentional is None else output.attentional
+        return self.output(embedded, h, output.z), state, output
 
     def __call__(
         self,
@@ -274,15 +276,15 @@ class Decoder(nnx.Module):
         if choice is not None:
             choice = choice._replace(noise=_time_first(choice.noise))
         words = self.words(embedded)
-        h, reading = recurrence.run(self.weights(), memory, words, _time_first(starts), choice)
-        embedded, h, reading = jax.tree.map(_time_last, (embedded, h, reading))
+        h, output = fast_scan.run(self.weights(), memory, words, _time_first(starts), choice)
+        embedded, h, output = jax.tree.map(_time_last, (embedded, h, output))
         before = jnp.roll(h, 1, axis=2)
         previous_h = jnp.where(starts[..., None], memory.h0[:, None, None], before)
-        put_out = h if reading.attentional is None else reading.attentional
-        logits = self.output(embedded, put_out, reading.z, keys[2])
+        put_out = h if output.attentional is None else output.attentional
+        logits = self.output(embedded, put_out, output.z, keys[2])
         mean = _mean(memory.annotations, memory.mask)
         return TeacherForced(
-            logits, reading.log_alpha, reading.location, reading.beta, previous_h, mean
+            logits, output.log_alpha, output.location, output.beta, previous_h, mean
         )
 
 

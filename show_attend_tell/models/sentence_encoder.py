@@ -5,7 +5,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from show_attend_tell.errors import UserError
-from show_attend_tell.models import recurrence
+from show_attend_tell.models import fast_scan, recurrence
 from show_attend_tell.models.attention import Annotations
 from show_attend_tell.tokens import PAD
 
@@ -100,7 +100,7 @@ class _Direction(nnx.Module):
     def __init__(self, name: str, embedding: int, hidden: int, *, rngs: nnx.Rngs):
         if name not in CELLS:
             raise UserError(f"config.encoder.name {name!r} is not known: choose of {list(CELLS)}")
-        self.form = recurrence.Form(cell=CELLS[name])
+        self.step_config = recurrence.StepConfig(cell=CELLS[name])
         self.hidden = hidden
         gates = (3 if name == "gru" else 4) * hidden
         biases = nnx.initializers.zeros if name == "gru" else recurrence.forget_one
@@ -130,8 +130,8 @@ class _Direction(nnx.Module):
                 self_query=None if back is None else back.query.kernel[...],
             ),
             self_score=None if back is None else back.score.kernel[...][:, 0],
-            form=self.form,
+            config=self.step_config,
         )
         starts: Bool[Array, "S B 1"] = jnp.zeros((steps, count, 1), bool).at[0].set(True)
-        h, _ = recurrence.run(weights, memory, words, starts)
+        h, _ = fast_scan.run(weights, memory, words, starts)
         return jnp.moveaxis(h[:, :, 0], 0, 1)

@@ -138,10 +138,10 @@ def test_steps_one_by_one_are_the_scan():
     for t in range(3):  # within the first caption of both images
         embedded = decoder.embed(words[:, :, t])
         words_now = decoder.words(embedded)
-        state, reading = recurrence.step(decoder.weights(), memory, state, words_now)
-        logits = decoder.output(embedded, state.h, reading.z)
+        state, output = recurrence.step(decoder.weights(), memory, state, words_now)
+        logits = decoder.output(embedded, state.h, output.z)
         np.testing.assert_allclose(logits, out.logits[:, :, t], atol=1e-5)
-        np.testing.assert_allclose(reading.alpha, out.alpha[:, :, t], atol=1e-6)
+        np.testing.assert_allclose(output.alpha, out.alpha[:, :, t], atol=1e-6)
 
 
 def test_starts_inputs_and_captions_of_a_packed_row():

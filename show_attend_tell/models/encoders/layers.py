@@ -119,7 +119,7 @@ def _both_sides(matrix: np.ndarray, parts: Sequence[Sequence[Array]]) -> list[li
     return [[combine(row, entries) for row in matrix] for entries in half]
 
 
-class Row(nnx.Module):
+class Sequential(nnx.Module):
     """Layers, one after the other.
 
     With `checkpointing` a gradient computes what is inside of each of them anew: only what goes

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, UInt8
 
 from show_attend_tell.errors import UserError
 from show_attend_tell.models.encoders.base import Encoder, Frozen, field_centres
-from show_attend_tell.models.encoders.layers import Row
+from show_attend_tell.models.encoders.layers import Sequential
 from show_attend_tell.models.encoders.torch_weights import file_sha256
 from show_attend_tell.models.encoders.weights import Weights, find_weights
 
@@ -120,7 +120,7 @@ class StagedEncoder(Encoder):
             trained = i >= self.first_trained
             taken.kind = nnx.Param if trained else Frozen
             layers, channels[name] = self.make_stage(name, taken)
-            stages.append(Row(layers, checkpointing and trained))
+            stages.append(Sequential(layers, checkpointing and trained))
         taken.finish()
         # All were made, so that all names have found their place.
         self.stages = nnx.List(stages[: last + 1])
