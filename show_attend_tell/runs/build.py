@@ -1,6 +1,5 @@
 """The factory: from a ConfigDict to a typed model. No other module of the model sees a config."""
 
-import math
 from typing import Any
 
 import jax
@@ -9,8 +8,9 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
 from ml_collections import ConfigDict
 
+from show_attend_tell import settings
 from show_attend_tell.errors import UserError
-from show_attend_tell.models.attention import SCORES, WINDOWS, Annotations
+from show_attend_tell.models.attention import Annotations
 from show_attend_tell.models.decoder import Decoder
 from show_attend_tell.models.encoders import Encoder, Frozen, make_encoder
 from show_attend_tell.models.sentence_encoder import SentenceEncoder
@@ -57,7 +57,7 @@ class Captioner(nnx.Module):
     def annotations(self, inputs: Inputs, key: PRNGKeyArray | None = None) -> Annotations:
         """The annotation vectors a; `key` switches the dropout of a sentence encoder on."""
         if isinstance(self.encoder, SentenceEncoder):
-            return self.encoder(inputs, key)
+            return self.encoder.annotations(inputs, key)
         return Annotations(inputs if self.encoder is None else self.encoder(inputs))
 
     def loss(
@@ -145,18 +145,17 @@ def build_encoder(config: ConfigDict, source_words: int = 0) -> Encoder | Senten
     if source_words:
         # Other numbers than the decoder's, which the seed itself draws.
         rngs = nnx.Rngs(jax.random.fold_in(jax.random.key(config.seed), _ENCODER))
-        return SentenceEncoder(vocabulary=source_words, rngs=rngs, **options)
-    options.pop("learning_rate", None)  # of the optimizer
-    name, image_size = options.pop("name"), options.pop("image_size")
-    return make_encoder(name, image_size=image_size, rngs=nnx.Rngs(config.seed), **options)
+        sentences = settings.SentenceEncoder(**options)
+        return SentenceEncoder(sentences, vocabulary=source_words, rngs=rngs)
+    return make_encoder(settings.ImageEncoder(**options), rngs=nnx.Rngs(config.seed))
 
 
 def _check_attention(config: ConfigDict) -> None:
     attention = config.attention
     for key, known in {
         "kind": ("soft", "hard", "none"),
-        "score": SCORES,
-        "window": WINDOWS,
+        "score": settings.SCORES,
+        "window": settings.WINDOWS,
         "order": ("previous", "current"),
     }.items():
         if attention[key] not in known:
@@ -211,29 +210,15 @@ def build_captioner(
     Raises:
       UserError: a setting of attention, estimator or reward that this version has not.
     """
-    features = config.decoder.projection or encoder.features
-    if config.attention.score == "dot" and features != config.decoder.hidden:
-        raise UserError(
-            f"config.attention.score 'dot' multiplies {features} features by the "
-            f"{config.decoder.hidden} units of the state: set config.decoder.projection="
-            f"{config.decoder.hidden}"
-        )
     estimator, reward = make_estimator(config), make_reward(config)
     rngs = nnx.Rngs(config.seed)
     decoder = Decoder(
+        settings.Decoder(**config.decoder.to_dict()),
+        settings.Attention(**config.attention.to_dict()),
         vocabulary=vocabulary_size,
         features=encoder.features,
-        attention=config.attention.units,
-        score=config.attention.score,
-        window=config.attention.window,
-        reach=config.attention.reach,
-        # Without attention all locations weigh the same: z_t is the mean annotation vector.
-        temperature=math.inf if config.attention.kind == "none" else config.attention.temperature,
         grid=encoder.grid,
-        renormalise=estimator is not None,
-        order=config.attention.order,
         rngs=rngs,
-        **config.decoder.to_dict(),
     )
     baseline = None
     if estimator is not None and estimator.baseline == "learned" and reward is None:
