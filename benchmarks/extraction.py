@@ -71,7 +71,9 @@ def run(rounds: int, torch: bool) -> tuple[dict[str, Any], str]:
 
 
 def extract(pictures: Pictures, cache: Path) -> Callable[[], None]:
-    encoder = make_encoder("efficientnet_lite0", image_size=SIZE, rngs=nnx.Rngs(0))
+    encoder = make_encoder(
+        ImageEncoder(name="efficientnet_lite0", image_size=SIZE), rngs=nnx.Rngs(0)
+    )
 
     def take() -> None:
         shutil.rmtree(cache, ignore_errors=True)
