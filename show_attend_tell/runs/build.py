@@ -1,6 +1,5 @@
 """The factory: from a ConfigDict to a typed model. No other module of the model sees a config."""
 
-import math
 from typing import Any
 
 import jax
@@ -9,8 +8,9 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
 from ml_collections import ConfigDict
 
+from show_attend_tell import settings
 from show_attend_tell.errors import UserError
-from show_attend_tell.models.attention import SCORES, WINDOWS, Annotations
+from show_attend_tell.models.attention import Annotations
 from show_attend_tell.models.decoder import Decoder
 from show_attend_tell.models.encoders import Encoder, Frozen, make_encoder
 from show_attend_tell.models.sentence_encoder import SentenceEncoder
@@ -155,8 +155,8 @@ def _check_attention(config: ConfigDict) -> None:
     attention = config.attention
     for key, known in {
         "kind": ("soft", "hard", "none"),
-        "score": SCORES,
-        "window": WINDOWS,
+        "score": settings.SCORES,
+        "window": settings.WINDOWS,
         "order": ("previous", "current"),
     }.items():
         if attention[key] not in known:
@@ -211,29 +211,15 @@ def build_captioner(
     Raises:
       UserError: a setting of attention, estimator or reward that this version has not.
     """
-    features = config.decoder.projection or encoder.features
-    if config.attention.score == "dot" and features != config.decoder.hidden:
-        raise UserError(
-            f"config.attention.score 'dot' multiplies {features} features by the "
-            f"{config.decoder.hidden} units of the state: set config.decoder.projection="
-            f"{config.decoder.hidden}"
-        )
     estimator, reward = make_estimator(config), make_reward(config)
     rngs = nnx.Rngs(config.seed)
     decoder = Decoder(
+        settings.Decoder(**config.decoder.to_dict()),
+        settings.Attention(**config.attention.to_dict()),
         vocabulary=vocabulary_size,
         features=encoder.features,
-        attention=config.attention.units,
-        score=config.attention.score,
-        window=config.attention.window,
-        reach=config.attention.reach,
-        # Without attention all locations weigh the same: z_t is the mean annotation vector.
-        temperature=math.inf if config.attention.kind == "none" else config.attention.temperature,
         grid=encoder.grid,
-        renormalise=estimator is not None,
-        order=config.attention.order,
         rngs=rngs,
-        **config.decoder.to_dict(),
     )
     baseline = None
     if estimator is not None and estimator.baseline == "learned" and reward is None:

@@ -17,7 +17,6 @@ from show_attend_tell import pretrained
 from show_attend_tell.data.batches import BatchPlan, train_batches
 from show_attend_tell.errors import UserError
 from show_attend_tell.inference import captioning as evaluate
-from show_attend_tell.models.decoder import Decoder
 from show_attend_tell.runs.build import Captioner, build_captioner, build_encoder
 from show_attend_tell.runs.checkpoint import Checkpoints
 from show_attend_tell.runs.metrics_log import MetricWriter, read_metrics
@@ -196,20 +195,7 @@ def test_early_stopping_counts_validations_without_a_better_score(tmp_path, monk
 
 def tiny_step(**settings):
     """A model over annotation vectors, its step, and a batch of two images."""
-    decoder = Decoder(
-        vocabulary=9,
-        features=4,
-        projection=0,
-        embedding=3,
-        hidden=5,
-        attention=6,
-        dropout=0.0,
-        annotation_dropout=0.0,
-        output_tanh=True,
-        gate=True,
-        tied=False,
-        rngs=nnx.Rngs(0),
-    )
+    decoder = tiny.make_decoder(vocabulary=9, projection=0, hidden=5, units=6)
     model = Captioner(None, decoder)
     optimizer = make_optimizer(
         name="adam",
