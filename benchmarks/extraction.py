@@ -14,6 +14,7 @@ from flax import nnx
 from PIL import Image
 from timing import interleaved, print_table, spread
 
+from show_attend_tell import settings
 from show_attend_tell.data.load import Example
 from show_attend_tell.data.row_cache import annotation_cache
 from show_attend_tell.models.encoders import make_encoder
@@ -66,7 +67,8 @@ def run(rounds: int, torch: bool) -> tuple[dict[str, Any], str]:
 
 
 def extract(pictures: Pictures, cache: Path) -> Callable[[], None]:
-    encoder = make_encoder("efficientnet_lite0", image_size=SIZE, rngs=nnx.Rngs(0))
+    options = settings.ImageEncoder(name="efficientnet_lite0", image_size=SIZE)
+    encoder = make_encoder(options, rngs=nnx.Rngs(0))
 
     def take() -> None:
         shutil.rmtree(cache, ignore_errors=True)

@@ -17,7 +17,7 @@ from timing import PRODUCT_NAME, interleaved, make_product, print_table, product
 
 from show_attend_tell.data.batches import BatchPlan
 from show_attend_tell.models.attention import Annotations
-from show_attend_tell.models.encoders.base import Encoder
+from show_attend_tell.models.encoders.base import Precomputed
 from show_attend_tell.objectives.likelihood import soft_loss
 from show_attend_tell.runs.build import build_captioner
 from show_attend_tell.tokens import EOS, PAD
@@ -44,13 +44,6 @@ ESTIMATORS = {
     },
     "hard, leave_one_out, N = 2": HARD | {"hard.baseline": "leave_one_out", "hard.samples": 2},
 }
-
-
-class GivenAnnotations(Encoder):
-    """Stands where an encoder would: its annotation vectors are made up."""
-
-    def __init__(self, features: int):
-        self.features, self.grid = features, GRID
 
 
 def run(
@@ -172,7 +165,7 @@ def training_flops(config: ConfigDict, tokens: jax.Array) -> float:
 
 def make_step(config: ConfigDict, batch: Any, words: int | None = None) -> Callable[[], None]:
     """A function that takes a training step and waits for it; `words` is the vocabulary's size."""
-    model = build_captioner(config, GivenAnnotations(FEATURES), words or VOCABULARY)
+    model = build_captioner(config, Precomputed(FEATURES, GRID), words or VOCABULARY)
     settings = {k: v for k, v in config.optimizer.to_dict().items() if k != "average"}
     optimizer = make_optimizer(total_steps=10_000, **settings)
     step = make_train_step(
@@ -197,7 +190,7 @@ def torch_step(config: ConfigDict, batch: Any) -> Callable[[], None]:
     import in_pytorch
     import torch
 
-    decoder = build_captioner(config, GivenAnnotations(FEATURES), VOCABULARY).decoder
+    decoder = build_captioner(config, Precomputed(FEATURES, GRID), VOCABULARY).decoder
     out = decoder(Annotations(batch["inputs"]), batch["tokens"])
     ours, _ = soft_loss(out.logits, out.alpha, batch["tokens"], **config.loss)
     model = in_pytorch.from_decoder(
@@ -256,7 +249,7 @@ def memory(config: ConfigDict) -> tuple[dict[str, Any], str]:
 
 
 def step_bytes(config: ConfigDict, *, images: int, rows: int, steps: int, locations: int) -> int:
-    model = build_captioner(config, GivenAnnotations(512), VOCABULARY)
+    model = build_captioner(config, Precomputed(512, GRID), VOCABULARY)
     settings = {k: v for k, v in config.optimizer.to_dict().items() if k != "average"}
     optimizer = make_optimizer(total_steps=10_000, **settings)
     loss = config.loss.to_dict()

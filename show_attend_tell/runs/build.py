@@ -57,7 +57,7 @@ class Captioner(nnx.Module):
     def annotations(self, inputs: Inputs, key: PRNGKeyArray | None = None) -> Annotations:
         """The annotation vectors a; `key` switches the dropout of a sentence encoder on."""
         if isinstance(self.encoder, SentenceEncoder):
-            return self.encoder(inputs, key)
+            return self.encoder.annotations(inputs, key)
         return Annotations(inputs if self.encoder is None else self.encoder(inputs))
 
     def loss(
@@ -145,10 +145,9 @@ def build_encoder(config: ConfigDict, source_words: int = 0) -> Encoder | Senten
     if source_words:
         # Other numbers than the decoder's, which the seed itself draws.
         rngs = nnx.Rngs(jax.random.fold_in(jax.random.key(config.seed), _ENCODER))
-        return SentenceEncoder(vocabulary=source_words, rngs=rngs, **options)
-    options.pop("learning_rate", None)  # of the optimizer
-    name, image_size = options.pop("name"), options.pop("image_size")
-    return make_encoder(name, image_size=image_size, rngs=nnx.Rngs(config.seed), **options)
+        sentences = settings.SentenceEncoder(**options)
+        return SentenceEncoder(sentences, vocabulary=source_words, rngs=rngs)
+    return make_encoder(settings.ImageEncoder(**options), rngs=nnx.Rngs(config.seed))
 
 
 def _check_attention(config: ConfigDict) -> None:
