@@ -10,10 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from timing import interleaved, print_table, spread
-from training import FEATURES, GRID, VOCABULARY, GivenAnnotations
+from training import FEATURES, GRID, VOCABULARY
 
 from show_attend_tell.inference.captioning import make_decode
 from show_attend_tell.inference.run import load_run
+from show_attend_tell.models.encoders import Precomputed
 from show_attend_tell.runs.build import build_captioner
 from show_attend_tell.runs.inputs import load_inputs
 from show_attend_tell.settings import Settings
@@ -28,7 +29,7 @@ def run(
     """Times the searches; returns the figures, and the table as Markdown."""
     shape = (IMAGES, GRID[0] * GRID[1], FEATURES)
     inputs = np.maximum(np.random.default_rng(0).normal(size=shape), 0).astype(np.float16)
-    model = build_captioner(settings, GivenAnnotations(FEATURES), VOCABULARY)
+    model = build_captioner(settings, Precomputed(FEATURES, GRID), VOCABULARY)
     # No caption ends: all take every step.
     bias = model.decoder.output_bias
     bias[...] = bias[...].at[EOS].set(-1e9)

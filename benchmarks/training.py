@@ -19,7 +19,7 @@ from timing import PRODUCT_NAME, interleaved, make_product, print_table, product
 from show_attend_tell import config
 from show_attend_tell.data.batches import BatchPlan
 from show_attend_tell.models.attention import Annotations
-from show_attend_tell.models.encoders.base import Encoder
+from show_attend_tell.models.encoders import Precomputed
 from show_attend_tell.objectives.likelihood import soft_loss
 from show_attend_tell.runs.build import build_captioner, make_objective
 from show_attend_tell.settings import Settings
@@ -46,15 +46,6 @@ ESTIMATORS = {
     },
     "hard, leave_one_out, N = 2": HARD | {"hard.baseline": "leave_one_out", "hard.samples": 2},
 }
-
-
-class GivenAnnotations(Encoder):
-    """Stands in for a frozen encoder: its annotation vectors are made up."""
-
-    trained = False
-
-    def __init__(self, features: int):
-        self.features, self.grid = features, GRID
 
 
 def run(
@@ -174,7 +165,7 @@ def training_flops(settings: Settings, tokens: jax.Array) -> float:
 
 def make_step(settings: Settings, batch: Any, words: int | None = None) -> Callable[[], None]:
     """A function that takes a training step and waits for it; `words` is the vocabulary's size."""
-    model = build_captioner(settings, GivenAnnotations(FEATURES), words or VOCABULARY)
+    model = build_captioner(settings, Precomputed(FEATURES, GRID), words or VOCABULARY)
     optimizer = make_optimizer(settings.optimizer, total_steps=10_000)
     objective = make_objective(settings)
     step = make_train_step(
@@ -200,7 +191,7 @@ def torch_step(settings: Settings, batch: Any) -> Callable[[], None]:
     import torch
 
     loss = dataclasses.asdict(settings.loss)
-    decoder = build_captioner(settings, GivenAnnotations(FEATURES), VOCABULARY).decoder
+    decoder = build_captioner(settings, Precomputed(FEATURES, GRID), VOCABULARY).decoder
     out = decoder(Annotations(batch["inputs"]), batch["tokens"])
     ours, _ = soft_loss(out.logits, out.alpha, batch["tokens"], **loss)
     model = in_pytorch.from_decoder(
@@ -258,7 +249,7 @@ def memory(settings: Settings) -> tuple[dict[str, Any], str]:
 
 
 def step_bytes(settings: Settings, *, images: int, rows: int, steps: int, locations: int) -> int:
-    model = build_captioner(settings, GivenAnnotations(512), VOCABULARY)
+    model = build_captioner(settings, Precomputed(512, GRID), VOCABULARY)
     optimizer = make_optimizer(settings.optimizer, total_steps=10_000)
     objective = make_objective(settings)
     step = make_train_step(model, objective, optimizer, key=jax.random.key(0), average=0.99)

@@ -16,6 +16,7 @@ from show_attend_tell.data.images import read_image
 from show_attend_tell.data.load import SPLITS, load_images
 from show_attend_tell.inference.captioning import make_decode
 from show_attend_tell.models.attention import Annotations
+from show_attend_tell.models.encoders import Precomputed
 from show_attend_tell.objectives.likelihood import soft_loss
 from show_attend_tell.runs.build import build_captioner
 from show_attend_tell.settings import Decode
@@ -64,7 +65,7 @@ def test_pytorch_has_the_same_mathematics(training, settings):
     torch = pytest.importorskip("torch", reason="PyTorch is absent")
     import in_pytorch
 
-    decoder = build_captioner(settings, training.GivenAnnotations(12), 10).decoder
+    decoder = build_captioner(settings, Precomputed(12, (2, 2)), 10).decoder
     annotations = np.random.default_rng(0).normal(size=(2, 4, 12)).astype(np.float32)
     tokens = jnp.array([[[5, 6, 2], [7, 2, 0]], [[8, 9, 2], [4, 2, 0]]])
     out = decoder(Annotations(jnp.asarray(annotations)), tokens)
@@ -80,7 +81,7 @@ def test_pytorchs_beam_search_finds_the_same_words(training, settings):
     torch = pytest.importorskip("torch", reason="PyTorch is absent")
     import in_pytorch
 
-    model = build_captioner(settings, training.GivenAnnotations(12), 10)
+    model = build_captioner(settings, Precomputed(12, (2, 2)), 10)
     bias = model.decoder.output_bias
     bias[...] = jnp.array([-1e9] * 4 + [0.0] * 6)  # words alone: no caption ends
     annotations = np.random.default_rng(0).normal(size=(3, 4, 12)).astype(np.float32)

@@ -1,5 +1,6 @@
 """A tiny experiment for the tests of training, evaluation and the command line."""
 
+import dataclasses
 import io
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,10 +15,18 @@ from PIL import Image
 from show_attend_tell.data.builders.shapes import render_scene
 from show_attend_tell.data.load import Box, Example
 from show_attend_tell.models.decoder import Decoder
-from show_attend_tell.settings import Hard, Settings
+from show_attend_tell.settings import Attention, Hard, Settings
+from show_attend_tell.settings import Decoder as DecoderSizes
 
 # Pure REINFORCE with one path, whose expected gradient is exact.
 PURE = Hard(soft_probability=0.0, entropy=0.0, baseline="none")
+
+
+# Sizes so small that all paths of attention can be enumerated; no dropout.
+DECODER = DecoderSizes(
+    projection=3, embedding=3, hidden=4, dropout=0.0, annotation_dropout=0.0, tied=False
+)
+ATTENTION = Attention(units=3)
 
 
 class Scenes(list):
@@ -81,12 +90,23 @@ def use_scenes(monkeypatch, count: int = 8, copies: int = 1) -> Scenes:
     return scenes
 
 
+def make_decoder(*, vocabulary=6, features=4, grid=None, seed=0, **changes) -> Decoder:
+    """A freshly initialised decoder; `changes` are to `DECODER` and `ATTENTION`."""
+    names = {field.name for field in dataclasses.fields(Attention)}
+    of_attention = {name: changes.pop(name) for name in names & changes.keys()}
+    return Decoder(
+        dataclasses.replace(DECODER, **changes),
+        dataclasses.replace(ATTENTION, **of_attention),
+        vocabulary=vocabulary,
+        features=features,
+        grid=grid,
+        rngs=nnx.Rngs(seed),
+    )
+
+
 def decoder(**changes):
-    """The graph and the parameters of a decoder small enough for all its paths to be enumerated."""
-    sizes = dict(vocabulary=6, features=4, projection=3, embedding=3, hidden=4, attention=3)
-    kind = dict(dropout=0.0, annotation_dropout=0.0, output_tanh=True, gate=True, tied=False)
-    graph, params = nnx.split(Decoder(**(sizes | kind | changes), rngs=nnx.Rngs(0)), nnx.Param)
-    # Weights large enough for paths to differ a lot.
+    """The graph and the parameters of `make_decoder`, with weights that make paths differ a lot."""
+    graph, params = nnx.split(make_decoder(**changes), nnx.Param)
     leaves, tree = jax.tree.flatten(params)
     keys = jax.random.split(jax.random.key(1), len(leaves))
     leaves = [p + 0.8 * jax.random.normal(k, p.shape) for p, k in zip(leaves, keys, strict=True)]

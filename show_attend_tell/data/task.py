@@ -11,9 +11,9 @@ from typing import Any, Protocol, cast
 
 import numpy as np
 import platformdirs
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Float, Int
 
-from show_attend_tell.data.batches import source_ids
+from show_attend_tell.data.batches import Inputs, source_ids
 from show_attend_tell.data.examples import (
     Box,
     Example,
@@ -24,14 +24,11 @@ from show_attend_tell.data.examples import (
 )
 from show_attend_tell.data.images import Picture, picture_size
 from show_attend_tell.data.load import load_images, load_pairs
-from show_attend_tell.data.row_cache import RowCache, Rows
+from show_attend_tell.data.row_cache import RowCache
 from show_attend_tell.data.vocabulary import AnyVocabulary, build_vocabulary
 from show_attend_tell.errors import UserError
 from show_attend_tell.settings import ImageData, SentenceData
 from show_attend_tell.tokens import PAD
-
-# One row an example: annotation vectors (N, L, D), images (N, S, S, 3), or source words (N, S).
-Inputs = Shaped[np.ndarray, "N ..."] | Rows
 
 
 class Viewer(Protocol):

@@ -17,10 +17,10 @@ from rich.console import Console
 
 from show_attend_tell import devices
 from show_attend_tell.data import vocabulary as vocabularies
-from show_attend_tell.data.batches import eval_batches
+from show_attend_tell.data.batches import Inputs, eval_batches
 from show_attend_tell.data.examples import ExampleSource
 from show_attend_tell.data.images import read_image
-from show_attend_tell.data.task import Inputs, Subject
+from show_attend_tell.data.task import Subject
 from show_attend_tell.data.vocabulary import AnyVocabulary
 from show_attend_tell.errors import UserError
 from show_attend_tell.inference.attention_record import AttentionRecord

@@ -19,7 +19,8 @@ from show_attend_tell.models.captioner import (
     frozen_weights,
     trained_weights,
 )
-from show_attend_tell.runs.build import AnyEncoder, build_captioner, build_encoder
+from show_attend_tell.models.encoders import Encoder
+from show_attend_tell.runs.build import build_captioner, build_encoder
 from show_attend_tell.runs.checkpoint import in_half, read_weights
 from show_attend_tell.runs.folder import SOURCE, TARGET, RunFolder
 from show_attend_tell.settings import Decode, Settings
@@ -45,7 +46,7 @@ class Run:
     task: Task
     vocabulary: AnyVocabulary
     source_vocabulary: AnyVocabulary | None
-    encoder: AnyEncoder
+    encoder: Encoder
     model: Captioner
     params: dict[str, Any]
     step: int

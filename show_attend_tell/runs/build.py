@@ -7,8 +7,7 @@ from show_attend_tell import settings as s
 from show_attend_tell.errors import UserError
 from show_attend_tell.models.captioner import Captioner
 from show_attend_tell.models.decoder import Decoder
-from show_attend_tell.models.encoders import Encoder, make_encoder
-from show_attend_tell.models.encoders.base import Precomputed
+from show_attend_tell.models.encoders import Encoder, Precomputed, make_encoder
 from show_attend_tell.models.sentence_encoder import SentenceEncoder
 from show_attend_tell.objectives.baselines import LearnedBaseline
 from show_attend_tell.objectives.likelihood import Likelihood
@@ -17,11 +16,10 @@ from show_attend_tell.objectives.reinforce import Reinforce
 from show_attend_tell.objectives.rewarded import Rewarded
 from show_attend_tell.objectives.rewards import IdfTable
 
-AnyEncoder = Encoder | SentenceEncoder
 _ENCODER = 0xE4C  # folded into the seed: an encoder of words draws other numbers than the decoder
 
 
-def build_encoder(settings: s.Settings, source_words: int = 0) -> AnyEncoder:
+def build_encoder(settings: s.Settings, source_words: int = 0) -> Encoder:
     """The encoder of `settings.encoder`, with its weights.
 
     Args:
@@ -34,7 +32,7 @@ def build_encoder(settings: s.Settings, source_words: int = 0) -> AnyEncoder:
     return make_encoder(settings.encoder, rngs=nnx.Rngs(settings.seed))
 
 
-def build_captioner(settings: s.Settings, encoder: AnyEncoder, vocabulary_size: int) -> Captioner:
+def build_captioner(settings: s.Settings, encoder: Encoder, vocabulary_size: int) -> Captioner:
     """The model, freshly initialised from the seed.
 
     A frozen encoder stays outside: its annotation vectors are computed once and cached.
@@ -61,7 +59,11 @@ def build_captioner(settings: s.Settings, encoder: AnyEncoder, vocabulary_size: 
     baseline = None
     if attention.hard and settings.hard.baseline == "learned" and not settings.reward.samples:
         baseline = LearnedBaseline(sizes.hidden, features, sizes.embedding, rngs=rngs)
-    return Captioner(encoder if encoder.trained else Precomputed(), decoder, baseline)
+    return Captioner(
+        encoder if encoder.trained else Precomputed(encoder.features, encoder.grid),
+        decoder,
+        baseline,
+    )
 
 
 def make_objective(settings: s.Settings, table: IdfTable | None = None) -> Objective:

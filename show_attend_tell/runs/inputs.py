@@ -3,13 +3,12 @@
 from collections.abc import Callable
 from typing import cast
 
-from show_attend_tell.data.batches import Augmentation
+from show_attend_tell.data.batches import Augmentation, Inputs
 from show_attend_tell.data.examples import ExampleSource, ImageSource
 from show_attend_tell.data.row_cache import RowCache
-from show_attend_tell.data.task import Inputs, Task, data_folder
+from show_attend_tell.data.task import Task, data_folder
 from show_attend_tell.data.vocabulary import AnyVocabulary
-from show_attend_tell.models.encoders import Encoder
-from show_attend_tell.runs.build import AnyEncoder
+from show_attend_tell.models.encoders import Encoder, ImageEncoder
 from show_attend_tell.runs.encoding import annotation_cache, image_cache
 from show_attend_tell.settings import ImageData, Settings
 from show_attend_tell.tokens import UNK
@@ -19,7 +18,7 @@ def load_inputs(
     settings: Settings,
     task: Task,
     examples: ExampleSource,
-    encoder: AnyEncoder,
+    encoder: Encoder,
     source: AnyVocabulary | None = None,
     *,
     split: str = "",
@@ -65,16 +64,14 @@ def make_augmentation(
     )
 
 
-def row_cache(
-    settings: Settings, encoder: AnyEncoder, examples: ImageSource, split: str
-) -> RowCache:
+def row_cache(settings: Settings, encoder: Encoder, examples: ImageSource, split: str) -> RowCache:
     """The annotation vectors of a frozen encoder, or the images that a trained one reads.
 
     Training images to be augmented are stored so large that the smallest random crop still has
     every pixel that the encoder takes.
     """
     folder = data_folder(settings.data) / "features"
-    encoder = cast(Encoder, encoder)
+    encoder = cast(ImageEncoder, encoder)
     if not encoder.trained:
         return annotation_cache(examples, encoder, folder)
     augmentation = make_augmentation(settings) if split == "train" else None

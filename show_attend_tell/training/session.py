@@ -17,15 +17,15 @@ from jaxtyping import Int
 from rich.console import Console
 
 from show_attend_tell import config, devices
-from show_attend_tell.data.batches import BatchPlan, train_batches
+from show_attend_tell.data.batches import BatchPlan, Inputs, train_batches
 from show_attend_tell.data.examples import ExampleSource
-from show_attend_tell.data.task import Inputs, Task, task_of
+from show_attend_tell.data.task import Task, task_of
 from show_attend_tell.data.vocabulary import AnyVocabulary
 from show_attend_tell.errors import UserError
 from show_attend_tell.models.captioner import frozen_weights
+from show_attend_tell.models.encoders import Encoder
 from show_attend_tell.objectives.rewards import IdfTable, idf_table
 from show_attend_tell.runs.build import (
-    AnyEncoder,
     build_captioner,
     build_encoder,
     make_objective,
@@ -88,7 +88,7 @@ def make_plan(
 class _Data:
     """What a run trains and validates on."""
 
-    encoder: AnyEncoder
+    encoder: Encoder
     vocabulary: AnyVocabulary
     source_vocabulary: AnyVocabulary | None
     plan: BatchPlan
@@ -103,7 +103,7 @@ def _load_data(
     settings: Settings,
     task: Task,
     folder: RunFolder,
-    encoder: AnyEncoder | None,
+    encoder: Encoder | None,
     console: Console,
 ) -> _Data:
     train, val = task.load("train", copies=True), task.load("val")
@@ -238,6 +238,7 @@ class _Session:
             self.data.plan,
             share=devices.local_slice(self.settings.train.batch_size),
             augmentation=make_augmentation(self.settings, self.data.vocabulary),
+            cut_to_bucket=self.task.reads_words,
         )
 
     def _initial_state(self) -> TrainState:
@@ -288,7 +289,7 @@ class _Session:
         )
 
 
-def _pinned(settings: Settings, encoder: AnyEncoder) -> Settings:
+def _pinned(settings: Settings, encoder: Encoder) -> Settings:
     """Settings with the checksum of the encoder's weights, which are then those of the run."""
     if settings.encoder.weights_sha256:
         return settings

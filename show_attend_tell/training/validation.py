@@ -5,8 +5,9 @@ from typing import Any
 
 from jaxtyping import PyTree
 
+from show_attend_tell.data.batches import Inputs
 from show_attend_tell.data.examples import ExampleSource
-from show_attend_tell.data.task import Inputs, Task
+from show_attend_tell.data.task import Task
 from show_attend_tell.data.vocabulary import AnyVocabulary
 from show_attend_tell.evaluation.scoring import SCORERS
 from show_attend_tell.evaluation.split_scores import references

@@ -6,8 +6,8 @@ import math
 import numpy as np
 import pytest
 from records import ONE, TWO, UNIFORM, even, record, sentence
-from show_attend_tell.data.examples import Box
 
+from show_attend_tell.data.examples import Box
 from show_attend_tell.errors import UserError
 from show_attend_tell.evaluation.grounding import (
     attention_statistics,

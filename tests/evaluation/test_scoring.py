@@ -1,9 +1,9 @@
 """The registry of scorers: one signature for all, and what each says of itself."""
 
 import pytest
-from show_attend_tell.data.examples import Pair
 
 from show_attend_tell.data import ptb_tokenizer
+from show_attend_tell.data.examples import Pair
 from show_attend_tell.errors import UserError
 from show_attend_tell.evaluation.scoring import SCORERS
 

@@ -5,8 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 from records import ONE, UNIFORM, even, record, sentence
-from show_attend_tell.data.examples import Box
 
+from show_attend_tell.data.examples import Box
 from show_attend_tell.errors import UserError
 from show_attend_tell.inference.attention_record import (
     AttentionRecord,

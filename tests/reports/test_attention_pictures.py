@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 from records import UNIFORM, record, sentence
-from show_attend_tell.data.examples import Box
 
+from show_attend_tell.data.examples import Box
 from show_attend_tell.reports.attention_pictures import alignment_picture, draw_attention
 
 

@@ -6,10 +6,10 @@ from types import SimpleNamespace
 import pytest
 import tiny
 from rich.console import Console
-from show_attend_tell.data.examples import Pair
 
 from show_attend_tell import config
 from show_attend_tell.data import row_cache
+from show_attend_tell.data.examples import Pair
 from show_attend_tell.data.task import SentenceTask, task_of
 from show_attend_tell.errors import UserError
 from show_attend_tell.runs import encoding, preparation
