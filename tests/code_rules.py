@@ -43,10 +43,8 @@ def mentioned(tree: ast.AST) -> Iterator[tuple[str, int]]:
         elif isinstance(node, ast.Import | ast.ImportFrom):
             for alias in node.names:
                 yield alias.name.rpartition(".")[2], node.lineno
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-            # A quoted annotation, or an argument of getattr.
-            if node.value.isidentifier():
-                yield node.value, node.lineno
+        elif isinstance(node, ast.Constant) and str(node.value).isidentifier():
+            yield str(node.value), node.lineno  # a quoted annotation, or an argument of getattr
 
 
 def functions(tree: ast.AST, prefix: str = "") -> Iterator[tuple[str, ast.AST]]:
