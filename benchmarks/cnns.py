@@ -15,7 +15,8 @@ import safetensors.numpy
 from flax import nnx
 from timing import PRODUCT_NAME, interleaved, make_product, print_table, product_speed, spread
 
-from show_attend_tell.models.encoders import Encoder, make_encoder
+from show_attend_tell import settings
+from show_attend_tell.models.encoders import ImageEncoder, make_encoder
 
 IMAGES, SIZE, BATCH = 16, 224, 16
 VGG19 = (64, 64, "pool", 128, 128, "pool", *[256] * 4, "pool", *[512] * 4, "pool", *[512] * 4)
@@ -146,12 +147,13 @@ def normalised(images: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(values.transpose(0, 3, 1, 2))
 
 
-def make(name: str, size: int, folder: Path, **options: Any) -> Encoder:
+def make(name: str, size: int, folder: Path, **options: Any) -> ImageEncoder:
     """Our encoder with the random weights, by way of a file."""
     path = folder / f"{name}.safetensors"
     if not path.exists():
         safetensors.numpy.save_file(random_weights(name), path)
-    return make_encoder(name, image_size=size, rngs=nnx.Rngs(0), weights=str(path), **options)
+    made = settings.ImageEncoder(name=name, image_size=size, weights=str(path), **options)
+    return make_encoder(made, rngs=nnx.Rngs(0))
 
 
 def run(rounds: int, torch: bool) -> tuple[dict[str, Any], str]:
@@ -186,7 +188,7 @@ def run(rounds: int, torch: bool) -> tuple[dict[str, Any], str]:
     return {"setting": title, "rows": figures}, print_table(title, columns, rows)
 
 
-def ours(encoder: Encoder, images: np.ndarray) -> Callable[[], None]:
+def ours(encoder: ImageEncoder, images: np.ndarray) -> Callable[[], None]:
     graph, state = nnx.split(encoder)
     encode = jax.jit(lambda state, images: nnx.merge(graph, state)(images))
     return lambda: jax.block_until_ready(encode(state, images))

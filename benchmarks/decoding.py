@@ -1,5 +1,6 @@
 """Beam search: 20 forced steps beside PyTorch and the peers, and a trained run's real captions."""
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,29 +9,31 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from ml_collections import ConfigDict
 from timing import interleaved, print_table, spread
-from training import FEATURES, GRID, VOCABULARY, GivenAnnotations
+from training import FEATURES, GRID, VOCABULARY
 
-from show_attend_tell.inference import captioning as evaluate
-from show_attend_tell.inference.captioning import Decoding, make_decode
+from show_attend_tell.inference.captioning import make_decode
+from show_attend_tell.inference.run import load_run
+from show_attend_tell.models.encoders import Precomputed
 from show_attend_tell.runs.build import build_captioner
+from show_attend_tell.runs.inputs import load_inputs
+from show_attend_tell.settings import Settings
 from show_attend_tell.tokens import EOS
 
 IMAGES, BEAM, STEPS = 50, 5, 20
 
 
 def run(
-    config: ConfigDict, rounds: int, peers: dict[str, Any], torch: bool, workdir: Path | None
+    settings: Settings, rounds: int, peers: dict[str, Any], torch: bool, workdir: Path | None
 ) -> tuple[dict[str, Any], str]:
     """Times the searches; returns the figures, and the table as Markdown."""
     shape = (IMAGES, GRID[0] * GRID[1], FEATURES)
     inputs = np.maximum(np.random.default_rng(0).normal(size=shape), 0).astype(np.float16)
-    model = build_captioner(config, GivenAnnotations(FEATURES), VOCABULARY)
+    model = build_captioner(settings, Precomputed(FEATURES, GRID), VOCABULARY)
     # No caption ends: all take every step.
     bias = model.decoder.output_bias
     bias[...] = bias[...].at[EOS].set(-1e9)
-    contestants = {"beam search": search(config, model, inputs)}
+    contestants = {"beam search": search(settings, model, inputs)}
     if torch:
         contestants["PyTorch, the same mathematics"] = torch_search(model, inputs)
     for name, peer in peers.items():
@@ -53,9 +56,9 @@ def run(
     return {"setting": title, "rows": figures}, print_table(title, columns, rows)
 
 
-def search(config: ConfigDict, model: Any, inputs: np.ndarray) -> Callable[[], None]:
-    settings = config.decode.to_dict() | {"beam": BEAM, "max_length": STEPS, "context": "expected"}
-    decode = make_decode(model, Decoding(**settings))
+def search(settings: Settings, model: Any, inputs: np.ndarray) -> Callable[[], None]:
+    changes = {"beam": BEAM, "max_length": STEPS, "context": "expected"}
+    decode = make_decode(model, dataclasses.replace(settings.decode, **changes))
     params = nnx.to_pure_dict(nnx.state(model, nnx.Param))
     inputs, numbers = jnp.asarray(inputs), jnp.arange(len(inputs))
     return lambda: jax.block_until_ready(decode(params, inputs, numbers))
@@ -80,12 +83,11 @@ def peer_search(peer: Any, inputs: np.ndarray) -> Callable[[], None]:
 
 def trained_search(workdir: Path) -> Callable[[], None]:
     """Captions of the first validation images by the run's best weights, as `evaluate` makes."""
-    run = evaluate.load_run(workdir)
-    examples = evaluate.load_split(run.config, "val")
-    inputs = np.array(
-        evaluate.load_inputs(run.config, examples, run.encoder, run.source_vocabulary)[:IMAGES]
-    )
-    settings = run.config.decode.to_dict() | {"beam": BEAM, "batch_size": IMAGES}
-    decode = make_decode(run.model, Decoding(**settings))
+    run = load_run(workdir)
+    examples = run.task.load("val")
+    inputs = load_inputs(run.settings, run.task, examples, run.encoder, run.source_vocabulary)
+    inputs = np.array(inputs[:IMAGES])
+    decoding = dataclasses.replace(run.decoding, beam=BEAM, batch_size=IMAGES)
+    decode = make_decode(run.model, decoding)
     inputs, numbers = jnp.asarray(inputs), jnp.arange(len(inputs))
     return lambda: jax.block_until_ready(decode(run.params, inputs, numbers))

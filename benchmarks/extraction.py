@@ -14,22 +14,27 @@ from flax import nnx
 from PIL import Image
 from timing import interleaved, print_table, spread
 
-from show_attend_tell.data.load import Example
-from show_attend_tell.data.row_cache import annotation_cache
+from show_attend_tell.data.examples import Example
 from show_attend_tell.models.encoders import make_encoder
+from show_attend_tell.runs.encoding import annotation_cache
 
 IMAGES, SIZE, BATCH = 256, 224, 16
 PICTURE = (500, 375)  # of Flickr8k's photographs, most of them
 
 
 class Pictures(list):
-    """Examples with what `datasets.load` gives besides; a fingerprint for each round's cache."""
+    """An `ExampleSource` of made-up photographs."""
 
     def __init__(self, count: int):
         rng = np.random.default_rng(0)
         super().__init__(Example(f"{i}", picture(rng), ("A picture .",), ()) for i in range(count))
         self.ids = [example.image_id for example in self]
         self.fingerprint = {"name": "pictures", "images": count}
+        self.name, self.split, self.splits = "pictures", "train", ("train",)
+        self.stored, self.left_out = count, {}
+
+    def captions(self) -> list[tuple[str, ...]]:
+        return [example.captions for example in self]
 
 
 def picture(rng: np.random.Generator) -> bytes:
@@ -66,7 +71,9 @@ def run(rounds: int, torch: bool) -> tuple[dict[str, Any], str]:
 
 
 def extract(pictures: Pictures, cache: Path) -> Callable[[], None]:
-    encoder = make_encoder("efficientnet_lite0", image_size=SIZE, rngs=nnx.Rngs(0))
+    encoder = make_encoder(
+        ImageEncoder(name="efficientnet_lite0", image_size=SIZE), rngs=nnx.Rngs(0)
+    )
 
     def take() -> None:
         shutil.rmtree(cache, ignore_errors=True)

@@ -13,8 +13,7 @@ import os
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
-EXPERIMENT = ROOT / "experiments" / "flickr8k.py"
+EXPERIMENT = "flickr8k:soft"
 PARTS = ("train", "estimators", "memory", "scaling", "beam", "extract", "cnns", "input", "scale")
 DEFAULT = ("train", "memory", "scaling", "beam", "extract", "input")
 
@@ -24,7 +23,7 @@ def main() -> int:
         prog="bench",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="Any further --config.a.b=value changes the experiment flickr8k.py:soft.",
+        epilog="Any further --config.a.b=value changes the experiment flickr8k:soft.",
         allow_abbrev=False,
     )
     parser.add_argument(
@@ -58,9 +57,10 @@ def main() -> int:
     import scaling
     import training
 
-    from show_attend_tell import config as configs
     from show_attend_tell import files
+    from show_attend_tell.config import load_experiment
     from show_attend_tell.errors import UserError
+    from show_attend_tell.runs.record import provenance
 
     peers = {}
     if torch:
@@ -72,21 +72,21 @@ def main() -> int:
     rounds = arguments.rounds
     arguments.out.mkdir(parents=True, exist_ok=True)
     try:
-        config = configs.from_file(f"{EXPERIMENT}:soft", overrides)
+        settings = load_experiment(EXPERIMENT, overrides)
         run = {
-            "train": lambda: training.run(config, rounds, peers, torch, training.VARIANTS),
-            "estimators": lambda: training.run(config, rounds, {}, False, training.ESTIMATORS),
-            "memory": lambda: training.memory(config),
-            "scaling": lambda: scaling.run(config, rounds, arguments.out),
-            "beam": lambda: decoding.run(config, rounds, peers, torch, arguments.workdir),
+            "train": lambda: training.run(settings, rounds, peers, torch, training.VARIANTS),
+            "estimators": lambda: training.run(settings, rounds, {}, False, training.ESTIMATORS),
+            "memory": lambda: training.memory(settings),
+            "scaling": lambda: scaling.run(settings, rounds, arguments.out),
+            "beam": lambda: decoding.run(settings, rounds, peers, torch, arguments.workdir),
             "extract": lambda: extraction.run(rounds, torch),
             "cnns": lambda: cnns.run(rounds, torch),
-            "input": lambda: reading.run(config, rounds),
+            "input": lambda: reading.run(settings, rounds),
             "scale": lambda: scale.run(arguments.out),
         }
         for part in parts:
             figures, table = run[part]()
-            record = figures | configs.provenance(config)
+            record = figures | provenance(settings)
             files.write_text(arguments.out / f"{part}.json", json.dumps(record, indent=2) + "\n")
             files.write_text(arguments.out / f"{part}.md", table)
     except UserError as error:

@@ -6,16 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ml_collections import ConfigDict
 from timing import print_table, spread
 from training import FEATURES, GRID, make_plan
 
 from show_attend_tell.data.batches import train_batches
+from show_attend_tell.settings import Settings
 
 
-def run(config: ConfigDict, rounds: int) -> tuple[dict[str, Any], str]:
+def run(settings: Settings, rounds: int) -> tuple[dict[str, Any], str]:
     """Times batches; returns the figures, and the table as Markdown."""
-    plan = make_plan(config)
+    plan = make_plan(settings)
     shape = (len(plan), GRID[0] * GRID[1], FEATURES)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "features.npy"
@@ -30,7 +30,7 @@ def run(config: ConfigDict, rounds: int) -> tuple[dict[str, Any], str]:
             for _ in range(20):
                 next(batches)
             milliseconds.append(1e3 * (time.perf_counter() - began) / 20)
-    title = f"Batches of {config.train.batch_size} images, read from a feature cache"
+    title = f"Batches of {settings.train.batch_size} images, read from a feature cache"
     figures = {"setting": title, "rows": {"batch": {"milliseconds": milliseconds}}}
     rows = [["reading, packing", spread(np.array(milliseconds), 1)]]
     return figures, print_table(title, ["", "ms a batch"], rows)

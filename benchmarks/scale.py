@@ -50,7 +50,7 @@ def run(root: Path, images: int = IMAGES, steps: int = STEPS) -> tuple[dict[str,
     with tempfile.TemporaryDirectory(dir=root) as temporary:
         folder = Path(temporary)
         write_folder(folder / "pictures", images)
-        config = ["--config", str(Path(__file__).parents[1] / "experiments" / "folder.py")]
+        config = ["--config", "folder"]
         places = {"data.dir": folder / "data", "data.manual_dir": folder / "pictures"}
         config += [f"--config.{key}={value}" for key, value in (OVERRIDES | places).items()]
         epochs = steps * OVERRIDES["train.batch_size"] / (0.8 * images)

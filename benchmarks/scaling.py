@@ -10,11 +10,11 @@ from typing import Any
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
-from ml_collections import ConfigDict
 from timing import interleaved, print_table, spread
 from training import FEATURES, VOCABULARY, make_step
 
-from show_attend_tell import devices, files
+from show_attend_tell import config, devices, files
+from show_attend_tell.settings import Settings
 from show_attend_tell.tokens import EOS
 
 # B images of 3 rows, T steps, L locations, V words; each is varied while the others stay.
@@ -29,7 +29,7 @@ DEVICES = (1, 2)
 SYMBOLS = {"images": "B", "steps": "T", "locations": "L", "words": "V", "devices": "devices"}
 
 
-def run(config: ConfigDict, rounds: int, out: Path) -> tuple[dict[str, Any], str]:
+def run(settings: Settings, rounds: int, out: Path) -> tuple[dict[str, Any], str]:
     """Times the steps and draws them into `out`; returns the figures, and the table as Markdown."""
     sizes = {(): BASE}  # by what differs from the base
     sizes |= {
@@ -39,7 +39,7 @@ def run(config: ConfigDict, rounds: int, out: Path) -> tuple[dict[str, Any], str
         if value != BASE[name]
     }
     steps = {
-        str(key): make_step(config, make_batch(**size), size["words"])
+        str(key): make_step(settings, make_batch(**size), size["words"])
         for key, size in sizes.items()
     }
     seconds = interleaved(steps, rounds)
@@ -52,7 +52,7 @@ def run(config: ConfigDict, rounds: int, out: Path) -> tuple[dict[str, Any], str
             milliseconds = spread(1e3 * times, 0)
             rows.append([SYMBOLS[name], f"{value:,}", milliseconds, spread(times / base)])
     for count in DEVICES:
-        times = in_process(config, rounds, count)
+        times = in_process(settings, rounds, count)
         figures.append({"varied": "devices", "value": count, "seconds": times.tolist()})
         ratio = spread(times / np.median(base))
         rows.append(["devices", f"{count}", spread(1e3 * times, 0), ratio])
@@ -78,12 +78,12 @@ def make_batch(*, images: int, steps: int, locations: int, words: int) -> dict[s
     return {"inputs": jnp.asarray(annotations), "tokens": jnp.asarray(tokens)}
 
 
-def in_process(config: ConfigDict, rounds: int, count: int) -> np.ndarray:
+def in_process(settings: Settings, rounds: int, count: int) -> np.ndarray:
     """Seconds of the base's step on `count` host devices."""
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={count}"
     done = subprocess.run(
         [sys.executable, __file__, str(rounds)],
-        input=config.to_json(),
+        input=json.dumps(config.to_dict(settings)),
         env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
         capture_output=True,
         text=True,
@@ -107,6 +107,6 @@ def draw(figures: list[dict[str, Any]], path: Path) -> None:
 
 
 if __name__ == "__main__":
-    given = ConfigDict(json.load(sys.stdin))
-    batch = devices.share_out({k: np.array(v) for k, v in make_batch(**BASE).items()})
+    given = config.from_dict(json.load(sys.stdin))
+    batch = devices.shard_batch({k: np.array(v) for k, v in make_batch(**BASE).items()})
     print(json.dumps(interleaved({"": make_step(given, batch)}, int(sys.argv[1]))[""].tolist()))

@@ -4,6 +4,7 @@ Annotation vectors are random, words too; caption lengths have the mean and spre
 All contestants take a step on the same captions: ours in packed rows, the others one a row.
 """
 
+import dataclasses
 import math
 import time
 from collections.abc import Callable
@@ -12,17 +13,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ml_collections import ConfigDict
+from show_attend_tell.training.step import initial_state, make_train_step
 from timing import PRODUCT_NAME, interleaved, make_product, print_table, product_speed, spread
 
+from show_attend_tell import config
 from show_attend_tell.data.batches import BatchPlan
 from show_attend_tell.models.attention import Annotations
-from show_attend_tell.models.encoders.base import Encoder
+from show_attend_tell.models.encoders import Precomputed
 from show_attend_tell.objectives.likelihood import soft_loss
-from show_attend_tell.runs.build import build_captioner
+from show_attend_tell.runs.build import build_captioner, make_objective
+from show_attend_tell.settings import Settings
 from show_attend_tell.tokens import EOS, PAD
 from show_attend_tell.training.optimizer import make_optimizer
-from show_attend_tell.training.session import initial_state, make_train_step
 
 GRID, FEATURES = (7, 7), 1280  # EfficientNet-Lite0 at 224 pixels
 VOCABULARY = 2539  # words of Flickr8k's captions that come five times or more
@@ -46,32 +48,24 @@ ESTIMATORS = {
 }
 
 
-class GivenAnnotations(Encoder):
-    """Stands where an encoder would: its annotation vectors are made up."""
-
-    def __init__(self, features: int):
-        self.features, self.grid = features, GRID
-
-
 def run(
-    config: ConfigDict, rounds: int, peers: dict[str, Any], torch: bool, variants: dict[str, Any]
+    settings: Settings, rounds: int, peers: dict[str, Any], torch: bool, variants: dict[str, Any]
 ) -> tuple[dict[str, Any], str]:
     """Times the steps; returns the figures, and the table as Markdown."""
-    plan = make_plan(config)
+    plan = make_plan(settings)
     batch = make_batch(plan, GRID[0] * GRID[1], FEATURES)
     tokens = int((batch["tokens"] != PAD).sum())
     contestants = {PRODUCT_NAME: make_product()}
     flops, compiling = {}, {}
     for name, changes in variants.items():
-        changed = ConfigDict(config.to_dict())
-        changed.update_from_flattened_dict(changes)
+        changed = config.replaced(settings, changes)
         began = time.perf_counter()
         contestants[name] = make_step(changed, batch)
         contestants[name]()
         compiling[name] = time.perf_counter() - began
         flops[name] = training_flops(changed, batch["tokens"])
     if torch:
-        contestants["PyTorch, the same mathematics"] = torch_step(config, batch)
+        contestants["PyTorch, the same mathematics"] = torch_step(settings, batch)
         flops["PyTorch, the same mathematics"] = flops["soft"]
     captions = unpacked(batch["tokens"])
     for name, peer in peers.items():
@@ -106,24 +100,23 @@ def run(
     return {"setting": title, "rows": figures}, print_table(title, columns, rows)
 
 
-def make_plan(config: ConfigDict) -> BatchPlan:
+def make_plan(settings: Settings) -> BatchPlan:
     """A plan over 150 batches of random captions, with the config's packing."""
-    rng = np.random.default_rng(config.seed)
+    rng = np.random.default_rng(settings.seed)
     captions = []
-    for _ in range(150 * config.train.batch_size):
+    for _ in range(150 * settings.train.batch_size):
         # The captions of an image are about equally long.
         mean = rng.normal(WORDS, SPREAD / 2)
         lengths = rng.normal(mean, SPREAD * math.sqrt(3) / 2, 5)
-        lengths = lengths.round().clip(3, config.data.max_length).astype(int)
+        lengths = lengths.round().clip(3, settings.data.max_length).astype(int)
         captions.append([[*rng.integers(4, VOCABULARY, n - 1).tolist(), EOS] for n in lengths])
-    settings = config.train
     return BatchPlan(
         captions,
-        batch_size=settings.batch_size,
-        rows=settings.rows,
-        buckets=settings.buckets,
-        max_length=config.data.max_length,
-        seed=config.seed,
+        batch_size=settings.train.batch_size,
+        rows=settings.train.rows,
+        buckets=settings.train.buckets,
+        max_length=settings.data.max_length,
+        seed=settings.seed,
     )
 
 
@@ -150,39 +143,39 @@ def unpacked(tokens: Any) -> np.ndarray:
     return rows
 
 
-def training_flops(config: ConfigDict, tokens: jax.Array) -> float:
+def training_flops(settings: Settings, tokens: jax.Array) -> float:
     """Multiplications and additions of products, forward and backward, for a batch's real tokens.
 
     With several samples of hard attention a token counts once for each; further rollouts of a
     baseline do not count. Backward is twice forward, but for the projection of the given annotation
     vectors, of which no gradient is taken. Element-wise work does not count.
     """
-    sizes = config.decoder
+    sizes = settings.decoder
     locations = GRID[0] * GRID[1]
     d = sizes.projection or FEATURES
-    e, h, a = sizes.embedding, sizes.hidden, config.attention.units
+    e, h, a = sizes.embedding, sizes.hidden, settings.attention.units
     of_token = 4 * h * (e + h + d) + h * a + locations * (a + d) + e * (h + d + VOCABULARY)
     # What is multiplied with the given vectors needs no gradient towards them.
     keys = locations * d * a
     of_image = 3 * keys + 2 * locations * FEATURES * d if sizes.projection else 2 * keys
-    samples = config.hard.samples if config.attention.kind == "hard" else 1
+    samples = settings.hard.samples if settings.attention.kind == "hard" else 1
     real = samples * int((tokens != PAD).sum())
     return 2 * (3 * real * of_token + len(tokens) * of_image)
 
 
-def make_step(config: ConfigDict, batch: Any, words: int | None = None) -> Callable[[], None]:
+def make_step(settings: Settings, batch: Any, words: int | None = None) -> Callable[[], None]:
     """A function that takes a training step and waits for it; `words` is the vocabulary's size."""
-    model = build_captioner(config, GivenAnnotations(FEATURES), words or VOCABULARY)
-    settings = {k: v for k, v in config.optimizer.to_dict().items() if k != "average"}
-    optimizer = make_optimizer(total_steps=10_000, **settings)
+    model = build_captioner(settings, Precomputed(FEATURES, GRID), words or VOCABULARY)
+    optimizer = make_optimizer(settings.optimizer, total_steps=10_000)
+    objective = make_objective(settings)
     step = make_train_step(
         model,
+        objective,
         optimizer,
-        key=jax.random.key(config.seed),
-        average=config.optimizer.average,
-        **config.loss.to_dict(),
+        key=jax.random.key(settings.seed),
+        average=settings.optimizer.average,
     )
-    state = initial_state(model, optimizer)
+    state = initial_state(model, objective, optimizer)
 
     def take() -> None:
         nonlocal state
@@ -192,33 +185,33 @@ def make_step(config: ConfigDict, batch: Any, words: int | None = None) -> Calla
     return take
 
 
-def torch_step(config: ConfigDict, batch: Any) -> Callable[[], None]:
+def torch_step(settings: Settings, batch: Any) -> Callable[[], None]:
     """The same step in PyTorch, after a check that its loss is ours."""
     import in_pytorch
     import torch
 
-    decoder = build_captioner(config, GivenAnnotations(FEATURES), VOCABULARY).decoder
+    loss = dataclasses.asdict(settings.loss)
+    decoder = build_captioner(settings, Precomputed(FEATURES, GRID), VOCABULARY).decoder
     out = decoder(Annotations(batch["inputs"]), batch["tokens"])
-    ours, _ = soft_loss(out.logits, out.alpha, batch["tokens"], **config.loss)
+    ours, _ = soft_loss(out.logits, out.alpha, batch["tokens"], **loss)
     model = in_pytorch.from_decoder(
         decoder,
-        dropout=config.decoder.dropout,
-        annotation_dropout=config.decoder.annotation_dropout,
+        dropout=settings.decoder.dropout,
+        annotation_dropout=settings.decoder.annotation_dropout,
     )
     annotations = torch.tensor(np.array(batch["inputs"], np.float32))
     captions = torch.tensor(unpacked(batch["tokens"]))
     with torch.inference_mode():
-        theirs = in_pytorch.loss_of(model.eval(), annotations, captions, **config.loss).item()
+        theirs = in_pytorch.loss_of(model.eval(), annotations, captions, **loss).item()
     if abs(theirs - float(ours)) > 1e-4:
         raise SystemExit(f"PyTorch's loss is {theirs}, ours {ours}: not the same mathematics")
     model.train()
-    optimizer = torch.optim.Adam(model.parameters(), config.optimizer.learning_rate)
+    optimizer = torch.optim.Adam(model.parameters(), settings.optimizer.learning_rate)
 
     def take() -> None:
-        loss = in_pytorch.loss_of(model, annotations, captions, **config.loss)
         optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), config.optimizer.clip_norm)
+        in_pytorch.loss_of(model, annotations, captions, **loss).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), settings.optimizer.clip_norm)
         optimizer.step()
 
     return take
@@ -236,7 +229,7 @@ def peer_step(peer: Any, annotations: Any, captions: np.ndarray) -> Callable[[],
 BASE = {"images": 64, "rows": 5, "steps": 24, "locations": 196}
 
 
-def memory(config: ConfigDict) -> tuple[dict[str, Any], str]:
+def memory(settings: Settings) -> tuple[dict[str, Any], str]:
     """Bytes that a training step takes beside its inputs, as XLA plans them, against its sizes."""
     sizes = [
         BASE,
@@ -246,7 +239,7 @@ def memory(config: ConfigDict) -> tuple[dict[str, Any], str]:
     ]
     figures, rows = [], []
     for size in sizes:
-        bytes_ = step_bytes(config, **size)
+        bytes_ = step_bytes(settings, **size)
         figures.append(size | {"bytes": bytes_})
         rows.append([*(str(n) for n in size.values()), f"{bytes_ / 2**30:.2f}"])
     title = "Memory of a soft training step (512 features, projected to 512), temporary, GiB"
@@ -255,17 +248,16 @@ def memory(config: ConfigDict) -> tuple[dict[str, Any], str]:
     )
 
 
-def step_bytes(config: ConfigDict, *, images: int, rows: int, steps: int, locations: int) -> int:
-    model = build_captioner(config, GivenAnnotations(512), VOCABULARY)
-    settings = {k: v for k, v in config.optimizer.to_dict().items() if k != "average"}
-    optimizer = make_optimizer(total_steps=10_000, **settings)
-    loss = config.loss.to_dict()
-    step = make_train_step(model, optimizer, key=jax.random.key(0), average=0.99, **loss)
+def step_bytes(settings: Settings, *, images: int, rows: int, steps: int, locations: int) -> int:
+    model = build_captioner(settings, Precomputed(512, GRID), VOCABULARY)
+    optimizer = make_optimizer(settings.optimizer, total_steps=10_000)
+    objective = make_objective(settings)
+    step = make_train_step(model, objective, optimizer, key=jax.random.key(0), average=0.99)
     batch = {
         "inputs": jax.ShapeDtypeStruct((images, locations, 512), jnp.float16),
         "tokens": jax.ShapeDtypeStruct((images, rows, steps), jnp.int32),
     }
-    state = initial_state(model, optimizer)
+    state = initial_state(model, objective, optimizer)
     return int(
         step.func.lower(*step.args, state, batch).compile().memory_analysis().temp_size_in_bytes
     )

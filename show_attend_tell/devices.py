@@ -70,7 +70,7 @@ def by_image() -> NamedSharding:
     return NamedSharding(_mesh(), PartitionSpec("images"))
 
 
-def own(images: int) -> slice:
+def local_slice(images: int) -> slice:
     """Which of a batch's images this process holds; all where it is alone.
 
     Raises:
@@ -89,7 +89,7 @@ def check_batch(images: int, name: str) -> None:
         )
 
 
-def give_all(tree: Any) -> Any:
+def replicate(tree: Any) -> Any:
     """Puts on every device what all processes hold alike."""
 
     def give(x: Any) -> jax.Array:
@@ -99,9 +99,14 @@ def give_all(tree: Any) -> Any:
     return jax.tree.map(give, tree)
 
 
-def share_out(batch: Any) -> Any:
-    """Puts a batch, of which each process gives its `own` images, on the devices."""
+def shard_batch(batch: Any) -> Any:
+    """Puts a batch, of which each process gives its `local_slice`, on the devices."""
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(by_image(), x), batch)
+
+
+def fetch(tree: Any) -> Any:
+    """Copies in this process' memory, which later steps do not overwrite."""
+    return jax.tree.map(np.array, tree)
 
 
 def wait_for_all() -> None:
@@ -110,7 +115,7 @@ def wait_for_all() -> None:
         multihost_utils.sync_global_devices("here")
 
 
-def anywhere(flag: bool) -> bool:
+def any_process(flag: bool) -> bool:
     """Whether the flag is set in any process; all must ask."""
     if jax.process_count() == 1:
         return flag

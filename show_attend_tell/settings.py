@@ -343,13 +343,6 @@ class Train(Group):
         20, "consecutive steps with a non-finite gradient that end the run", least=1
     )
 
-    def check(self) -> None:
-        if self.init_share and not self.init_from:
-            raise UserError(
-                f"config.train.init_share is {self.init_share}: it must be 0 without "
-                "config.train.init_from"
-            )
-
 
 @dataclass(frozen=True)
 class Decode(Group):
@@ -400,10 +393,24 @@ class Settings:
                 raise UserError("config.hard.released needs config.attention.temperature=1")
             if self.reward.samples:
                 raise UserError("config.hard.released and config.reward.samples do not go together")
-        if self.reward.samples and not self.train.init_from:
+
+    def check_start(self) -> None:
+        """Rejects settings with which no run can start, although a handed-on model may keep them.
+
+        Raises:
+          UserError: a reward or a share of initial weights without a run to start from.
+        """
+        if self.train.init_from:
+            return
+        if self.reward.samples:
             raise UserError(
                 "config.reward.samples: rewards teach an untrained model nothing; name a trained "
                 "run in config.train.init_from"
+            )
+        if self.train.init_share:
+            raise UserError(
+                f"config.train.init_share is {self.train.init_share}: it must be 0 without "
+                "config.train.init_from"
             )
 
     def _check_images(self, data: ImageData, encoder: ImageEncoder) -> None:

@@ -22,7 +22,7 @@ import submitit  # noqa: E402, F401  (its import closes what logging writes to: 
 import tiny  # noqa: E402
 
 from show_attend_tell import files  # noqa: E402
-from show_attend_tell.training import session as training  # noqa: E402
+from show_attend_tell.training.session import train  # noqa: E402
 
 # (H,) against (B, H) must be written out: silent broadcasting hides wrong shapes.
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -95,8 +95,8 @@ def trained(tmp_path_factory, worker_id) -> tuple[Path, "tiny.Scenes"]:
     with pytest.MonkeyPatch.context() as patch, files.locked(shared / "lock"):
         scenes = tiny.use_scenes(patch, copies=30)
         if not (shared / "done").exists():
-            config = tiny.config(shared / "data", epochs=12, log_every=20)
-            training.train(config, shared / "run")
+            changes = {"train.epochs": 12.0, "train.log_every": 20}
+            train(tiny.settings(shared / "data", changes), shared / "run")
             (shared / "done").touch()
     shutil.copytree(shared / "run", folder / "run")
     return folder / "run", scenes

@@ -11,13 +11,15 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from show_attend_tell import config as configs
-from show_attend_tell.data import load as datasets
+from show_attend_tell import config
 from show_attend_tell.data.images import read_image
-from show_attend_tell.inference.captioning import Decoding, make_decode
+from show_attend_tell.data.load import SPLITS, load_images
+from show_attend_tell.inference.captioning import make_decode
 from show_attend_tell.models.attention import Annotations
+from show_attend_tell.models.encoders import Precomputed
 from show_attend_tell.objectives.likelihood import soft_loss
 from show_attend_tell.runs.build import build_captioner
+from show_attend_tell.settings import Decode
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 TOKENS = np.array(
@@ -37,12 +39,10 @@ def training(monkeypatch):
 
 
 @pytest.fixture
-def config():
-    made = configs.from_file(f"{BENCHMARKS.parent / 'experiments' / 'flickr8k.py'}:soft")
-    made.decoder.update({"projection": 6, "embedding": 5, "hidden": 7})
-    made.attention.units = 8
-    made.train.batch_size = 4
-    return made
+def settings():
+    sizes = {"decoder.projection": 6, "decoder.embedding": 5, "decoder.hidden": 7}
+    sizes |= {"attention.units": 8, "train.batch_size": 4}
+    return config.replaced(config.load_experiment("flickr8k:soft"), sizes)
 
 
 def test_packed_rows_come_apart_into_captions(training):
@@ -51,9 +51,9 @@ def test_packed_rows_come_apart_into_captions(training):
     assert [row[row > 0].tolist() for row in rows] == expected
 
 
-def test_flops_are_those_of_the_products(training, config):
-    one = training.training_flops(config, TOKENS[:1, :1, :3])
-    two = training.training_flops(config, TOKENS[:1, :1])
+def test_flops_are_those_of_the_products(training, settings):
+    one = training.training_flops(settings, TOKENS[:1, :1, :3])
+    two = training.training_flops(settings, TOKENS[:1, :1])
     # A token: gates, query, scores and context of four locations, deep output; thrice, times 2.
     token = 28 * (5 + 7 + 6) + 7 * 8 + 4 * (8 + 6) + 5 * (7 + 6 + 10)
     assert two - one == 2 * 3 * 2 * token
@@ -61,32 +61,31 @@ def test_flops_are_those_of_the_products(training, config):
     assert one == 2 * (3 * 3 * token + 3 * 4 * 6 * 8 + 2 * 4 * 12 * 6)
 
 
-def test_pytorch_has_the_same_mathematics(training, config):
+def test_pytorch_has_the_same_mathematics(training, settings):
     torch = pytest.importorskip("torch", reason="PyTorch is absent")
     import in_pytorch
 
-    decoder = build_captioner(config, training.GivenAnnotations(12), 10).decoder
+    decoder = build_captioner(settings, Precomputed(12, (2, 2)), 10).decoder
     annotations = np.random.default_rng(0).normal(size=(2, 4, 12)).astype(np.float32)
     tokens = jnp.array([[[5, 6, 2], [7, 2, 0]], [[8, 9, 2], [4, 2, 0]]])
     out = decoder(Annotations(jnp.asarray(annotations)), tokens)
-    settings = {"doubly_stochastic": 0.5, "label_smoothing": 0.1}
-    ours, _ = soft_loss(out.logits, out.alpha, tokens, **settings)
+    loss = {"doubly_stochastic": 0.5, "label_smoothing": 0.1}
+    ours, _ = soft_loss(out.logits, out.alpha, tokens, **loss)
     model = in_pytorch.from_decoder(decoder, dropout=0, annotation_dropout=0)
     captions = torch.tensor(training.unpacked(tokens))
-    theirs = in_pytorch.loss_of(model, torch.tensor(annotations), captions, **settings)
+    theirs = in_pytorch.loss_of(model, torch.tensor(annotations), captions, **loss)
     assert theirs.item() == pytest.approx(float(ours), abs=1e-5)
 
 
-def test_pytorchs_beam_search_finds_the_same_words(training, config):
+def test_pytorchs_beam_search_finds_the_same_words(training, settings):
     torch = pytest.importorskip("torch", reason="PyTorch is absent")
     import in_pytorch
 
-    model = build_captioner(config, training.GivenAnnotations(12), 10)
+    model = build_captioner(settings, Precomputed(12, (2, 2)), 10)
     bias = model.decoder.output_bias
     bias[...] = jnp.array([-1e9] * 4 + [0.0] * 6)  # words alone: no caption ends
     annotations = np.random.default_rng(0).normal(size=(3, 4, 12)).astype(np.float32)
-    settings = {"beam": 3, "max_length": 6, "length_penalty": 0.0, "ban_unk": True}
-    decode = make_decode(model, Decoding(**settings, batch_size=3, context="expected"))
+    decode = make_decode(model, Decode(beam=3, max_length=6, length_penalty=0.0, batch_size=3))
     ours = decode(nnx.to_pure_dict(nnx.state(model, nnx.Param)), annotations, jnp.arange(3))
     theirs = in_pytorch.from_decoder(model.decoder, dropout=0, annotation_dropout=0).eval()
     words = in_pytorch.beam_search(theirs, torch.tensor(annotations), beam=3, steps=6)
@@ -110,11 +109,11 @@ def test_the_command_writes_figures_and_tables(tmp_path):
     assert beam["rows"]["beam search"]["images_per_second"][0] > 0
 
 
-def test_memory_grows_with_each_size(training, config):
+def test_memory_grows_with_each_size(training, settings):
     base = {"images": 4, "rows": 2, "steps": 4, "locations": 4}
-    bytes_ = training.step_bytes(config, **base)
+    bytes_ = training.step_bytes(settings, **base)
     for name in ("images", "steps", "locations"):
-        more = training.step_bytes(config, **base | {name: 16})
+        more = training.step_bytes(settings, **base | {name: 16})
         assert bytes_ < more < 8 * bytes_, name
 
 
@@ -140,6 +139,6 @@ def test_a_generated_folder_is_one_that_can_be_trained_on(monkeypatch, tmp_path)
 
     scale.write_folder(tmp_path / "pictures", 12)
     data = {"data_dir": tmp_path / "data", "manual_dir": tmp_path / "pictures"}
-    splits = [datasets.load("folder", split, **data) for split in datasets.SPLITS]
+    splits = [load_images("folder", split, **data) for split in SPLITS]
     assert sum(map(len, splits)) == 12
     assert read_image(splits[0][0].image, 16).shape == (16, 16, 3)

@@ -1,21 +1,24 @@
-"""Configs from files, runs and the command line."""
+"""From experiment files, runs and the command line to settings."""
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 
-from show_attend_tell import config as configs
+from show_attend_tell import config
 from show_attend_tell.errors import UserError
 
 FILE = """
 from ml_collections import ConfigDict
 
+VARIANTS = {"soft": {}, "wide": {"units": 9}}
+
 def get_config(variant="soft"):
-    if variant != "soft":
-        raise ValueError(f"no variant {variant!r}: choose 'soft'")
-    return ConfigDict({"seed": 0, "data": {"name": "x", "dir": "", "manual_dir": ""},
-                       "train": {"rate": 0.5, "epochs": 3, "drop": False}})
+    return ConfigDict({"data": {"name": "shapes"}, "train": {"epochs": 3},
+                       "attention": {"units": 64} | VARIANTS[variant]})
 """
+OLD = Path(__file__).parent / "version_0_1"
 
 
 @pytest.fixture
@@ -25,62 +28,173 @@ def file(tmp_path):
     return str(path)
 
 
+def test_a_file_states_differences_and_defaults_fill_the_rest(file):
+    settings = config.load_experiment(f"{file}:wide")
+    assert (settings.attention.units, settings.train.epochs) == (9, 3.0)
+    assert type(settings.train.epochs) is float
+    assert settings.attention.score == "additive"
+    assert config.load_experiment(file).attention.units == 64
+
+
 def test_overrides_are_typed(file):
-    config = configs.from_file(
-        f"{file}:soft", ["--config.train.rate=0.25", "--config.train.drop=true"]
-    )
-    assert config.train.rate == 0.25
-    assert config.train.drop is True
-    assert config.train.epochs == 3
+    overrides = ["--config.train.epochs=0.25", "--config.data.mirrored=true"]
+    settings = config.load_experiment(file, [*overrides, "--config.data.limit", "8"])
+    assert settings.train.epochs == 0.25
+    assert settings.data.mirrored is True and settings.data.limit == 8
 
 
-def test_unknown_key_names_the_nearest(file):
+def test_lists_can_be_overridden(file):
+    settings = config.load_experiment(file, ["--config.encoder.endpoints=('head', 'stage6')"])
+    assert settings.encoder.endpoints == ("head", "stage6")
+
+
+def test_an_unknown_key_names_the_nearest(file, tmp_path):
     with pytest.raises(UserError, match=r"config\.train\.epoch: .*--config\.train\.epochs"):
-        configs.from_file(file, ["--config.train.epoch=4"])
+        config.load_experiment(file, ["--config.train.epoch=4"])
     with pytest.raises(UserError, match=r"config\.sed: .*--config\.seed"):
-        configs.from_file(file, ["--config.sed=4"])
+        config.load_experiment(file, ["--config.sed=4"])
+    path = tmp_path / "typo.py"
+    path.write_text(FILE.replace('"epochs"', '"epohcs"'))
+    with pytest.raises(UserError, match=r"config\.train\.epohcs: .*--config\.train\.epochs"):
+        config.load_experiment(str(path))
 
 
-@pytest.mark.parametrize("override", ["--config.train.epochs=many", "--config.train.epochs=2.5"])
-def test_wrong_type_is_an_error_that_names_the_key(file, override):
-    with pytest.raises(UserError, match="epochs"):
-        configs.from_file(file, [override])
+@pytest.mark.parametrize(
+    "override", ["--config.train.buckets=many", "--config.train.buckets=2.5", "--config.seed=x"]
+)
+def test_a_wrong_type_is_an_error_that_names_the_key(file, override):
+    with pytest.raises(UserError, match=override.split("=")[0].split(".")[-1]):
+        config.load_experiment(file, [override])
 
 
-def test_missing_file_and_variant(file):
-    with pytest.raises(UserError, match="there is no file"):
-        configs.from_file("nowhere.py")
-    with pytest.raises(UserError, match="choose 'soft'"):
-        configs.from_file(f"{file}:sotf")
+def test_an_override_out_of_range_is_an_error(file):
+    with pytest.raises(UserError, match=r"config\.train\.epochs is -1\.0: it must be over 0"):
+        config.load_experiment(file, ["--config.train.epochs=-1"])
 
 
-def test_saved_config_comes_back_with_overrides(file, tmp_path):
-    config = configs.from_file(file)
-    configs.save(config, tmp_path / "config.json")
-    again = configs.load(tmp_path / "config.json")
-    assert configs.differences(config, again) == []
-    assert configs.digest(config) == configs.digest(again)
-    moved = configs.load(tmp_path / "config.json", ["--config.data.dir=/elsewhere"])
-    assert configs.differences(config, moved) == ["data.dir"]
-    assert configs.digest(config) == configs.digest(moved)
-    other = configs.load(tmp_path / "config.json", ["--config.train.epochs=4"])
-    assert configs.digest(config) != configs.digest(other)
-    with pytest.raises(UserError, match="nearest is --config.train.rate"):
-        configs.load(tmp_path / "config.json", ["--config.train.rat=4"])
+def test_other_words_on_the_command_line_are_errors(file):
+    with pytest.raises(UserError, match="--epochs: no such option"):
+        config.load_experiment(file, ["--epochs=3"])
+    with pytest.raises(UserError, match="more: not understood"):
+        config.load_experiment(file, ["more"])
+
+
+def test_an_experiment_is_found_by_name_or_by_path(file, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)  # an installed program is not started in a checkout
+    assert config.load_experiment("shapes:hard").attention.kind == "hard"
+    with pytest.raises(UserError, match=r"there is no file shape; .* nearest .* is shapes of coco"):
+        config.load_experiment("shape")
+    with pytest.raises(UserError, match="there is no file nowhere.py"):
+        config.load_experiment("nowhere.py")
+    (tmp_path / "shapes").write_text(FILE)  # a file of that name comes first, whatever its suffix
+    assert config.find_experiment("shapes:hard") == (Path("shapes"), "hard")
+
+
+def test_an_unknown_variant_names_those_that_exist(file):
+    with pytest.raises(UserError, match="has no variant 'sotf'; choose one of soft, wide"):
+        config.load_experiment(f"{file}:sotf")
+
+
+def test_a_fault_in_an_experiment_file_is_one_line(tmp_path):
+    path = tmp_path / "broken.py"
+    path.write_text("import nowhere_at_all")
+    with pytest.raises(UserError, match=r"broken.py: does not load \(No module named"):
+        config.load_experiment(str(path))
+    path.write_text("def get_config():\n    raise ValueError('not today')")
+    with pytest.raises(UserError, match="broken.py: not today"):
+        config.load_experiment(str(path))
+    path.write_text("x = 1")
+    with pytest.raises(UserError, match="has no get_config"):
+        config.load_experiment(str(path))
+
+
+def test_another_data_set_must_have_the_same_settings(file):
+    assert config.load_experiment(file, ["--config.data.name=folder"]).data.name == "folder"
+    with pytest.raises(UserError, match="needs other settings than 'shapes': choose another"):
+        config.load_experiment(file, ["--config.data.name=multi30k"])
+    with pytest.raises(UserError, match="nearest data set is 'folder'"):
+        config.load_experiment(file, ["--config.data.name=foldr"])
+
+
+def test_saved_settings_come_back_with_overrides(file, tmp_path):
+    settings = config.load_experiment(file)
+    path = tmp_path / "config.json"
+    config.save(settings, path)
+    again = config.load_run(path)
+    assert again == settings and config.digest(again) == config.digest(settings)
+    moved = config.load_run(path, ["--config.data.dir=/elsewhere"])
+    assert config.differences(settings, moved) == ["data.dir"]
+    assert config.digest(settings) == config.digest(moved)
+    other = config.load_run(path, ["--config.train.epochs=4"])
+    assert config.digest(settings) != config.digest(other)
+    with pytest.raises(UserError, match="nearest is --config.seed"):
+        config.load_run(path, ["--config.see=4"])
+
+
+def test_a_checksum_left_open_fits_any(file):
+    pinned = config.load_experiment(file, ["--config.encoder.weights_sha256=ab"])
+    other = config.load_experiment(file, ["--config.encoder.weights_sha256=cd"])
+    left_open = config.load_experiment(file)
+    assert config.changes(pinned, left_open) == config.changes(left_open, pinned) == []
+    assert config.changes(pinned, other) == ["encoder.weights_sha256"]
+
+
+def test_seeds_and_places_are_no_part_of_an_experiment(file):
+    a = config.load_experiment(file, ["--config.seed=3", "--config.data.manual_dir=/here"])
+    assert config.experiment(a) == config.experiment(config.load_experiment(file))
+    b = config.experiment(a, {"experiment": "0123"})
+    assert b.train.init_from == "a run of experiment 0123"
 
 
 @pytest.mark.parametrize("trainable, since", [(True, "all"), (False, "")])
-def test_a_config_of_an_earlier_version_is_brought_up_to_date(trainable, since, tmp_path):
-    old = {"attention": {"kind": "soft"}, "encoder": {"name": "small", "trainable": trainable}}
+def test_a_config_from_before_0_1_is_brought_up_to_date(trainable, since, tmp_path):
+    old = {"data": {"name": "shapes"}, "encoder": {"name": "small", "trainable": trainable}}
     (tmp_path / "config.json").write_text(json.dumps(old))
-    config = configs.load(tmp_path / "config.json")
-    assert config.encoder.to_dict() == {"name": "small", "trainable_from": since}
-    assert config.attention.score == "additive"
+    settings = config.load_run(tmp_path / "config.json")
+    assert (settings.encoder.name, settings.encoder.trainable_from) == ("small", since)
 
 
 def test_a_folder_that_is_no_run(tmp_path):
     with pytest.raises(UserError, match="folder of a run"):
-        configs.load(tmp_path / "config.json")
-    (tmp_path / "config.json").write_text("{")
-    with pytest.raises(UserError, match="not a readable config"):
-        configs.load(tmp_path / "config.json")
+        config.load_run(tmp_path / "config.json")
+    for text in ("{", "[1]"):
+        (tmp_path / "config.json").write_text(text)
+        with pytest.raises(UserError, match="not a readable config"):
+            config.load_run(tmp_path / "config.json")
+
+
+def test_every_setting_is_described(file):
+    rows = list(config.described(config.load_experiment(file)))
+    names = [name for name, *_ in rows]
+    assert len(names) == len(set(names))
+    assert set(names) == {name for name, _ in config.flatten(config.load_experiment(file))}
+    for name, value, default, meaning in rows:
+        assert len(meaning.text) > 5 and meaning.allows(value), name
+        assert type(value) is type(default), name
+
+
+def test_values_that_are_the_defaults_are_counted(file):
+    assert config.needless(config.read_experiment(file)) == []
+    old = config.needless(config.read_experiment(str(OLD / "scenes_hard.py")))
+    assert len(old) > 30 and "attention.score" in old and "attention.kind" not in old
+
+
+def test_a_whole_config_of_0_1_still_runs():
+    settings = config.load_experiment(str(OLD / "scenes_hard.py"))
+    stated = config.read_experiment(str(OLD / "scenes_hard.py"))
+    known = dict(config.flatten(settings))
+    for name, value in config.flatten(stated):
+        assert known[name] == value or list(known[name]) == list(value), name
+    assert config.changes(config.load_run(OLD / "run" / "config.json"), settings) == [
+        *("data.dir", "data.manual_dir"),
+    ]
+
+
+def test_no_key_is_dead():
+    """Each setting is an attribute somewhere in the package."""
+    package = Path(config.__file__).parent.rglob("*.py")
+    sources = [p.read_text() for p in package if p.name not in ("settings.py", "config.py")]
+    used = set(re.findall(r"(?<=\.)\w+", "\n".join(sources)))
+    for experiment in ("flickr8k", "multi30k"):
+        for name, _ in config.flatten(config.load_experiment(experiment)):
+            assert name.split(".")[-1] in used, name

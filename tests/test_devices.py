@@ -16,15 +16,17 @@ from show_attend_tell import devices
 from show_attend_tell.cli.parser import main
 from show_attend_tell.errors import UserError
 from show_attend_tell.runs.metrics_log import read_metrics
-from show_attend_tell.training import session as training
+from show_attend_tell.settings import Settings
+from show_attend_tell.training.session import train
 
 # A training in a process of its own: folder of data, workdir, `stop` or `go on`, devices.start's.
 TRAIN = """
 import os, signal, sys
 from pathlib import Path
 import jax, pytest, test_devices, tiny
-from show_attend_tell import devices, train as training
-from show_attend_tell.writer import MetricWriter
+from show_attend_tell import devices
+from show_attend_tell.runs.metrics_log import MetricWriter
+from show_attend_tell.training.session import train
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 data, workdir, when, *job = sys.argv[1:]
@@ -40,17 +42,21 @@ if when == "stop" and devices.is_first():
             os.kill(os.getpid(), signal.SIGTERM)
     patch.setattr(MetricWriter, "write", writing)
 try:
-    training.train(test_devices.config(Path(data)), Path(workdir))
+    train(test_devices.settings(Path(data)), Path(workdir))
 except KeyboardInterrupt:
     print("stopped")
 """
 
 
-def config(data: Path):
-    made = tiny.config(data, batch_size=8, epochs=4)
-    made.attention.kind = "hard"
-    made.hard.update({"baseline": "learned", "credit": "to_go"})
-    return made
+def settings(data: Path) -> Settings:
+    changes = {
+        "train.batch_size": 8,
+        "train.epochs": 4.0,
+        "attention.kind": "hard",
+        "hard.baseline": "learned",
+        "hard.credit": "to_go",
+    }
+    return tiny.settings(data, changes)
 
 
 def start(folder: Path, name: str, when: str, *job: str, devices: int = 1) -> subprocess.Popen:
@@ -88,7 +94,7 @@ def whole(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("devices")
     with pytest.MonkeyPatch.context() as patch:
         tiny.use_scenes(patch)
-        training.train(config(folder / "data"), folder / "one")
+        train(settings(folder / "data"), folder / "one")
     return folder
 
 
@@ -104,7 +110,7 @@ def test_eight_devices_train_as_one_and_one_goes_on_from_their_checkpoint(whole,
     cut = json.loads((whole / "eight" / "run.json").read_text())
     assert cut["device"].startswith("8 x") and not cut["finished"]
     tiny.use_scenes(monkeypatch)
-    assert training.train(config(whole / "data"), whole / "eight").finished
+    assert train(settings(whole / "data"), whole / "eight").finished
     check_same(whole, "eight")
 
 
@@ -119,7 +125,7 @@ def test_two_processes_train_as_one_and_stop_together(whole):
 def test_a_batch_that_devices_cannot_share_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(jax, "device_count", lambda: 8)
     with pytest.raises(UserError, match="train.batch_size is 4: it must be a multiple of the 8"):
-        training.train(tiny.config(tmp_path / "data"), tmp_path / "run")
+        train(tiny.settings(tmp_path / "data"), tmp_path / "run")
     assert not list(tmp_path.iterdir())
 
 
@@ -127,8 +133,8 @@ def test_a_lone_process_needs_no_others(monkeypatch):
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "1")
     monkeypatch.setenv("TPU_WORKER_HOSTNAMES", "localhost")
     devices.start()
-    assert devices.is_first() and devices.own(6) == slice(0, 6)
-    assert devices.anywhere(True) and not devices.anywhere(False)
+    assert devices.is_first() and devices.local_slice(6) == slice(0, 6)
+    assert devices.any_process(True) and not devices.any_process(False)
 
 
 @pytest.mark.parametrize(
@@ -151,6 +157,6 @@ def test_a_job_of_several_is_found_from_its_surroundings(monkeypatch, variable, 
     ],
 )
 def test_half_told_jobs_are_refused(tmp_path, capsys, options, message):
-    command = ["train", "--config", str(tiny.EXPERIMENT), "--workdir", str(tmp_path / "run")]
+    command = ["train", "--config", "shapes", "--workdir", str(tmp_path / "run")]
     assert main([*command, *options]) == 2
     assert message in capsys.readouterr().err

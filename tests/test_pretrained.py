@@ -15,8 +15,8 @@ import safetensors.numpy
 from show_attend_tell import pretrained
 from show_attend_tell.cli.parser import main
 from show_attend_tell.errors import UserError
-from show_attend_tell.inference import captioning as evaluate
 from show_attend_tell.inference.attention_record import load_attention
+from show_attend_tell.inference.run import load_run
 
 README = Path(__file__).parents[1] / "README.md"
 
@@ -24,20 +24,20 @@ README = Path(__file__).parents[1] / "README.md"
 @pytest.fixture
 def exported(trained, tmp_path):
     folder = tmp_path / "model"
-    pretrained.export(evaluate.load_run(trained[0]), folder)
+    pretrained.export(load_run(trained[0]), folder)
     return folder
 
 
 def test_an_exported_model_is_the_run_in_half_precision(trained, exported):
-    run, model = evaluate.load_run(trained[0], half=False), pretrained.load(exported)
+    run, model = load_run(trained[0], half=False), pretrained.load(exported)
     assert sorted(path.name for path in exported.iterdir()) == [
         "config.json",
         "vocabulary.json",
         "weights.safetensors",
     ]
     assert model.step == run.step and model.vocabulary.words == run.vocabulary.words
-    assert model.config.data.dir == "" and model.config.seed == run.config.seed
-    rounded = evaluate.load_run(trained[0]).params  # what evaluate and caption take of a run
+    assert model.settings.data.dir == "" and model.settings.seed == run.settings.seed
+    rounded = load_run(trained[0]).params  # what evaluate and caption take of a run
     assert jax.tree.all(jax.tree.map(np.array_equal, rounded, model.params))
     for name, value in jax.tree_util.tree_leaves_with_path(run.params):
         got = dict(jax.tree_util.tree_leaves_with_path(model.params))[name]
@@ -112,13 +112,13 @@ def test_export_is_a_verb(trained, tmp_path, capsys):
         main(["export", "--workdir", str(trained[0]), "--weights", "last", "--out", str(out)]) == 0
     )
     assert "MB" in capsys.readouterr().out
-    assert pretrained.load(out).step == evaluate.load_run(trained[0], weights="last").step
+    assert pretrained.load(out).step == load_run(trained[0], weights="last").step
 
 
 def test_what_is_no_model_is_told(trained, exported, tmp_path):
     with pytest.raises(UserError, match="nothing: neither a folder nor a model of the package"):
         pretrained.load("nothing")
-    run = evaluate.load_run(trained[0])
+    run = load_run(trained[0])
     with pytest.raises(UserError, match="the folder of a run; export to another"):
         pretrained.export(run, trained[0])
     weights = exported / "weights.safetensors"
@@ -134,7 +134,7 @@ def test_what_is_no_model_is_told(trained, exported, tmp_path):
 
 
 def test_a_weight_beyond_half_precision_is_refused(trained, tmp_path):
-    run = evaluate.load_run(trained[0])
+    run = load_run(trained[0])
     run.params["decoder"]["init_h"]["bias"] = np.full(48, 1e6, np.float32)
     with pytest.raises(UserError, match="decoder.init_h.bias has weights beyond half precision"):
         pretrained.export(run, tmp_path / "model")

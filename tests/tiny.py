@@ -1,45 +1,42 @@
 """A tiny experiment for the tests of training, evaluation and the command line."""
 
+import dataclasses
 import io
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import jax
 import numpy as np
 from flax import nnx
-from ml_collections import ConfigDict
 from PIL import Image
 
-from show_attend_tell import config as configs
 from show_attend_tell.data.builders.shapes import render_scene
 from show_attend_tell.data.load import Box, Example
-from show_attend_tell.inference import captioning as evaluate
 from show_attend_tell.models.decoder import Decoder
-from show_attend_tell.objectives.reinforce import Estimator
-
-EXPERIMENT = Path(__file__).parents[1] / "experiments" / "shapes.py"
+from show_attend_tell.settings import Attention, Hard, Settings
+from show_attend_tell.settings import Decoder as DecoderSizes
 
 # Pure REINFORCE with one path, whose expected gradient is exact.
-PURE = Estimator(
-    objective="reinforce",
-    samples=1,
-    soft_probability=0.0,
-    soft_steps=0,
-    coin="image",
-    reinforce=1.0,
-    entropy=0.0,
-    credit="sequence",
-    baseline="none",
-    released=False,
+PURE = Hard(soft_probability=0.0, entropy=0.0, baseline="none")
+
+
+# Sizes so small that all paths of attention can be enumerated; no dropout.
+DECODER = DecoderSizes(
+    projection=3, embedding=3, hidden=4, dropout=0.0, annotation_dropout=0.0, tied=False
 )
+ATTENTION = Attention(units=3)
 
 
 class Scenes(list):
-    """Generated examples with what `datasets.load` gives besides: ids and a fingerprint."""
+    """Generated examples with what `ImageSource` has besides: ids and a fingerprint."""
 
     def __init__(self, count: int, seed: int = 0, copies: int = 1):
         super().__init__([self._example(seed, i) for i in range(count)] * copies)
         self.ids = [example.image_id for example in self]
-        self.stored, self.left_out, self.split = count, {}, "train"
+        self.stored, self.left_out = count, {}
+        self.name, self.split = "scenes", "train"
         self.splits = ("train", "val", "test")
         self.fingerprint = {"name": "scenes", "split": "all", "images": len(self), "seed": seed}
 
@@ -55,17 +52,30 @@ class Scenes(list):
         return Example(f"scene {i}", encoded.getvalue(), (caption,), boxes)
 
 
-def config(folder: Path, **train) -> ConfigDict:
-    """The shapes experiment, small enough to train within seconds on eight scenes."""
-    made = configs.from_file(str(EXPERIMENT))
-    made.data.dir = str(folder)
-    made.decoder.update({"embedding": 16, "hidden": 48})
-    made.attention.units = 16
-    made.encoder.features = 32
-    made.decode.update({"beam": 2, "max_length": 30, "batch_size": 4})
-    made.optimizer.update({"warmup_steps": 0, "learning_rate": 0.005})
-    made.train.update({"batch_size": 4, "buckets": 1, "epochs": 3, "log_every": 1} | train)
-    return made
+SIZES = {
+    "decoder.embedding": 16,
+    "decoder.hidden": 48,
+    "attention.units": 16,
+    "encoder.features": 32,
+    "decode.beam": 2,
+    "decode.max_length": 30,
+    "decode.batch_size": 4,
+    "optimizer.warmup_steps": 0,
+    "optimizer.learning_rate": 0.005,
+    "train.batch_size": 4,
+    "train.buckets": 1,
+    "train.epochs": 3.0,
+    "train.log_every": 1,
+}
+
+
+def settings(folder: Path, changes: Mapping[str, Any] = MappingProxyType({})) -> Settings:
+    """The shapes experiment, small enough to train within seconds on eight scenes.
+
+    `changes` are values by dotted name.
+    """
+    changed = {"data.dir": str(folder), **SIZES, **changes}
+    return config.replaced(config.load_experiment("shapes"), changed)
 
 
 def use_scenes(monkeypatch, count: int = 8, copies: int = 1) -> Scenes:
@@ -73,19 +83,30 @@ def use_scenes(monkeypatch, count: int = 8, copies: int = 1) -> Scenes:
     splits = {"train": Scenes(count, copies=copies)}
     scenes = Scenes(count)
 
-    def load_split(config, split, *, copies=False):
+    def load(task, split, *, copies=False):
         return splits.get(split, scenes)
 
-    monkeypatch.setattr(evaluate, "load_split", load_split)
+    monkeypatch.setattr(ImageTask, "load", load)
     return scenes
 
 
+def make_decoder(*, vocabulary=6, features=4, grid=None, seed=0, **changes) -> Decoder:
+    """A freshly initialised decoder; `changes` are to `DECODER` and `ATTENTION`."""
+    names = {field.name for field in dataclasses.fields(Attention)}
+    of_attention = {name: changes.pop(name) for name in names & changes.keys()}
+    return Decoder(
+        dataclasses.replace(DECODER, **changes),
+        dataclasses.replace(ATTENTION, **of_attention),
+        vocabulary=vocabulary,
+        features=features,
+        grid=grid,
+        rngs=nnx.Rngs(seed),
+    )
+
+
 def decoder(**changes):
-    """The graph and the parameters of a decoder small enough for all its paths to be enumerated."""
-    sizes = dict(vocabulary=6, features=4, projection=3, embedding=3, hidden=4, attention=3)
-    kind = dict(dropout=0.0, annotation_dropout=0.0, output_tanh=True, gate=True, tied=False)
-    graph, params = nnx.split(Decoder(**(sizes | kind | changes), rngs=nnx.Rngs(0)), nnx.Param)
-    # Weights large enough for paths to differ a lot.
+    """The graph and the parameters of `make_decoder`, with weights that make paths differ a lot."""
+    graph, params = nnx.split(make_decoder(**changes), nnx.Param)
     leaves, tree = jax.tree.flatten(params)
     keys = jax.random.split(jax.random.key(1), len(leaves))
     leaves = [p + 0.8 * jax.random.normal(k, p.shape) for p, k in zip(leaves, keys, strict=True)]

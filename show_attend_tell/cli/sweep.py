@@ -1,5 +1,6 @@
-"""A grid of runs, here one after another or on a SLURM cluster, then compared."""
+"""The verb `sweep`: a grid of runs, one after another here or on a SLURM cluster, then compared."""
 
+import argparse
 import dataclasses
 import itertools
 import json
@@ -9,14 +10,68 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import submitit
 from rich.console import Console
 
-from show_attend_tell import config as configs
+from show_attend_tell import config
+from show_attend_tell.cli.common import EXPERIMENT, EXPERIMENT_HELP, Verbs, add_verb
+from show_attend_tell.cli.reporting import add_pictures, show_comparison
 from show_attend_tell.errors import UserError
-from show_attend_tell.inference.captioning import Decoding, reported_contexts, score_stem
 
 CLUSTERS = ("local", "slurm")
+
+
+def add_verbs(verbs: Verbs) -> None:
+    """Adds the verb of this module."""
+    sweep = add_verb(
+        verbs, "sweep", _sweep, "Run a grid of settings and seeds, then compare the runs."
+    )
+    sweep.add_argument(
+        "config",
+        nargs="+",
+        metavar=EXPERIMENT,
+        help=f"{EXPERIMENT_HELP}; of several, one may start from an earlier one's run with the "
+        "same seed",
+    )
+    sweep.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE,VALUE",
+        help="values of a setting, for example attention.kind=soft,hard; may be repeated",
+    )
+    sweep.add_argument("--seeds", default="0", help="separated by commas (default: 0)")
+    sweep.add_argument(
+        "--workdir", type=Path, default=Path("runs/sweep"), help="folder of the runs"
+    )
+    sweep.add_argument("--split", default="test", help="to evaluate (default: test)")
+    sweep.add_argument("--cluster", default="local", help="local or slurm (default: local)")
+    sweep.add_argument("--partition", default="", help="of SLURM")
+    add_pictures(sweep)
+    sweep.add_argument("--hours", type=float, default=24.0, help="that a seed may take (24)")
+
+
+def _sweep(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
+    settings = {}
+    for setting in arguments.set:
+        key, _, values = setting.partition("=")
+        if not values:
+            raise UserError(f"--set {setting}: give values, as in --set {key}=VALUE,VALUE")
+        settings[key] = values.split(",")
+    try:
+        seeds = [int(seed) for seed in arguments.seeds.split(",")]
+    except ValueError:
+        raise UserError(f"--seeds {arguments.seeds}: whole numbers separated by commas") from None
+    chains = grid(arguments.config, settings, seeds, arguments.workdir, overrides)
+    run_all(
+        chains,
+        arguments.workdir,
+        split=arguments.split,
+        cluster=arguments.cluster,
+        hours=arguments.hours,
+        partition=arguments.partition,
+    )
+    runs = [job.workdir for chain in chains for job in chain]
+    show_comparison(runs, arguments.split, arguments.workdir / "compare", arguments.pictures)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,12 +92,12 @@ def grid(
 ) -> list[list[Job]]:
     """Every combination of the settings' values, with every seed; each config is checked.
 
-    Each combination is a chain of runs, one of each experiment, in the order given: a variant whose
-    `train.init_from` is `runs/FILE-VARIANT` of an earlier one goes on from that one's run with the
-    same seed and settings.
+    Each combination is a chain of runs, one of each experiment, in the order given. An experiment
+    whose `train.init_from` is `runs/NAME-VARIANT` of an earlier one starts from that experiment's
+    run with the same seed and settings.
 
     Args:
-      experiments: FILE.py[:VARIANT] of each.
+      experiments: NAME[:VARIANT] or FILE.py[:VARIANT] of each.
       settings: values by key, for example {"attention.kind": ["soft", "hard"]}.
       seeds: of each combination.
       folder: of the runs' folders, which are named after variant (where there are several
@@ -61,20 +116,20 @@ def grid(
         for seed in seeds:
             changed = (*overrides, *(f"--config.{c}" for c in chosen), f"--config.seed={seed}")
             chain, made = [], {}
-            for config, variant in zip(experiments, variants, strict=True):
+            for experiment, variant in zip(experiments, variants, strict=True):
                 mine = changed
-                source = configs.from_file(config, changed).train.init_from
+                source = config.load_experiment(experiment, changed).train.init_from
                 if source in made:
                     mine = (*changed, f"--config.train.init_from={made[source]}")
                 first = [variant] if len(experiments) > 1 else []
                 name = "-".join([*first, *chosen, f"seed={seed}"]).replace("/", "_")
-                made[f"runs/{Path(config.split(':')[0]).stem}-{variant}"] = folder / name
-                chain.append(Job(config, folder / name, mine))
+                made[f"runs/{Path(experiment.split(':')[0]).stem}-{variant}"] = folder / name
+                chain.append(Job(experiment, folder / name, mine))
             chains.append(chain)
     return chains
 
 
-def sweep(
+def run_all(
     chains: Sequence[Sequence[Job]],
     folder: Path,
     *,
@@ -84,10 +139,9 @@ def sweep(
     partition: str = "",
     console: Console | None = None,
 ) -> None:
-    """Trains, evaluates and dumps the attention of all runs; what is done already is not redone.
+    """Trains and evaluates all runs and dumps their attention; skips what is done already.
 
-    A run that was cut short resumes from its checkpoint. One run's failure ends its chain, and no
-    other.
+    A run that was cut short resumes from its checkpoint. A failed run ends its own chain only.
 
     Args:
       chains, folder: of `grid`.
@@ -95,11 +149,13 @@ def sweep(
       cluster: `local`, one run after another on this machine; or `slurm`, all chains at once.
       hours: that a chain may take.
       partition: of SLURM, "" for its default.
-      console: where progress is told.
+      console: where progress is shown.
 
     Raises:
       UserError: an unknown cluster, or runs that failed; it names their logs.
     """
+    import submitit
+
     console = console or Console(stderr=True)
     if cluster not in CLUSTERS:
         raise UserError(f"--cluster {cluster}: choose one of {', '.join(CLUSTERS)}")
@@ -140,27 +196,29 @@ def sweep(
         wait(chain, running)
     if failed:
         raise UserError(
-            f"{len(failed)} of {len(chains)} failed: {'; '.join(failed)}; the same command takes "
-            "up what is left"
+            f"{len(failed)} of {len(chains)} failed: {'; '.join(failed)}; the same command "
+            "continues with what is left"
         )
 
 
 def _missing(job: Job, split: str) -> list[list[str]]:
     """The verbs that a run still needs, with their arguments."""
+    from show_attend_tell.evaluation.split_scores import reported_contexts, score_stem
+
     workdir = ["--workdir", str(job.workdir)]
-    wanted = configs.from_file(job.config, job.overrides)
+    wanted = config.load_experiment(job.config, job.overrides)
     commands = []
     try:
-        finished = json.loads((job.workdir / "run.json").read_text()).get("finished", False)
+        record = json.loads((job.workdir / "run.json").read_text(encoding="utf-8"))
+        finished = record.get("finished", False)
         # Where the folder holds a run of another config, `train` says so.
-        finished &= not configs.changes(configs.load(job.workdir / "config.json"), wanted)
+        finished &= not config.changes(config.load_run(job.workdir / "config.json"), wanted)
     except (OSError, ValueError, UserError):
         finished = False
     if not finished:
         commands.append(["train", "--config", job.config, *workdir, *job.overrides])
-    decoding = Decoding(**wanted.decode.to_dict())
     stems = [
-        score_stem(split, dataclasses.replace(decoding, context=context))
+        score_stem(split, dataclasses.replace(wanted.decode, context=context))
         for context in reported_contexts(wanted)
     ]
     if not finished or not all((job.workdir / f"{s}.scores.json").exists() for s in stems):

@@ -1,4 +1,4 @@
-"""Image files, decoded with care: any mode, any rotation, nothing unreadable passes silently."""
+"""Image files, decoded with care: any mode, any rotation; an unreadable file is an error."""
 
 import io
 import warnings
@@ -13,44 +13,43 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from show_attend_tell.errors import UserError
 
 # An encoded image, the path of a file, or RGB values 0 to 255.
-Source = bytes | Path | UInt8[np.ndarray, "H W 3"]
-WHOLE = (0.0, 0.0, 1.0, 1.0)  # ymin, xmin, ymax, xmax of a picture
-# The formats that pictures come in; Pillow's many others are not offered to untrusted files.
+Picture = bytes | Path | UInt8[np.ndarray, "H W 3"]
+WHOLE = (0.0, 0.0, 1.0, 1.0)  # ymin, xmin, ymax, xmax of a whole image
+# The usual formats; Pillow's many others are kept away from untrusted files.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
-# A file may hold so many pixels if they need not be decoded at full size (most JPEG) ...
+# Most pixels of a file that need not be decoded at full size (most JPEG) ...
 MAX_FILE_PIXELS = 500_000_000  # 20,000 x 20,000 passes
-# ... and so many may be decoded: about 0.5 GB a copy. No decompression bomb passes either.
+# ... and most pixels to decode, about 0.5 GB a copy. Both stop decompression bombs.
 MAX_DECODED_PIXELS = 120_000_000
-# What data sets keep of a picture that they do not keep as it is: far more than encoders take.
+# Data sets convert images of more bytes to JPEG of this side and quality: more than encoders need.
 MAX_KEPT_BYTES, KEPT_SIDE, KEPT_QUALITY = 2**23, 2048, 95
 
 # Pillow's own limit, a warning and then an error at twice the number, would come first.
 Image.MAX_IMAGE_PIXELS = MAX_FILE_PIXELS
-# About sizes and odd EXIF. Once for all, since `catch_warnings` is not for threads.
+# About sizes and odd EXIF. Set once, globally, since `catch_warnings` is not thread-safe.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 def read_image(
-    source: Source,
+    source: Picture,
     size: int,
     window: tuple[float, float, float, float] = WHOLE,
 ) -> UInt8[np.ndarray, "S S 3"]:
-    """An image as encoders take it: RGB, upright, squashed to S x S (aspect not kept).
+    """Reads an image as encoders take it: RGB, upright, squashed to S x S (aspect not kept).
 
-    Every path of the project, training, evaluation and single files, resizes here: bicubic with
-    antialiasing.
+    Training, evaluation and single files all resize here: bicubic with antialiasing.
 
     Args:
       source: an encoded image, the path of a file, or RGB values.
       size: S, at least 1.
-      window: the part of the upright picture to read, ymin, xmin, ymax, xmax in [0, 1].
+      window: the part of the upright image to read, ymin, xmin, ymax, xmax in [0, 1].
 
     Returns:
-      RGB values 0 to 255. Transparency is laid on white; EXIF rotation is applied.
+      RGB values 0 to 255, transparent parts on white, EXIF rotation applied.
 
     Raises:
-      UserError: the file is missing, is no image of a known format, is damaged, or has more pixels
-        than `MAX_FILE_PIXELS` or `MAX_DECODED_PIXELS`; the message names it.
+      UserError: the file is missing, is not an image of a known format, is damaged, or has more
+        pixels than `MAX_FILE_PIXELS` or `MAX_DECODED_PIXELS`; the message names it.
     """
     image = _open(source, size)
     ymin, xmin, ymax, xmax = window
@@ -58,29 +57,29 @@ def read_image(
     return np.asarray(image.resize((size, size), Image.Resampling.BICUBIC, box), np.uint8)
 
 
-def read_picture(source: Source, max_side: int) -> UInt8[np.ndarray, "H W 3"]:
-    """An image for showing: as `read_image`, but the aspect is kept; no side is over `max_side`."""
+def read_picture(source: Picture, max_side: int) -> UInt8[np.ndarray, "H W 3"]:
+    """Reads an image for display: as `read_image`, but keeps the aspect; sides up to `max_side`."""
     image = _open(source, max_side)
     scale = min(1.0, max_side / max(image.size))
-    size = tuple(max(1, round(side * scale)) for side in image.size)
-    return np.asarray(image.resize(size, Image.Resampling.BICUBIC), np.uint8)
+    width, height = (max(1, round(side * scale)) for side in image.size)
+    return np.asarray(image.resize((width, height), Image.Resampling.BICUBIC), np.uint8)
 
 
 def keepable(encoded: bytes) -> bytes:
-    """An encoded image as data sets keep it, decoded once in passing to see that it can be.
+    """An encoded image in the form that data sets keep; decodes it once to see that this works.
 
-    JPEG and PNG that any program shows alike stay as they are, up to `MAX_KEPT_BYTES`. All else,
-    such as WebP, the first frame of a GIF, CMYK and 16 bits, becomes a JPEG of upright RGB with no
-    side over `KEPT_SIDE`.
+    JPEG and PNG that all programs show alike stay as they are, up to `MAX_KEPT_BYTES`. Anything
+    else, such as WebP, the first frame of a GIF, CMYK or 16 bits, becomes a JPEG of upright RGB
+    with no side over `KEPT_SIDE`.
 
     Raises:
       UserError: as for `read_image`.
     """
     with _opened(encoded) as image:
-        # MPO is a JPEG with more behind it.
-        common = image.format in ("JPEG", "MPO", "PNG") and image.mode not in ("CMYK", "I", "F")
-        common = common and not image.mode.startswith("I;")
-    if common and len(encoded) <= MAX_KEPT_BYTES:
+        kind, mode = image.format, image.mode
+    # MPO is a JPEG with more images behind it.
+    common = kind in ("JPEG", "MPO", "PNG") and mode not in ("CMYK", "I", "F")
+    if common and not mode.startswith("I;") and len(encoded) <= MAX_KEPT_BYTES:
         read_image(encoded, 1)
         return encoded
     file = io.BytesIO()
@@ -88,11 +87,11 @@ def keepable(encoded: bytes) -> bytes:
     return file.getvalue()
 
 
-def picture_size(source: Source) -> tuple[int, int]:
-    """(height, width) in pixels of the upright original, from the file's head alone.
+def picture_size(source: Picture) -> tuple[int, int]:
+    """(height, width) in pixels of the upright original; reads only the file's header.
 
     Raises:
-      UserError: as for `read_image`, but for damage that only decoding shows.
+      UserError: as for `read_image`, except for damage that only decoding shows.
     """
     with _opened(source) as image:
         width, height = image.size
@@ -100,22 +99,28 @@ def picture_size(source: Source) -> tuple[int, int]:
     return (width, height) if sideways else (height, width)
 
 
-def _open(source: Source, side: int) -> Image.Image:
-    """Decodes an image to upright RGB; a JPEG no finer than `side` x `side` pixels ask for."""
+def _open(source: Picture, side: int) -> Image.Image:
+    """Decodes an image to upright RGB; a JPEG only as finely as `side` x `side` pixels need."""
     with _opened(source) as image:
         pixels = image.width * image.height
-        # A JPEG decodes at 1/2, 1/4 or 1/8 for less; twice the side needed stays sharp. A
+        # A JPEG decodes at 1/2, 1/4 or 1/8 for less; twice the needed side stays sharp. A
         # progressive one holds all its coefficients in memory at any scale.
         if not image.info.get("progressive"):
             image.draft("RGB", (2 * side, 2 * side))
         if pixels > MAX_FILE_PIXELS or image.width * image.height > MAX_DECODED_PIXELS:
             raise Image.DecompressionBombError
-        return _upright_rgb(image)
+        image.load()
+        ImageOps.exif_transpose(image, in_place=True)
+    return _to_rgb(image)
 
 
 @contextmanager
-def _opened(source: Source) -> Iterator[Image.Image]:
-    """An image whose head is read; what goes wrong with it is told as a UserError."""
+def _opened(source: Picture) -> Iterator[Image.Image]:
+    """An image whose header is read; errors of the file and in the body become a `UserError`.
+
+    Keep the body to calls of Pillow, whose decoders raise exceptions of all kinds for damaged
+    files. Code of ours stays outside, so that its bugs do not blame the file.
+    """
     if isinstance(source, np.ndarray):
         yield Image.fromarray(source)
         return
@@ -138,14 +143,13 @@ def _opened(source: Source) -> Iterator[Image.Image]:
         raise UserError(
             f"{name}: too many pixels; scale it down to at most {MAX_DECODED_PIXELS:,}"
         ) from None
-    except Exception as error:  # Pillow's decoders raise all kinds for damaged files
+    except Exception as error:
         why = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"{name}: damaged or cut short ({why}); get the file again") from error
 
 
-def _upright_rgb(image: Image.Image) -> Image.Image:
-    image.load()
-    ImageOps.exif_transpose(image, in_place=True)
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """Converts a decoded image of any mode to RGB, transparent parts on white."""
     if image.mode.startswith("I"):
         # 16-bit grey: Pillow's own conversion clips at 255 instead of scaling.
         image = Image.fromarray((np.asarray(image) / 257).clip(0, 255).astype(np.uint8))

@@ -1,29 +1,31 @@
-"""Tokens of captions, as the Java PTB tokenizer of the COCO evaluation gives them, without Java.
+"""Caption tokens as in the COCO evaluation, whose Java PTB tokenizer this reproduces in Python.
 
 `pycocoevalcap.tokenizer.PTBTokenizer` runs Stanford CoreNLP 3.4.1 (`PTBTokenizer -preserveLines
--lowerCase`) and drops punctuation. The rules below are those of its lexer that captions meet, found
-by comparing what goes in with what comes out. On all 40,460 captions of Flickr8k and all 31,014
-English ones of Multi30k, raw or as our own tokens joined by spaces (what a model says), the result
-is the same (tested where Java is). Known to differ on text that captions hardly hold: telephone
-numbers in brackets, "v1.2", "hi!there", "end-of.Sentence" without a space, mistyped apostrophes.
+-lowerCase`) and drops punctuation. The rules below are those of its lexer that matter for captions;
+they were found by comparing its input and output. The tokens are the same on all 40,460 captions of
+Flickr8k and all 31,014 English ones of Multi30k, both as written and as tokens joined by spaces,
+the form of a model's captions. A test compares them where Java is installed. Known differences
+concern text that captions hardly contain: telephone numbers in brackets, "v1.2", "hi!there",
+"end-of.Sentence" without a space, mistyped apostrophes.
 """
 
 import re
+from collections.abc import Iterator
 
-# Recorded in score files; the number changes whenever some text gets other tokens.
+# Recorded in score files. The number changes whenever any text gets other tokens.
 NAME = "show_attend_tell PTB 2 (= pycocoevalcap PTBTokenizer on Flickr8k)"
 
-# What pycocoevalcap drops. It compares after lower-casing, so "-LRB-" in its list drops nothing,
+# What pycocoevalcap drops. It compares after lower-casing, so "-LRB-" in its list matches nothing,
 # and brackets stay as "-lrb-" and "-rrb-".
 PUNCTUATION = frozenset(["''", "'", "``", "`", ".", "?", "!", ",", ":", "-", "--", "...", ";"])
 
-# How the lexer writes brackets, quotation marks, money and fractions.
+# How the lexer writes brackets, quotation marks, currencies and fractions.
 _WRITTEN = {"(": "-lrb-", ")": "-rrb-", "[": "-lsb-", "]": "-rsb-", "{": "-lcb-", "}": "-rcb-"}
 _WRITTEN |= {'"': "''", "“": "``", "”": "''", "‘": "`", "«": "``", "»": "''"}
 _WRITTEN |= {"£": "#", "€": "$", "¢": "cents", "&lt;": "<", "&gt;": ">", "&quot;": "''"}
 _WRITTEN |= {"½": "1/2", "¼": "1/4", "¾": "3/4", "⅓": "1/3", "⅔": "2/3"}
 
-# Words that keep their full stop, and those that keep it only before a number.
+# Words that keep their full stop always, and those that keep it only before a number.
 _ABBREVIATIONS = (
     "mr|mrs|ms|drs?|profs?|sens?|reps?|attys?|lts?|col|gen|messrs|govs?|adm|rev|maj|sgt|cpl|pvt|"
     "mt|capt|ste?|ave|pres|lieut|hon|brig|co?mdr|pfc|spc|supts?|det|jr|sr|bros|inc|corp|ltd|cos?|"
@@ -38,7 +40,7 @@ _WORD = rf"(?:{_LETTER}|\d)+"
 _ELISION = rf"[cdnops]['’](?!(?:re|ve|ll)\b){_LETTER}{{2,}} | ma['’]am\b | n?e['’]er\b"  # o'brien
 _NUMBER = r"\d+(?:[.,:]\d+)+"
 
-# Tried in this order at every position; the first that matches is the token. Case is ignored
+# The rules are tried in this order at every position; the first match is the token. Case is ignored
 # except where a rule needs capitals.
 _TOKEN = re.compile(
     rf"""
@@ -68,21 +70,22 @@ _TOKEN = re.compile(
     """,
     re.VERBOSE | re.IGNORECASE,
 )
-# Decoded before anything else; a soft hyphen is not there.
+# Decoded before anything else. Soft hyphens are removed.
 _ENTITIES = {"&amp;": "&", "&apos;": "'", "&nbsp;": " ", "\u00ad": ""}
 _ENTITY = re.compile("|".join(_ENTITIES), re.IGNORECASE)
 
 
 def tokenize(text: str) -> list[str]:
-    """The lower-case tokens of a caption, without punctuation.
+    """Splits a caption into lower-case tokens, without punctuation.
 
-    Contractions are parted ("dog's" gives "dog", "'s"), brackets are written "-lrb-", "-rrb-".
+    Contractions are split ("dog's" gives "dog", "'s"); brackets become "-lrb-" and "-rrb-".
     """
     return [token for token in _tokens(text) if token not in PUNCTUATION]
 
 
-def _tokens(text: str):
-    for match in _TOKEN.finditer(_ENTITY.sub(lambda entity: _ENTITIES[entity[0].lower()], text)):
+def _tokens(text: str) -> Iterator[str]:
+    text = _ENTITY.sub(lambda entity: _ENTITIES[entity[0].lower()], text)
+    for match in _TOKEN.finditer(text):
         token, kind = match[0].lower(), match.lastgroup
         if kind == "dots":
             token = "..."

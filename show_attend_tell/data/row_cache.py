@@ -1,11 +1,13 @@
-"""What a frozen encoder (or the image decoder) gives for a data set, computed once, kept on disk.
+"""Arrays that are expensive to compute, kept on disk, and resumed where an attempt ended.
 
-A cache is a folder with the rows of one array in files of at most `SHARD_ROWS` rows,
-`rows-FIRST.npy`, opened as read-only memory maps, and `manifest.json`, which says what the array
-was computed from. The folder's name holds a hash of that, so other weights, another size or another
-version of the data set is another folder, and nothing stale is ever read. While a file is computed
-it is `partial-FIRST.npy`, and `progress-FIRST.json` counts the rows that are safely on disk; it
-gets its final name when it is whole. Processes of one job share the files out among them.
+A cache is a folder that holds the rows of one array, in files of at most `SHARD_ROWS` rows.
+`rows-FIRST.npy` is a finished file, opened as a read-only memory map. `manifest.json` says what the
+array was computed from, and the folder's name has a hash of that: other sources have another
+folder, so a stale array is never read. While a file is being computed it is `partial-FIRST.npy`,
+and `progress-FIRST.json` counts the rows that are safely on disk. Processes of one job share the
+files among them.
+
+Symbols: N rows of the whole array; n rows of a part.
 """
 
 import hashlib
@@ -14,43 +16,41 @@ import json
 import logging
 import math
 import os
-import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import grain
-import jax
-import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jaxtyping import Int, Shaped
 from numpy.lib import format as npy
+from numpy.typing import DTypeLike
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from show_attend_tell import files
-from show_attend_tell.data.images import read_image
 from show_attend_tell.errors import UserError
-from show_attend_tell.models.encoders.base import Encoder
 
-DECODE_BATCH = 64
-SHARD_ROWS = 16_384  # of 49 x 1280 half-precision numbers 2 GB
+SHARD_ROWS = 16_384  # with 49 x 1280 half-precision numbers a row, 2 GB
 SYNC_SECONDS = 5.0
+
+# Computes the blocks (n, ...) of the rows from one number up to, not including, another.
+Produce = Callable[[int, int], Iterator[np.ndarray]]
+
+_log = logging.getLogger(__name__)
 
 
 class Rows:
-    """Rows of several arrays (memory maps) as if they were one array; read a few at a time.
+    """The rows of several arrays (memory maps) as if they were one array; reads a few at a time.
 
     Attributes:
-        shape, dtype, ndim: as of an array.
+      shape, dtype, ndim: as of an array.
     """
 
     def __init__(self, parts: Sequence[Shaped[np.ndarray, "n ..."]]):
+        """Joins parts of equal dtype and row shape."""
         self._parts = parts
         self._first = np.cumsum([0, *map(len, parts)])
         self.shape = (int(self._first[-1]), *parts[0].shape[1:])
@@ -60,35 +60,73 @@ class Rows:
         return self.shape[0]
 
     def __getitem__(self, rows: slice | Int[np.ndarray, " n"]) -> Shaped[np.ndarray, "n ..."]:
-        """A copy of some rows, which no other access shares."""
-        if isinstance(rows, slice):
-            rows = np.arange(len(self))[rows]
-        if len(rows) and not 0 <= rows.min() <= rows.max() < len(self):
-            raise IndexError(f"rows {rows.min()} to {rows.max()} of {len(self)}")
-        found = np.empty((len(rows), *self.shape[1:]), self.dtype)
-        place = np.searchsorted(self._first, rows, side="right") - 1
-        for k in np.unique(place):
-            found[place == k] = self._parts[k][rows[place == k] - self._first[k]]
+        """A copy of some rows, which shares no memory with others.
+
+        Raises:
+          IndexError: a row is outside 0 .. N-1.
+        """
+        numbers = np.arange(len(self))[rows] if isinstance(rows, slice) else rows
+        if len(numbers) and not 0 <= numbers.min() <= numbers.max() < len(self):
+            raise IndexError(f"rows {numbers.min()} to {numbers.max()} of {len(self)}")
+        found = np.empty((len(numbers), *self.shape[1:]), self.dtype)
+        part_of = np.searchsorted(self._first, numbers, side="right") - 1
+        for k in np.unique(part_of):
+            found[part_of == k] = self._parts[k][numbers[part_of == k] - self._first[k]]
         return found
 
 
 @dataclass(frozen=True)
-class Cache:
-    """The cached array of a split: what it is, how it is computed, and where it lies or is to lie.
+class RowCache:
+    """An array on disk: what it is, how it is computed, and where its files lie.
 
     Attributes:
-        folder: of its files.
-        manifest: the text of `manifest.json`.
-        shape: (N, ...), of the whole array.
-        dtype: of its values.
-        produce: computes the blocks of the rows from one number on, up to another.
+      folder: of its files.
+      manifest: the text of `manifest.json`.
+      shape: (N, ...), of the whole array.
+      dtype: of its values.
+      produce: computes rows.
+      process: number of this process in its job, from 0.
+      processes: number of processes that compute files.
     """
 
     folder: Path
     manifest: str
     shape: tuple[int, ...]
     dtype: np.dtype
-    produce: Callable[[int, int], Iterator[np.ndarray]]
+    produce: Produce
+    process: int = 0
+    processes: int = 1
+
+    @classmethod
+    def keyed(
+        cls,
+        folder: Path,
+        label: str,
+        key: Mapping[str, Any],
+        *,
+        ids: Sequence[str],
+        row_shape: tuple[int, ...],
+        dtype: DTypeLike,
+        produce: Produce,
+        process: int = 0,
+        processes: int = 1,
+    ) -> "RowCache":
+        """The cache of an array that a key identifies.
+
+        Args:
+          folder: of all caches.
+          label: begins the name of this cache's folder.
+          key: all that the values depend on besides `ids`, as JSON-able values.
+          ids: of the N rows, in order.
+          row_shape: shape of a row.
+          dtype, produce, process, processes: see `RowCache`.
+        """
+        dtype, shape = np.dtype(dtype), (len(ids), *row_shape)
+        content = {**key, "shape": list(shape), "dtype": dtype.name, "image_ids": list(ids)}
+        manifest = json.dumps(content, sort_keys=True)
+        digest = hashlib.sha256(manifest.encode()).hexdigest()[:12]
+        place = folder / f"{label}-{digest}"
+        return cls(place, manifest, shape, dtype, produce, process, processes)
 
     @property
     def size(self) -> int:
@@ -96,35 +134,39 @@ class Cache:
         return math.prod(self.shape) * self.dtype.itemsize
 
     def finished(self) -> int:
-        """How many rows are on disk already."""
+        """Number of rows that are on disk already."""
         rows = 0
         for shard in self._shards():
             rows += shard.rows if shard.open() is not None else shard.begun()
         return rows
 
     def load(self, *, progress: bool = True) -> Rows:
-        """The array, whose rows are computed where they are not there yet.
+        """The array; computes the rows that are missing.
 
         Args:
-            progress: whether to show a bar with images/s.
+          progress: whether to show a bar with images/s.
 
         Raises:
-            UserError: for an unreadable image, a value that is not finite in half precision, or a
-                full disk. What was computed before is kept, and the next call goes on from there.
+          UserError: the disk is full or cannot be written; or whatever `produce` raises. Finished
+            rows are kept, and the next call resumes there.
         """
         shards = self._shards()
-        # Each process begins with files of its own, then waits for those of the others.
-        own = slice(jax.process_index(), None, jax.process_count())
-        numbers = list(range(len(shards)))
-        order = [*numbers[own], *(k for k in numbers if k not in numbers[own])]
+        # Each process begins with files of its own, then takes or awaits those of the others.
+        numbers = range(len(shards))
+        own = numbers[self.process :: self.processes]
+        order = [*own, *(k for k in numbers if k not in own)]
+        parts: dict[int, np.ndarray] = {}
         try:
-            parts: dict[int, Any] = {k: shards[k].open() for k in order}
-            missing = [k for k in order if parts[k] is None]
+            for k in order:
+                opened = shards[k].open()
+                if opened is not None:
+                    parts[k] = opened
+            missing = [k for k in order if k not in parts]
             if missing:
                 self._claim()
                 rows = sum(shards[k].rows - shards[k].begun() for k in missing)  # to compute
                 check_room(self.folder, rows * (self.size // self.shape[0]))
-                shown = progress and jax.process_index() == 0
+                shown = progress and self.process == 0
                 with _bar(self.shape[0], self.shape[0] - rows, shown) as update:
                     for k in missing:
                         parts[k] = shards[k].made(update)
@@ -134,15 +176,15 @@ class Cache:
                 f" ({error.strerror or error}); free some space or choose another cache folder;"
                 " finished images are kept"
             ) from error
-        return Rows([parts[k] for k in range(len(shards))])
+        return Rows([parts[k] for k in numbers])
 
     def is_described(self) -> bool:
-        """Whether what lies in the folder is this array, or a part of it."""
+        """Whether the files in the folder are of this array."""
         path = self.folder / "manifest.json"
         return path.exists() and path.read_text(encoding="utf-8") == self.manifest
 
     def _claim(self) -> None:
-        """Makes the folder this array's; what another one left there goes."""
+        """Makes the folder this array's, and deletes what another array left there."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with files.locked(self.folder / "lock"):
             if not self.is_described():
@@ -156,10 +198,10 @@ class Cache:
 
 
 def check_room(folder: Path, need: int) -> None:
-    """Refuses work whose result has no room.
+    """Checks that a result of `need` bytes has room where `folder` lies.
 
     Raises:
-        UserError: fewer than `need` bytes are free where `folder` lies.
+      UserError: fewer bytes are free.
     """
     free = shutil.disk_usage(folder).free
     if need > free:
@@ -169,127 +211,11 @@ def check_room(folder: Path, need: int) -> None:
         )
 
 
-def annotation_cache(
-    examples: Any, encoder: Encoder, cache_dir: Path, *, batch_size: int = 16
-) -> Cache:
-    """The cache of the annotation vectors a of all examples, (N, L, D) in half precision.
-
-    Args:
-        examples: a data set split with `ids` and `fingerprint`, in whose order the rows are.
-        encoder: the frozen encoder; its `fingerprint()` keys the cache.
-        cache_dir: folder of all caches.
-        batch_size: images the network takes at a time.
-    """
-    height, width = encoder.grid
-    return _cache(
-        cache_dir,
-        {"encoder": encoder.fingerprint(), "data": examples.fingerprint},
-        examples.ids,
-        (height * width, encoder.features),
-        np.float16,
-        lambda start, stop: _encode(examples, encoder, start, stop, batch_size),
-    )
-
-
-def image_cache(examples: Any, size: int, cache_dir: Path) -> Cache:
-    """The cache of the images of all examples at S = `size`, (N, S, S, 3) RGB values, as a trained
-    encoder takes them. Arguments are those of `annotation_cache`."""
-    return _cache(
-        cache_dir,
-        {"encoder": {"name": "images", "image_size": size}, "data": examples.fingerprint},
-        examples.ids,
-        (size, size, 3),
-        np.uint8,
-        lambda start, stop: _decode(examples, size, start, stop, DECODE_BATCH),
-    )
-
-
-def _decode(
-    examples: Any, size: int, start: int, stop: int, batch_size: int
-) -> Iterator[np.ndarray]:
-    """Images number `start` to `stop` in batches (b, S, S, 3), the next ones decoded by threads."""
-
-    def read(index: int) -> np.ndarray:
-        try:
-            example = examples[index]
-            image = read_image(example.image, size, example.window)
-            return image[:, ::-1] if example.mirrored else image
-        except Exception as error:
-            why = " ".join(str(error).split())
-            raise UserError(
-                f"image {examples.ids[index]} of {_readable(examples.fingerprint)} cannot be"
-                f" read ({why}); build the data set again"
-            ) from error
-
-    threads = min(16, os.cpu_count() or 1)
-    ahead = grain.ReadOptions(threads, max(2 * batch_size, threads))
-    images = grain.MapDataset.range(start, stop).map(read).to_iter_dataset(ahead)
-    return iter(images.batch(batch_size))
-
-
-@partial(jax.jit, static_argnums=0)
-def annotate(graph: nnx.GraphDef, state: Any, images: jax.Array) -> tuple[jax.Array, ...]:
-    """Annotation vectors (B, L, D) in half precision, and which images' are finite (B,)."""
-    annotations = nnx.merge(graph, state)(images).astype(jnp.float16)
-    return annotations, jnp.isfinite(annotations).all(axis=(1, 2))
-
-
-def _encode(
-    examples: Any, encoder: nnx.Module, start: int, stop: int, batch_size: int
-) -> Iterator[np.ndarray]:
-    """Annotation vectors (b, L, D) of images number `start` to `stop`."""
-    graph, state = nnx.split(encoder)
-
-    def fetch(first, count, annotations, finite):
-        for image_id, good in zip(examples.ids[first : first + count], finite, strict=False):
-            if not good:
-                raise UserError(
-                    f"image {image_id}: the encoder's output is not finite in half precision;"
-                    " check its weights"
-                )
-        return np.asarray(annotations)[:count]
-
-    # Batch n is fetched and written after batch n+1 is dispatched: the device never waits.
-    dispatched = None
-    for images in _decode(examples, encoder.image_size, start, stop, batch_size):
-        count = len(images)
-        # The last batch gets the shape of the others, so that nothing compiles twice.
-        images = np.resize(images, (batch_size, *images.shape[1:]))
-        following = (start, count, *annotate(graph, state, images))
-        start += count
-        if dispatched is not None:
-            yield fetch(*dispatched)
-        dispatched = following
-    if dispatched is not None:
-        yield fetch(*dispatched)
-
-
-def _cache(
-    cache_dir: Path,
-    key: Mapping[str, Any],
-    image_ids: list[str],
-    row_shape: tuple[int, ...],
-    dtype: type,
-    produce: Callable[[int, int], Iterator[np.ndarray]],
-) -> Cache:
-    dtype, shape = np.dtype(dtype), (len(image_ids), *row_shape)
-    manifest = {
-        **key,
-        "shape": list(shape),
-        "dtype": dtype.name,
-        "image_ids": list(image_ids),
-    }
-    text = json.dumps(manifest, sort_keys=True)
-    digest = hashlib.sha256(text.encode()).hexdigest()[:12]
-    folder = cache_dir / f"{_readable(key['data'])}-{_readable(key['encoder'])}-{digest}"
-    return Cache(folder, text, shape, dtype, produce)
-
-
 @dataclass(frozen=True)
 class _Shard:
-    """One file of a cache."""
+    """One file of a cache: `rows` rows from number `first` on."""
 
-    cache: Cache
+    cache: RowCache
     first: int
     rows: int
 
@@ -312,14 +238,13 @@ class _Shard:
             whole = array.shape == self._shape and array.dtype == self.cache.dtype
             whole = whole and path.stat().st_size == size and self.cache.is_described()
         except (AttributeError, ValueError, EOFError, FileNotFoundError):
-            whole = False
+            array, whole = None, False
         if not whole:
-            logging.warning("%s: does not match its manifest, it is computed again", path)
-            return None
-        return array
+            _log.warning("%s: does not match its manifest; it is computed again", path)
+        return array if whole else None
 
     def begun(self) -> int:
-        """How many rows an earlier attempt left safely on disk; 0 where in doubt."""
+        """Number of rows that an earlier attempt left safely on disk; 0 when in doubt."""
         try:
             rows = int(json.loads(self._path("progress.json").read_text(encoding="utf-8"))["rows"])
             size = self._path("partial.npy").stat().st_size
@@ -330,8 +255,12 @@ class _Shard:
         return rows if same and 0 <= rows <= self.rows and size >= needed else 0
 
     def made(self, update: Callable[[int], None]) -> np.ndarray:
-        """The rows, computed unless another process has done so; `update` is told their number."""
-        known = self.begun()  # which the bar counts already
+        """The rows, computed unless another process has done so.
+
+        Args:
+          update: called with the number of rows that are new since the last call.
+        """
+        known = self.begun()  # rows that the bar counts already
         with files.locked(self._path("lock")):
             array = self.open()
             if array is None:
@@ -352,7 +281,7 @@ class _Shard:
         return math.prod(self._shape[1:]) * self.cache.dtype.itemsize
 
     def _write(self, update: Callable[[int], None]) -> None:
-        """Computes the rows, from where an earlier attempt stopped; then gives them their name."""
+        """Computes the rows, from where an earlier attempt stopped, and names the finished file."""
         header, row_bytes = self._header(), self._row_bytes()
         shape, dtype = self._shape, self.cache.dtype
         unfinished, counter = self._path("partial.npy"), self._path("progress.json")
@@ -362,7 +291,7 @@ class _Shard:
             counter.unlink(missing_ok=True)
 
         # Plain writes: on a full disk a memory map would end the process with SIGBUS, without a
-        # word.
+        # message.
         with open(unfinished, "r+b" if done else "wb") as file:
             file.write(header)
             file.truncate(file.seek(len(header) + done * row_bytes))
@@ -395,7 +324,7 @@ class _Shard:
 
 @contextmanager
 def _bar(total: int, start: int, shown: bool) -> Iterator[Callable[[int], None]]:
-    """A progress bar; yields the function to tell it how many more images are done."""
+    """A progress bar; yields the function that adds to the number of finished images."""
     columns = (
         TextColumn("Reading images" if total > start else "Finishing"),
         BarColumn(),
@@ -414,11 +343,3 @@ def _bar(total: int, start: int, shown: bool) -> Iterator[Callable[[int], None]]
             bar.update(task, completed=start + done, rate=rate)
 
         yield update
-
-
-def _readable(fingerprint: Any) -> str:
-    """A short name for a folder or a message, out of what identifies a data set or an encoder."""
-    if isinstance(fingerprint, Mapping):
-        parts = [str(fingerprint[k]) for k in ("name", "split", "image_size") if k in fingerprint]
-        fingerprint = "-".join(parts)
-    return re.sub(r"[^A-Za-z0-9_.-]+", "-", str(fingerprint))[:60]

@@ -1,7 +1,9 @@
-"""The words, or pieces of words, that a model reads and says, and their ids.
+"""The words, or pieces of words, that a model reads and writes, and their ids.
 
-A `Vocabulary` counts whole words on the training texts, `Subwords` learns pieces of words from
-them. Both have the same four special ids, and `load` reads either.
+A `Vocabulary` counts whole words in the training texts; `Subwords` learns pieces of words from
+them. Both have the same four special ids. `build_vocabulary` makes either, `load` reads either.
+
+Symbol: V tokens of a vocabulary, specials included.
 """
 
 import base64
@@ -11,7 +13,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +22,11 @@ from show_attend_tell.data import ptb_tokenizer
 from show_attend_tell.errors import UserError
 from show_attend_tell.tokens import BOS, EOS, PAD, SPECIALS, UNK
 
-_SPACE = "\u2581"  # in a piece: a word begins here
+_SPACE = "\u2581"  # in a piece of a word: a word begins here
 
 
 def split_words(text: str) -> list[str]:
-    """Words and punctuation marks as they are written; hyphens and apostrophes stay in words."""
+    """Words and punctuation marks as written; hyphens and apostrophes stay in words."""
     return re.findall(r"\w+(?:[-'’]\w+)*|[^\w\s]", text.replace(_SPACE, " "))
 
 
@@ -41,17 +43,17 @@ def join(tokens: Iterable[str]) -> str:
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """V words with ids 0 .. V-1, of which the first four are `<pad> <bos> <eos> <unk>`.
+    """V words with ids 0 .. V-1, the first four of which are `<pad> <bos> <eos> <unk>`.
 
-    Count it on the training split alone. The paper keeps the 10,000 most frequent words; here there
-    can also be a minimum count. Rarer words become `<unk>` in the targets (never in the
-    references that a caption is scored against).
+    Count words in the training split only. Xu et al. keep the 10,000 most frequent words; here a
+    word can also need a minimum count. Other words become `<unk>` in the targets, but never in the
+    references that captions are scored against.
 
     Attributes:
-        words: the words of ids 4 .. V-1, most frequent first, equal counts in alphabetical order.
-        counts: how often each of them occurs in the captions counted.
-        min_count: the smallest count a word was kept at.
-        tokenizer: what makes words of a text: `ptb`, as captions are scored; or `words`.
+      words: the words of ids 4 .. V-1, most frequent first, equal counts in alphabetical order.
+      counts: how often each of them occurs in the counted texts.
+      min_count: smallest count of a kept word.
+      tokenizer: splits a text into words: `ptb`, as captions are scored; or `words`, as written.
     """
 
     words: tuple[str, ...]
@@ -67,10 +69,15 @@ class Vocabulary:
         tokenizer: str = "ptb",
         vocabulary_size: int = 0,
     ) -> "Vocabulary":
-        """Keeps the words that occur at least `min_count` times in the tokenized captions.
+        """Counts the words of tokenized captions.
 
-        Of them only the `vocabulary_size` most frequent, where that is not 0. A token that reads
-        like a special ("<unk>") is not counted: it would have two ids.
+        Skips tokens that read like a special, such as "<unk>", which would have two ids.
+
+        Args:
+          tokenized: the words of each caption.
+          min_count: occurrences that a word needs to be kept.
+          tokenizer: one of `TOKENIZERS`, which split the captions.
+          vocabulary_size: number of words to keep, the most frequent ones; 0 keeps all.
         """
         counter = Counter(token for tokens in tokenized for token in tokens)
         kept = [(w, n) for w, n in counter.items() if n >= min_count and w not in SPECIALS]
@@ -86,18 +93,18 @@ class Vocabulary:
         return {word: i for i, word in enumerate(self.words, start=len(SPECIALS))}
 
     def encode(self, tokens: Sequence[str]) -> list[int]:
-        """Ids of the tokens, `unk` for those not kept. Adds neither `bos` nor `eos`."""
+        """Ids of the tokens, `<unk>` for those not kept. Adds neither `<bos>` nor `<eos>`."""
         return [self._ids.get(token, UNK) for token in tokens]
 
     def encode_text(self, text: str) -> list[int]:
-        """Ids of the words of a text."""
+        """Ids of the words of a text. Adds neither `<bos>` nor `<eos>`."""
         return self.encode(TOKENIZERS[self.tokenizer](text))
 
     def decode(self, ids: Iterable[int]) -> list[str]:
-        """Words up to the first `eos`, without `pad` and `bos`; `unk` reads "<unk>".
+        """Words up to the first `<eos>`, without `<pad>` and `<bos>`.
 
         Raises:
-            IndexError: for an id outside 0 .. V-1.
+          IndexError: an id is outside 0 .. V-1.
         """
         tokens = []
         for i in ids:
@@ -110,7 +117,7 @@ class Vocabulary:
         return tokens
 
     def save(self, path: Path) -> None:
-        """Writes the vocabulary as JSON; a reader sees the old file or the new one, never half."""
+        """Writes the vocabulary as JSON; the file is replaced as a whole."""
         content = {"min_count": self.min_count, "words": self.words, "counts": self.counts}
         if self.tokenizer != "ptb":
             content["tokenizer"] = self.tokenizer
@@ -118,10 +125,14 @@ class Vocabulary:
 
     @classmethod
     def from_content(cls, path: Path, content: dict[str, Any]) -> "Vocabulary":
-        """What `save` wrote; `path` is named in errors.
+        """The vocabulary that `save` wrote.
+
+        Args:
+          path: of the file, for error messages.
+          content: of the file.
 
         Raises:
-            UserError: where it is not a vocabulary.
+          UserError: it is not a vocabulary.
         """
         tokenizer = content.pop("tokenizer", "ptb")
         if tokenizer not in TOKENIZERS:
@@ -143,20 +154,20 @@ class Vocabulary:
 
 
 class Subwords:
-    """V pieces of words (Sennrich et al. 2016, byte-pair encoding), as sentencepiece makes them.
+    """V pieces of words, learnt by sentencepiece (byte-pair encoding, Sennrich et al. 2016).
 
-    Pieces join to the text as it was written, so nothing has to be put together afterwards. Ids 0
-    to 3 are the specials, as in `Vocabulary`.
+    Joined pieces are the text as it was written, so decoding needs no other step. Ids 0 to 3 are
+    the specials, as in `Vocabulary`.
     """
 
     tokenizer = "sentencepiece"
 
     def __init__(self, model: bytes):
-        """Takes what sentencepiece made.
+        """Takes a serialized sentencepiece model.
 
         Raises:
-            RuntimeError: it is no such model.
-            ValueError: its special ids are others.
+          RuntimeError: it is not a sentencepiece model.
+          ValueError: it has other special ids.
         """
         import sentencepiece
 
@@ -171,11 +182,15 @@ class Subwords:
         """Learns at most `size` pieces from texts; the same texts give the same pieces.
 
         Raises:
-            UserError: the texts cannot be written with so few pieces.
+          UserError: the texts cannot be written with so few pieces.
         """
         import sentencepiece
 
         written = io.BytesIO()
+        specials: dict[str, Any] = {}
+        for number, name in enumerate(SPECIALS):
+            kind = name.strip("<>")
+            specials |= {f"{kind}_id": number, f"{kind}_piece": name}
         try:
             sentencepiece.SentencePieceTrainer.train(
                 sentence_iterator=iter(texts),
@@ -183,20 +198,17 @@ class Subwords:
                 vocab_size=size,
                 model_type="bpe",
                 character_coverage=1.0,
-                normalization_rule_name="identity",  # or texts would not come back as written
+                normalization_rule_name="identity",  # so that texts come back as written
                 max_sentence_length=2**20,  # bytes; longer texts would be left out
                 hard_vocab_limit=False,
                 num_threads=1,
                 minloglevel=2,
-                **{
-                    f"{name}_id": number for number, name in enumerate(("pad", "bos", "eos", "unk"))
-                },
-                **{f"{name}_piece": f"<{name}>" for name in ("pad", "bos", "eos", "unk")},
+                **specials,
             )
         except RuntimeError as error:
             raise UserError(
-                f"config.data.subwords is {size}: sentencepiece cannot make so few pieces of the "
-                f"training texts ({' '.join(str(error).split())[-120:]})"
+                f"config.data.subwords is {size}: sentencepiece cannot write the training "
+                f"texts with so few pieces ({' '.join(str(error).split())[-120:]})"
             ) from error
         return cls(written.getvalue())
 
@@ -214,10 +226,10 @@ class Subwords:
         return self._processor.encode(text)
 
     def decode(self, ids: Iterable[int]) -> list[str]:
-        """Pieces up to the first `eos`, without `pad` and `bos`; `unk` reads "<unk>".
+        """Pieces up to the first `<eos>`, without `<pad>` and `<bos>`.
 
         Raises:
-            IndexError: for an id outside 0 .. V-1.
+          IndexError: an id is outside 0 .. V-1.
         """
         pieces = []
         for i in ids:
@@ -232,16 +244,20 @@ class Subwords:
         return pieces
 
     def save(self, path: Path) -> None:
-        """Writes the pieces as JSON; a reader sees the old file or the new one, never half."""
+        """Writes the pieces as JSON; the file is replaced as a whole."""
         model = base64.b64encode(self._model).decode()
         files.write_text(path, json.dumps({"tokenizer": self.tokenizer, "model": model}))
 
     @classmethod
     def from_content(cls, path: Path, content: dict[str, Any]) -> "Subwords":
-        """What `save` wrote; `path` is named in errors.
+        """The pieces that `save` wrote.
+
+        Args:
+          path: of the file, for error messages.
+          content: of the file.
 
         Raises:
-            UserError: where it is not a sentencepiece model.
+          UserError: it does not hold a sentencepiece model.
         """
         try:
             return cls(base64.b64decode(content["model"], validate=True))
@@ -249,11 +265,35 @@ class Subwords:
             raise _not_a_vocabulary(path, "its sentencepiece model is damaged") from error
 
 
-def load(path: Path) -> Vocabulary | Subwords:
-    """Reads what either `save` wrote.
+AnyVocabulary = Vocabulary | Subwords
+
+
+def build_vocabulary(
+    texts: Iterable[str], *, kind: str, min_count: int, size: int, subwords: int
+) -> AnyVocabulary:
+    """The vocabulary of training texts.
+
+    Args:
+      texts: of the training split.
+      kind: "subwords", or a tokenizer of words, one of `TOKENIZERS`.
+      min_count: occurrences that a word needs, >= 1; unused for subwords.
+      size: most frequent words to keep, 0 for all; unused for subwords.
+      subwords: largest number of pieces, >= 1; unused for words.
 
     Raises:
-        UserError: where the file is missing or is not a vocabulary.
+      UserError: the texts cannot be written with so few pieces.
+    """
+    if kind == "subwords":
+        return Subwords.from_texts(texts, subwords)
+    tokenized = map(cache(TOKENIZERS[kind]), texts)  # many captions occur more than once
+    return Vocabulary.from_captions(tokenized, min_count, kind, size)
+
+
+def load(path: Path) -> AnyVocabulary:
+    """Reads a vocabulary that `save` wrote, of words or of pieces.
+
+    Raises:
+      UserError: the file is missing or is not a vocabulary.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))

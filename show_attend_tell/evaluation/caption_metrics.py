@@ -1,76 +1,60 @@
 """Scores of captions against references: the scorers of the COCO caption evaluation, without Java.
 
 BLEU (Papineni et al. 2002), ROUGE-L (Lin 2004) and CIDEr (Vedantam et al. 2015) are pycocoevalcap's
-own, over the tokens of `ptb_tokenizer`. CIDEr's document frequencies come from the references
-given, that is of the split scored, so that one image alone has CIDEr 0. METEOR (Denkowski and Lavie
-2014) is a Java program and is left out, with the reason, where Java is not.
+own, over the tokens of `ptb_tokenizer`. CIDEr takes its document frequencies from the references
+it is given, which are those of the scored split; a single image therefore has CIDEr 0. METEOR
+(Denkowski and Lavie 2014) is a Java program. Without Java it is left out, and the reason recorded.
 """
 
 import contextlib
-import dataclasses
-import json
 import shutil
 import threading
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
-from jaxtyping import Float, Int
 from pycocoevalcap.bleu.bleu_scorer import BleuScorer
 from pycocoevalcap.cider.cider import Cider
 from pycocoevalcap.meteor.meteor import Meteor
 from pycocoevalcap.rouge.rouge import Rouge
 
-from show_attend_tell import files
-from show_attend_tell.data.ptb_tokenizer import tokenize
-from show_attend_tell.errors import UserError
+from show_attend_tell.data import ptb_tokenizer
+from show_attend_tell.data.examples import Example
+from show_attend_tell.evaluation.scores import Scores, bleu_from_counts, check_pairs
 
-METEOR_SECONDS = 600.0  # a Java process that hangs is given up; 1,000 images take about 20
+METEOR_SECONDS = 600.0  # then a hanging Java process is killed; 1,000 images take about 20
 
-
-@dataclasses.dataclass(frozen=True)
-class Scores:
-    """Scores of a set of captions.
-
-    Attributes:
-      values: score by name, in [0, 1] but for CIDEr in [0, 10]. "BLEU-n" has the brevity penalty,
-        "BLEU-n (no BP)" has not, as in Xu et al. 2015, Table 1; "exact" is the share of captions
-        that equal one of their references, token for token. None: could not be computed.
-      missing: why, for each None.
-      per_image: the scores of single captions that have such, in the order of the hypotheses.
-      bleu_counts: what corpus BLEU is made of (see `bleu_from_counts`), in the same order.
-    """
-
-    values: dict[str, float | None]
-    missing: dict[str, str]
-    per_image: dict[str, list[float]]
-    bleu_counts: list[list[int]]
+Texts = Mapping[str, Sequence[str]]  # tokens joined by spaces, by image id
 
 
 def score(
     references: Mapping[str, Sequence[str]], hypotheses: Mapping[str, str], *, meteor: bool = True
 ) -> Scores:
-    """Scores one caption an image.
+    """Scores one caption for each image.
 
     Args:
-      references: raw captions by image id; words outside of a vocabulary stay as they are.
-      hypotheses: one caption by image id, for the same images. An empty one scores zero: an
-        untrained model says nothing at times, and that must not end its training.
-      meteor: whether to run METEOR (some seconds, and Java).
+      references: raw captions by image id, with all their words, even those outside a vocabulary.
+      hypotheses: one caption by image id, for the same images. An empty caption scores zero: an
+        untrained model may produce one, and that must not end its training.
+      meteor: whether to run METEOR, which takes some seconds and needs Java.
+
+    Returns:
+      Scores in [0, 1], except CIDEr in [0, 10]. "BLEU-n" includes the brevity penalty; "BLEU-n (no
+      BP)" does not, as in Xu et al. 2015, Table 1. "exact" is the share of captions whose tokens
+      equal those of one of their references.
 
     Raises:
       UserError: the images differ, there are none, or an image has no reference.
     """
     check_pairs(references, hypotheses)
-    # The scorers want lists of strings, one hypothesis each, in one order.
+    # The scorers take lists of strings, one hypothesis each, all in the same order.
     said = {image_id: [_join(caption)] for image_id, caption in hypotheses.items()}
     truth = {image_id: [_join(caption) for caption in references[image_id]] for image_id in said}
 
     per_image, counts = _bleu(truth, said)
-    values = bleu_from_counts(np.array(counts))
-    values["ROUGE-L"], rouge = Rouge().compute_score(truth, said)
-    values["CIDEr"], cider = Cider().compute_score(truth, said)
-    per_image |= {"ROUGE-L": rouge.tolist(), "CIDEr": cider.tolist()}
+    values: dict[str, float | None] = {**bleu_from_counts(np.array(counts))}
+    for name, scorer in (("ROUGE-L", Rouge()), ("CIDEr", Cider())):
+        value, single = scorer.compute_score(truth, said)
+        values[name], per_image[name] = float(value), np.asarray(single).tolist()
     missing = {}
     if meteor:
         try:
@@ -79,96 +63,19 @@ def score(
             values["METEOR"], missing["METEOR"] = None, str(error)
     exact = [float(said[image_id][0] in truth[image_id]) for image_id in said]
     values["exact"], per_image["exact"] = sum(exact) / len(exact), exact
-    values = {name: None if v is None else float(v) for name, v in values.items()}
     return Scores(values, missing, per_image, counts)
 
 
-def check_pairs(
-    references: Mapping[str, Sequence[str]], hypotheses: Mapping[str, str], what: str = "image"
-) -> None:
-    """Refuses to score what does not belong together.
-
-    Raises:
-      UserError: the ids differ, there are none, or one has no reference.
-    """
-    if references.keys() != hypotheses.keys():
-        odd = sorted(references.keys() ^ hypotheses.keys(), key=str)
-        raise UserError(
-            f"{len(odd)} {what}s have a caption or references but not both ({odd[0]} is one); "
-            "caption the same split as is scored"
-        )
-    if not hypotheses:
-        raise UserError("there are no captions to score")
-    empty = [name for name, captions in references.items() if not captions]
-    if empty:
-        raise UserError(f"{what} {empty[0]} has no reference captions to be scored against")
-
-
-def bleu_from_counts(counts: Int[np.ndarray, "N 10"]) -> dict[str, float]:
-    """Corpus BLEU-1 .. BLEU-4, with and without brevity penalty, of N captions.
-
-    Args:
-      counts: of each caption its length, the length of the closest reference, then its n-grams that
-        are right for n = 1 .. 4, then all its n-grams for n = 1 .. 4.
-    """
-    sums = counts.sum(axis=0, keepdims=True).astype(np.float64)
-    return {name: float(value[0]) for name, value in bleu_from_sums(sums).items()}
-
-
-def bleu_from_sums(sums: Float[np.ndarray, "S 10"]) -> dict[str, Float[np.ndarray, " S"]]:
-    """BLEU by name, as `bleu_from_counts`, of S corpora whose counts are summed already."""
-    length, reference = sums[:, 0], sums[:, 1]
-    # BleuScorer's own guards against 0; silence is 0 without the penalty too.
-    ratio = (length + 1e-15) / (reference + 1e-9)
-    penalty = np.exp(np.minimum(0.0, 1.0 - 1.0 / ratio))
-    precisions = (sums[:, 2:6] + 1e-15) / (sums[:, 6:] + 1e-9)
-    means = np.cumprod(precisions, axis=1) ** (1.0 / np.arange(1, 5))[None]
-    values = {f"BLEU-{n}": penalty * means[:, n - 1] for n in range(1, 5)}
-    spoken = (length > 0).astype(np.float64)
-    return values | {f"BLEU-{n} (no BP)": spoken * means[:, n - 1] for n in range(1, 5)}
-
-
-def write_results(path: Path, hypotheses: Mapping[str, str]) -> None:
-    """Writes captions in the COCO results format: [{"image_id": ..., "caption": ...}, ...]."""
-    results = [{"image_id": image_id, "caption": text} for image_id, text in hypotheses.items()]
-    files.write_text(path, json.dumps(results, indent=1, ensure_ascii=False) + "\n")
-
-
-def read_results(path: Path) -> dict[str, str]:
-    """Captions by image id from a COCO results file; ids that are numbers become strings.
-
-    Raises:
-      UserError: the file is missing, of another form, or names an image twice.
-    """
-    try:
-        results = json.loads(path.read_text(encoding="utf-8"))
-        captions = {_image_id(r["image_id"]): _caption(r["caption"]) for r in results}
-    except FileNotFoundError:
-        raise UserError(f"{path}: not there; `evaluate` writes it") from None
-    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
-        raise UserError(f"{path}: not a COCO results file ({error}); evaluate again") from error
-    if len(captions) != len(results):
-        raise UserError(f"{path}: names an image twice; evaluate again")
-    return captions
-
-
-def _image_id(value: object) -> str:
-    if not isinstance(value, str | int) or isinstance(value, bool):
-        raise TypeError(f"image_id {value!r} is no string or whole number")
-    return str(value)
-
-
-def _caption(value: object) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"caption {value!r} is no string")
-    return value
+def describe(examples: Iterable[Example], hypotheses: Mapping[str, str]) -> dict[str, str]:
+    """What a score file says about these metrics, whatever the captions: the tokenizer's name."""
+    return {"tokenizer": ptb_tokenizer.NAME}
 
 
 def _join(caption: str) -> str:
-    return " ".join(tokenize(caption))
+    return " ".join(ptb_tokenizer.tokenize(caption))
 
 
-def _bleu(truth, said) -> tuple[dict[str, list[float]], list[list[int]]]:
+def _bleu(truth: Texts, said: Texts) -> tuple[dict[str, list[float]], list[list[int]]]:
     """BLEU of single captions, and the counts of `bleu_from_counts`."""
     scorer = BleuScorer(n=4)
     for image_id, (hypothesis,) in said.items():
@@ -182,15 +89,20 @@ def _bleu(truth, said) -> tuple[dict[str, list[float]], list[list[int]]]:
 
 
 class _MeteorError(Exception):
-    """METEOR cannot be had; the message says why."""
+    """METEOR is unavailable or failed; the message says why."""
 
 
 class _Meteor(Meteor):
     def __del__(self):
-        """Nothing: the parent's waits forever for the lock that a failed compute_score holds."""
+        """Does nothing: the parent's waits forever for the lock of a failed compute_score."""
 
 
-def _meteor(truth, said) -> tuple[float, list[float]]:
+def _meteor(truth: Texts, said: Texts) -> tuple[float, list[float]]:
+    """METEOR of all captions and of each.
+
+    Raises:
+      _MeteorError: there is no Java, or its process failed or took over METEOR_SECONDS.
+    """
     if shutil.which("java") is None:
         raise _MeteorError("left out: METEOR needs Java, and there is no `java` on the PATH")
     try:
@@ -207,9 +119,10 @@ def _meteor(truth, said) -> tuple[float, list[float]]:
     watchdog = threading.Timer(METEOR_SECONDS, give_up)
     messages: list[bytes] = []
 
-    def read_messages():  # unread, they would fill the pipe and stop the process
-        with process.stderr:
-            messages.append(process.stderr.read())
+    def read_messages():  # unread, they would fill the pipe and block the process
+        if process.stderr is not None:
+            with process.stderr as pipe:
+                messages.append(pipe.read())
 
     reader = threading.Thread(target=read_messages, daemon=True)
     watchdog.start()
@@ -218,7 +131,7 @@ def _meteor(truth, said) -> tuple[float, list[float]]:
         score, single = scorer.compute_score(truth, said)
         return float(score), [float(value) for value in single]
     except (OSError, ValueError) as error:
-        # A process that died leaves a broken pipe, or an empty line where a number should be.
+        # A dead process leaves a broken pipe, or an empty line where a number should be.
         process.kill()
         reader.join(timeout=10)
         lines = b"".join(messages).decode(errors="replace").splitlines()
@@ -228,8 +141,8 @@ def _meteor(truth, said) -> tuple[float, list[float]]:
         raise _MeteorError(f"left out: METEOR failed ({reason})") from error
     finally:
         watchdog.cancel()
-        for pipe in (process.stdin, process.stdout):
-            with contextlib.suppress(OSError):  # what a dead process left unread
+        for pipe in filter(None, (process.stdin, process.stdout)):
+            with contextlib.suppress(OSError):  # of input that a dead process left unread
                 pipe.close()
         process.kill()
         process.wait()

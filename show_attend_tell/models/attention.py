@@ -1,23 +1,23 @@
-"""The attention module: scores of every place, and how a context is read out of them.
+"""The attention module: how every place is scored, and how a context is read.
 
-One module for every variant. A grid of an image's annotation vectors and the row of a sentence's
-are attended to alike; soft attention reads the expected annotation vector, hard attention one
+One module serves all variants: it attends alike to the grid of an image's annotation vectors and to
+those of a sentence's words. Soft attention reads the expected annotation vector, hard attention one
 sampled vector.
 
-Scores e_ti of the state h (h_{t-1} or h_t) that attends, for an annotation vector a_i:
+Scores e_ti of an annotation vector a_i, for the state h (h_{t-1} or h_t) that attends:
     additive    v^T tanh(U a_i + W h + b)   Bahdanau et al. 2015, A.1.2; Xu et al. 2015, eq. 4
-    concat      v^T tanh(W_a [h; a_i])      Luong et al. 2015, section 3.1: additive, whose U and W
-                                            are two parts of one matrix, drawn as one, without b
-    dot         h^T a_i                     the same; needs H = D
-    general     h^T W_a a_i                 the same
+    concat      v^T tanh(W_a [h; a_i])      Luong et al. 2015, section 3.1: additive without b, and
+                                            with U and W initialised as parts of one matrix
+    dot         h^T a_i                     the same section; needs H = D
+    general     h^T W_a a_i                 the same section
     scaled_dot  (W_q h)^T (W_k a_i) / sqrt(A)  Vaswani et al. 2017, eq. 1
-Windows (Luong et al. 2015, section 3.2), D here being the window's `reach`:
+Windows (Luong et al. 2015, section 3.2), where D is the window's `reach`:
     global      all places
-    local_m     those within D of p_t = t; p_t stays at the last place once a sentence is over
-    local_p     those within D of p_t = S sigmoid(v_p^T tanh(W_p h)), S places; alpha is multiplied
-                by exp(-(i - p_t)^2 / 2 sigma^2) with sigma = D/2, so that it sums to less than 1.
-                On a grid p_t has two coordinates. With hard attention alpha is normalised again,
-                or it would be no distribution.
+    local_m     those within D of p_t = t; once a sentence is over, p_t stays at its last place
+    local_p     those within D of p_t = S sigmoid(v_p^T tanh(W_p h)), S being the number of places.
+                alpha is multiplied by exp(-(i - p_t)^2 / 2 sigma^2) with sigma = D/2, so its sum is
+                less than 1. On a grid p_t has two coordinates. Hard attention needs a distribution
+                to sample from, so it normalises alpha again.
 
 Symbols: B inputs, R caption rows of an input, L places (locations of an image, positions of a
 sentence), D annotation features, H units of the decoder's LSTM, A attention units, K coordinates of
@@ -33,19 +33,21 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-SCORES = ("additive", "concat", "dot", "general", "scaled_dot")
-WINDOWS = ("global", "local_m", "local_p")
-# Log-weight of a place that is not attended to: its exponential is exactly 0, as is 0 times it.
+from show_attend_tell import settings
+from show_attend_tell.errors import UserError
+
+# Log-weight of a place that is not attended to. Its exponential is exactly 0; it is finite, so that
+# 0 times it is 0 and not NaN.
 _NEVER = -1e9
 
 
-def product(x: Float[Array, "*S I"], matrix: Float[Array, "I J"]) -> Float[Array, "*S J"]:
+def matmul(x: Float[Array, "*S I"], matrix: Float[Array, "I J"]) -> Float[Array, "*S J"]:
     """x times the matrix, in the matrix's number format, summed in float32."""
     return jnp.matmul(x.astype(matrix.dtype), matrix, preferred_element_type=jnp.float32)
 
 
 class Annotations(NamedTuple):
-    """The annotation vectors a of each input: the grid of an image, the row of a sentence."""
+    """The annotation vectors a of each input: one for each place of an image or a sentence."""
 
     vectors: Float[Array, "B L D"]
     mask: Bool[Array, "B L"] | None = None  # False at padding; None: there is none
@@ -54,42 +56,44 @@ class Annotations(NamedTuple):
 class Attention(nnx.Module):
     """The parameters of a score function and a window; see the module.
 
-    The share U a_i of the annotation vectors does not depend on the step: `keys` computes it once
-    for an input, and all captions of the input share it.
+    The term U a_i of an annotation vector does not depend on the step: `keys` computes it once for
+    an input, and all captions of the input share it.
 
     Args:
-      features, hidden, units: D, H, A.
-      score, window: of `SCORES` and `WINDOWS`.
-      coordinates: K; of `local_p` alone.
-      temperature: divides the scores before the softmax, over 0; 1 is the papers'. With
-        infinity all scores are 0 and alpha is uniform.
-      dtype: of products with matrices. Additive scores and the softmax are in float32.
+      options: score, window, units and temperature. Kind `none` makes the temperature infinite, so
+        that all scores are 0 and alpha is uniform: the context is the mean annotation vector.
+      features: D.
+      hidden: H.
+      coordinates: K; only `local_p` uses it.
+      dtype: number format of products with matrices. Additive scores and the softmax stay in
+        float32.
 
     Raises:
-      ValueError: `dot` where D is not H.
+      UserError: score `dot` where D is not H.
     """
 
     def __init__(
         self,
+        options: settings.Attention,
+        *,
         features: int,
         hidden: int,
-        units: int,
-        *,
-        score: str = "additive",
-        window: str = "global",
         coordinates: int = 1,
-        temperature: float = 1.0,
-        dtype: jnp.dtype = jnp.float32,
+        dtype: str | jnp.dtype = "float32",
         rngs: nnx.Rngs,
     ):
+        score, units = options.score, options.units
         if score == "dot" and features != hidden:
-            raise ValueError(f"score 'dot' of {features} features and {hidden} units")
-        self.temperature = temperature
-        self.dtype = dtype
+            raise UserError(
+                f"config.attention.score 'dot' multiplies {features} features by the {hidden} "
+                f"units of the state: set config.decoder.projection={hidden}"
+            )
+        self.temperature = math.inf if options.kind == "none" else options.temperature
+        self.dtype = jnp.dtype(dtype)
         linear = partial(nnx.Linear, use_bias=False, rngs=rngs)
-        # U (or W_a, W_k), which meets the annotation vectors, and W (or W_q), which meets h.
-        key = partial(linear, features, dtype=dtype)
-        if score == "concat":  # drawn as parts of one matrix of D + H inputs
+        # `key` is U (or W_a, W_k), for annotation vectors; `query` is W (or W_q), for h.
+        key = partial(linear, features, dtype=self.dtype)
+        if score == "concat":  # initialised as parts of one matrix of D + H inputs
             whole = features + hidden
             self.key = key(units, kernel_init=_as_part(features, whole))
             self.query = linear(hidden, units, kernel_init=_as_part(hidden, whole))
@@ -100,28 +104,28 @@ class Attention(nnx.Module):
             self.key = key(hidden) if score == "general" else None
             self.query = None
         self.score = linear(units, 1) if score in ("additive", "concat") else None
-        local = window == "local_p"
+        local = options.window == "local_p"
         self.centre = linear(hidden, units) if local else None
         self.centre_score = linear(units, coordinates) if local else None
 
     def keys(self, annotations: Float[Array, "B L D"]) -> Float[Array, "B L A"]:
         """What `scores_of_query` compares a query with.
 
-        For additive scores exp(2 (U a_i + b)), the inputs' share of tanh's argument; for the others
-        the vectors (B, L, H) whose products with h are the scores.
+        Additive scores: exp(2 (U a_i + b)), the annotation vectors' part of tanh's argument. All
+        others: the vectors (B, L, H) whose products with h are the scores.
         """
         keys = annotations if self.key is None else self.key(annotations)
         if self.score is not None:
             return _exp_twice(keys.astype(jnp.float32))
         scale = 1.0 / self.temperature
-        if self.query is not None:  # (W_q h)^T (W_k a) is h^T (W_q^T W_k a): nothing for a step
+        if self.query is not None:  # (W_q h)^T (W_k a) = h^T (W_q^T W_k a): no work for a step
             scale /= math.sqrt(keys.shape[-1])
-            keys = product(keys, self.query.kernel[...].astype(self.dtype).T)
+            keys = matmul(keys, self.query.kernel[...].astype(self.dtype).T)
         return (scale * keys).astype(self.dtype)
 
 
 def _as_part(inputs: int, whole: int):
-    """The default initialiser, with the deviation that it has in a matrix of `whole` inputs."""
+    """The default initialiser, with the standard deviation of a matrix of `whole` inputs."""
     return nnx.initializers.variance_scaling(inputs / whole, "fan_in", "truncated_normal")
 
 
@@ -131,9 +135,9 @@ def scores_of_query(
     """The scores e_t: unnormalised log-probabilities of the places.
 
     Args:
-      v: of additive scores, over the temperature; None where scores are products.
-      query: W h of additive scores, else h.
-      keys: of `Attention.keys`.
+      v: of additive scores, divided by the temperature; None for scores that are products.
+      query: W h for additive scores, else h.
+      keys: see `Attention.keys`.
     """
     if v is not None:
         return _additive_scores(_exp_twice(query), keys, v)
@@ -150,9 +154,9 @@ def _exp_twice(x: Float[Array, "*S"]) -> Float[Array, "*S"]:
 def _additive_scores(
     query: Float[Array, "B R A"], keys: Float[Array, "B L A"], v: Float[Array, " A"]
 ) -> Float[Array, "B R L"]:
-    # tanh(x + y) = 1 - 2 / (1 + e^2x e^2y): a division for each activation where a tanh, the most
-    # of a step's element-wise work, takes several times as long. Infinite products give 1, too.
-    # A sum, not a product with v: XLA then never writes the activations out.
+    # tanh(x + y) = 1 - 2 / (1 + e^2x e^2y): one division for each activation. A tanh takes several
+    # times as long and would be most of a step's element-wise work. Infinite products give 1, too.
+    # A sum, not a matrix product with v: XLA then never writes the activations out.
     ratios = v[None, None, None] / (1 + keys[:, None] * query[:, :, None])
     return v.sum() - 2 * ratios.sum(axis=-1)
 
@@ -163,7 +167,7 @@ def _additive_scores_forward(query, keys, v):
 
 def _additive_scores_backward(residuals, d_scores):
     # The (B, R, L, A) activations are by far the largest intermediate of a step. Each of the three
-    # sums over them computes them anew, so that a caller who wants one alone pays for no other.
+    # sums recomputes them, so that a caller who wants only one does not pay for the others.
     # With r = 1 / (1 + k q), dr/dk = -r (1 - r) / k, and q likewise.
     query, keys, v = residuals
     ratios = 1 / (1 + keys[:, None] * query[:, :, None])
@@ -197,8 +201,8 @@ class Window(NamedTuple):
 class Choice(NamedTuple):
     """What decides the location that hard attention reads at a step.
 
-    `noise` is Gumbel noise for a sample of alpha, or zeros for its most probable location. Rows
-    with `expected` read the expectation instead, as soft attention does.
+    `noise` is Gumbel noise to sample from alpha, or zeros to take its most probable location. Rows
+    marked `expected` read the expectation instead, as soft attention does.
     """
 
     noise: Float[Array, "B R *T L"]
@@ -210,10 +214,10 @@ def log_weights(
     mask: Bool[Array, "B L"] | None = None,
     window: Window | None = None,
 ) -> Float[Array, "B R L"]:
-    """log alpha: of the softmax of the scores over the places that the mask and the window leave.
+    """log alpha: the log-softmax of the scores over the places that the mask and window allow.
 
-    The others have weight 0 and no gradient. Within a Gaussian window (see the module) alpha sums
-    to less than 1, unless the window says otherwise.
+    All other places have weight 0 and no gradient. Within a Gaussian window (see the module) alpha
+    sums to less than 1, unless the window renormalises it.
     """
     allowed = None if mask is None else mask[:, None]
     gaussian = None
@@ -223,7 +227,7 @@ def log_weights(
         allowed = near if allowed is None else near & allowed
         if window.gaussian:
             gaussian = -2.0 * jnp.square(away / window.reach).sum(axis=-1)  # sigma = reach / 2
-    if gaussian is not None and window.renormalise:
+    if window is not None and gaussian is not None and window.renormalise:
         scores, gaussian = scores + gaussian, None
     if allowed is not None:
         scores = jnp.where(allowed, scores, _NEVER)
@@ -238,9 +242,9 @@ def read_context(
 ) -> tuple[Float[Array, "B R D"], Int[Array, "B R"]]:
     """The context, before the gate beta, and the location s_t.
 
-    The context is sum_i alpha_i a_i without a choice (deterministic soft attention, Xu et al. 2015,
-    eq. 13), and a_s with one (stochastic hard attention, eq. 8-9). s = argmax(log alpha + noise) is
-    a sample of alpha for Gumbel noise. No gradient flows through s.
+    Without a choice the context is sum_i alpha_i a_i (deterministic soft attention, Xu et al. 2015,
+    eq. 13); with one it is a_s (stochastic hard attention, eq. 8-9). s = argmax(log alpha + noise)
+    is a sample from alpha if the noise is Gumbel noise. No gradient flows through s.
     """
     alpha = jnp.exp(log_alpha)
     if choice is None:

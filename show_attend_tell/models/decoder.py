@@ -1,11 +1,14 @@
-"""The LSTM decoder of Xu et al. 2015: init MLPs, attention, gate beta, deep output; and its kin.
+"""The LSTM decoder of Xu et al. 2015 and its relatives.
 
-Symbols: B images, R caption rows of an image, T steps, L locations, D annotation features,
-H LSTM units, E embedding, V words; and the paper's a, h, c, z, alpha, beta.
+It consists of initial-state MLPs, attention, the gate beta, an LSTM and the deep output.
 
-A row of `tokens` holds one or more captions of one image, each closed by <eos>, then <pad>. What
-a caption's first step sees (<bos> and the initial state) depends on the image alone, so packing
-several captions into one row changes no number, only how many steps are spent on padding.
+Symbols: B images, R caption rows of an image, T steps, L locations, F features of an encoder's
+annotation vectors, D those after the projection, H LSTM units, E embedding, V words; and the
+paper's a, h, c, z, alpha, beta.
+
+A row of `tokens` holds one or more captions of one image, each closed by <eos>, then <pad>. What a
+caption's first step sees (<bos> and the initial state) depends on the image only. Packing several
+captions into a row therefore changes no number; it only spends fewer steps on padding.
 """
 
 from functools import partial
@@ -16,14 +19,15 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from show_attend_tell.models import recurrence
+from show_attend_tell import settings
+from show_attend_tell.models import fast_scan, recurrence
 from show_attend_tell.models.attention import Annotations, Attention, Choice
 from show_attend_tell.models.recurrence import Memory, WordInputs
 from show_attend_tell.tokens import BOS, EOS, PAD
 
 
 class TeacherForced(NamedTuple):
-    """The decoder run over given captions."""
+    """What the decoder computes when it runs over given captions."""
 
     logits: Float[Array, "B R T V"]
     log_alpha: Float[Array, "B R T L"]
@@ -34,11 +38,12 @@ class TeacherForced(NamedTuple):
 
     @property
     def alpha(self) -> Float[Array, "B R T L"]:
+        """Attention weights."""
         return jnp.exp(self.log_alpha)
 
 
 def caption_starts(tokens: Int[Array, "B R T"]) -> Bool[Array, "B R T"]:
-    """Whether a caption begins at a position: the first one, or the one after an <eos>."""
+    """Whether a caption begins at a position: at the first one, and after every <eos>."""
     first = jnp.ones_like(tokens[..., :1], bool)
     return jnp.concatenate([first, tokens[..., :-1] == EOS], axis=-1)
 
@@ -50,7 +55,7 @@ def input_words(tokens: Int[Array, "B R T"]) -> Int[Array, "B R T"]:
 
 
 def same_caption(tokens: Int[Array, "B R T"]) -> Float[Array, "B R T T"]:
-    """M[t, s] = 1 where steps t and s belong to one caption and neither is padding, else 0."""
+    """M[t, s] = 1 where steps t and s belong to the same caption and neither is padding, else 0."""
     caption = jnp.cumsum(caption_starts(tokens), axis=-1)
     real = tokens != PAD
     same = caption[..., :, None] == caption[..., None, :]
@@ -61,115 +66,107 @@ class Decoder(nnx.Module):
     """Decoder of "Show, Attend and Tell" (Xu et al. 2015, section 3.1.2).
 
     Args:
-      vocabulary: V, number of words, the four special ones included.
-      features: annotation features that the encoder gives.
-      projection: D, size to which annotation vectors are first brought by a linear map; 0 leaves
-        them as they are (the paper's 512 come from VGG itself).
-      embedding, hidden, attention: E, H, A.
-      score, window, reach, temperature: of attention, see there.
-      grid: (h, w) of the places, row by row; None in a row, as of a sentence.
-      renormalise: whether alpha sums to 1 within the Gaussian window of `local_p`.
-      order: whether a step attends with the `previous` state h_{t-1} (Bahdanau, Xu) or with the
-        `current` one h_t, whose attentional state h~_t is fed to the next step (Luong).
-      self_attention: whether the LSTM goes on from an attended summary of all states before (LSTMN,
-        Cheng et al. 2016), instead of from the last. All states before are kept at every step of
-        training, so its memory grows with the square of a row's length.
-      dropout: rate on word inputs and on the deep output, in [0, 1).
-      annotation_dropout: rate on annotation vectors, each feature of each location by itself, in
-        [0, 1).
-      output_tanh: the released code's tanh around the deep output's sum; the paper (eq. 7) has
-        none.
-      deep_output: whether a word hangs on y_{t-1}, h_t and z_t (eq. 7), or on h_t alone. With
-        order `current` h~_t has the place of h_t: Luong's output (eq. 6) is that without
-        deep_output and output_tanh, but that L_o L_h stand for his one matrix.
-      gate: whether beta_t scales the context; without it beta is 1.
-      tied: whether L_o of the deep output is the transpose of the embedding E (Press and Wolf
-        2017, arXiv 1608.05859), and not a matrix of its own as in the paper.
-      dtype: number format of products, "float32" or, for accelerators, "bfloat16". Weights, sums,
-        scores, the softmax, the LSTM's state and logits are in float32 in either case.
+      sizes: sizes, dropout rates and variants; `settings.Decoder` says what each one means. With
+        `self_attention` every step of training keeps all earlier states, so memory grows with the
+        square of a row's length. With `tied` L_o of the deep output is the transpose of the
+        embedding E (Press and Wolf 2017, arXiv 1608.05859), not a matrix of its own as in the
+        paper. With dtype `bfloat16` weights, sums, scores, the softmax, the LSTM's state and the
+        logits still are float32.
+      attention: kind, score, window, order and temperature. Order `previous` attends with h_{t-1}
+        (Bahdanau, Xu). Order `current` attends with h_t and feeds its attentional state h~_t to the
+        next step (Luong); h~_t then replaces h_t in the output. Luong's output (eq. 6) is the one
+        without `deep_output` and `output_tanh`, with L_o L_h in place of his single matrix.
+      vocabulary: V, the four special words included.
+      features: F.
+      grid: (h, w) of the locations, in reading order; None for the words of a sentence.
+
+    Raises:
+      UserError: the score `dot` cannot multiply vectors of these sizes.
     """
 
     def __init__(
         self,
+        sizes: settings.Decoder,
+        attention: settings.Attention,
         *,
         vocabulary: int,
         features: int,
-        projection: int,
-        embedding: int,
-        hidden: int,
-        attention: int,
-        score: str = "additive",
-        window: str = "global",
-        reach: int = 10,
-        temperature: float = 1.0,
-        grid: tuple[int, int] | None = None,
-        renormalise: bool = False,
-        order: str = "previous",
-        self_attention: bool = False,
-        dropout: float,
-        annotation_dropout: float,
-        output_tanh: bool,
-        gate: bool,
-        tied: bool,
-        dtype: str = "float32",
-        deep_output: bool = True,
+        grid: tuple[int, int] | None,
         rngs: nnx.Rngs,
     ):
-        self.dtype = jnp.dtype(dtype)
+        # Every layer draws its initial values from `rngs` in turn: their order must not change.
+        self.dtype = jnp.dtype(sizes.dtype)
+        self.grid = grid
+        self.step_config = recurrence.StepConfig(
+            window=attention.window, reach=attention.reach, renormalise=attention.hard
+        )
         linear = partial(nnx.Linear, dtype=self.dtype, rngs=rngs)
-        self.projection = linear(features, projection) if projection else None
-        size = projection or features
-        self.init_h = linear(size, hidden)
-        self.init_c = linear(size, hidden)
+        self.projection = linear(features, sizes.projection) if sizes.projection else None
+        features = sizes.projection or features
+        self.init_h = linear(features, sizes.hidden)
+        self.init_c = linear(features, sizes.hidden)
         self.embed = nnx.Embed(
             vocabulary,
-            embedding,
+            sizes.embedding,
             embedding_init=nnx.initializers.normal(0.1),
             dtype=self.dtype,
             rngs=rngs,
         )
         self.attention = Attention(
-            size,
-            hidden,
             attention,
-            score=score,
-            window=window,
+            features=features,
+            hidden=sizes.hidden,
             coordinates=1 if grid is None else 2,
-            temperature=temperature,
             dtype=self.dtype,
             rngs=rngs,
         )
-        self.grid = grid
-        self.form = recurrence.Form(window=window, reach=reach, renormalise=renormalise)
-        self.gate = nnx.Linear(hidden, 1, rngs=rngs) if gate else None
-        # The LSTM's weights are kept by input, since words enter in one product before the scan.
-        self.lstm_word = linear(embedding, 4 * hidden, bias_init=recurrence.forget_one)
-        read = hidden if order == "current" else size
+        self.gate = nnx.Linear(sizes.hidden, 1, rngs=rngs) if sizes.gate else None
+        self._make_recurrent_layers(sizes, attention, features, rngs)
+        self._make_output_layers(sizes, vocabulary, features, rngs)
+        self.dropout = nnx.Dropout(sizes.dropout)
+        self.annotation_dropout = nnx.Dropout(sizes.annotation_dropout)
+
+    def _make_recurrent_layers(
+        self,
+        sizes: settings.Decoder,
+        attention: settings.Attention,
+        features: int,
+        rngs: nnx.Rngs,
+    ) -> None:
+        linear = partial(nnx.Linear, dtype=self.dtype, rngs=rngs)
+        hidden, luong = sizes.hidden, attention.order == "current"
+        # One layer for words and one for the state: words enter in one product before the scan.
+        self.lstm_word = linear(sizes.embedding, 4 * hidden, bias_init=recurrence.forget_one)
+        read = hidden if luong else features
         self.lstm_state = linear(hidden + read, 4 * hidden, use_bias=False)
-        luong = order == "current"
-        self.combine = linear(size + hidden, hidden, use_bias=False) if luong else None
+        self.combine = linear(features + hidden, hidden, use_bias=False) if luong else None
         self.self_attention = (
-            recurrence.SelfAttention(embedding, hidden, attention, dtype=self.dtype, rngs=rngs)
-            if self_attention
+            recurrence.SelfAttention(
+                sizes.embedding, hidden, attention.units, dtype=self.dtype, rngs=rngs
+            )
+            if sizes.self_attention
             else None
         )
-        self.output_h = linear(hidden, embedding, use_bias=False)
-        self.output_z = linear(size, embedding) if deep_output else None
-        self.output_word = None if tied else linear(embedding, vocabulary)
-        self.output_bias = nnx.Param(jnp.zeros(vocabulary)) if tied else None
-        self.dropout = nnx.Dropout(dropout)
-        self.annotation_dropout = nnx.Dropout(annotation_dropout)
-        self.output_tanh = output_tanh
+
+    def _make_output_layers(
+        self, sizes: settings.Decoder, vocabulary: int, features: int, rngs: nnx.Rngs
+    ) -> None:
+        linear = partial(nnx.Linear, dtype=self.dtype, rngs=rngs)
+        self.output_tanh = sizes.output_tanh
+        self.output_h = linear(sizes.hidden, sizes.embedding, use_bias=False)
+        self.output_z = linear(features, sizes.embedding) if sizes.deep_output else None
+        self.output_word = None if sizes.tied else linear(sizes.embedding, vocabulary)
+        self.output_bias = nnx.Param(jnp.zeros(vocabulary)) if sizes.tied else None
 
     def memory(self, annotations: Annotations, key: PRNGKeyArray | None = None) -> Memory:
-        """Everything of the inputs (B, L, F) that no step changes. `key` switches dropout on."""
+        """What the steps need of annotation vectors (B, L, F). A `key` switches dropout on."""
         a, mask = annotations.vectors.astype(jnp.float32), annotations.mask
         a = self.annotation_dropout(a, deterministic=key is None, rngs=key)
         if self.projection is not None:
             a = self.projection(a)
         mean = _mean(a, mask)
         places, extent = None, None
-        if self.form.window != "global":
+        if self.step_config.window != "global":
             places, extent = _places(a, mask, self.grid)
         return Memory(
             annotations=a.astype(self.dtype),
@@ -181,15 +178,15 @@ class Decoder(nnx.Module):
             extent=extent,
         )
 
-    def words(self, embedded: Float[Array, "*S E"]) -> WordInputs:
-        """The input words' shares of the steps' pre-activations (G = 4 H)."""
+    def word_inputs(self, embedded: Float[Array, "*S E"]) -> WordInputs:
+        """What embedded input words contribute to the steps' pre-activations."""
         query = None
         if self.self_attention is not None:
             query = self.self_attention.word(embedded).astype(jnp.float32)
         return WordInputs(self.lstm_word(embedded).astype(jnp.float32), query)
 
     def weights(self) -> recurrence.Weights:
-        """What every step of the recurrence computes with."""
+        """What every step of the recurrence computes with, the parameters in the right format."""
 
         def matrix(layer: nnx.Linear | None, *, exact: bool = False) -> Array | None:
             if layer is None:
@@ -197,12 +194,14 @@ class Decoder(nnx.Module):
             return jnp.asarray(layer.kernel[...], jnp.float32 if exact else self.dtype)
 
         attention, back = self.attention, self.self_attention
-        additive = attention.score is not None
-        score = attention.score.kernel[...][:, 0] / attention.temperature if additive else None
+        score, query = None, None
+        if attention.score is not None:
+            score = attention.score.kernel[...][:, 0] / attention.temperature
+            query = matrix(attention.query)
         return recurrence.Weights(
             matrices=recurrence.Matrices(
                 lstm=matrix(self.lstm_state),
-                query=matrix(attention.query) if additive else None,
+                query=query,
                 beta=matrix(self.gate, exact=True),
                 centre=matrix(attention.centre),
                 combine=matrix(self.combine),
@@ -210,10 +209,10 @@ class Decoder(nnx.Module):
                 self_query=None if back is None else matrix(back.query),
             ),
             score=score,
-            beta_bias=None if self.gate is None else self.gate.bias[...][0],
+            beta_bias=None if self.gate is None else _bias(self.gate)[0],
             centre_score=matrix(attention.centre_score, exact=True),
             self_score=None if back is None else back.score.kernel[...][:, 0],
-            form=self.form,
+            config=self.step_config,
         )
 
     def output(
@@ -223,7 +222,7 @@ class Decoder(nnx.Module):
         z: Float[Array, "*S D"],
         key: PRNGKeyArray | None = None,
     ) -> Float[Array, "*S V"]:
-        """The deep output (eq. 7): L_o (E y_{t-1} + L_h h_t + L_z z_t), as logits."""
+        """Logits of the deep output (eq. 7): L_o (E y_{t-1} + L_h h_t + L_z z_t)."""
         hidden = self.output_h(h)
         if self.output_z is not None:
             hidden = embedded + hidden + self.output_z(z)
@@ -231,6 +230,7 @@ class Decoder(nnx.Module):
             hidden = jnp.tanh(hidden)
         hidden = self.dropout(hidden, deterministic=key is None, rngs=key)
         if self.output_word is None:
+            assert self.output_bias is not None
             logits = self.embed.attend(hidden).astype(jnp.float32)
             return logits + self.output_bias[...].reshape((1,) * (logits.ndim - 1) + (-1,))
         return self.output_word(hidden).astype(jnp.float32)
@@ -242,12 +242,13 @@ class Decoder(nnx.Module):
         state: recurrence.State,
         words: Int[Array, "B K"],
         choice: Choice | None = None,
-    ) -> tuple[Float[Array, "B K V"], recurrence.State, recurrence.Reading]:
-        """One step of decoding: the next word's logits after `words`, without dropout."""
+    ) -> tuple[Float[Array, "B K V"], recurrence.State, recurrence.StepOutput]:
+        """One step of decoding, without dropout: the logits of the next word after `words`."""
         embedded = self.embed(words)
-        state, reading = recurrence.step(weights, memory, state, self.words(embedded), choice)
-        h = state.h if reading.attentional is None else reading.attentional
-        return self.output(embedded, h, reading.z), state, reading
+        state, out = recurrence.step(weights, memory, state, self.word_inputs(embedded), choice)
+        assert out.z is not None
+        h = state.h if out.attentional is None else out.attentional
+        return self.output(embedded, h, out.z), state, out
 
     def __call__(
         self,
@@ -267,27 +268,33 @@ class Decoder(nnx.Module):
         """
         keys = (None,) * 3 if key is None else tuple(jax.random.split(key, 3))
         memory = self.memory(annotations, keys[0])
-        # Time comes first up to the recurrence, so that gates, by far the largest, never move.
+        # Time comes first until after the recurrence, so that the gates, by far the largest arrays,
+        # are never transposed.
         starts = caption_starts(tokens)
         embedded = self.embed(_time_first(input_words(tokens)))
         embedded = self.dropout(embedded, deterministic=key is None, rngs=keys[1])
         if choice is not None:
             choice = choice._replace(noise=_time_first(choice.noise))
-        words = self.words(embedded)
-        h, reading = recurrence.run(self.weights(), memory, words, _time_first(starts), choice)
-        embedded, h, reading = jax.tree.map(_time_last, (embedded, h, reading))
+        words = self.word_inputs(embedded)
+        h, out = fast_scan.run(self.weights(), memory, words, _time_first(starts), choice)
+        embedded, h, out = jax.tree.map(_time_last, (embedded, h, out))
         before = jnp.roll(h, 1, axis=2)
         previous_h = jnp.where(starts[..., None], memory.h0[:, None, None], before)
-        put_out = h if reading.attentional is None else reading.attentional
-        logits = self.output(embedded, put_out, reading.z, keys[2])
-        mean = _mean(memory.annotations, memory.mask)
-        return TeacherForced(
-            logits, reading.log_alpha, reading.location, reading.beta, previous_h, mean
+        logits = self.output(
+            embedded, h if out.attentional is None else out.attentional, out.z, keys[2]
         )
+        assert memory.annotations is not None
+        mean = _mean(memory.annotations, memory.mask)
+        return TeacherForced(logits, out.log_alpha, out.location, out.beta, previous_h, mean)
+
+
+def _bias(layer: nnx.Linear) -> Float[Array, " J"]:
+    assert layer.bias is not None
+    return layer.bias[...]
 
 
 def _mean(a: Float[Array, "B L D"], mask: Bool[Array, "B L"] | None) -> Float[Array, "B D"]:
-    """The mean annotation vector, without padding, in float32."""
+    """The mean annotation vector in float32; padding does not count."""
     a = a.astype(jnp.float32)
     if mask is None:
         return a.mean(axis=1)
@@ -298,7 +305,7 @@ def _mean(a: Float[Array, "B L D"], mask: Bool[Array, "B L"] | None) -> Float[Ar
 def _places(
     a: Float[Array, "B L D"], mask: Bool[Array, "B L"] | None, grid: tuple[int, int] | None
 ) -> tuple[Float[Array, "L K"], Float[Array, "B K"]]:
-    """Where each place lies, counted along each coordinate, and how many there are along it."""
+    """The coordinates of each place, and the number of places along each coordinate."""
     images, count = a.shape[:2]
     if grid is not None:
         places = jnp.stack(jnp.divmod(jnp.arange(count), grid[1]), axis=-1)

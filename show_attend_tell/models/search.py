@@ -1,6 +1,7 @@
 """Beam search and sampling over a step function, in fixed shapes, knowing nothing of the model.
 
-Symbols: B images, K beams, T = `max_length` steps, V words.
+Symbols: B images, K beams, N samples, T = `max_length` steps, V words. A beam is one of the K slots
+of an image's unfinished hypotheses.
 
 A hypothesis is a word sequence, finished when <eos> closes it. Its score is
 log p / length ** length_penalty, where length counts the emitted tokens, <eos> included: a penalty
@@ -10,6 +11,7 @@ exponents are not interchangeable.)
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -27,8 +29,8 @@ Step = Callable[[PyTree, Int[Array, "B K"]], tuple[Float[Array, "B K V"], PyTree
 class Hypotheses(NamedTuple):
     """The K hypotheses of each image: finished before unfinished, then by falling score.
 
-    A place for which the search found no hypothesis (it had fewer than K to choose from) has
-    length 0 and log-probability -inf.
+    If the search found fewer than K hypotheses, the slots left over have length 0 and
+    log-probability -inf.
     """
 
     tokens: Int[Array, "B K T"]  # words, <eos> where finished, then <pad>
@@ -36,16 +38,16 @@ class Hypotheses(NamedTuple):
     log_probs: Float[Array, "B K"]  # the model's log p of those tokens, in nats
     scores: Float[Array, "B K"]  # log_probs / lengths ** length_penalty
     finished: Bool[Array, "B K"]  # closed by <eos> within T steps
-    trace: PyTree  # leaves (B, K, T, ...): what step emitted on the way to each token, then zeros
+    trace: PyTree  # leaves (B, K, T, ...): what `step` emitted with each token, then zeros
 
 
 class _Pool(NamedTuple):
-    """Hypotheses without their histories: where each one ends. Every field is (B, K)."""
+    """Hypotheses without their histories. Every field is (B, K)."""
 
-    log_probs: Float[Array, "B K"]  # -inf: an empty place
+    log_probs: Float[Array, "B K"]  # -inf: an empty slot
     scores: Float[Array, "B K"]
     lengths: Int[Array, "B K"]
-    beams: Int[Array, "B K"]  # the place, among the unfinished, from which its history is traced
+    beams: Int[Array, "B K"]  # the beam from which to trace the history back
 
 
 class _Search(NamedTuple):
@@ -57,7 +59,16 @@ class _Search(NamedTuple):
     unfinished: _Pool
     finished: _Pool
     done: Bool[Array, "B 1"]  # the search of this image has ended: its pools no longer change
-    tape: PyTree  # (words, parents, trace) of every step; leaves (T, B, K, ...)
+    history: PyTree  # (words, parents, trace) of every step; leaves (T, B, K, ...)
+
+
+class _Words(NamedTuple):
+    """Word ids with a meaning."""
+
+    bos: int
+    eos: int
+    pad: int
+    never: Int[Array, " W"]  # those that are never emitted
 
 
 def beam_search(
@@ -76,13 +87,13 @@ def beam_search(
     """The K best captions of each image that a beam of K finds, with the trace of each.
 
     At every step the candidates are all one-word extensions of the K unfinished hypotheses. A
-    candidate that ends in <eos> finishes if it is among the K most probable; the K most probable
-    others go on, so finished hypotheses never take the place of unfinished ones. The search of an
-    image ends
+    candidate that ends in <eos> finishes if it is among the K most probable. The K most probable
+    others continue, so finished hypotheses never displace unfinished ones. The search of an image
+    ends
 
-    - when K hypotheses have finished and no unfinished one scores better as it stands, at its
-      present length (so a beam of 1 is greedy decoding, for any length penalty; without the second
-      condition K poor early ends would cut off a much better caption);
+    - when K hypotheses have finished and no unfinished one scores better at its present length. A
+      beam of 1 is therefore greedy decoding, for any length penalty. Without the second condition K
+      poor early ends would cut off a much better caption;
     - when no unfinished hypothesis can still beat the best finished one. Log-probabilities only
       fall (log p' <= log p <= 0) and a length never exceeds T, so for a penalty >= 0 every
       completion scores log p' / length ** penalty <= log p / T ** penalty. This exit never changes
@@ -97,18 +108,18 @@ def beam_search(
     Pure and jit-able; every argument but `state` (and the arrays `step` closes over) is static.
 
     Args:
-      step: one decoding step, see `Step`. The logits need not be normalised. What the beams of an
-        image share (annotation vectors, their projection) is closed over, not part of the state,
-        and so is never copied per beam nor re-ordered.
+      step: one decoding step, see `Step`. The logits need not be normalised. `step` closes over
+        what the beams of an image share (annotation vectors, their keys). These are not part of the
+        state, so they are never copied per beam nor re-ordered.
       state: initial state; every leaf is (B, ...) and is repeated here for the K beams.
       batch: B.
       beam: K >= 1.
-      max_length: T >= 1, the most tokens emitted, <eos> included.
+      max_length: T >= 1, the largest number of tokens, <eos> included.
       bos: id fed at the first step; never emitted.
       eos: id that closes a hypothesis.
       pad: id that fills `tokens` behind the end; never emitted.
-      banned: further ids never to emit, such as <unk>. Their probability is not given to the other
-        words: log-probabilities stay the model's.
+      banned: further ids never to emit, such as <unk>. The other words do not inherit their
+        probability: log-probabilities stay the model's.
       length_penalty: exponent >= 0 of the length, see the module's docstring.
 
     Raises:
@@ -120,105 +131,157 @@ def beam_search(
         raise UserError(f"length_penalty is {length_penalty}; it must be 0 (none) or more")
     if eos in banned:
         raise UserError("<eos> is among the banned words, so no caption could end; remove it")
-
+    words = _Words(bos, eos, pad, jnp.array(sorted({bos, pad, *banned})))
     divisors = jnp.arange(1, max_length + 1, dtype=jnp.float32) ** length_penalty
-    never = jnp.array(sorted({bos, pad, *banned}))
-
-    def advance(search: _Search) -> _Search:
-        logits, state, trace = step(search.state, search.words)
-        log_probs = jax.nn.log_softmax(logits.astype(jnp.float32))
-        log_probs = log_probs.at[:, :, never].set(-jnp.inf)
-        log_probs += search.unfinished.log_probs[:, :, None]
-        # At most K candidates end in <eos>, so the best 2K hold the best K of the others.
-        # (On a CPU one top_k over K * V is as fast as one per beam followed by one over the rest.)
-        log_probs, index = lax.top_k(log_probs.reshape(batch, -1), 2 * beam)
-        parents, words = jnp.divmod(index, logits.shape[-1])
-        ends = words == eos
-
-        lengths = jnp.full((batch, beam), search.time + 1)
-        divisor = divisors[search.time]
-        closed = jnp.where(ends, log_probs, -jnp.inf)[:, :beam]
-        closed = _Pool(closed, closed / divisor, lengths, parents[:, :beam])
-        closed = _join(search.finished, closed)
-        finished = _take(closed, lax.top_k(closed.scores, beam)[1])
-
-        log_probs, kept = lax.top_k(jnp.where(ends, -jnp.inf, log_probs), beam)
-        words, parents = _take((words, parents), kept)
-        unfinished = _Pool(log_probs, log_probs / divisor, lengths, search.unfinished.beams)
-
-        finished, unfinished = jax.tree.map(
-            lambda old, new: jnp.where(search.done, old, new),
-            (search.finished, search.unfinished),
-            (finished, unfinished),
-        )
-        full = jnp.isfinite(finished.log_probs).all(1, keepdims=True)
-        best = finished.scores.max(1, keepdims=True)
-        behind = unfinished.scores.max(1, keepdims=True) <= best
-        bound = unfinished.log_probs.max(1, keepdims=True) / divisors[-1]
-        return _Search(
-            time=search.time + 1,
-            state=_take(state, parents),
-            words=words,
-            unfinished=unfinished,
-            finished=finished,
-            done=(full & behind) | (bound <= best),
-            tape=jax.tree.map(
-                lambda tape, now: tape.at[search.time].set(now),
-                search.tape,
-                (words, parents, trace),
-            ),
-        )
-
-    words = jnp.full((batch, beam), bos)
-    state = jax.tree.map(lambda leaf: jnp.repeat(leaf[:, None], beam, axis=1), state)
-    trace = jax.eval_shape(step, state, words)[2]
-    nothing = jnp.full((batch, beam), -jnp.inf)
-    places = jnp.broadcast_to(jnp.arange(beam)[None], (batch, beam))
-    empty = _Pool(nothing, nothing, jnp.zeros_like(words), places)
     search = lax.while_loop(
         lambda search: (search.time < max_length) & ~search.done.all(),
-        advance,
-        _Search(
-            time=jnp.array(0),
-            state=state,
-            words=words,
-            # The beams start equal: only the first is alive, or all K would stay equal.
-            unfinished=empty._replace(log_probs=nothing.at[:, 0].set(0.0)),
-            finished=empty,
-            done=jnp.zeros((batch, 1), bool),
-            tape=jax.tree.map(
-                lambda leaf: jnp.zeros((max_length, *leaf.shape), leaf.dtype),
-                (words, words, trace),
-            ),
+        partial(_advance, step, words, divisors),
+        _start(step, state, words, batch, beam, max_length),
+    )
+    return _collect(search, words)
+
+
+def _start(
+    step: Step, state: PyTree, words: _Words, batch: int, beam: int, max_length: int
+) -> _Search:
+    """The search before its first step."""
+    first = jnp.full((batch, beam), words.bos)
+    state = jax.tree.map(lambda leaf: jnp.repeat(leaf[:, None], beam, axis=1), state)
+    trace = jax.eval_shape(step, state, first)[2]
+    nothing = jnp.full((batch, beam), -jnp.inf)
+    beams = jnp.broadcast_to(jnp.arange(beam)[None], (batch, beam))
+    empty = _Pool(nothing, nothing, jnp.zeros_like(first), beams)
+    return _Search(
+        time=jnp.array(0),
+        state=state,
+        words=first,
+        # The beams start equal: only the first is alive, or all K would stay equal.
+        unfinished=empty._replace(log_probs=nothing.at[:, 0].set(0.0)),
+        finished=empty,
+        done=jnp.zeros((batch, 1), bool),
+        history=jax.tree.map(
+            lambda leaf: jnp.zeros((max_length, *leaf.shape), leaf.dtype), (first, first, trace)
         ),
     )
 
-    # Both pools are sorted (the unfinished of an image share one length): move the empty places to
-    # the end, keep K, and trace these back through the tape.
+
+def _advance(step: Step, ids: _Words, divisors: Float[Array, " T"], search: _Search) -> _Search:
+    """The search after one more step.
+
+    Args:
+      divisors: length ** length_penalty for the lengths 1 to T.
+    """
+    batch, beam = search.words.shape
+    logits, state, trace = step(search.state, search.words)
+    log_probs, parents, words = _best_extensions(logits, search.unfinished.log_probs, ids)
+    ends = words == ids.eos
+
+    lengths = jnp.full((batch, beam), search.time + 1)
+    divisor = divisors[search.time]
+    closed = jnp.where(ends, log_probs, -jnp.inf)[:, :beam]
+    closed = _Pool(closed, closed / divisor, lengths, parents[:, :beam])
+    closed = _join(search.finished, closed)
+    finished = _take(closed, lax.top_k(closed.scores, beam)[1])
+
+    log_probs, kept = lax.top_k(jnp.where(ends, -jnp.inf, log_probs), beam)
+    words, parents = _take((words, parents), kept)
+    unfinished = _Pool(log_probs, log_probs / divisor, lengths, search.unfinished.beams)
+
+    finished, unfinished = jax.tree.map(
+        lambda old, new: jnp.where(search.done, old, new),
+        (search.finished, search.unfinished),
+        (finished, unfinished),
+    )
+    return _Search(
+        time=search.time + 1,
+        state=_take(state, parents),
+        words=words,
+        unfinished=unfinished,
+        finished=finished,
+        done=_is_done(finished, unfinished, divisors[-1]),
+        history=jax.tree.map(
+            lambda leaf, now: leaf.at[search.time].set(now),
+            search.history,
+            (words, parents, trace),
+        ),
+    )
+
+
+def _best_extensions(
+    logits: Float[Array, "B K V"], log_probs: Float[Array, "B K"], ids: _Words
+) -> tuple[Float[Array, "B M"], Int[Array, "B M"], Int[Array, "B M"]]:
+    """Log-probabilities, parent beams and last words of the M = 2 K most probable extensions.
+
+    Args:
+      log_probs: of the hypotheses to extend.
+    """
+    batch, beam, vocabulary = logits.shape
+    extended = jax.nn.log_softmax(logits.astype(jnp.float32))
+    extended = extended.at[:, :, ids.never].set(-jnp.inf)
+    extended += log_probs[:, :, None]
+    # At most K candidates end in <eos>, so the best 2 K hold the best K of the others.
+    # (On a CPU one top_k over K * V is as fast as one per beam followed by one over the rest.)
+    best, index = lax.top_k(extended.reshape(batch, -1), 2 * beam)
+    return best, *jnp.divmod(index, vocabulary)
+
+
+def _is_done(
+    finished: _Pool, unfinished: _Pool, last_divisor: Float[Array, ""]
+) -> Bool[Array, "B 1"]:
+    """Whether an image's search may end; `beam_search` gives the two reasons."""
+    full = jnp.isfinite(finished.log_probs).all(1, keepdims=True)
+    best = finished.scores.max(1, keepdims=True)
+    behind = unfinished.scores.max(1, keepdims=True) <= best
+    bound = unfinished.log_probs.max(1, keepdims=True) / last_divisor
+    return (full & behind) | (bound <= best)
+
+
+def _collect(search: _Search, ids: _Words) -> Hypotheses:
+    """The best K hypotheses of a search that has ended."""
+    # Both pools are sorted (the unfinished of an image share one length): move the empty slots to
+    # the end and keep K.
+    beam = search.words.shape[1]
     both = _join(search.finished, search.unfinished)
     order = lax.top_k(jnp.isfinite(both.log_probs).astype(jnp.int32), beam)[1]
     best = _take(both, order)
     exists = jnp.isfinite(best.log_probs)
     closed = exists & (order < beam)
     lengths = jnp.where(exists, best.lengths, 0)
+    tokens, trace = _retrace(search.history, best.beams, lengths, closed, ids)
+    return Hypotheses(tokens, lengths, best.log_probs, best.scores, closed, trace)
 
-    def retrace(beams, at):
-        """One step back; `beams` is each hypothesis' place among the unfinished after that step."""
+
+def _retrace(
+    history: PyTree,
+    beams: Int[Array, "B K"],
+    lengths: Int[Array, "B K"],
+    closed: Bool[Array, "B K"],
+    ids: _Words,
+) -> tuple[Int[Array, "B K T"], PyTree]:
+    """Tokens and trace of hypotheses, from the last step back to the first.
+
+    Args:
+      history: of `_Search`.
+      beams: the beam of each hypothesis after its last step; if it is closed, before that.
+      closed: whether <eos> ends it.
+    """
+
+    def step_back(beams, at):
+        """One step back; `beams` are those after that step."""
         time, (words, parents, trace) = at
         emitted = time < lengths
         final = closed & (time == lengths - 1)  # <eos> itself was never among the unfinished
-        words = jnp.where(final, eos, _take(words, beams))
+        words = jnp.where(final, ids.eos, _take(words, beams))
         beams = jnp.where(emitted & ~final, _take(parents, beams), beams)
         trace = jax.tree.map(
             lambda leaf: jnp.where(jnp.expand_dims(emitted, range(2, leaf.ndim)), leaf, 0),
             _take(trace, beams),
         )
-        return beams, (jnp.where(emitted, words, pad), trace)
+        return beams, (jnp.where(emitted, words, ids.pad), trace)
 
-    tape = (jnp.arange(max_length), search.tape)
-    _, history = lax.scan(retrace, best.beams, tape, reverse=True)
-    tokens, trace = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, 2), history)
-    return Hypotheses(tokens, lengths, best.log_probs, best.scores, closed, trace)
+    steps = jnp.arange(len(history[0]))
+    _, retraced = lax.scan(step_back, beams, (steps, history), reverse=True)
+    return jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, 2), retraced)
 
 
 def sample(
@@ -237,16 +300,16 @@ def sample(
     """N captions of each image, drawn word by word from the model's distribution.
 
     Pure and jit-able; every argument but `state`, `key` and the arrays `step` closes over is
-    static. It ends as soon as all captions have.
+    static. Sampling ends as soon as all captions have ended.
 
     Args:
-      step: one decoding step, see `Step`, of K = N rows an image; its trace is not used.
+      step: one decoding step, see `Step`, with K = N. Its trace is not used.
       state: initial state; every leaf is (B, N, ...).
       key: of all draws.
       batch, samples: B and N.
-      max_length: T, the most tokens drawn, <eos> included; a caption may be cut there.
-      bos, eos, pad, banned: as for `beam_search`; the words that are never emitted give their
-        probability to the others (see `without`).
+      max_length: T, the largest number of tokens, <eos> included; longer captions are cut there.
+      bos, eos, pad, banned: as for `beam_search`, except that the other words inherit the
+        probability of those never emitted (see `without`).
 
     Returns:
       Words, <eos> where the caption ended within T steps, then <pad>.
@@ -277,5 +340,5 @@ def _join(first: _Pool, second: _Pool) -> _Pool:
 
 def _take(tree: PyTree, index: Int[Array, "B N"]) -> PyTree:
     """leaf[b, index[b, n]] of every leaf (B, M, ...): (B, N, ...)."""
-    rows = np.arange(index.shape[0])[:, None]
-    return jax.tree.map(lambda leaf: leaf[rows, index], tree)
+    images = np.arange(index.shape[0])[:, None]
+    return jax.tree.map(lambda leaf: leaf[images, index], tree)

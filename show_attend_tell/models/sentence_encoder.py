@@ -1,83 +1,68 @@
-"""Encoders of sentences: source words in, a row of annotation vectors out."""
+"""The encoder of sentences: source words in, one annotation vector for each word out.
+
+Symbols: B sentences, S source words, E embedding, H units of each direction, D annotation features.
+"""
 
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from show_attend_tell.errors import UserError
-from show_attend_tell.models import recurrence
+from show_attend_tell import settings
+from show_attend_tell.models import fast_scan, recurrence
 from show_attend_tell.models.attention import Annotations
+from show_attend_tell.models.encoders.base import Encoder
 from show_attend_tell.tokens import PAD
 
-CELLS = {"gru": "gru", "lstm": "lstm", "lstmn": "lstm"}
 
-
-class SentenceEncoder(nnx.Module):
+class SentenceEncoder(Encoder):
     """The states of a recurrent network over the source words (Bahdanau et al. 2015, A.2.1).
 
-    h_i = [forward_i; backward_i]. With `annotations` "last" there is a single vector, the last
-    state of each direction: the fixed context of sequence-to-sequence models (Cho et al. 2014;
-    Sutskever et al. 2014), to which attention has nothing to choose from.
+    h_i = [forward_i; backward_i]. With annotations `last` there is a single vector: the last state
+    of each direction. It is the fixed context of sequence-to-sequence models (Cho et al. 2014;
+    Sutskever et al. 2014), and attention has nothing to choose from.
 
     Args:
-      name: the cell: `gru`, `lstm`, or `lstmn` (Cheng et al. 2016), an LSTM with self-attention.
+      options: see `settings.SentenceEncoder`. The cell `lstmn` is an LSTM with self-attention
+        (Cheng et al. 2016).
       vocabulary: number of source words, the four special ones included.
-      embedding: E, size of word vectors.
-      hidden: H, units of each direction.
-      bidirectional: whether there is a second network that reads from the end.
-      annotations: `all` states, or the `last`.
-      dropout: rate on word vectors, in [0, 1).
 
     Attributes:
-      features: D, of an annotation vector.
-      grid: None: a row of places.
-
-    Raises:
-      UserError: an option has a value that it cannot have.
+      features: D, which is H or, with two directions, 2 H.
+      grid: None, since the places form a sequence.
     """
 
-    grid = None
-
-    def __init__(
-        self,
-        name: str,
-        *,
-        vocabulary: int,
-        embedding: int,
-        hidden: int,
-        bidirectional: bool,
-        annotations: str,
-        dropout: float,
-        rngs: nnx.Rngs,
-    ):
-        if annotations not in ("all", "last"):
-            raise UserError(
-                f"config.encoder.annotations is {annotations!r}: choose 'all' or 'last'"
-            )
+    def __init__(self, options: settings.SentenceEncoder, *, vocabulary: int, rngs: nnx.Rngs):
         self.embed = nnx.Embed(
-            vocabulary, embedding, embedding_init=nnx.initializers.normal(0.1), rngs=rngs
+            vocabulary,
+            options.embedding,
+            embedding_init=nnx.initializers.normal(0.1),
+            rngs=rngs,
         )
-        self.dropout = nnx.Dropout(dropout)
-        directions = 2 if bidirectional else 1
+        self.dropout = nnx.Dropout(options.dropout)
+        directions = 2 if options.bidirectional else 1
         self.directions = nnx.List(
-            _Direction(name, embedding, hidden, rngs=rngs) for _ in range(directions)
+            _Direction(options.name, options.embedding, options.hidden, rngs=rngs)
+            for _ in range(directions)
         )
-        self.features = directions * hidden
-        self.all_states = annotations == "all"
+        self.features = directions * options.hidden
+        self.grid = None
+        self.all_states = options.annotations == "all"
 
-    def __call__(self, words: Int[Array, "B S"], key: PRNGKeyArray | None = None) -> Annotations:
+    def annotations(
+        self, inputs: Int[Array, "B S"], key: PRNGKeyArray | None = None
+    ) -> Annotations:
         """Annotation vectors (B, S, D), or (B, 1, D) of the last states.
 
         Args:
-          words: source sentences, then <pad>.
+          inputs: words of the source sentences, then <pad>.
           key: switches dropout on.
         """
-        mask = words != PAD
+        mask = inputs != PAD
         lengths = mask.sum(axis=1)
-        embedded = self.dropout(self.embed(words), deterministic=key is None, rngs=key)
+        embedded = self.dropout(self.embed(inputs), deterministic=key is None, rngs=key)
         # The second direction reads each sentence from its own end, so padding comes last.
-        place = jnp.arange(words.shape[1])[None]
-        mirrored = jnp.where(mask, lengths[:, None] - 1 - place, place)
+        position = jnp.arange(inputs.shape[1])[None]
+        mirrored = jnp.where(mask, lengths[:, None] - 1 - position, position)
         states = []
         for direction, order in zip(self.directions, (None, mirrored), strict=False):
             h = direction(_in_order(embedded, order))
@@ -90,17 +75,20 @@ class SentenceEncoder(nnx.Module):
 
 
 def _in_order(x: Float[Array, "B S N"], order: Int[Array, "B P"] | None) -> Float[Array, "B P N"]:
-    """The places of each row in another order."""
+    """The vectors of each sentence in another order."""
     return x if order is None else jnp.take_along_axis(x, order[..., None], axis=1)
 
 
 class _Direction(nnx.Module):
-    """One recurrent network."""
+    """One recurrent network.
+
+    Args:
+      name: the cell, `gru`, `lstm` or `lstmn`.
+      embedding, hidden: E and H.
+    """
 
     def __init__(self, name: str, embedding: int, hidden: int, *, rngs: nnx.Rngs):
-        if name not in CELLS:
-            raise UserError(f"config.encoder.name {name!r} is not known: choose of {list(CELLS)}")
-        self.form = recurrence.Form(cell=CELLS[name])
+        self.step_config = recurrence.StepConfig(cell="gru" if name == "gru" else "lstm")
         self.hidden = hidden
         gates = (3 if name == "gru" else 4) * hidden
         biases = nnx.initializers.zeros if name == "gru" else recurrence.forget_one
@@ -113,11 +101,11 @@ class _Direction(nnx.Module):
         )
 
     def __call__(self, embedded: Float[Array, "B S E"]) -> Float[Array, "B S H"]:
-        """The state after each word, from a state of zeros on."""
+        """The state after each word; the first state is zero."""
         count, steps, _ = embedded.shape
         zeros = jnp.zeros((count, self.hidden))
         memory = recurrence.Memory(None, None, zeros, zeros)
-        # Steps first, and a row for each sentence.
+        # Steps first, and one row for each sentence.
         embedded = jnp.moveaxis(embedded, 1, 0)[:, :, None]
         back = self.self_attention
         words = recurrence.WordInputs(
@@ -130,8 +118,8 @@ class _Direction(nnx.Module):
                 self_query=None if back is None else back.query.kernel[...],
             ),
             self_score=None if back is None else back.score.kernel[...][:, 0],
-            form=self.form,
+            config=self.step_config,
         )
         starts: Bool[Array, "S B 1"] = jnp.zeros((steps, count, 1), bool).at[0].set(True)
-        h, _ = recurrence.run(weights, memory, words, starts)
+        h, _ = fast_scan.run(weights, memory, words, starts)
         return jnp.moveaxis(h[:, :, 0], 0, 1)

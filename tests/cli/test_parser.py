@@ -6,12 +6,14 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from show_attend_tell.models.captioner import trained_weights
 
 from show_attend_tell.cli.parser import main
+from show_attend_tell.data.task import ImageTask
 from show_attend_tell.evaluation import gradient_variance
-from show_attend_tell.inference import captioning as evaluate
 from show_attend_tell.inference.attention_record import load_attention
-from show_attend_tell.runs.build import trained_weights
+from show_attend_tell.inference.run import load_run
+from show_attend_tell.reports import variance_chart
 
 VERBS = (
     "quickstart",
@@ -28,7 +30,7 @@ VERBS = (
 @pytest.fixture
 def workdir(trained, monkeypatch):
     folder, scenes = trained
-    monkeypatch.setattr(evaluate, "load_split", lambda config, split, copies=False: scenes)
+    monkeypatch.setattr(ImageTask, "load", lambda task, split, copies=False: scenes)
     return str(folder)
 
 
@@ -69,7 +71,7 @@ def test_errors_are_one_line_and_a_status(capsys, tmp_path, workdir):
         (("caption", "--workdir", workdir, str(tmp_path / "no.jpg")), "no.jpg: no such file"),
         (("attend", "--workdir", workdir, "--num", "-1"), "--num -1"),
         (("evaluate", "--workdir", workdir, "--beam", "0"), "beam"),
-        (("evaluate", "--workdir", workdir, "--context", "mean"), "expected, argmax, sample"),
+        (("evaluate", "--workdir", workdir, "--context", "mean"), "'expected', 'argmax', 'sample'"),
         (("gradient-variance", "--workdir", workdir, "--samples", "1"), "--samples 1"),
         (("gradient-variance", "--workdir", workdir, "--batches", "9"), "too many for 8"),
         (("compare", workdir, "--config.seed=1"), "takes no overrides"),
@@ -120,11 +122,11 @@ def test_gradient_variance_can_be_that_of_fresh_weights(workdir, monkeypatch):
         return [row | {"variance": 1.0, "snr": 1.0, "variance_per_rollout": 1.0}]
 
     monkeypatch.setattr(gradient_variance, "gradient_variance", measure)
-    monkeypatch.setattr(gradient_variance, "write_variance", lambda *_: None)
+    monkeypatch.setattr(variance_chart, "write_variance", lambda *_: None)
     few = ["--batches", "1", "--samples", "2", "--images", "2"]
     for more in ([], ["--fresh"]):
         assert main(["gradient-variance", "--workdir", workdir, *few, *more]) == 0
-    run = evaluate.load_run(Path(workdir))
+    run = load_run(Path(workdir))
     for params, expected in zip(measured, (run.params, trained_weights(run.model)), strict=True):
         jax.tree.map(np.testing.assert_array_equal, params, expected)
 

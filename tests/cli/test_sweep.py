@@ -10,8 +10,8 @@ from types import SimpleNamespace
 import pytest
 import submitit
 
-from show_attend_tell import config as configs
-from show_attend_tell.cli.sweep import grid, sweep
+from show_attend_tell import config
+from show_attend_tell.cli.sweep import grid, run_all
 from show_attend_tell.errors import UserError
 
 EXPERIMENT = str(Path(__file__).parents[2] / "experiments" / "shapes.py")
@@ -29,8 +29,8 @@ def calls(monkeypatch):
         made.append((verb, workdir.name))
         if verb == "train":
             workdir.mkdir(parents=True, exist_ok=True)
-            given = configs.from_file(argv[2], [a for a in argv if a.startswith("--config.")])
-            configs.save(given, workdir / "config.json")
+            overrides = [a for a in argv if a.startswith("--config.")]
+            config.save(config.load_experiment(argv[2], overrides), workdir / "config.json")
             (workdir / "run.json").write_text(json.dumps({"finished": True}))
         elif verb == "evaluate":
             for context in ("expected", "argmax") if "hard" in workdir.name else ("expected",):
@@ -59,7 +59,7 @@ class InProcess:
 
 
 def run(chains, folder):
-    sweep(chains, folder, split="test", cluster="local", hours=1.0)
+    run_all(chains, folder, split="test", cluster="local", hours=1.0)
 
 
 def test_a_grid_is_every_combination_with_every_seed(tmp_path):
@@ -97,13 +97,11 @@ def test_the_checksum_that_a_run_notes_does_not_make_it_another_one(tmp_path, ca
     jobs = grid([folder], {"attention.kind": ["soft"]}, [0], tmp_path)
     run(jobs, tmp_path)
     path = jobs[0][0].workdir / "config.json"
-    config = configs.load(path)
-    config.encoder.weights_sha256 = "0" * 64
-    configs.save(config, path)
-    for context in ("expected",):
-        decode = config.decode
-        stem = f"test-{context}-beam{decode.beam}-lp{decode.length_penalty:g}"
-        (path.parent / f"{stem}.scores.json").write_text("{}")
+    settings = config.replaced(config.load_run(path), {"encoder.weights_sha256": "0" * 64})
+    config.save(settings, path)
+    decode = settings.decode
+    stem = f"test-expected-beam{decode.beam}-lp{decode.length_penalty:g}"
+    (path.parent / f"{stem}.scores.json").write_text("{}")
     calls.clear()
     run(jobs, tmp_path)
     assert calls == []
@@ -125,9 +123,9 @@ def test_experiments_go_on_from_each_other_by_seed(tmp_path, calls):
         "hard-from-soft-loss.doubly_stochastic=0.0-seed=1",
     ]
     for soft, hard in chains:
-        started = configs.from_file(hard.config, hard.overrides).train.init_from
+        started = config.load_experiment(hard.config, hard.overrides).train.init_from
         assert Path(started) == soft.workdir
-        assert configs.from_file(soft.config, soft.overrides).train.init_from == ""
+        assert config.load_experiment(soft.config, soft.overrides).train.init_from == ""
     run(chains[:1], tmp_path)
     verbs = ("train", "evaluate", "attend")
     assert calls == [(verb, job.workdir.name) for job in chains[0] for verb in verbs]
@@ -144,17 +142,17 @@ def test_a_failed_run_is_named_with_its_log_and_the_others_go_on(tmp_path):
     overrides = [f"--config.data.dir={tmp_path}", f"--config.data.manual_dir={tmp_path}"]
     jobs = grid([flickr8k], {}, [0, 1], tmp_path, overrides)
     with pytest.raises(UserError, match=r"2 of 2 failed: .*seed=0 .*seed=1 ") as caught:
-        sweep(jobs, tmp_path, split="test", cluster="local", hours=1.0)
+        run_all(jobs, tmp_path, split="test", cluster="local", hours=1.0)
     log = re.search(r"log: ([^)]*)", str(caught.value))[1]
     assert f"error: {tmp_path}" in Path(log).read_text()
 
 
 def test_an_unknown_cluster_is_told(tmp_path):
     with pytest.raises(UserError, match="local, slurm"):
-        sweep([], tmp_path, split="test", cluster="cloud", hours=1.0)
+        run_all([], tmp_path, split="test", cluster="cloud", hours=1.0)
 
 
 @pytest.mark.skipif(shutil.which("srun") is not None, reason="SLURM is here")
 def test_a_machine_without_slurm_is_told(tmp_path):
     with pytest.raises(UserError, match="--cluster slurm: .*srun"):
-        sweep([], tmp_path, split="test", cluster="slurm", hours=1.0)
+        run_all([], tmp_path, split="test", cluster="slurm", hours=1.0)

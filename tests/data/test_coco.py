@@ -13,8 +13,8 @@ import sources
 from sources import coco_name
 from tensorflow_datasets.core.download import checksums, downloader
 
-from show_attend_tell.data import load as datasets
-from show_attend_tell.data.load import Box
+from show_attend_tell.data.examples import Box, ImageSource
+from show_attend_tell.data.load import load_images
 from show_attend_tell.errors import UserError
 
 
@@ -30,9 +30,9 @@ def download(tmp_path: Path, monkeypatch) -> Path:
     return tmp_path / "download"
 
 
-def load(download: Path, split: str = "train", **options) -> datasets.Examples:
+def load(download: Path, split: str = "train", **options) -> ImageSource:
     folder = download.parent / "data"
-    return datasets.load("coco", split, data_dir=folder, manual_dir=download, **options)
+    return load_images("coco", split, data_dir=folder, manual_dir=download, **options)
 
 
 def rewrite(path: Path, change) -> None:
@@ -44,10 +44,10 @@ def rewrite(path: Path, change) -> None:
             archive.writestr(name, value)
 
 
-def test_the_archives_as_they_come(download: Path, capsys):
+def test_the_archives_as_they_come(download: Path, told):
     sizes = {split: len(load(download, split)) for split in ("train", "val", "test")}
     assert sizes == {"train": 4, "val": 2, "test": 2}
-    assert capsys.readouterr().out == f"building data set coco in {download.parent / 'data'}\n"
+    assert told() == f"building data set coco in {download.parent / 'data'}\n"
     val = load(download, "val")
     assert sorted(val.ids) == [coco_name(10, "val2014"), coco_name(11, "val2014")]
     example = val[val.ids.index(coco_name(11, "val2014"))]
@@ -108,10 +108,10 @@ BAD = coco_name(2, "train2014")
         ("caption_datasets.zip", without_captions, "it has no caption"),
     ],
 )
-def test_one_unusable_image_is_left_out_and_told(download: Path, archive, change, reason, capsys):
+def test_one_unusable_image_is_left_out_and_told(download: Path, archive, change, reason, told):
     rewrite(download / archive, change)
     assert len(load(download)) == 3
-    out = capsys.readouterr().out
+    out = told()
     assert f"coco train: 1 of 4 images skipped: {reason}" in out and f"(1: {BAD})" in out
     (metadata,) = download.parent.glob("data/coco/2014/*/metadata.json")
     assert json.loads(metadata.read_text())["unusable_images"][BAD].startswith(reason)
@@ -134,11 +134,11 @@ def test_paths_in_an_archive_lead_nowhere(download: Path):
     assert not [*download.parent.rglob("evil.json")]
 
 
-def test_what_is_not_there_would_be_downloaded(download: Path, capsys):
+def test_what_is_not_there_would_be_downloaded(download: Path, told):
     (download / "val2014.zip").unlink()
     with pytest.raises(UserError, match=r"val2014\.zip: cannot be downloaded \(no network\); get"):
         load(download)
-    assert "coco: val2014.zip is downloaded; if you have it: set" in capsys.readouterr().out
+    assert "coco: downloading val2014.zip; if you have it: set" in told()
     with pytest.raises(UserError, match="absent: no such folder; set --config.data.manual_dir"):
         load(download.parent / "absent")
 

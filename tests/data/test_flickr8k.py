@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 import sources
 
-from show_attend_tell.data import load as datasets
 from show_attend_tell.data.builders import common
 from show_attend_tell.data.builders.common import zip_members
 from show_attend_tell.data.builders.flickr8k import read_captions
+from show_attend_tell.data.examples import ImageSource
+from show_attend_tell.data.load import load_images
 from show_attend_tell.errors import UserError
 
 NAMES = sources.FLICKR8K
@@ -36,11 +37,11 @@ def pack(download: Path) -> None:
     shutil.rmtree(download / "Flicker8k_Dataset")
 
 
-def load(download: Path, split: str = "train") -> datasets.Examples:
-    return datasets.load("flickr8k", split, data_dir=download.parent / "data", manual_dir=download)
+def load(download: Path, split: str = "train") -> ImageSource:
+    return load_images("flickr8k", split, data_dir=download.parent / "data", manual_dir=download)
 
 
-def content(split: datasets.Examples) -> dict:
+def content(split: ImageSource) -> dict:
     return {e.image_id: (e.image, e.captions, e.boxes) for e in split}
 
 
@@ -56,7 +57,7 @@ def expected(download: Path, split: str) -> dict:
 
 
 @pytest.mark.parametrize("layout", ["zips", "extracted", "nested", "text zip", "images zip"])
-def test_zips_and_folders(download: Path, layout, capsys):
+def test_zips_and_folders(download: Path, layout, told):
     wanted = {split: expected(download, split) for split in NAMES}
     if layout == "nested":
         (download / "Flickr8k_Dataset").mkdir()
@@ -78,7 +79,7 @@ def test_zips_and_folders(download: Path, layout, capsys):
                 shutil.copy(path, download)
     for split in NAMES:
         assert content(load(download, split)) == wanted[split]
-    assert "5 captions name an image that is not there; skipped" in capsys.readouterr().out
+    assert "5 captions name an image that is not there; skipped" in told()
     (metadata,) = download.parent.glob("data/**/metadata.json")
     assert metadata.read_text() == '{"captions_without_image": 5, "unusable_images": {}}'
 
@@ -87,13 +88,13 @@ def test_once_built_the_download_is_not_needed(download: Path):
     first = content(load(download, "val"))
     shutil.rmtree(download)
     data = download.parent / "data"
-    assert content(datasets.load("flickr8k", "val", data_dir=data)) == first
+    assert content(load_images("flickr8k", "val", data_dir=data)) == first
     assert content(load(download, "val")) == first
 
 
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("damage", ["cut", "absent", "no captions"])
-def test_one_unusable_image_is_left_out_and_named(download: Path, packed, damage, capsys):
+def test_one_unusable_image_is_left_out_and_named(download: Path, packed, damage, told):
     path = download / "Flicker8k_Dataset" / "1_bb.jpg"
     if damage == "cut":
         path.write_bytes(path.read_bytes()[:300])
@@ -107,13 +108,13 @@ def test_one_unusable_image_is_left_out_and_named(download: Path, packed, damage
         pack(download)
     assert sorted(load(download, "val").ids) == ["0_bb.jpg", "2_bb.jpg"]
     assert len(load(download, "train")) == 6
-    out = capsys.readouterr().out
+    out = told()
     assert "flickr8k val: 1 of 3 images skipped: " in out and "(1: 1_bb.jpg)" in out
     (metadata,) = download.parent.glob("data/**/metadata.json")
     assert '"unusable_images": {"1_bb.jpg": "' in metadata.read_text()
 
 
-def test_a_damaged_zip_member_is_left_out(download: Path, capsys):
+def test_a_damaged_zip_member_is_left_out(download: Path, told):
     pack(download)
     path = download / "Flickr8k_Dataset.zip"
     image = zipfile.ZipFile(path).read("Flicker8k_Dataset/1_bb.jpg")
@@ -121,7 +122,7 @@ def test_a_damaged_zip_member_is_left_out(download: Path, capsys):
     assert archive.count(image) == 1
     path.write_bytes(archive.replace(image, image[::-1]))
     assert sorted(load(download, "val").ids) == ["0_bb.jpg", "2_bb.jpg"]
-    assert "val: 1 of 3 images skipped: it cannot be read (Bad CRC-32" in capsys.readouterr().out
+    assert "val: 1 of 3 images skipped: it cannot be read (Bad CRC-32" in told()
 
 
 def test_many_unusable_images_are_an_error(download: Path):
@@ -134,7 +135,7 @@ def test_many_unusable_images_are_an_error(download: Path):
 
 def test_the_remedy_for_what_is_missing(download: Path, tmp_path: Path):
     with pytest.raises(UserError, match="no folder to build it from is set; set --config.data.man"):
-        datasets.load("flickr8k", "train", data_dir=tmp_path / "data")
+        load_images("flickr8k", "train", data_dir=tmp_path / "data")
     with pytest.raises(UserError, match="absent: no such folder; set --config.data.manual_dir"):
         load(tmp_path / "absent")
     (download / "Flickr_8k.devImages.txt").unlink()
@@ -181,7 +182,7 @@ def test_a_damaged_text_member(download: Path):
         ("\n \n", "Flickr8k.token.txt: holds no captions"),
         (
             "1.jpg#0\tA dog .\n1.jpg A cat .\n",
-            "token.txt, line 2: not NAME.jpg#K<TAB>caption; mend",
+            "token.txt, line 2: not NAME.jpg#K<TAB>caption; fix",
         ),
         ("1.jpg#0\t \n", "token.txt, line 1: not NAME"),
         ("1.jpg#x\tA dog .\n", "token.txt, line 1: not NAME"),
@@ -221,22 +222,22 @@ def test_paths_in_an_archive_lead_nowhere(download: Path):
     assert not [*download.parents[1].rglob("evil.jpg"), *download.parent.rglob("absolute.jpg")]
 
 
-def test_a_zip_bomb_is_not_expanded(download: Path, monkeypatch, capsys):
+def test_a_zip_bomb_is_not_expanded(download: Path, monkeypatch, told):
     monkeypatch.setattr(common, "MAX_MEMBER_BYTES", 10_000)
     image = download / "Flicker8k_Dataset" / "1_bb.jpg"
     image.write_bytes(image.read_bytes() + bytes(100_000))
     pack(download)
     assert len(load(download, "val")) == 2
-    assert "bytes are too many" in capsys.readouterr().out
+    assert "bytes are too many" in told()
 
 
-def test_the_official_splits(shared: Path, tmp_path: Path, capsys):
+def test_the_official_splits(shared: Path, tmp_path: Path, told):
     folder = shared / "flickr8k"
     splits = {
-        split: datasets.load("flickr8k", split, data_dir=tmp_path, manual_dir=folder)
+        split: load_images("flickr8k", split, data_dir=tmp_path, manual_dir=folder)
         for split in ("train", "val", "test")
     }
-    assert "5 captions name an image that is not there" in capsys.readouterr().out
+    assert "5 captions name an image that is not there" in told()
     assert {split: len(examples) for split, examples in splits.items()} == {
         "train": 6000,
         "val": 1000,
@@ -255,5 +256,5 @@ def test_members_that_say_less_than_they_hold_are_not_expanded(tmp_path):
         zip_members(path)["a.jpg"]()
     with zipfile.ZipFile(path, "w", zipfile.ZIP_BZIP2) as archive:
         archive.writestr("a.jpg", bytes(100))
-    with pytest.raises(ValueError, match="compressed in a way that is not read"):
+    with pytest.raises(ValueError, match="its compression method is not supported"):
         zip_members(path)["a.jpg"]()

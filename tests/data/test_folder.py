@@ -10,9 +10,10 @@ import pytest
 import sources
 from PIL import Image
 
-from show_attend_tell.data import load as datasets
 from show_attend_tell.data.builders.folder import assign
+from show_attend_tell.data.examples import Example, ImageSource
 from show_attend_tell.data.images import read_image
+from show_attend_tell.data.load import load_images
 from show_attend_tell.errors import UserError
 
 NAMES = [f"{i}.jpg" for i in range(10)]
@@ -26,25 +27,25 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "own"
 
 
-def load(folder: Path, split: str = "train") -> datasets.Examples:
+def load(folder: Path, split: str = "train") -> ImageSource:
     data = folder.parent / "data"
-    return datasets.load("folder", split, data_dir=data, manual_dir=folder)
+    return load_images("folder", split, data_dir=data, manual_dir=folder)
 
 
-def everything(folder: Path) -> dict[str, datasets.Example]:
+def everything(folder: Path) -> dict[str, Example]:
     return {e.image_id: e for split in ("train", "val", "test") for e in load(folder, split)}
 
 
-def test_ten_images_and_a_table(folder: Path, capsys):
+def test_ten_images_and_a_table(folder: Path, told):
     assert [len(load(folder, split)) for split in ("train", "val", "test")] == [7, 2, 1]
     examples = everything(folder)
     assert sorted(examples) == NAMES
     assert examples["3.jpg"].captions == ("A dog, number 3 .",)
     assert examples["3.jpg"].image == sources.picture(3)
-    assert capsys.readouterr().out.count("\n") == 1  # it is built once
+    assert told().count("\n") == 1  # it is built once
 
 
-def test_an_edited_folder_is_built_anew_and_an_unchanged_one_is_not(folder: Path, capsys):
+def test_an_edited_folder_is_built_anew_and_an_unchanged_one_is_not(folder: Path, told):
     first = load(folder)
     fingerprints = [first.fingerprint]
     (folder / "metadata.csv").write_text(CSV.replace("dog", "cat"))
@@ -53,11 +54,11 @@ def test_an_edited_folder_is_built_anew_and_an_unchanged_one_is_not(folder: Path
     fingerprints.append(load(folder).fingerprint)
     (folder / load(folder).ids[0]).unlink()
     fingerprints.append(load(folder).fingerprint)
-    assert capsys.readouterr().out.count("building data set folder") == 4
+    assert told().count("building data set folder") == 4
     for i, one in enumerate(fingerprints):
         assert one not in fingerprints[:i]
     load(folder)
-    assert "building" not in capsys.readouterr().out
+    assert "building" not in told()
 
 
 def test_json_lines(folder: Path):
@@ -84,12 +85,12 @@ def test_json_lines(folder: Path):
     assert load(folder, "val").ids == ["2.jpg"]
 
 
-def test_images_without_a_row_are_told(folder: Path, capsys):
+def test_images_without_a_row_are_told(folder: Path, told):
     (folder / "metadata.csv").write_text("\n".join(CSV.splitlines()[:6]) + "\n")
     load(folder)
     assert (
         "folder: 5 images have no row in metadata.csv and are left out: 5.jpg, 6.jpg, 7.jpg, ...\n"
-    ) in capsys.readouterr().out
+    ) in told()
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
@@ -142,7 +143,7 @@ def test_all_kinds_of_images_become_what_is_readable(folder: Path):
         assert stored[name] == kinds[name]
 
 
-def test_what_cannot_be_used_is_counted_by_reason(folder: Path, capsys):
+def test_what_cannot_be_used_is_counted_by_reason(folder: Path, told):
     rows = [
         f"{i}.jpg,A dog .,{'train' if i < 8 else 'val' if i == 8 else 'test'}" for i in range(10)
     ]
@@ -151,7 +152,7 @@ def test_what_cannot_be_used_is_counted_by_reason(folder: Path, capsys):
     (folder / "metadata.csv").write_text("file_name,caption,split\n" + "\n".join(rows) + "\n")
     (folder / "0.jpg").write_bytes(b"")
     assert len(load(folder)) == 6
-    out = capsys.readouterr().out
+    out = told()
     assert "folder train: 4 of 10 images skipped: " in out
     assert "not an image of a known format; save it as JPEG or PNG (1: 0.jpg)" in out
     assert "it has no caption (1: 2.jpg)" in out
@@ -168,12 +169,12 @@ def test_what_cannot_be_used_is_counted_by_reason(folder: Path, capsys):
 def test_no_image_left_is_an_error(folder: Path):
     for name in NAMES:
         (folder / name).write_bytes(b"")
-    with pytest.raises(UserError, match="cannot be used: not an image of .*; mend the images, or"):
+    with pytest.raises(UserError, match="cannot be used: not an image of .*; fix the images, or"):
         load(folder)
     assert not list(folder.parent.glob("data/**/*.array_record*"))
 
 
-def test_names_stay_inside_the_folder(folder: Path, capsys):
+def test_names_stay_inside_the_folder(folder: Path, told):
     secret = folder.parent / "secret.jpg"
     secret.write_bytes(sources.picture(99))
     (folder / "link.jpg").symlink_to(secret)
@@ -184,16 +185,16 @@ def test_names_stay_inside_the_folder(folder: Path, capsys):
     rows += "7.jpg,A dog .,val\n8.jpg,A dog .,test\n"
     (folder / "metadata.csv").write_text("file_name,caption,split\n" + rows)
     assert sorted(load(folder).ids) == NAMES[:6]
-    assert "it is not in the folder (5: ../secret.jpg, " in capsys.readouterr().out
+    assert "it is not in the folder (5: ../secret.jpg, " in told()
 
 
 @pytest.mark.parametrize(
     "name, content, message",
     [
-        ("metadata.csv", "", "must name the columns file_name and caption, .* names none; mend"),
-        ("metadata.csv", "file,caption\na.jpg,A dog .\n", "and names file, caption; mend it"),
-        ("metadata.csv", "file_name;caption\na.jpg;A dog .\n", "names file_name;caption; mend it"),
-        ("metadata.csv", "file_name\na.jpg\n", "and names file_name; mend it"),
+        ("metadata.csv", "", "must name the columns file_name and caption, .* names none; fix"),
+        ("metadata.csv", "file,caption\na.jpg,A dog .\n", "but names file, caption; fix it"),
+        ("metadata.csv", "file_name;caption\na.jpg;A dog .\n", "names file_name;caption; fix it"),
+        ("metadata.csv", "file_name\na.jpg\n", "but names file_name; fix it"),
         ("metadata.csv", "file_name,caption\n", "metadata.csv: no image in it; write a line for"),
         ("metadata.csv", "file_name,caption\n,A dog .\n", "line 2: no file_name; name the image"),
         ("metadata.csv", "file_name,caption\na.jpg,A dog, too .\n", "line 2: more than 2 columns"),
@@ -207,17 +208,17 @@ def test_names_stay_inside_the_folder(folder: Path, capsys):
         (
             "metadata.csv",
             "file_name,caption,split\na.jpg,A dog .,val\na.jpg,A cat .,train\n",
-            "line 3: a.jpg is in split train here and in val above; choose one",
+            "line 3: a.jpg is in split train here but in val above; choose one",
         ),
         (
             "metadata.csv",
             "file_name,caption,split\na.jpg,A dog .,val\nb.jpg,A cat .,\n",
-            "some images have a split, others none; give it to all or to none",
+            "some images have a split, others none; give all one, or none",
         ),
         ("metadata.jsonl", '{"file_name": "a.jpg"', "metadata.jsonl, line 1: not JSON"),
         ("metadata.jsonl", "[1]\n", r"metadata.jsonl, line 1: not an object \{...\}"),
         ("metadata.jsonl", '{"caption": "A dog ."}', "line 1: no file_name; name the image"),
-        ("metadata.jsonl", '{"file_name": "a.jpg", "text": 3}', "a caption is not a text; write"),
+        ("metadata.jsonl", '{"file_name": "a.jpg", "text": 3}', "a caption is not text; write"),
         (
             "metadata.jsonl",
             '{"file_name": "a.jpg", "split": ["val"]}',
@@ -234,7 +235,7 @@ def test_tables_of_another_form(folder: Path, name, content, message):
 
 def test_the_remedy_for_what_is_missing(folder: Path):
     with pytest.raises(UserError, match="folder: no folder to build it from is set; set --config"):
-        datasets.load("folder", "train", data_dir=folder)
+        load_images("folder", "train", data_dir=folder)
     with pytest.raises(UserError, match="absent: no such folder; set --config.data.manual_dir"):
         load(folder / "absent")
     (folder / "metadata.jsonl").write_text("")

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import sources
 
-from show_attend_tell.data import load as datasets
+from show_attend_tell.data.examples import ImageSource
+from show_attend_tell.data.load import load_images
 from show_attend_tell.errors import UserError
 
 SPLITS = {
@@ -27,19 +28,19 @@ def write(folder: Path, content: object) -> None:
     (folder / "dataset_flickr30k.json").write_text(json.dumps(content))
 
 
-def load(folder: Path, split: str = "train", **options) -> datasets.Examples:
+def load(folder: Path, split: str = "train", **options) -> ImageSource:
     data = folder.parent / "data"
-    return datasets.load("karpathy", split, data_dir=data, manual_dir=folder, **options)
+    return load_images("karpathy", split, data_dir=data, manual_dir=folder, **options)
 
 
-def test_images_anywhere_below_the_folder(folder: Path, capsys):
+def test_images_anywhere_below_the_folder(folder: Path, told):
     for split, names in SPLITS.items():
         assert sorted(load(folder, split).ids) == names
     examples = {example.image_id: example for example in load(folder)}
     assert examples["b.jpg"].image == sources.picture(ord("b"))
     assert examples["b.jpg"].captions == ("A dog number 1 .", "The train dog runs .")
     assert examples["b.jpg"].boxes == ()
-    assert capsys.readouterr().out.count("\n") == 1  # it is built once
+    assert told().count("\n") == 1  # it is built once
 
 
 def test_another_file_is_another_data_set(folder: Path):
@@ -55,23 +56,23 @@ def test_another_file_is_another_data_set(folder: Path):
     assert load(folder).fingerprint == first.fingerprint
 
 
-def test_filepath_tells_images_of_one_name_apart(folder: Path, capsys):
+def test_filepath_tells_images_of_one_name_apart(folder: Path, told):
     (folder / "images" / "held out" / "a.jpg").write_bytes(sources.picture(1))
     assert len(load(folder)) == 3
-    assert "it is in several folders (1: a.jpg)" in capsys.readouterr().out
+    assert "it is in several folders (1: a.jpg)" in told()
     write(folder, sources.karpathy(SPLITS, filepath="held out", cocoid=3))
     assert len(load(folder)) == 4
     images = {example.image_id: example.image for example in load(folder)}
     assert images["a.jpg"] == sources.picture(1)
 
 
-def test_unusable_images_are_left_out_and_counted(folder: Path, capsys):
+def test_unusable_images_are_left_out_and_counted(folder: Path, told):
     content = sources.karpathy(SPLITS)
     content["images"][1]["sentences"] = sources.sentences(" ", "")
     write(folder, content)
     (folder / "images" / "held out" / "e.jpg").unlink()
     assert sorted(load(folder).ids) == ["a.jpg", "c.jpg", "d.jpg"]
-    out = capsys.readouterr().out
+    out = told()
     assert "karpathy train: 1 of 4 images skipped: it has no caption (1: b.jpg)\n" in out
     assert "karpathy val: 1 of 2 images skipped: it is not there (1: e.jpg)\n" in out
     (metadata,) = folder.parent.glob("data/**/metadata.json")
@@ -88,12 +89,12 @@ def test_a_split_without_images_is_an_error(folder: Path):
     assert not list(folder.parent.glob("data/**/*.array_record*"))
 
 
-def test_a_name_does_not_lead_out_of_the_folder(folder: Path, capsys):
+def test_a_name_does_not_lead_out_of_the_folder(folder: Path, told):
     (folder.parent / "secret.jpg").write_bytes(sources.picture(0))
     splits = SPLITS | {"train": ["a.jpg", "b.jpg", "../secret.jpg"]}
     write(folder, sources.karpathy(splits))
     assert len(load(folder)) == 2
-    assert "it is not there (1: ../secret.jpg)" in capsys.readouterr().out
+    assert "it is not there (1: ../secret.jpg)" in told()
 
 
 @pytest.mark.parametrize(
@@ -102,8 +103,8 @@ def test_a_name_does_not_lead_out_of_the_folder(folder: Path, capsys):
         ("[", r"flickr30k.json: not a readable JSON file .*; get it again"),
         ([], "flickr30k.json: has no list of images"),
         ({"images": []}, "flickr30k.json: has no list of images"),
-        ({"images": ["a.jpg"]}, r"flickr30k.json, image 1: not of the form"),
-        ({"images": [{"file_name": "a.jpg"}]}, r"image 1: not of the form .* \(filename\); get"),
+        ({"images": ["a.jpg"]}, r"flickr30k.json, image 1: not in the form"),
+        ({"images": [{"file_name": "a.jpg"}]}, r"image 1: not in the form .* \(filename\); get"),
         ({"images": [{"filename": 1, "split": "val", "sentences": []}]}, r"not .* \(filename\)"),
         (
             sources.karpathy({"valid": ["a.jpg"]}),
@@ -124,7 +125,7 @@ def test_the_remedy_for_what_is_missing(folder: Path):
     with pytest.raises(
         UserError, match="karpathy: no folder to build it from is set; set --config"
     ):
-        datasets.load("karpathy", "train", data_dir=folder)
+        load_images("karpathy", "train", data_dir=folder)
     with pytest.raises(UserError, match="absent: no such folder; set --config.data.manual_dir"):
         load(folder / "absent")
     write(folder, sources.karpathy({"train": ["a.jpg"]}))

@@ -4,7 +4,7 @@ import gzip
 
 import pytest
 
-from show_attend_tell.data.load import load
+from show_attend_tell.data.load import load_pairs
 from show_attend_tell.errors import UserError
 
 LINES = {
@@ -33,7 +33,7 @@ def files(tmp_path):
 
 def read(tmp_path, files, split, languages=("en", "de")):
     data = tmp_path / "data"
-    return load("multi30k", split, data_dir=data, manual_dir=files, languages=languages)
+    return load_pairs("multi30k", split, data_dir=data, manual_dir=files, languages=languages)
 
 
 def test_pairs_stand_line_by_line_in_either_direction(tmp_path, files):

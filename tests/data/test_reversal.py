@@ -3,7 +3,7 @@
 import numpy as np
 
 from show_attend_tell.data.builders.reversal import LENGTHS, SPLITS, WORDS, make_pair
-from show_attend_tell.data.load import load
+from show_attend_tell.data.load import load_pairs
 
 
 def test_a_sentence_is_said_backwards_from_the_given_word():
@@ -18,7 +18,7 @@ def test_a_sentence_is_said_backwards_from_the_given_word():
 
 def test_splits_differ_and_the_test_goes_beyond_the_trained_length(tmp_path, monkeypatch):
     monkeypatch.setitem(SPLITS, "train", 3000)  # the rest of them is alike
-    splits = {split: load("reversal", split, data_dir=tmp_path) for split in SPLITS}
+    splits = {split: load_pairs("reversal", split, data_dir=tmp_path) for split in SPLITS}
     for split, pairs in splits.items():
         lengths = {len(pair.source.split()) - 2 for pair in pairs}
         shortest, longest = LENGTHS[split]
@@ -28,5 +28,5 @@ def test_splits_differ_and_the_test_goes_beyond_the_trained_length(tmp_path, mon
     assert 0.4 < len(long) / len(splits["test"]) < 0.7
     trained = {pair.source for pair in splits["train"] if len(pair.source.split()) > 5}
     assert not trained & {pair.source for pair in splits["test"]}
-    again = load("reversal", "val", data_dir=tmp_path, limit=3)
+    again = load_pairs("reversal", "val", data_dir=tmp_path, limit=3)
     assert [*again] == [splits["val"][i] for i in range(3)]

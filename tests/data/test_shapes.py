@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from show_attend_tell.data import load as datasets
 from show_attend_tell.data.builders import shapes
 from show_attend_tell.data.builders.shapes import COLOURS, SHAPES, SIDE, SIZES, render_scene
+from show_attend_tell.data.load import load_images
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +103,7 @@ def test_the_order_is_the_order_of_reading(scenes):
 
 def test_the_data_set_holds_the_scenes(tmp_path: Path, monkeypatch):
     monkeypatch.setattr(shapes, "SPLITS", {"train": 3, "val": 5, "test": 3})
-    split = datasets.load("shapes", "val", data_dir=tmp_path)
+    split = load_images("shapes", "val", data_dir=tmp_path)
     example = split[split.ids.index("val-00004")]
     # Example i of split number s is drawn from the generator seeded with [s, i].
     image, caption, objects = render_scene(np.random.default_rng([1, 4]))
@@ -122,7 +122,7 @@ def test_the_data_set_holds_the_scenes(tmp_path: Path, monkeypatch):
 def test_splits_differ(tmp_path: Path, monkeypatch):
     monkeypatch.setattr(shapes, "SPLITS", {"train": 20, "val": 20, "test": 20})
     pictures = [
-        {example.image for example in datasets.load("shapes", split, data_dir=tmp_path)}
+        {example.image for example in load_images("shapes", split, data_dir=tmp_path)}
         for split in ("train", "val", "test")
     ]
     assert len(set.union(*pictures)) == 60

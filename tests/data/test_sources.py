@@ -5,14 +5,12 @@ from pathlib import Path
 
 import pytest
 import sources
-from ml_collections import ConfigDict
 
-from show_attend_tell import config as configs
+from show_attend_tell import config
 from show_attend_tell.cli.parser import main
-from show_attend_tell.training import session as training
+from show_attend_tell.settings import Settings
+from show_attend_tell.training.session import train
 
-EXPERIMENTS = Path(__file__).parents[2] / "experiments"
-EPOCHS = 4.0
 RAW = {
     "flickr8k": sources.flickr8k,
     "flickr30k": sources.flickr30k,
@@ -21,28 +19,41 @@ RAW = {
 }
 
 
-def tiny_config(name: str, folder: Path) -> ConfigDict:
+SMALL = {
+    "data.min_count": 1,
+    "encoder.name": "small",
+    "encoder.image_size": 32,
+    "encoder.features": 16,
+    "encoder.trainable_from": "all",
+    "encoder.endpoints": (),
+    "encoder.grid_stride": 0,
+    "decoder.projection": 0,
+    "decoder.embedding": 16,
+    "decoder.hidden": 16,
+    "attention.units": 16,
+    "decode.beam": 2,
+    "decode.max_length": 8,
+    "decode.batch_size": 2,
+    "optimizer.warmup_steps": 0,
+    "optimizer.learning_rate": 0.01,
+    "train.batch_size": 4,
+    "train.buckets": 1,
+    "train.epochs": 4.0,
+    "train.log_every": 10,
+}
+
+
+def tiny_settings(name: str, folder: Path) -> Settings:
     """The experiment with an encoder and a decoder that train within seconds."""
-    config = configs.from_file(str(EXPERIMENTS / f"{name}.py"))
-    config.data.update({"dir": str(folder / "data"), "manual_dir": str(folder / "raw")})
-    config.data.min_count = 1
-    with config.unlocked():
-        config.encoder = ConfigDict(
-            {"name": "small", "image_size": 32, "features": 16, "trainable_from": "all"}
-        )
-    config.decoder.update({"projection": 0, "embedding": 16, "hidden": 16})
-    config.attention.units = 16
-    config.decode.update({"beam": 2, "max_length": 8, "batch_size": 2})
-    config.optimizer.update({"warmup_steps": 0, "learning_rate": 0.01})
-    config.train.update({"batch_size": 4, "buckets": 1, "epochs": EPOCHS, "log_every": 10})
-    return config
+    places = {"data.dir": str(folder / "data"), "data.manual_dir": str(folder / "raw")}
+    return config.replaced(config.load_experiment(name), SMALL | places)
 
 
 @pytest.mark.parametrize("name", RAW)
 def test_raw_files_become_attention_maps(name, tmp_path, capsys):
     RAW[name](tmp_path / "raw")
     run = tmp_path / "run"
-    training.train(tiny_config(name, tmp_path), run)
+    train(tiny_settings(name, tmp_path), run)
     assert main(["attend", "--workdir", str(run), "--split", "test", "--num", "2"]) == 0
     maps = run / "attention" / "test"
     pictures = 1 if name == "folder" else 2

@@ -10,13 +10,8 @@ from pycocoevalcap.bleu.bleu_scorer import BleuScorer
 
 from show_attend_tell.errors import UserError
 from show_attend_tell.evaluation import caption_metrics
-from show_attend_tell.evaluation.caption_metrics import (
-    bleu_from_counts,
-    bleu_from_sums,
-    read_results,
-    score,
-    write_results,
-)
+from show_attend_tell.evaluation.caption_metrics import score
+from show_attend_tell.evaluation.scores import bleu_from_counts, bleu_from_sums
 
 
 def test_bleu_by_hand_with_and_without_brevity_penalty():
@@ -38,6 +33,24 @@ def test_no_penalty_for_a_long_caption_and_exact_counts_tokens():
     values = score(references, {"a": "a dog runs", "b": "the cat sleeps"}, meteor=False).values
     assert values["exact"] == 0.5
     assert values["BLEU-1"] == values["BLEU-1 (no BP)"] == pytest.approx(4 / 6, rel=1e-6)
+
+
+def test_exact_takes_the_images_own_references():
+    references = {"a": ["a dog", "one dog"], "b": ["a cat"]}
+    got = score(references, {"a": "one dog", "b": "a dog"}, meteor=False)
+    assert got.per_image["exact"] == [1.0, 0.0]
+
+
+def test_cider_by_hand():
+    references = {"a": ["dog runs"], "b": ["dog eats"], "c": ["cat runs"]}
+    got = score(references, {"a": "dog sits", "b": "dog eats", "c": "cat runs"}, meteor=False)
+    # "dog" and "runs" are in two of the three images' references: log(3/2); others: log 3.
+    common, rare = math.log(3 / 2), math.log(3)
+    cosine = common**2 / (math.hypot(common, rare) * math.hypot(common, common))
+    # Of n = 1 .. 4 only the first counts for a, and two for the others, which are right.
+    expected = [10 * cosine / 4, 10 * 2 / 4, 10 * 2 / 4]
+    assert got.per_image["CIDEr"] == pytest.approx(expected)
+    assert got.values["CIDEr"] == pytest.approx(sum(expected) / 3)
 
 
 @pytest.mark.parametrize("said", ["the cat on the mat", "a cat is on a mat and so on", "mat", ""])
@@ -130,7 +143,7 @@ def test_meteor_is_that_of_pycocoevalcap_with_its_java_tokenizer(shared, java):
     assert got.per_image["METEOR"][:3] == pytest.approx([0.2928243, 0.3909372, 0.2617368], abs=1e-6)
 
 
-def test_meteor_that_cannot_be_had_is_told_not_zero(monkeypatch):
+def test_meteor_without_java_is_none_with_a_reason(monkeypatch):
     monkeypatch.setenv("PATH", "")
     got = score({"a": ["a dog"]}, {"a": "a dog"})
     assert got.values["METEOR"] is None
@@ -146,7 +159,7 @@ def test_meteor_that_cannot_be_had_is_told_not_zero(monkeypatch):
         ("while read line; do :; done", "no end after 0.5 s"),
     ],
 )
-def test_meteor_that_fails_is_told_and_ends(script, reason, monkeypatch, tmp_path):
+def test_a_failing_meteor_ends_and_says_why(script, reason, monkeypatch, tmp_path):
     fake = tmp_path / "java"
     fake.write_text(f"#!/bin/sh\n{script}\n")
     fake.chmod(0o755)
@@ -160,7 +173,7 @@ def test_meteor_that_fails_is_told_and_ends(script, reason, monkeypatch, tmp_pat
     assert reason in got.missing["METEOR"]
 
 
-def test_java_that_cannot_be_started_is_told(monkeypatch, tmp_path):
+def test_java_that_cannot_be_started_is_reported(monkeypatch, tmp_path):
     fake = tmp_path / "java"
     fake.write_bytes(b"\x00not a program")
     fake.chmod(0o755)
@@ -203,23 +216,3 @@ def test_an_empty_caption_scores_zero_and_breaks_nothing():
     values = score({"a": ["a dog"], "b": ["a cat"]}, {"a": "", "b": "a cat"}, meteor=False).values
     assert 0 < values["BLEU-1"] < 1
     assert values["exact"] == 0.5
-
-
-def test_results_files(tmp_path):
-    path = tmp_path / "captions.json"
-    write_results(path, {"1.jpg": "a dog", "2.jpg": "ein café"})
-    assert read_results(path) == {"1.jpg": "a dog", "2.jpg": "ein café"}
-    assert list(tmp_path.iterdir()) == [path]
-    for content, message in [
-        ("[", "not a COCO"),
-        ('[{"image_id": 1}]', "not a COCO"),
-        ('[{"image_id": 1, "caption": null}]', "not a COCO"),
-        ('[{"image_id": null, "caption": "a"}]', "not a COCO"),
-        ('{"image_id": 1, "caption": "a"}', "not a COCO"),
-        ('[{"image_id": 1, "caption": "a"}, {"image_id": 1, "caption": "b"}]', "twice"),
-    ]:
-        path.write_text(content)
-        with pytest.raises(UserError, match=f"{path}.*{message}"):
-            read_results(path)
-    with pytest.raises(UserError, match="not there"):
-        read_results(tmp_path / "none.json")

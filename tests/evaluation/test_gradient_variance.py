@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny
 from flax import nnx
 
 from show_attend_tell.evaluation import gradient_variance as gv
-from show_attend_tell.models.decoder import Decoder
 from show_attend_tell.objectives.reinforce import MovingAverage, draw_choice, hard_loss
 from show_attend_tell.runs.build import Captioner
 
@@ -20,20 +20,7 @@ INPUTS = jax.random.normal(jax.random.key(1), (2, 3, 4))
 
 @pytest.fixture(scope="module")
 def model():
-    decoder = Decoder(
-        vocabulary=6,
-        features=4,
-        projection=0,
-        embedding=3,
-        hidden=4,
-        attention=3,
-        dropout=0.5,
-        annotation_dropout=0.0,
-        output_tanh=True,
-        gate=True,
-        tied=True,
-        rngs=nnx.Rngs(0),
-    )
+    decoder = tiny.make_decoder(projection=0, dropout=0.5, tied=True)
     model = Captioner(None, decoder)
     noise = jax.tree.map(
         lambda p: p + 0.8 * jax.random.normal(jax.random.key(p.size), p.shape),

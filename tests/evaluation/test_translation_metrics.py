@@ -28,6 +28,11 @@ def test_scores_are_sacrebleus():
     assert scores.missing == {}
 
 
+def test_only_the_first_reference_counts():
+    scores = translation_metrics.score({"a": ["ein Hund", "eine Katze"]}, {"a": "eine Katze"})
+    assert scores.values["exact"] == 0 and scores.values["BLEU-1"] < 0.01
+
+
 def test_signatures_tell_tokenizer_case_and_version():
     signatures = translation_metrics.signatures()
     assert "nrefs:1|case:mixed" in signatures["BLEU"] and "tok:13a" in signatures["BLEU"]

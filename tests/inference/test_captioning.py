@@ -10,20 +10,28 @@ import pytest
 import tiny
 from PIL import Image
 
+from show_attend_tell.data import task as tasks
+from show_attend_tell.data.task import ImageTask
 from show_attend_tell.errors import UserError
-from show_attend_tell.evaluation.caption_metrics import read_results
-from show_attend_tell.inference import captioning as evaluate
+from show_attend_tell.evaluation.results_file import read_results
+from show_attend_tell.evaluation.split_scores import score_split
+from show_attend_tell.inference.captioning import (
+    attention_records,
+    caption_files,
+    caption_split,
+)
+from show_attend_tell.inference.run import load_run
 
 
 @pytest.fixture
 def run(trained, monkeypatch):
     workdir, scenes = trained
-    monkeypatch.setattr(evaluate, "load_split", lambda config, split, copies=False: scenes)
-    return evaluate.load_run(workdir)
+    monkeypatch.setattr(ImageTask, "load", lambda task, split, copies=False: scenes)
+    return load_run(workdir)
 
 
 def test_eight_scenes_are_learnt_by_heart(run):
-    examples, captions = evaluate.caption_split(run, "val", run.decoding)
+    examples, captions = caption_split(run, "val", run.decoding)
     assert [c.text for c in captions] == [e.captions[0] for e in examples]
     for caption in captions:
         assert caption.tokens[-1] == "<eos>"
@@ -36,8 +44,8 @@ def test_captions_do_not_depend_on_the_batch(run):
     one = dataclasses.replace(run.decoding, batch_size=1)
     eight = dataclasses.replace(run.decoding, batch_size=8)
     for a, b in zip(
-        evaluate.caption_split(run, "val", one)[1],
-        evaluate.caption_split(run, "val", eight)[1],
+        caption_split(run, "val", one)[1],
+        caption_split(run, "val", eight)[1],
         strict=True,
     ):
         assert a.tokens == b.tokens
@@ -47,8 +55,8 @@ def test_captions_do_not_depend_on_the_batch(run):
 @pytest.mark.parametrize("context", ["argmax", "sample"])
 def test_hard_contexts_read_one_location_a_step(run, context):
     hard = dataclasses.replace(run.decoding, context=context, batch_size=3)
-    captions = evaluate.caption_split(run, "val", hard)[1]
-    soft = evaluate.caption_split(run, "val", run.decoding)[1]
+    captions = caption_split(run, "val", hard)[1]
+    soft = caption_split(run, "val", run.decoding)[1]
     # The first step attends alike, whatever is read; what is read changes what follows.
     for a, b in zip(captions, soft, strict=True):
         np.testing.assert_allclose(a.alpha[0], b.alpha[0], atol=1e-5)
@@ -60,13 +68,13 @@ def test_hard_contexts_read_one_location_a_step(run, context):
     else:
         assert 0 < np.mean(most_likely) < 1
         eight = dataclasses.replace(hard, batch_size=8)
-        again = evaluate.caption_split(run, "val", eight)[1]
+        again = caption_split(run, "val", eight)[1]
         assert [c.location.tolist() for c in again] == [c.location.tolist() for c in captions]
 
 
 def test_scores_and_captions_are_written_with_what_they_depend_on(run):
-    examples, captions = evaluate.caption_split(run, "val", run.decoding)
-    record = evaluate.score_split(run, "val", run.decoding, examples, captions)
+    examples, captions = caption_split(run, "val", run.decoding)
+    record = score_split(run, "val", run.decoding, examples, captions)
     stored = json.loads((run.workdir / "val-expected-beam2-lp0.scores.json").read_text())
     assert stored == json.loads(json.dumps(record))
     assert stored["scores"]["exact"] == 1.0
@@ -81,9 +89,9 @@ def test_scores_and_captions_are_written_with_what_they_depend_on(run):
 
 
 def test_records_carry_geometry_and_boxes(run):
-    examples, captions = evaluate.caption_split(run, "val", run.decoding)
-    named = [(e.image_id, e.image, e.boxes) for e in examples]
-    record = evaluate.attention_records(run, run.decoding, named, captions)[0]
+    examples, captions = caption_split(run, "val", run.decoding)
+    subjects = map(run.task.subject, examples)
+    record = attention_records(run, run.decoding, subjects, captions)[0]
     assert record.grid == (8, 8) and record.original_size == (96, 96)
     assert len(record.boxes) == len(examples[0].boxes)
     assert all(record.steps_of(box) == [box.word_index] for box in record.boxes)
@@ -100,7 +108,7 @@ def test_a_file_is_captioned_as_the_split_was(run, tmp_path):
     picture.transpose(Image.Transpose.ROTATE_90).save(turned, exif=exif)
     broken = tmp_path / "broken.png"
     broken.write_bytes(example.image[:50])
-    captions, wrong = evaluate.caption_files(run, [path, broken, turned], run.decoding)
+    captions, wrong = caption_files(run, [path, broken, turned], run.decoding)
     assert {p: c.text for p, c in captions.items()} == {
         path: example.captions[0],
         turned: example.captions[0],
@@ -111,29 +119,29 @@ def test_a_file_is_captioned_as_the_split_was(run, tmp_path):
 def test_what_is_no_run_or_is_damaged_is_told(trained, tmp_path):
     workdir, _ = trained
     with pytest.raises(UserError, match=r"config.json: not there"):
-        evaluate.load_run(tmp_path)
+        load_run(tmp_path)
     copy = tmp_path / "run"
     shutil.copytree(workdir, copy)
     with pytest.raises(UserError, match=r"no such key"):
-        evaluate.load_run(copy, ["--config.decode.beams=3"])
+        load_run(copy, ["--config.decode.beams=3"])
     for path in (copy / "best").rglob("*"):
         if path.is_file():
             path.write_bytes(path.read_bytes()[:10])
     with pytest.raises(UserError, match=r"best: no checkpoint in it can be read"):
-        evaluate.load_run(copy)
+        load_run(copy)
     shutil.rmtree(copy / "best")
     with pytest.raises(UserError, match=r"best: not there; train"):
-        evaluate.load_run(copy)
+        load_run(copy)
     (copy / "vocabulary.json").unlink()
     with pytest.raises(UserError, match=r"vocabulary.json"):
-        evaluate.load_run(copy)
+        load_run(copy)
 
 
-def test_copies_are_for_training_alone(tmp_path, monkeypatch):
-    config = tiny.config(tmp_path)
-    config.data.update({"mirrored": True, "crops": 2})
-    monkeypatch.setattr(evaluate.datasets, "load", lambda name, split, **options: options)
-    plain = evaluate.load_split(config, "train")
+def test_copies_are_only_for_training(tmp_path, monkeypatch):
+    settings = tiny.settings(tmp_path, {"data.mirrored": True, "data.crops": 2})
+    monkeypatch.setattr(tasks, "load_images", lambda name, split, **options: options)
+    task = tasks.task_of(settings.data)
+    plain = task.load("train")
     assert (plain["mirrored"], plain["crops"]) == (False, 0)
-    training = evaluate.load_split(config, "train", copies=True)
+    training = task.load("train", copies=True)
     assert (training["mirrored"], training["crops"]) == (True, 2)

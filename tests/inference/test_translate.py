@@ -4,41 +4,62 @@ import io
 import json
 import sys
 from pathlib import Path
+from types import MappingProxyType
 
 import jax
 import numpy as np
 import pytest
 
-from show_attend_tell import config as configs
-from show_attend_tell import pretrained
+from show_attend_tell import config, pretrained
 from show_attend_tell.cli.parser import main
-from show_attend_tell.data import load as datasets
 from show_attend_tell.data.builders import reversal
+from show_attend_tell.data.load import load_pairs
+from show_attend_tell.data.task import SentenceTask
 from show_attend_tell.errors import UserError
-from show_attend_tell.inference import captioning as evaluate
 from show_attend_tell.inference.attention_record import load_attention
+from show_attend_tell.inference.captioning import attention_records, caption_split, translate
+from show_attend_tell.inference.run import load_run
 from show_attend_tell.runs.build import build_captioner, build_encoder
-from show_attend_tell.training import session as training
+from show_attend_tell.settings import Settings
+from show_attend_tell.training.loop import _Stop
+from show_attend_tell.training.session import train
 
-EXPERIMENTS = Path(__file__).parents[2] / "experiments"
-# Of those that differ in nothing but the score one is enough; tests/test_attention.py has them all.
+# One is enough of those that differ only in the score; tests/models/test_attention.py has all.
 VARIANTS = ("seq2seq", "luong_local", "lstmn", "hard")
 
 
-def tiny_config(folder: Path, variant: str, **train):
+SMALL = {
+    "data.name": "reversal",
+    "data.limit": 12,
+    "data.vocabulary": "words",
+    "data.min_count": 1,
+    "encoder.embedding": 16,
+    "encoder.hidden": 16,
+    "encoder.dropout": 0.0,
+    "decoder.embedding": 16,
+    "decoder.hidden": 32,
+    "decoder.dropout": 0.0,
+    "decoder.annotation_dropout": 0.0,
+    "attention.units": 16,
+    "attention.reach": 3,
+    "loss.label_smoothing": 0.0,
+    "optimizer.warmup_steps": 0,
+    "optimizer.learning_rate": 0.01,
+    "optimizer.average": 0.0,
+    "train.batch_size": 6,
+    "train.buckets": 1,
+    "train.log_every": 50,
+    "train.epochs": 1.0,
+    "decode.beam": 2,
+    "decode.max_length": 12,
+    "decode.batch_size": 6,
+}
+
+
+def tiny_settings(folder: Path, variant: str, changes=MappingProxyType({})) -> Settings:
     """The experiment, small enough to train within seconds on twelve generated pairs."""
-    made = configs.from_file(f"{EXPERIMENTS / 'multi30k.py'}:{variant}")
-    made.data.update({"name": "reversal", "dir": str(folder), "limit": 12})
-    made.data.update({"vocabulary": "words", "min_count": 1})
-    made.encoder.update({"embedding": 16, "hidden": 16, "dropout": 0.0})
-    size = {"embedding": 16, "hidden": 32, "dropout": 0.0, "annotation_dropout": 0.0}
-    made.decoder.update(size)
-    made.attention.update({"units": 16, "reach": 3})
-    made.loss.label_smoothing = 0.0
-    made.optimizer.update({"warmup_steps": 0, "learning_rate": 0.01, "average": 0.0})
-    made.train.update({"batch_size": 6, "buckets": 1, "log_every": 50, "epochs": 1} | train)
-    made.decode.update({"beam": 2, "max_length": 12, "batch_size": 6})
-    return made
+    experiment = config.load_experiment(f"multi30k:{variant}")
+    return config.replaced(experiment, SMALL | {"data.dir": str(folder)} | changes)
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +68,7 @@ def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(reversal, "SPLITS", dict.fromkeys(reversal.SPLITS, 12))
-        datasets.load("reversal", "train", data_dir=folder / "datasets")
+        load_pairs("reversal", "train", data_dir=folder / "datasets")
     return folder
 
 
@@ -55,25 +76,25 @@ def data(tmp_path_factory):
 def trained(data, tmp_path_factory):
     """A run that has learnt most of its twelve training pairs, on which it is validated, too."""
     workdir = tmp_path_factory.mktemp("trained") / "run"
-    load = evaluate.load_split
+    load = SentenceTask.load
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evaluate, "load_split", lambda config, *_, **__: load(config, "train"))
-        training.train(tiny_config(data, "bahdanau", epochs=200), workdir)
+        patch.setattr(SentenceTask, "load", lambda task, *_, **__: load(task, "train"))
+        train(tiny_settings(data, "bahdanau", {"train.epochs": 200.0}), workdir)
     return workdir
 
 
 def test_pairs_are_learnt_and_the_alignment_runs_backwards(trained):
-    run = evaluate.load_run(trained)
-    examples, captions = evaluate.caption_split(run, "train", run.decoding)
+    run = load_run(trained)
+    examples, captions = caption_split(run, "train", run.decoding)
     texts = [caption.text for caption in captions]
     right = [text == pair.target for text, pair in zip(texts, examples, strict=True)]
     assert sum(right) >= 9
-    named = [(pair.pair_id, pair.source) for pair in examples]
+    subjects = map(run.task.subject, examples)
     falls = []
-    for record in evaluate.alignment_records(run, run.decoding, named, captions):
+    for record in attention_records(run, run.decoding, subjects, captions):
         assert record.source[-1] == "<eos>" and record.grid == (1, len(record.source))
         np.testing.assert_allclose(record.alpha.sum(axis=1), 1, atol=1e-3)
-        # Mean places, but for those of <eos> and of the given word, which stands in front, too.
+        # Mean places, without those of <eos> and of the given word, which comes first, too.
         looked = record.alpha[1:-1] @ np.arange(len(record.source))
         falls.append(np.polyfit(np.arange(len(looked)), looked, 1)[0] if len(looked) > 1 else 0)
     assert np.mean(falls) < 0
@@ -81,9 +102,8 @@ def test_pairs_are_learnt_and_the_alignment_runs_backwards(trained):
 
 @pytest.mark.parametrize("variant", ["luong_dot", "luong_general", "luong_concat"])
 def test_every_score_is_one_of_a_model(variant, data):
-    config = tiny_config(data, variant)
-    encoder = build_encoder(config, 9)
-    model = build_captioner(config, encoder, 9)
+    settings = tiny_settings(data, variant)
+    model = build_captioner(settings, build_encoder(settings, 9), 9)
     words = jax.numpy.array([[4, 5, 6, 7, 2], [8, 4, 2, 0, 0]])
     out = jax.jit(lambda x: model.decoder(model.annotations(x), x[:, None]))(words)
     assert out.logits.shape == (2, 1, 5, 9) and np.isfinite(out.logits).all()
@@ -93,31 +113,31 @@ def test_every_score_is_one_of_a_model(variant, data):
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_variant_trains_and_translates(variant, data, tmp_path):
-    training.train(tiny_config(data, variant, epochs=20, log_every=1), tmp_path / "run")
-    run = evaluate.load_run(tmp_path / "run")
+    changes = {"train.epochs": 20.0, "train.log_every": 1}
+    train(tiny_settings(data, variant, changes), tmp_path / "run")
+    run = load_run(tmp_path / "run")
     losses = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").open()]
     losses = [row["nll"] for row in losses if row["kind"] == "train"]
     assert losses[-1] < 0.9 * losses[0]
-    known = evaluate.load_split(run.config, "train")[0].source
-    [caption] = evaluate.translate(run, [known], run.decoding)
-    [record] = evaluate.alignment_records(run, run.decoding, [("1", known)], [caption])
+    subject = run.task.subject(run.task.load("train")[0])
+    captions, cut = translate(run, [subject.text], run.decoding)
+    [record] = attention_records(run, run.decoding, [subject], captions)
+    assert cut == []
     whole = variant == "seq2seq"
-    assert record.source == (("(sentence)",) if whole else (*known.split(), "<eos>"))
+    assert record.source == (("(sentence)",) if whole else (*subject.text.split(), "<eos>"))
     assert (record.self_alpha is not None) == (variant == "lstmn")
 
 
 def test_a_resumed_run_is_the_same_to_the_last_bit(data, tmp_path):
-    config = tiny_config(data, "lstmn", epochs=4)
-    config.encoder.dropout = config.decoder.dropout = config.decoder.annotation_dropout = 0.3
-    training.train(config, tmp_path / "whole")
+    dropped = ("encoder.dropout", "decoder.dropout", "decoder.annotation_dropout")
+    settings = tiny_settings(data, "lstmn", dict.fromkeys(dropped, 0.3) | {"train.epochs": 4.0})
+    train(settings, tmp_path / "whole")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training._Stop, "agreed", lambda self, step: step == 3)
+        patch.setattr(_Stop, "agreed", lambda self, step: step == 3)
         with pytest.raises(KeyboardInterrupt):
-            training.train(config, tmp_path / "cut")
-    training.train(config, tmp_path / "cut")
-    whole, cut = (
-        evaluate.load_run(tmp_path / n, weights="last", half=False) for n in ("whole", "cut")
-    )
+            train(settings, tmp_path / "cut")
+    train(settings, tmp_path / "cut")
+    whole, cut = (load_run(tmp_path / n, weights="last", half=False) for n in ("whole", "cut"))
     jax.tree.map(np.testing.assert_array_equal, whole.params, cut.params)
 
 
@@ -140,7 +160,7 @@ def test_the_verbs_score_draw_and_translate(trained, tmp_path, monkeypatch, caps
     assert statistics["grid"] is None and 0 < statistics["uniform_entropy"] < np.log(12)
 
     capsys.readouterr()
-    pairs = evaluate.load_split(evaluate.load_run(trained).config, "train")
+    pairs = load_run(trained).task.load("train")
     exact = dict(zip(pairs.ids, record["per_image"]["exact"], strict=True))
     pair = next(pair for pair in pairs if exact[pair.pair_id])
     command = ["translate", "--workdir", str(trained)]
@@ -161,8 +181,8 @@ def give(monkeypatch, content):
     "verb, message",
     [
         (["translate", "ba be", "  "], "sentence 2 is empty"),
-        (["attend", "picture.jpg"], "a run on sentences"),
-        (["caption", "picture.jpg"], "a run on sentences"),
+        (["attend", "picture.jpg"], "a run on sentences; use `translate`"),
+        (["caption", "picture.jpg"], "a run on sentences; use `translate`"),
     ],
 )
 def test_what_cannot_be_translated_is_one_clear_line(trained, verb, message, capsys):
@@ -183,21 +203,21 @@ def test_nothing_on_the_input_is_one_clear_line(trained, monkeypatch, capsys):
 def test_sentences_over_the_limit_are_counted(trained, capsys):
     long = " ".join(["ba"] * 70)
     assert main(["translate", "--workdir", str(trained), long, "ba"]) == 0
-    assert "1 of 2 sentences cut to 60 tokens" in capsys.readouterr().err
+    assert "1 of 2 sentences were cut (config.data.max_source_length)" in capsys.readouterr().err
 
 
 def test_an_exported_run_translates_alike(trained, tmp_path):
-    run = evaluate.load_run(trained)
+    run = load_run(trained)
     pretrained.export(run, tmp_path / "model")
     other = pretrained.load(tmp_path / "model")
     sentence = ["ba be bi bo"]
-    one, two = (evaluate.translate(r, sentence, r.decoding)[0] for r in (run, other))
+    one, two = (translate(r, sentence, r.decoding)[0][0] for r in (run, other))
     assert (one.text, one.log_prob) == (two.text, two.log_prob)
 
 
 def test_runs_are_compared_on_one_page_with_their_length_curve(trained, data, tmp_path, capsys):
     other = tmp_path / "seq2seq"
-    training.train(tiny_config(data, "seq2seq", epochs=2), other)
+    train(tiny_settings(data, "seq2seq", {"train.epochs": 2.0}), other)
     for run in (trained, other):
         for verb in ("evaluate", "attend"):
             assert main([verb, "--workdir", str(run), "--split", "val"]) == 0
@@ -217,30 +237,26 @@ def test_runs_are_compared_on_one_page_with_their_length_curve(trained, data, tm
     "setting, value, message",
     [
         ("train.metric", "CIDEr", "choose one of BLEU, chrF, exact"),
-        ("data.vocabulary", "bpe", "choose 'subwords' or 'words'"),
-        ("data.max_source_length", 0, "max_source_length must be 1 or more"),
-        ("data.name", "shapes", "'shapes' is of images, the experiment of sentences"),
-        ("encoder.annotations", "first", "choose 'all' or 'last'"),
+        ("data.vocabulary", "bpe", "choose one of 'subwords', 'words', 'ptb'"),
+        ("data.max_source_length", 0, "max_source_length is 0: it must be at least 1"),
+        ("data.name", "shapes", "config.data.source: no such key"),
+        ("encoder.annotations", "first", "choose one of 'all', 'last'"),
     ],
 )
-def test_bad_settings_are_refused(data, tmp_path, setting, value, message):
-    config = tiny_config(data, "bahdanau", metric="BLEU")
-    config.update_from_flattened_dict({setting: value})
-    if setting == "data.name":
-        config.train.metric = "BLEU-4"
+def test_bad_settings_are_rejected(data, tmp_path, setting, value, message):
     with pytest.raises(UserError, match=message):
-        training.train(config, tmp_path / "run")
+        train(tiny_settings(data, "bahdanau", {setting: value}), tmp_path / "run")
 
 
 def test_gradient_variance_of_a_run_on_sentences(data, tmp_path, capsys):
-    training.train(tiny_config(data, "hard", epochs=2), tmp_path / "run")
+    train(tiny_settings(data, "hard", {"train.epochs": 2.0}), tmp_path / "run")
     command = ["gradient-variance", "--workdir", str(tmp_path / "run"), "--batches", "1"]
     assert main([*command, "--samples", "2", "--images", "4"]) == 0
     assert (tmp_path / "run" / "gradient_variance.png").exists()
 
 
 def test_weights_of_a_run_on_other_sentences_are_refused(trained, data, tmp_path):
-    config = tiny_config(data, "bahdanau", init_from=str(trained))
-    config.data.limit = 10  # leaves out some words
+    # A limit of 10 leaves out some words.
+    changes = {"train.init_from": str(trained), "data.limit": 10}
     with pytest.raises(UserError, match="another vocabulary"):
-        training.train(config, tmp_path / "run")
+        train(tiny_settings(data, "bahdanau", changes), tmp_path / "run")

@@ -7,9 +7,9 @@ import pytest
 import tiny
 from flax import nnx
 
+from show_attend_tell import settings
 from show_attend_tell.errors import UserError
 from show_attend_tell.models.attention import (
-    SCORES,
     Annotations,
     Attention,
     Choice,
@@ -18,12 +18,15 @@ from show_attend_tell.models.attention import (
     read_context,
     scores_of_query,
 )
-from show_attend_tell.models.encoders import make_encoder
 from show_attend_tell.objectives.likelihood import soft_loss
-from show_attend_tell.runs.build import build_captioner
 from show_attend_tell.tokens import EOS
 
 A = 6
+
+
+def make(features, hidden, *, seed=0, units=A, **options):
+    options = settings.Attention(units=units, **options)
+    return Attention(options, features=features, hidden=hidden, rngs=nnx.Rngs(seed))
 
 
 def scored(attention, a, h):
@@ -54,14 +57,12 @@ def by_formula(score, attention, a, h):
     return (h @ parts["query"]) @ (a @ parts["key"]) / np.sqrt(A)
 
 
-@pytest.mark.parametrize("score", SCORES)
+@pytest.mark.parametrize("score", settings.SCORES)
 @pytest.mark.parametrize("temperature", [1.0, 0.25])
 def test_scores_and_their_gradient_equal_the_formula(score, temperature):
     rng = np.random.default_rng(0)
     features, hidden = (4, 4) if score == "dot" else (5, 4)
-    attention = Attention(
-        features, hidden, A, score=score, temperature=temperature, rngs=nnx.Rngs(0)
-    )
+    attention = make(features, hidden, score=score, temperature=temperature)
     if score == "additive":
         attention.key.bias[...] = jnp.array(rng.normal(size=A), jnp.float32)
     a = rng.normal(size=(2, 3, features)).astype(np.float32)
@@ -87,8 +88,8 @@ def numeric(function, x):
 
 def test_concat_is_additive_with_another_initialisation():
     """Luong's W_a of [h; a_i] is Bahdanau's W and U side by side."""
-    concat = Attention(5, 4, 300, score="concat", rngs=nnx.Rngs(0))
-    additive = Attention(5, 4, 300, rngs=nnx.Rngs(1))
+    concat = make(5, 4, units=300, score="concat")
+    additive = make(5, 4, units=300, seed=1)
     rng = np.random.default_rng(0)
     a, h = (rng.normal(size=(2, 3, n)).astype(np.float32) for n in (5, 4))
     assert np.abs(scored(concat, a, h) - scored(additive, a, h)).max() > 0.1
@@ -101,12 +102,13 @@ def test_concat_is_additive_with_another_initialisation():
 
 
 def test_dot_needs_vectors_of_one_size():
-    with pytest.raises(ValueError, match="5 features and 4 units"):
-        Attention(5, 4, A, score="dot", rngs=nnx.Rngs(0))
+    with pytest.raises(UserError, match="5 features by the 4 units .*decoder.projection=4"):
+        make(5, 4, score="dot")
+    make(4, 4, score="dot")
 
 
 def test_scores_and_gradients_stay_finite_and_right_however_large_the_arguments():
-    attention = Attention(1, 1, 1, rngs=nnx.Rngs(0))
+    attention = make(1, 1, units=1)
     for layer in (attention.key, attention.query, attention.score):
         layer.kernel[...] = jnp.ones((1, 1))
     values = np.array([-1e4, -60, -12, -1, -1e-3, 0, 1e-3, 1, 12, 60, 1e4], np.float32)
@@ -224,11 +226,8 @@ def test_padding_has_no_weight_and_no_gradient():
     assert location.item() == 0
 
 
-def test_without_attention_every_step_reads_the_mean(tmp_path):
-    config = tiny.config(tmp_path)
-    config.attention.kind = "none"
-    encoder = make_encoder("small", image_size=16, rngs=nnx.Rngs(0), features=32)
-    decoder = build_captioner(config, encoder, 20).decoder
+def test_without_attention_every_step_reads_the_mean():
+    decoder = tiny.make_decoder(features=32, vocabulary=20, kind="none", grid=(2, 2))
     a = jnp.array(np.random.default_rng(0).normal(size=(2, 4, 32)), jnp.float32)
     tokens = jnp.array([[[5, 6, EOS]], [[7, 5, EOS]]])
     np.testing.assert_allclose(decoder(Annotations(a), tokens).alpha, 0.25, rtol=1e-6)
@@ -244,26 +243,29 @@ def test_without_attention_every_step_reads_the_mean(tmp_path):
     # All locations of an image are alike.
     np.testing.assert_allclose(by_place, by_place[:, :1].repeat(4, axis=1), atol=1e-7)
     assert jnp.abs(by_place).max() > 1e-4
-    config.attention.kind = "loose"
-    with pytest.raises(UserError, match="choose one of 'soft', 'hard', 'none'"):
-        build_captioner(config, encoder, 20)
 
 
 @pytest.mark.parametrize(
     "setting, value, message",
     [
+        ("kind", "loose", "choose one of 'soft', 'hard', 'none'"),
         ("score", "cosine", "choose one of 'additive', 'concat', 'dot', 'general', 'scaled_dot'"),
         ("window", "local", "choose one of 'global', 'local_m', 'local_p'"),
         ("order", "next", "choose one of 'previous', 'current'"),
         ("temperature", 0.0, "must be over 0"),
         ("reach", 0, "at least 1"),
-        ("window", "local_m", "on the grid of an image choose 'local_p' or 'global'"),
-        ("score", "dot", "set config.decoder.projection=48"),
+        ("score", "dot", "set config.decoder.projection=4"),
     ],
 )
-def test_what_attention_cannot_be_is_refused(tmp_path, setting, value, message):
-    config = tiny.config(tmp_path)
-    config.attention[setting] = value
-    encoder = make_encoder("small", image_size=16, rngs=nnx.Rngs(0), features=32)
+def test_impossible_attention_is_rejected(setting, value, message):
     with pytest.raises(UserError, match=message):
-        build_captioner(config, encoder, 20)
+        tiny.make_decoder(**{setting: value})
+
+
+def test_monotonic_windows_are_for_sentences_only():
+    attention = settings.Attention(window="local_m")
+    images = settings.ImageData(name="shapes"), settings.ImageEncoder(name="small")
+    with pytest.raises(UserError, match="on the grid of an image choose 'local_p' or 'global'"):
+        settings.Settings(*images, attention=attention)
+    sentences = settings.SentenceData(name="reversal"), settings.SentenceEncoder()
+    settings.Settings(*sentences, attention=attention)

@@ -4,11 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny
 from flax import nnx
 
 from show_attend_tell.models import recurrence
 from show_attend_tell.models.attention import Annotations
-from show_attend_tell.models.decoder import Decoder, caption_starts, input_words, same_caption
+from show_attend_tell.models.decoder import caption_starts, input_words, same_caption
 from show_attend_tell.objectives.likelihood import soft_loss
 
 B, L, F, V, T = 2, 4, 6, 11, 5
@@ -16,20 +17,8 @@ PAD, BOS, EOS = 0, 1, 2
 
 
 def make(seed=0, **changes):
-    sizes = dict(
-        vocabulary=V,
-        features=F,
-        projection=5,
-        embedding=3,
-        hidden=7,
-        attention=8,
-        dropout=0.0,
-        annotation_dropout=0.0,
-        output_tanh=True,
-        gate=True,
-        tied=False,
-    )
-    decoder = Decoder(**(sizes | changes), rngs=nnx.Rngs(seed))
+    sizes = dict(vocabulary=V, features=F, projection=5, embedding=3, hidden=7, units=8)
+    decoder = tiny.make_decoder(**(sizes | changes), seed=seed)
     # Freshly initialised biases are zero, which would hide a missing one.
     key = jax.random.key(seed + 1)
     state = nnx.state(decoder, nnx.Param)
@@ -137,11 +126,11 @@ def test_steps_one_by_one_are_the_scan():
     words = input_words(tokens)
     for t in range(3):  # within the first caption of both images
         embedded = decoder.embed(words[:, :, t])
-        words_now = decoder.words(embedded)
-        state, reading = recurrence.step(decoder.weights(), memory, state, words_now)
-        logits = decoder.output(embedded, state.h, reading.z)
+        words_now = decoder.word_inputs(embedded)
+        state, output = recurrence.step(decoder.weights(), memory, state, words_now)
+        logits = decoder.output(embedded, state.h, output.z)
         np.testing.assert_allclose(logits, out.logits[:, :, t], atol=1e-5)
-        np.testing.assert_allclose(reading.alpha, out.alpha[:, :, t], atol=1e-6)
+        np.testing.assert_allclose(output.alpha, out.alpha[:, :, t], atol=1e-6)
 
 
 def test_starts_inputs_and_captions_of_a_packed_row():

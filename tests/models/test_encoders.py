@@ -9,8 +9,9 @@ import pytest
 import safetensors.numpy
 from flax import nnx
 
+from show_attend_tell import settings
 from show_attend_tell.errors import UserError
-from show_attend_tell.models.encoders import Frozen, make_encoder
+from show_attend_tell.models.encoders import Frozen, Precomputed, make_encoder
 from show_attend_tell.models.encoders.base import field_centres
 from show_attend_tell.models.encoders.concatenated import Concatenated
 
@@ -25,7 +26,8 @@ encode = nnx.jit(lambda encoder, images: encoder(images))
 
 
 def make(name, size, **options):
-    return make_encoder(name, image_size=size, rngs=nnx.Rngs(0), **options)
+    options = settings.ImageEncoder(name=name, image_size=size, **options)
+    return make_encoder(options, rngs=nnx.Rngs(0))
 
 
 def reference_image(size):  # as in reference/make_efficientnet_reference.py
@@ -209,7 +211,7 @@ def test_weights_must_fit_by_name_both_ways(tmp_path):
     data = LITE0.read_bytes()
     for old, new, message in (
         (b"_conv_head.weight", b"_conv_hand.weight", "lacks the weights _conv_head.weight"),
-        (b"_fc.weight", b"_ec.weight", "no place: .*_ec.weight"),
+        (b"_fc.weight", b"_ec.weight", "unknown to the network: .*_ec.weight"),
     ):
         path = tmp_path / "w.pth"
         path.write_bytes(data.replace(old, new))
@@ -360,7 +362,7 @@ def test_weights_of_cnns_must_fit_by_name_both_ways(cnns, tmp_path):
         return make("resnet50", 64, weights=str(path))
 
     made(arrays | {"fc.weight": np.zeros((2, 3)), "fc.bias": np.zeros(2)})
-    with pytest.raises(UserError, match=r"no place: .*head\.weight"):
+    with pytest.raises(UserError, match=r"unknown to the network: .*head\.weight"):
         made(arrays | {"head.weight": np.zeros(3)})
     missing = "layer3.2.bn2.running_var"
     with pytest.raises(UserError, match=rf"w\.safetensors lacks the weights {missing}"):
@@ -373,7 +375,10 @@ def test_weights_of_cnns_must_fit_by_name_both_ways(cnns, tmp_path):
     ("name", "size", "options", "message"),
     [
         ("efficientnet_light0", 224, {}, "nearest is 'efficientnet_lite0'"),
-        ("small", 64, {"feature": 8}, "nearest is 'features'"),
+        ("small", 64, {"grid_stride": 16}, "grid_stride is 16, but the encoder small has no"),
+        ("small", 64, {"weights": "w.pth"}, "weights is 'w.pth', but the encoder small has no"),
+        ("vgg19", 224, {"features": 32}, "features is 32, but the encoder vgg19 has no"),
+        ("vgg19+small", 224, {"features": 32}, "features is 32, but the encoder vgg19 has no"),
         ("efficientnet_lite0", 224, {"endpoints": ("tail",)}, "stage7"),
         ("efficientnet_lite0", 224, {"endpoints": ("stage5", "stage5")}, "different names"),
         ("efficientnet_lite0", 224, {"grid_stride": 5}, "8, 16 or 32"),
@@ -397,6 +402,17 @@ def test_weights_of_cnns_must_fit_by_name_both_ways(cnns, tmp_path):
 def test_bad_settings_are_named(name, size, options, message):
     with pytest.raises(UserError, match=message):
         make(name, size, **options)
+
+
+def test_every_encoder_gives_annotations():
+    encoder, images = make("small", 16, features=8), random_images(2, 16)
+    vectors, mask = encoder.annotations(jnp.asarray(images), jax.random.key(0))
+    np.testing.assert_array_equal(vectors, encoder(images))
+    assert mask is None
+    precomputed = Precomputed(encoder.features, encoder.grid)
+    again, mask = precomputed.annotations(vectors)
+    assert again is vectors and mask is None
+    assert not jax.tree.leaves(nnx.state(precomputed))
 
 
 def test_small_shapes_and_position():

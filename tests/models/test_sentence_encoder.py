@@ -6,17 +6,16 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from show_attend_tell import settings
 from show_attend_tell.errors import UserError
 from show_attend_tell.models.sentence_encoder import SentenceEncoder
 
 WORDS = jnp.array([[4, 5, 6, 7, 2], [8, 4, 2, 0, 0]])
-SIZES = dict(
-    vocabulary=9, embedding=3, hidden=4, bidirectional=True, annotations="all", dropout=0.0
-)
 
 
 def make(name="gru", **changes):
-    return SentenceEncoder(name, **(SIZES | changes), rngs=nnx.Rngs(0))
+    options = dict(name=name, embedding=3, hidden=4, dropout=0.0) | changes
+    return SentenceEncoder(settings.SentenceEncoder(**options), vocabulary=9, rngs=nnx.Rngs(0))
 
 
 def sigmoid(x):
@@ -39,7 +38,7 @@ def gru(direction, embedded):
 
 def test_annotations_are_the_states_of_both_directions():
     encoder = make()
-    a, mask = encoder(WORDS)
+    a, mask = encoder.annotations(WORDS)
     assert a.shape == (2, 5, 8) and mask.tolist() == [[True] * 5, [True] * 3 + [False] * 2]
     embedding = np.asarray(encoder.embed.embedding[...])
     for i, length in enumerate((5, 3)):
@@ -49,7 +48,7 @@ def test_annotations_are_the_states_of_both_directions():
         expected = np.concatenate([forward, backward], axis=1)
         np.testing.assert_allclose(a[i, :length], expected, atol=1e-5)
         # The fixed context: where each direction has read the whole sentence.
-        last = make(annotations="last")(WORDS)
+        last = make(annotations="last").annotations(WORDS)
         assert last.mask is None
         whole = np.concatenate([forward[-1], backward[0]])
         np.testing.assert_allclose(last.vectors[i, 0], whole, atol=1e-5)
@@ -59,12 +58,12 @@ def test_annotations_are_the_states_of_both_directions():
 @pytest.mark.parametrize("annotations", ["all", "last"])
 def test_padding_changes_nothing(name, annotations):
     encoder = make(name, annotations=annotations)
-    alone = encoder(WORDS[1:, :3]).vectors
-    padded = encoder(WORDS).vectors[1:, : alone.shape[1]]
+    alone = encoder.annotations(WORDS[1:, :3]).vectors
+    padded = encoder.annotations(WORDS).vectors[1:, : alone.shape[1]]
     np.testing.assert_allclose(padded, alone, atol=1e-6)
 
     def read(encoder):
-        a, mask = encoder(WORDS)
+        a, mask = encoder.annotations(WORDS)
         return (a if mask is None else a * mask[..., None]).sum()
 
     gradient = nnx.grad(read)(encoder).embed.embedding[...]
@@ -75,21 +74,23 @@ def test_padding_changes_nothing(name, annotations):
 def test_one_direction_sees_the_words_before_alone():
     encoder = make("lstm", bidirectional=False)
     assert encoder.features == 4
-    before = encoder(WORDS).vectors[0]
-    after = encoder(WORDS.at[0, 3].set(8)).vectors[0]
+    before = encoder.annotations(WORDS).vectors[0]
+    after = encoder.annotations(WORDS.at[0, 3].set(8)).vectors[0]
     np.testing.assert_array_equal(before[:3], after[:3])
     assert jnp.abs(before[3:] - after[3:]).max(axis=1).min() > 1e-4
 
 
 def test_dropout_needs_a_key_and_follows_it():
     encoder = make(dropout=0.5)
-    np.testing.assert_array_equal(encoder(WORDS).vectors, make()(WORDS).vectors)
-    one, two = (encoder(WORDS, jax.random.key(i)).vectors for i in (1, 2))
+    np.testing.assert_array_equal(
+        encoder.annotations(WORDS).vectors, make().annotations(WORDS).vectors
+    )
+    one, two = (encoder.annotations(WORDS, jax.random.key(i)).vectors for i in (1, 2))
     assert jnp.abs(one - two).max() > 1e-3
 
 
 def test_unknown_options_are_refused():
-    with pytest.raises(UserError, match="annotations is 'first': choose 'all' or 'last'"):
+    with pytest.raises(UserError, match="annotations is 'first': choose one of 'all', 'last'"):
         make(annotations="first")
-    with pytest.raises(UserError, match="'rnn' is not known"):
+    with pytest.raises(UserError, match="encoder.name is 'rnn': choose one of 'gru'"):
         make("rnn")

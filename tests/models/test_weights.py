@@ -143,7 +143,9 @@ def test_batch_norm_is_folded_by_hand(tmp_path):
     # sqrt(3 + 1) = 2: y = (x - 10) / 2 * 4 + 1 = 2 x - 19.
     np.testing.assert_array_equal(kernel[...], [[[[4.0], [6.0]]]])
     np.testing.assert_array_equal(bias[...], [-19.0])
-    with pytest.raises(UserError, match=r"no place: \['plain.bias', 'plain.weight'\]"):
+    with pytest.raises(
+        UserError, match=r"unknown to the network: \['plain.bias', 'plain.weight'\]"
+    ):
         weights.finish()
     weights.kind = Frozen
     kernel, bias = weights.convolution("plain", None, (1, 1, 1, 1))

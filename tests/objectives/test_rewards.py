@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from pycocoevalcap.cider.cider import Cider
 
-from show_attend_tell.data.batches import pack_captions
+from show_attend_tell.data.packing import pack_captions
 from show_attend_tell.objectives.rewards import caption_scores, idf_table
 
 EOS = 2

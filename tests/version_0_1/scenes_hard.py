@@ -1,4 +1,4 @@
-"""Hard attention on a folder of eight generated scenes: a whole config, as version 0.1 wanted it."""
+"""Hard attention on a folder of generated scenes: a whole config, as version 0.1 wanted it."""
 
 from ml_collections import ConfigDict
 

@@ -1,11 +1,13 @@
 """COCO with the captions and splits of Karpathy and Li, by TFDS's own builder."""
 
+import logging
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -13,9 +15,11 @@ from tensorflow_datasets.object_detection.coco import CocoConfig
 from tensorflow_datasets.object_detection.coco_captions import CocoCaptions
 
 from show_attend_tell.data.builders.common import DAMAGE, Found, ImagesBuilder, refuse, zip_members
+from show_attend_tell.data.examples import Box, Example
+from show_attend_tell.data.records import Record
 from show_attend_tell.errors import UserError
 
-# By archive the files in it that are read; of the others the images are.
+# The files that are read of each archive of texts. The other archives hold the images.
 TEXTS = {
     "annotations_trainval2014.zip": (
         "annotations/instances_train2014.json",
@@ -26,8 +30,10 @@ TEXTS = {
 ARCHIVES = ("train2014.zip", "val2014.zip", *TEXTS)
 MAX_TEXT_BYTES = 2**31  # of an annotation file: the largest has 0.4 GB
 REMEDY = f"set --config.data.manual_dir to the folder with {', '.join(ARCHIVES)}"
-_TEXTS = "coco-annotations-"  # how folders of extracted annotations begin
-(_ALL,) = CocoCaptions.BUILDER_CONFIGS
+_TEXTS = "coco-annotations-"  # how the names of folders of extracted annotations begin
+(_ALL,) = cast(list[CocoConfig], CocoCaptions.BUILDER_CONFIGS)
+
+_log = logging.getLogger(__name__)
 
 
 class Coco(ImagesBuilder, CocoCaptions, skip_registration=True):
@@ -36,35 +42,35 @@ class Coco(ImagesBuilder, CocoCaptions, skip_registration=True):
     The splits of Karpathy and Li: 82,783 train, 5,000 val, 5,000 test, and 30,504 "restval", which
     most papers train on, too (`data.restval`).
 
-    Get: nothing, or, where they are there already, one folder with train2014.zip, val2014.zip and
+    Get: nothing. Or, if you have them already, put train2014.zip, val2014.zip and
     annotations_trainval2014.zip of https://cocodataset.org and
-    https://cs.stanford.edu/people/karpathy/deepimagesent/caption_datasets.zip. What the folder does
-    not have is downloaded (20 GB in all) and checked by its hash. The archives are read as they
-    are; nothing but annotations is extracted, and those for the time of the build.
+    https://cs.stanford.edu/people/karpathy/deepimagesent/caption_datasets.zip into one folder.
+    Archives that are not there are downloaded (20 GB in all) and checked by their hashes. The
+    archives are read as they are: only annotations are extracted, and deleted after the build.
 
     Build, once (another 20 GB), and train:
 
         ./launch.sh train --config experiments/coco.py:soft --workdir runs/coco-soft \\
             --config.data.manual_dir=FOLDER
 
-    Load: `datasets.load("coco", "train", data_dir=Path(...), restval=True)`.
+    Load: `load_images("coco", "train", data_dir=Path(...), restval=True)`.
 
-    The records are those of TFDS's `coco_captions`; the box of an object carries its class alone.
-    What cannot be used is left out, told, and kept in the data set's `metadata.json`.
+    The records are those of TFDS's `coco_captions`; an object's box only has a class. Unusable
+    images are left out, reported, and listed in the data set's `metadata.json`.
 
     Version 1.1.0, of TFDS.
 
     Citation: T.-Y. Lin et al. Microsoft COCO: common objects in context. ECCV 2014, 740-755.
     """
 
-    # Without the splits that have no annotations, 20 GB to download for nothing.
+    # Without the splits that have no annotations, whose 20 GB would be downloaded in vain.
     BUILDER_CONFIGS = [
-        CocoConfig(name=_ALL.name, description=_ALL.description, splits=_ALL.splits[:2])
+        CocoConfig(name=_ALL.name, description=_ALL.description, splits=cast(list, _ALL.splits)[:2])
     ]
     REMEDY = REMEDY
 
     def _info(self) -> tfds.core.DatasetInfo:
-        """That of TFDS's builder, whose own needs TensorFlow for the name of a type."""
+        """As in TFDS's builder, which needs TensorFlow for the name of a type."""
         return tfds.core.DatasetInfo(
             builder=self,
             description="Photographs with captions and boxes, in the splits of Karpathy and Li.",
@@ -89,11 +95,16 @@ class Coco(ImagesBuilder, CocoCaptions, skip_registration=True):
             metadata=tfds.core.MetadataDict(unusable_images={}),
         )
 
-    def _split_generators(self, dl_manager) -> dict[str, Iterator]:
+    def reader(self) -> Callable[[Record], Example]:
+        features = cast(Any, self.info.features)  # TFDS types no fields
+        return partial(_read_example, tuple(features["objects"]["label"].names))
+
+    # TFDS takes either a list or a dict of splits.
+    def _split_generators(self, dl_manager) -> Any:
         if self._manual_dir is not None:
             self._folder()
         archives = _Archives(self._manual_dir, dl_manager)
-        with _schema("dataset_coco.json"):
+        with _form_checked("dataset_coco.json"):
             generators = super()._split_generators(archives)
         return {g.name: self._of_split(g.name, archives, **g.gen_kwargs) for g in generators}
 
@@ -103,18 +114,24 @@ class Coco(ImagesBuilder, CocoCaptions, skip_registration=True):
         archives: "_Archives",
         image_filename_to_annotations: dict[str, Any],
         coco_gen_kwargs: dict[str, Any],
-    ) -> Iterator:
+    ) -> Iterator[tuple[str, Record]]:
         place = coco_gen_kwargs["image_dir"]
         count = len(image_filename_to_annotations)
 
         def found() -> Iterator[Found]:
-            images = archives.images[place]  # held by this, the annotations stay on disk
+            # This generator holds `archives`, so the annotations stay on disk until it ends.
+            images = archives.images[place]
             left = dict.fromkeys(image_filename_to_annotations)
-            with _schema("an instances_*.json"):
-                records = self._generate_examples(image_filename_to_annotations, coco_gen_kwargs)
-                for name, record in records:
-                    del left[name]
-                    yield name, images.get(name, refuse("it is not there")), record
+            records = self._generate_examples(image_filename_to_annotations, coco_gen_kwargs)
+            while True:
+                with _form_checked("an instances_*.json"):
+                    following = next(records, None)
+                    if following is not None:
+                        del left[following[0]]
+                if following is None:
+                    break
+                name, record = following
+                yield name, images.get(name, refuse("it is not there")), record
             for name in left:
                 yield name, refuse("instances_*.json do not name it"), {}
 
@@ -122,9 +139,27 @@ class Coco(ImagesBuilder, CocoCaptions, skip_registration=True):
         return self._usable(split, found(), count, Path(place), remedy)
 
 
+def _read_example(classes: Sequence[str], record: Record) -> Example:
+    """The example of a record, without the boxes of crowds, which hold several objects."""
+    objects = record["objects"]
+    captions = (" ".join(caption.decode().split()) for caption in record["captions"]["text"])
+    return Example(
+        image_id=record["image/filename"].decode(),
+        image=record["image"],
+        captions=tuple(caption for caption in captions if caption),
+        boxes=tuple(
+            Box(classes[int(label)], -1, *map(float, box))
+            for label, crowd, box in zip(
+                objects["label"], objects["is_crowd"], objects["bbox"], strict=True
+            )
+            if not crowd
+        ),
+    )
+
+
 @contextmanager
-def _schema(what: str) -> Iterator[None]:
-    """Tells that an annotation file is of another form than TFDS's builder reads."""
+def _form_checked(what: str) -> Iterator[None]:
+    """Reports an annotation file of another form than TFDS's builder, in the body, can read."""
     try:
         yield
     except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -133,22 +168,22 @@ def _schema(what: str) -> Iterator[None]:
 
 
 class _Archives:
-    """Stands before TFDS's download manager, whose extraction needs TensorFlow.
+    """Takes the place of TFDS's download manager, whose extraction needs TensorFlow.
 
     Attributes:
-      images: by the path of an archive of images, the functions that read them, by name.
+      images: for the path of each archive of images the functions that read them, by name.
     """
 
     def __init__(self, manual_dir: Path | None, downloads: tfds.download.DownloadManager):
         self.images: dict[str, dict[str, Callable[[], bytes]]] = {}
         self._manual_dir, self._downloads = manual_dir, downloads
-        for killed in Path(downloads.download_dir).glob(f"{_TEXTS}*"):  # a build was
+        for killed in Path(downloads.download_dir).glob(f"{_TEXTS}*"):  # left by a killed build
             shutil.rmtree(killed, ignore_errors=True)
-        # Goes with this object, when all splits are written.
+        # Deleted with this object, when all splits are written.
         self._texts = tempfile.TemporaryDirectory(prefix=_TEXTS, dir=downloads.download_dir)
 
     def download_and_extract(self, urls: Mapping[str, str]) -> dict[str, str]:
-        """By the same keys the folders of texts, and of images the archives themselves."""
+        """By the same keys the folders of texts, and for images the archives themselves."""
         places = {url: self._place(url) for url in dict.fromkeys(urls.values())}
         return {key: places[url] for key, url in urls.items()}
 
@@ -160,7 +195,7 @@ class _Archives:
             return str(path)
         members = zip_members(path, MAX_TEXT_BYTES)
         for file in TEXTS[name]:
-            # Where it is written hangs on our names alone, not on the archive's.
+            # Our names decide where it is written, not the archive's.
             target = Path(self._texts.name, file)
             if target.name not in members:
                 raise UserError(f"{path}: {target.name} is not in it; get {name} again")
@@ -175,9 +210,9 @@ class _Archives:
     def _path(self, name: str, url: str) -> Path:
         if self._manual_dir is not None and (self._manual_dir / name).exists():
             return self._manual_dir / name
-        print(f"coco: {name} is downloaded; if you have it: {REMEDY}", flush=True)
+        _log.info("coco: downloading %s; if you have it: %s", name, REMEDY)
         try:
             return Path(self._downloads.download(url))
-        except Exception as error:  # of the network, of a file system, a hash that differs
+        except Exception as error:  # the network, the file system, another hash than published
             why = (str(error).splitlines() or [type(error).__name__])[0]
             raise UserError(f"{url}: cannot be downloaded ({why}); get it, and {REMEDY}") from error

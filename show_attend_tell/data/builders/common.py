@@ -1,205 +1,37 @@
-"""What data sets have in common: features, files of a download, and what is done with bad ones."""
+"""What builders share: record features and their readers, files of a download, unusable images."""
 
 import json
+import logging
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import tensorflow_datasets as tfds
 
+from show_attend_tell.data.examples import Box, Example, Pair
 from show_attend_tell.data.images import keepable
+from show_attend_tell.data.records import Record
 from show_attend_tell.errors import UserError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")  # of image files
-MAX_MEMBER_BYTES = 2**26  # of an image in an archive: no real one comes near; a zip bomb does
+MAX_MEMBER_BYTES = 2**26  # of an image in an archive: no real one is so large, but zip bombs are
 DAMAGE = (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, RuntimeError)
-TOLD = 10_000  # after so many images each, how far a build is
+REPORT_EVERY = 10_000  # images between two reports of a build's progress
 
-# The name of an example, what reads its image, and the rest of its record.
-Found = tuple[str, Callable[[], bytes], dict[str, Any]]
+# Name of an example, the function that reads its image, and the rest of its record.
+Found = tuple[str, Callable[[], bytes], Record]
 
-
-class QuietBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """TFDS prints where it writes, before and after; `datasets.load` has said it in one line."""
-
-    def _log_download_bytes(self) -> None:
-        pass
-
-    def _log_download_done(self) -> None:
-        pass
-
-
-class ManualBuilder(QuietBuilder, skip_registration=True):
-    """A builder from files that a user has."""
-
-    REMEDY: str  # what to set, and to which folder
-
-    def __init__(self, *, manual_dir: Path | None = None, **kwargs):
-        self._manual_dir = manual_dir
-        super().__init__(**kwargs)
-
-    def _folder(self) -> Path:
-        """The folder to build from.
-
-        Raises:
-          UserError: none is set, or it is not there.
-        """
-        if self._manual_dir is None:
-            raise UserError(f"{self.name}: no folder to build it from is set; {self.REMEDY}")
-        if not self._manual_dir.is_dir():
-            raise UserError(f"{self._manual_dir}: no such folder; {self.REMEDY}")
-        return self._manual_dir
-
-
-class ImagesBuilder(ManualBuilder, skip_registration=True):
-    """A builder from image files, some of which may be of no use."""
-
-    # More unusable images than this share mean a broken download, not a few bad files.
-    MAX_UNUSABLE = 0.01
-
-    def _usable(
-        self, split: str, found: Iterable[Found], count: int, place: Path, remedy: str
-    ) -> Iterator[tuple[str, dict[str, Any]]]:
-        """The records of those of `count` images that can be decoded and have a caption.
-
-        The others are told in a line, by what is wrong with them, and kept in the metadata.
-
-        Args:
-          split: its name.
-          found: what is to be there.
-          count: how many that are.
-          place: where the images lie, for messages.
-          remedy: to end a message with.
-
-        Raises:
-          UserError: more than the share `MAX_UNUSABLE`, but for one, cannot be used, or all.
-        """
-        wrong: dict[str, list[str]] = {}  # by what it is
-        unusable = 0
-        for number, (name, read, record) in enumerate(found, 1):
-            try:
-                record = record | {"image": _image(read)}
-                if not record["captions"]:
-                    raise UserError("it has no caption")
-            except UserError as error:
-                wrong.setdefault(str(error).removeprefix("image: "), []).append(name)
-                unusable += 1
-                if unusable > max(1, self.MAX_UNUSABLE * count) or unusable == count:
-                    raise UserError(
-                        f"{place}: {unusable} of {count} images of split {split!r} cannot be used: "
-                        f"{_told(wrong)}; {remedy}"
-                    ) from error
-            else:
-                yield name, record
-            if number % TOLD == 0:
-                print(f"{self.name} {split}: {number:,} of {count:,} images", flush=True)
-        if wrong:
-            print(f"{self.name} {split}: {unusable} of {count} images skipped: {_told(wrong)}")
-        for reason, names in wrong.items():
-            self.info.metadata["unusable_images"] |= dict.fromkeys(names, reason)
-
-
-def _image(read: Callable[[], bytes]) -> bytes:
-    try:
-        encoded = read()
-    except DAMAGE as error:
-        raise UserError(f"it cannot be read ({error})") from error
-    return keepable(encoded)
-
-
-def _told(wrong: Mapping[str, list[str]]) -> str:
-    """What is wrong with how many images, and the first three of them."""
-    return "; ".join(
-        f"{reason} ({len(names)}: {', '.join(names[:3])}{', ...' * (len(names) > 3)})"
-        for reason, names in wrong.items()
-    )
-
-
-def refuse(reason: str) -> Callable[[], bytes]:
-    """Stands for what reads an image that cannot be read."""
-
-    def read() -> bytes:
-        raise UserError(reason)
-
-    return read
-
-
-def find_files(
-    folder: Path, subfolders: Iterable[str], sign: str, pattern: str, zip_name: str, remedy: str
-) -> tuple[Path, dict[str, Callable[[], bytes]]]:
-    """Where a part of a download lies, and by file name the functions that read its files.
-
-    It may be extracted or an archive, out of which nothing is extracted.
-
-    Args:
-      folder: the manual directory.
-      subfolders: where to look for it extracted; the first with a file like `sign` is taken.
-      sign: a file name or pattern.
-      pattern: which files of that folder belong to it.
-      zip_name: of the archive, otherwise.
-      remedy: to end a message with.
-
-    Raises:
-      UserError: it is neither there nor in an archive that can be read.
-    """
-    for place in (folder / subfolder for subfolder in subfolders):
-        if next(place.glob(sign), None):
-            return place, {path.name: path.read_bytes for path in place.glob(pattern)}
-    path = folder / zip_name
-    if not path.exists():
-        raise UserError(f"{path}: not there; {remedy}")
-    return path, zip_members(path)
-
-
-def zip_members(path: Path, most: int | None = None) -> dict[str, Callable[[], bytes]]:
-    """By file name the functions that read an archive's members.
-
-    Larger ones than `most` bytes, else `MAX_MEMBER_BYTES`, are not read. Members are known by their
-    last name alone, so a path in the archive leads nowhere.
-
-    Raises:
-      UserError: it is not an archive that can be read.
-    """
-    try:
-        archive = zipfile.ZipFile(path)
-    except DAMAGE as error:
-        raise UserError(f"{path}: not a readable zip ({error}); get it again") from error
-
-    def read(member: zipfile.ZipInfo) -> bytes:
-        if member.file_size > (most or MAX_MEMBER_BYTES):
-            raise ValueError(f"{member.file_size:,} bytes are too many")
-        if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise ValueError("it is compressed in a way that is not read")
-        with archive.open(member) as file:  # no more than it says it has, whatever it has
-            return file.read(member.file_size)
-
-    return {
-        Path(member.filename).name: lambda member=member: read(member)
-        for member in archive.infolist()
-        if not member.is_dir()
-    }
-
-
-def read_json(path: Path) -> Any:
-    """What a JSON file holds.
-
-    Raises:
-      UserError: it cannot be read, or is no JSON.
-    """
-    try:
-        return json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: not a readable JSON file ({error}); get it again") from error
+_log = logging.getLogger(__name__)
 
 
 def features(encoding: str) -> tfds.features.FeaturesDict:
-    """Image, id, captions and, where they are known, the boxes of what the first caption names.
+    """Fields of a record: image, id, captions, and the boxes of the first caption's nouns if known.
 
     Args:
-      encoding: "jpeg" or "png", how images are stored.
+      encoding: "jpeg" or "png", the format of stored images.
     """
     return tfds.features.FeaturesDict(
         {
@@ -217,7 +49,226 @@ def features(encoding: str) -> tfds.features.FeaturesDict:
     )
 
 
+def read_example(record: Record) -> Example:
+    """The example that a record of `features` holds."""
+    objects = record["objects"]
+    return Example(
+        image_id=record["image_id"].decode(),
+        image=record["image"],
+        captions=tuple(caption.decode() for caption in record["captions"]),
+        boxes=tuple(
+            Box(label.decode(), int(word), *map(float, box))
+            for label, word, box in zip(
+                objects["label"], objects["word_index"], objects["bbox"], strict=True
+            )
+        ),
+    )
+
+
+_PAIR_FIELDS = ("pair_id", "source", "target")
+
+
 def pair_features() -> tfds.features.FeaturesDict:
-    """A sentence, its translation, and an id."""
-    names = ("pair_id", "source", "target")
-    return tfds.features.FeaturesDict({name: tfds.features.Text() for name in names})
+    """Fields of a record: an id, a sentence, and its translation."""
+    return tfds.features.FeaturesDict({name: tfds.features.Text() for name in _PAIR_FIELDS})
+
+
+def read_pair(record: Record) -> Pair:
+    """The pair that a record of `pair_features` holds."""
+    return Pair(*(record[name].decode() for name in _PAIR_FIELDS))
+
+
+class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """A TFDS builder that knows how to read its records, and does not print.
+
+    TFDS prints where it writes, before and after; load.py has said it in one line.
+    """
+
+    def __init__(self, *, manual_dir: Path | None = None, **kwargs):
+        """Takes the folder of the user's files, if any, and what TFDS's builders take."""
+        self._manual_dir = manual_dir
+        super().__init__(**kwargs)
+
+    def reader(self) -> Callable[[Record], Example | Pair]:
+        """The function that makes an example of a record; can be pickled."""
+        return read_example
+
+    @property
+    def _metadata(self) -> dict[str, Any]:
+        """What the data set keeps besides its records, in `metadata.json`."""
+        return cast(dict[str, Any], self.info.metadata)
+
+    def _log_download_bytes(self) -> None:
+        pass
+
+    def _log_download_done(self) -> None:
+        pass
+
+
+class ManualBuilder(Builder, skip_registration=True):
+    """A builder from files that a user has."""
+
+    REMEDY: str  # what to set, and to which folder
+
+    def _folder(self) -> Path:
+        """The folder to build from.
+
+        Raises:
+          UserError: it is not set, or does not exist.
+        """
+        if self._manual_dir is None:
+            raise UserError(f"{self.name}: no folder to build it from is set; {self.REMEDY}")
+        if not self._manual_dir.is_dir():
+            raise UserError(f"{self._manual_dir}: no such folder; {self.REMEDY}")
+        return self._manual_dir
+
+
+class ImagesBuilder(ManualBuilder, skip_registration=True):
+    """A builder from image files, some of which may be unusable."""
+
+    # A larger share of unusable images means a broken download, not a few bad files.
+    MAX_UNUSABLE = 0.01
+
+    def _usable(
+        self, split: str, found: Iterable[Found], count: int, place: Path, remedy: str
+    ) -> Iterator[tuple[str, Record]]:
+        """Records of those images that can be decoded and have a caption.
+
+        Reports the other images in one line, grouped by what is wrong with them, and keeps their
+        names in the data set's metadata.
+
+        Args:
+          split: its name.
+          found: the images that should be there.
+          count: their number.
+          place: where they lie, for messages.
+          remedy: ends the error message.
+
+        Raises:
+          UserError: all images are unusable, or several and more than the share `MAX_UNUSABLE`.
+        """
+        wrong: dict[str, list[str]] = {}  # names by what is wrong
+        unusable = 0
+        for number, (name, read, record) in enumerate(found, 1):
+            try:
+                record = record | {"image": _image(read)}
+                if not record["captions"]:
+                    raise UserError("it has no caption")
+            except UserError as error:
+                wrong.setdefault(str(error).removeprefix("image: "), []).append(name)
+                unusable += 1
+                if unusable > max(1, self.MAX_UNUSABLE * count) or unusable == count:
+                    raise UserError(
+                        f"{place}: {unusable} of {count} images of split {split!r} cannot be used: "
+                        f"{_summary(wrong)}; {remedy}"
+                    ) from error
+            else:
+                yield name, record
+            if number % REPORT_EVERY == 0:
+                _log.info("%s %s: %s of %s images", self.name, split, f"{number:,}", f"{count:,}")
+        if wrong:
+            _log.warning(
+                "%s %s: %d of %d images skipped: %s",
+                *(self.name, split, unusable, count, _summary(wrong)),
+            )
+        for reason, names in wrong.items():
+            self._metadata["unusable_images"] |= dict.fromkeys(names, reason)
+
+
+def _image(read: Callable[[], bytes]) -> bytes:
+    try:
+        encoded = read()
+    except DAMAGE as error:
+        raise UserError(f"it cannot be read ({error})") from error
+    return keepable(encoded)
+
+
+def _summary(wrong: Mapping[str, list[str]]) -> str:
+    """What is wrong with how many images, and the first three names."""
+    return "; ".join(
+        f"{reason} ({len(names)}: {', '.join(names[:3])}{', ...' * (len(names) > 3)})"
+        for reason, names in wrong.items()
+    )
+
+
+def refuse(reason: str) -> Callable[[], bytes]:
+    """A stand-in for the function that reads an image, where the image cannot be read."""
+
+    def read() -> bytes:
+        raise UserError(reason)
+
+    return read
+
+
+def find_files(
+    folder: Path, subfolders: Iterable[str], sign: str, pattern: str, zip_name: str, remedy: str
+) -> tuple[Path, dict[str, Callable[[], bytes]]]:
+    """Finds a part of a download, extracted or as an archive; extracts nothing.
+
+    Args:
+      folder: the manual directory.
+      subfolders: where to look for extracted files; the first with a file like `sign` is taken.
+      sign: a file name or pattern.
+      pattern: which files of that folder belong to the part.
+      zip_name: of the archive, used if there are no extracted files.
+      remedy: ends the error message.
+
+    Returns:
+      The folder or the archive, and by file name the functions that read the files.
+
+    Raises:
+      UserError: the part is neither extracted nor in a readable archive.
+    """
+    for place in (folder / subfolder for subfolder in subfolders):
+        if next(place.glob(sign), None):
+            return place, {path.name: path.read_bytes for path in place.glob(pattern)}
+    path = folder / zip_name
+    if not path.exists():
+        raise UserError(f"{path}: not there; {remedy}")
+    return path, zip_members(path)
+
+
+def zip_members(path: Path, most: int | None = None) -> dict[str, Callable[[], bytes]]:
+    """By file name the functions that read an archive's members.
+
+    The last part of a member's path is its file name; the rest is ignored, so that no path in an
+    archive leads anywhere.
+
+    Args:
+      path: of the archive.
+      most: size in bytes of the largest member that may be read; None: `MAX_MEMBER_BYTES`.
+
+    Raises:
+      UserError: the archive cannot be read.
+    """
+    try:
+        archive = zipfile.ZipFile(path)
+    except DAMAGE as error:
+        raise UserError(f"{path}: not a readable zip ({error}); get it again") from error
+
+    def read(member: zipfile.ZipInfo) -> bytes:
+        if member.file_size > (MAX_MEMBER_BYTES if most is None else most):
+            raise ValueError(f"{member.file_size:,} bytes are too many")
+        if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise ValueError("its compression method is not supported")
+        # A member may hold more than it claims; reading stops at the size that it claims.
+        with archive.open(member) as file:
+            return file.read(member.file_size)
+
+    return {
+        Path(member.filename).name: lambda member=member: read(member)
+        for member in archive.infolist()
+        if not member.is_dir()
+    }
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file.
+
+    Raises:
+      UserError: it cannot be read, or is not JSON.
+    """
+    try:
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: not a readable JSON file ({error}); get it again") from error

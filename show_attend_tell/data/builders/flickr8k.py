@@ -1,5 +1,6 @@
 """Flickr8k as a TFDS data set, from the original download."""
 
+import logging
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,10 +14,11 @@ from show_attend_tell.data.builders.common import (
     find_files,
     refuse,
 )
+from show_attend_tell.data.records import Record
 from show_attend_tell.errors import UserError
 
 IMAGES_ZIP, TEXT_ZIP = "Flickr8k_Dataset.zip", "Flickr8k_text.zip"
-# Where the halves lie once extracted; the original's own spelling of the images' folder first.
+# Where the two halves lie once extracted; the original spelling of the images' folder first.
 IMAGE_FOLDERS = (
     "Flicker8k_Dataset",
     "Flickr8k_Dataset",
@@ -31,8 +33,10 @@ SPLITS = {
 }
 REMEDY = (
     f"set --config.data.manual_dir to the folder with {IMAGES_ZIP} and {TEXT_ZIP}, "
-    "or with what is extracted from them"
+    "or with the files extracted from them"
 )
+
+_log = logging.getLogger(__name__)
 
 
 class Flickr8k(ImagesBuilder):
@@ -40,9 +44,8 @@ class Flickr8k(ImagesBuilder):
 
     The official splits: 6,000 train, 1,000 val ("dev"), 1,000 test. For non-commercial research.
 
-    Get: ask for the two archives at the homepage below, or take the copies that
-    machinelearningmastery.com links to, and put both into one folder (extracting them is fine, not
-    needed):
+    Get: ask for the two archives at the homepage (see `_info`), or take the copies that
+    machinelearningmastery.com links to, and put both into one folder, extracted or not:
 
         https://github.com/jbrownlee/Datasets/releases/download/Flickr8k/Flickr8k_Dataset.zip
         https://github.com/jbrownlee/Datasets/releases/download/Flickr8k/Flickr8k_text.zip
@@ -52,11 +55,11 @@ class Flickr8k(ImagesBuilder):
         ./launch.sh train --config experiments/flickr8k.py:soft --workdir runs/flickr8k-soft \\
             --config.data.manual_dir=FOLDER
 
-    Load: `datasets.load("flickr8k", "train", data_dir=Path(...), manual_dir=Path(...))`, where
-    manual_dir is needed the first time only.
+    Load: `load_images("flickr8k", "train", data_dir=Path(...), manual_dir=Path(...))`; only the
+    first call needs manual_dir.
 
-    Captions of images that are not there (five in the original) are left out and counted; an
-    unusable image is left out and named; both are kept in the data set's `metadata.json`.
+    Captions of missing images (five in the original) are left out and counted; unusable images are
+    left out and named. The data set's `metadata.json` has both.
 
     Version 1.0.0.
 
@@ -76,7 +79,7 @@ class Flickr8k(ImagesBuilder):
             metadata=tfds.core.MetadataDict(captions_without_image=0, unusable_images={}),
         )
 
-    def _split_generators(self, dl_manager) -> dict[str, Iterator]:
+    def _split_generators(self, dl_manager) -> dict[str, Iterator[tuple[str, Record]]]:
         source = _Source(self._folder())
         captions = read_captions(source.text(CAPTIONS), source.describe(CAPTIONS))
         lists = {split: source.text(file).split() for split, file in SPLITS.items()}
@@ -86,13 +89,13 @@ class Flickr8k(ImagesBuilder):
                 raise UserError(f"{source.describe(file)}: names no image; get {TEXT_ZIP} again")
         missing = sum(len(v) for name, v in captions.items() if name not in source.images)
         if missing:
-            print(f"flickr8k: {missing} captions name an image that is not there; skipped")
-        self.info.metadata["captions_without_image"] = missing
+            _log.warning("flickr8k: %d captions name an image that is not there; skipped", missing)
+        self._metadata["captions_without_image"] = missing
         return {s: self._generate_examples(source, captions, s, names[s]) for s in SPLITS}
 
     def _generate_examples(
         self, source: "_Source", captions: dict[str, list[str]], split: str, names: list[str]
-    ) -> Iterator:
+    ) -> Iterator[tuple[str, Record]]:
         found = (
             (
                 name,
@@ -106,14 +109,14 @@ class Flickr8k(ImagesBuilder):
 
 
 def read_captions(text: str, name: str) -> dict[str, list[str]]:
-    """Image name to its captions, from lines `NAME.jpg#K<TAB>caption`.
+    """Reads captions by image name, from lines `NAME.jpg#K<TAB>caption`.
 
     Args:
       text: the content of the file.
       name: of the file, for messages.
 
     Raises:
-      UserError: there is none, or a line has another form; the line is named.
+      UserError: there is none, or a line has another form; the message names the line.
     """
     captions: dict[str, list[str]] = {}
     for number, line in enumerate(text.splitlines(), 1):
@@ -122,7 +125,7 @@ def read_captions(text: str, name: str) -> dict[str, list[str]]:
         match = re.fullmatch(r"(.+)#\d+\t(.*\S.*)", line)
         if not match:
             raise UserError(
-                f"{name}, line {number}: not NAME.jpg#K<TAB>caption; mend or remove the line"
+                f"{name}, line {number}: not NAME.jpg#K<TAB>caption; fix or remove the line"
             )
         captions.setdefault(match[1], []).append(match[2].strip())
     if not captions:
@@ -131,7 +134,7 @@ def read_captions(text: str, name: str) -> dict[str, list[str]]:
 
 
 class _Source:
-    """The original download: halves that are zips or extracted folders. Nothing is extracted."""
+    """The two halves of the original download, zips or extracted folders; extracts nothing."""
 
     def __init__(self, folder: Path):
         self.text_place, self._text = find_files(

@@ -1,56 +1,61 @@
-"""A folder of one's own images, with a table of their captions."""
+"""A folder of your own images, with a table of their captions."""
 
 import csv
 import hashlib
 import io
 import json
+import logging
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import tensorflow_datasets as tfds
 
 from show_attend_tell.data.builders.common import SUFFIXES, Found, ImagesBuilder, features, refuse
+from show_attend_tell.data.records import Record
 from show_attend_tell.errors import UserError
 
 TABLES = ("metadata.csv", "metadata.jsonl")
 SPLITS = {"train": "train", "val": "val", "validation": "val", "test": "test"}
 CAPTIONS = ("caption", "text", "captions")
-SHARE = 0.1  # of the images go to val, and to test, where the table has no splits
+SHARE = 0.1  # of the images for each of val and test, where the table has no splits
 SEED = 0
 
-# A split and the captions of an image.
+# Split, if the table has one, and captions of an image.
 Row = tuple[str | None, list[str]]
+
+_log = logging.getLogger(__name__)
 
 
 class Folder(ImagesBuilder):
-    """Own images, in the form that is known as "imagefolder".
+    """Your own images, in the form known as "imagefolder".
 
-    Get: put the images into a folder, in folders below it or not, and with them one table:
+    Get: put the images into a folder, or into folders below it, and one table beside them:
 
-        metadata.csv     a line `file_name,caption`, then one line an image
+        metadata.csv     a line `file_name,caption`, then a line for each image
         metadata.jsonl   {"file_name": "a.jpg", "captions": ["A dog .", "A black dog runs ."]}
 
-    `file_name` is the path from the folder. A caption may also be called `text`; several rows of
-    one file are several captions of it. A column `split` may say train, val (or validation) or
-    test; else 80 % of the images train and a tenth each is val and test, drawn by their names.
-    The text is UTF-8, or UTF-16 with its mark.
+    `file_name` is the path from the folder. The caption column may also be called `text`; several
+    rows of one file give it several captions. A column `split` may say train, val (or validation)
+    or test; without it, 80 % of the images are for training, and a tenth each for val and test,
+    chosen by the hash of their names. The text is UTF-8, or UTF-16 with a byte-order mark.
 
     Build and train:
 
         ./launch.sh train --config experiments/folder.py --workdir runs/own \\
             --config.data.manual_dir=FOLDER
 
-    Load: `datasets.load("folder", "train", data_dir=Path(...), manual_dir=Path(...))`. The folder
-    stays: where its table or an image is changed, the data set is built anew beside the old one.
+    Load: `load_images("folder", "train", data_dir=Path(...), manual_dir=Path(...))`. Keep the
+    folder: every call looks at it, and after a change to the table or an image builds another data
+    set beside the old one.
 
-    What cannot be used is left out, told, and kept in the data set's `metadata.json`.
+    Unusable images are left out, reported, and listed in the data set's `metadata.json`.
 
     Version 1.0.0. Citation: yours.
     """
 
     VERSION = tfds.core.Version("1.0.0")
-    MAX_UNUSABLE = 0.5  # one's own pictures are few, and no download that broke
+    MAX_UNUSABLE = 0.5  # the images are few, and not a download that may have broken
     REMEDY = f"set --config.data.manual_dir to the folder with the images and {' or '.join(TABLES)}"
 
     def __init__(self, *, manual_dir: Path | None = None, **kwargs):
@@ -75,31 +80,31 @@ class Folder(ImagesBuilder):
             metadata=tfds.core.MetadataDict(unusable_images={}),
         )
 
-    def _split_generators(self, dl_manager) -> dict[str, Iterator]:
+    def _split_generators(self, dl_manager) -> dict[str, Iterator[tuple[str, Record]]]:
         folder = self._folder()
         on_disk = (path for path in sorted(folder.rglob("*")) if path.suffix.lower() in SUFFIXES)
         names = [path.relative_to(folder).as_posix() for path in on_disk]
         unnamed = [name for name in names if name not in self._rows]
         if unnamed:
             more = ", ..." * (len(unnamed) > 3)
-            print(
-                f"folder: {len(unnamed)} images have no row in {self._table.name} and are left "
-                f"out: {', '.join(unnamed[:3])}{more}"
+            _log.warning(
+                "folder: %d images have no row in %s and are left out: %s%s",
+                *(len(unnamed), self._table.name, ", ".join(unnamed[:3]), more),
             )
         return {s: self._generate_examples(s, of_s) for s, of_s in assign(self._rows).items()}
 
-    def _generate_examples(self, split: str, names: list[str]) -> Iterator:
-        remedy = f"mend the images, or take them out of {self._table.name}"
+    def _generate_examples(self, split: str, names: list[str]) -> Iterator[tuple[str, Record]]:
+        remedy = f"fix the images, or take them out of {self._table.name}"
         found = _found(self._folder(), self._rows, names)
         return self._usable(split, found, len(names), self._table, remedy)
 
 
 def read_rows(path: Path) -> dict[str, Row]:
-    """Split, where the table has one, and captions by file name.
+    """Reads a table: split and captions by file name.
 
     Raises:
-      UserError: the table cannot be read, is of another form, or contradicts itself; the line is
-        named.
+      UserError: the table cannot be read, has another form, or contradicts itself; the message
+        names the line.
     """
     rows: dict[str, Row] = {}
     blank = 0
@@ -118,41 +123,41 @@ def read_rows(path: Path) -> dict[str, Row]:
         given = [row[key] for key in CAPTIONS if row.get(key)]
         texts = [t for value in given for t in (value if isinstance(value, list) else [value])]
         if not all(isinstance(text, str) for text in texts):
-            raise UserError(f"{path}, line {line}: a caption is not a text; write it in quotes")
+            raise UserError(f"{path}, line {line}: a caption is not text; write it in quotes")
         before, captions = rows.setdefault(name, (split, []))
         if split != before:
             raise UserError(
-                f"{path}, line {line}: {name} is in split {split} here and in {before} above; "
+                f"{path}, line {line}: {name} is in split {split} here but in {before} above; "
                 "choose one"
             )
         said = [caption for text in texts if (caption := " ".join(text.split()))]
         captions += said
         blank += len(texts) - len(said)
     if blank:
-        print(f"{path}: {blank} blank captions skipped")
+        _log.warning("%s: %d blank captions skipped", path, blank)
     if not rows:
         raise UserError(f"{path}: no image in it; write a line for each")
     if len({split is None for split, _ in rows.values()}) > 1:
-        raise UserError(f"{path}: some images have a split, others none; give it to all or to none")
+        raise UserError(f"{path}: some images have a split, others none; give all one, or none")
     return rows
 
 
 def assign(rows: dict[str, Row]) -> dict[str, list[str]]:
-    """The file names of each split: as the table says, or else drawn by their names' hashes."""
+    """The file names of each split: as in the table, or else chosen by the hashes of the names."""
     splits: dict[str, list[str]] = {}
     if next(iter(rows.values()))[0] is not None:
         for name, (split, _) in rows.items():
-            splits.setdefault(split, []).append(name)
+            splits.setdefault(cast(str, split), []).append(name)
         return splits
     drawn = {
         name: int.from_bytes(hashlib.sha256(f"{SEED} {name}".encode()).digest()) / 2**256
         for name in rows
     }
-    # An image stays in its split when others come or go.
+    # An image stays in its split when others are added or removed.
     parts: dict[str, list[str]] = {"val": [], "test": [], "train": []}
     for name, number in drawn.items():
         parts["val" if number < SHARE else "test" if number < 2 * SHARE else "train"].append(name)
-    if not all(parts.values()):  # of few: the least numbers, one each
+    if not all(parts.values()):  # few images: those with the smallest numbers, one each
         order = sorted(drawn, key=drawn.__getitem__)
         held = 1 if len(order) >= 3 else 0
         parts = {"val": order[:held], "test": order[held : 2 * held], "train": order[2 * held :]}
@@ -160,7 +165,7 @@ def assign(rows: dict[str, Row]) -> dict[str, list[str]]:
 
 
 def digest(folder: Path, table: Path, rows: dict[str, Row]) -> str:
-    """Names the content of a folder: of the table, and size and time of each image."""
+    """Identifies a folder's content: the table, and the size and time of change of each image."""
     content = hashlib.sha256(table.read_bytes())
     for name in sorted(rows):
         path = _inside(folder, name)
@@ -170,10 +175,10 @@ def digest(folder: Path, table: Path, rows: dict[str, Row]) -> str:
 
 
 def _inside(folder: Path, name: str) -> Path | None:
-    """The file of that name, if it lies in the folder: no "..", no link out of it."""
+    """The file of that name; None for "..", or a link, that leads out of the folder."""
     try:
         path = (folder / name).resolve()
-    except (OSError, RuntimeError, ValueError):  # a circle of links, a zero byte, half a letter
+    except (OSError, RuntimeError, ValueError):  # circular links, a zero byte, a lone surrogate
         return None
     stays = not Path(name).is_absolute() and ".." not in Path(name).parts
     return path if stays and path.is_relative_to(folder.resolve()) else None
@@ -192,16 +197,17 @@ def _found(folder: Path, rows: dict[str, Row], names: list[str]) -> Iterator[Fou
 
 
 def _text(path: Path) -> str:
-    """The content of a text file: UTF-8, or UTF-16 where it begins with that one's mark."""
+    """The content of a text file: UTF-16 if it begins with a byte-order mark, else UTF-8."""
     try:
         content = path.read_bytes()
-        utf16 = content.startswith((b"\xff\xfe", b"\xfe\xff"))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); check the file") from error
+    utf16 = content.startswith((b"\xff\xfe", b"\xfe\xff"))
+    try:
         return content.decode("utf-16" if utf16 else "utf-8-sig")
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
         raise UserError(f"{path}, line {line}: not UTF-8; save the file as UTF-8") from error
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); check the file") from error
 
 
 def _csv_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -212,7 +218,7 @@ def _csv_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         if "file_name" not in columns or not set(CAPTIONS[:2]) & set(columns):
             raise UserError(
                 f"{path}: its first line must name the columns file_name and caption, separated by "
-                f"a comma, and names {', '.join(columns)[:100] or 'none'}; mend it"
+                f"a comma, but names {', '.join(columns)[:100] or 'none'}; fix it"
             )
         for row in reader:
             if None in row or None in row.values():
@@ -223,7 +229,7 @@ def _csv_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             yield reader.line_num, row
     except csv.Error as error:
         raise UserError(
-            f"{path}, line {reader.line_num + 1}: not readable as CSV ({error}); mend the line"
+            f"{path}, line {reader.line_num + 1}: not readable as CSV ({error}); fix the line"
         ) from error
 
 
@@ -234,7 +240,7 @@ def _json_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         try:
             row = json.loads(line)
         except ValueError as error:
-            raise UserError(f"{path}, line {number}: not JSON ({error}); mend the line") from error
+            raise UserError(f"{path}, line {number}: not JSON ({error}); fix the line") from error
         if not isinstance(row, dict):
-            raise UserError(f"{path}, line {number}: not an object {{...}}; mend the line")
+            raise UserError(f"{path}, line {number}: not an object {{...}}; fix the line")
         yield number, row

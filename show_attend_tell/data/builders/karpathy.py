@@ -1,9 +1,11 @@
-"""Photographs with the splits of Karpathy and Li: one JSON file, and a folder of images."""
+"""Photographs in the splits of Karpathy and Li: one JSON file, and a folder of images."""
 
 import hashlib
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import tensorflow_datasets as tfds
 
@@ -15,23 +17,29 @@ from show_attend_tell.data.builders.common import (
     read_json,
     refuse,
 )
+from show_attend_tell.data.records import Record
 from show_attend_tell.errors import UserError
 
 SPLITS = ("train", "val", "test", "restval")
 
+# By file name the folder (or "") and the captions of an image.
+Entries = dict[str, tuple[str, list[str]]]
+
+_log = logging.getLogger(__name__)
+
 
 class Karpathy(ImagesBuilder):
-    """Flickr8k, Flickr30k or COCO, with the splits that most papers report on.
+    """Flickr8k, Flickr30k or COCO, in the splits that most papers report on.
 
     Flickr30k: 29,000 train, 1,014 val, 1,000 test, five captions each; for non-commercial research.
-    Images without boxes; see `coco` for those of COCO.
+    Images have no boxes; use `coco` for those of COCO.
 
     Get: `dataset_flickr30k.json`, `dataset_flickr8k.json` or `dataset_coco.json` out of
 
         https://cs.stanford.edu/people/karpathy/deepimagesent/caption_datasets.zip
 
-    and the images from where the data set comes from (Flickr30k: the form at its homepage,
-    https://shannon.cs.illinois.edu/DenotationGraph). Put the one JSON file into a folder, and the
+    and the images from the data set's homepage (Flickr30k: by the form at
+    https://shannon.cs.illinois.edu/DenotationGraph). Put the JSON file into a folder, and the
     images anywhere below it.
 
     Build, once, and train:
@@ -39,10 +47,10 @@ class Karpathy(ImagesBuilder):
         ./launch.sh train --config experiments/flickr30k.py:soft --workdir runs/flickr30k-soft \\
             --config.data.manual_dir=FOLDER
 
-    Load: `datasets.load("karpathy", "train", data_dir=Path(...), manual_dir=Path(...))`. Later on
-    the JSON file alone is needed there: it tells which of the data sets is meant.
+    Load: `load_images("karpathy", "train", data_dir=Path(...), manual_dir=Path(...))`. Later calls
+    only need the JSON file there: it says which data set is meant.
 
-    What cannot be used is left out, told, and kept in the data set's `metadata.json`.
+    Unusable images are left out, reported, and listed in the data set's `metadata.json`.
 
     Version 1.0.0.
 
@@ -57,7 +65,7 @@ class Karpathy(ImagesBuilder):
     )
 
     def __init__(self, *, manual_dir: Path | None = None, **kwargs):
-        """Takes the folder of the file and the images."""
+        """Takes the folder of the JSON file and the images."""
         self._manual_dir = manual_dir
         self._json = self._find_json()
         digest = hashlib.sha256(self._json.read_bytes()).hexdigest()[:10]
@@ -82,7 +90,7 @@ class Karpathy(ImagesBuilder):
             metadata=tfds.core.MetadataDict(unusable_images={}),
         )
 
-    def _split_generators(self, dl_manager) -> dict[str, Iterator]:
+    def _split_generators(self, dl_manager) -> dict[str, Iterator[tuple[str, Record]]]:
         entries = read_entries(self._json)
         images = find_images(self._folder())
         return {s: self._generate_examples(s, entries[s], images) for s in entries}
@@ -90,43 +98,29 @@ class Karpathy(ImagesBuilder):
     def _generate_examples(
         self,
         split: str,
-        entries: dict[str, tuple[str, list[str]]],
+        entries: Entries,
         images: dict[str, list[Path]],
-    ) -> Iterator:
+    ) -> Iterator[tuple[str, Record]]:
         remedy = "put good ones anywhere below that folder"
         found = _found(entries, images)
         return self._usable(split, found, len(entries), self._folder(), remedy)
 
 
-def read_entries(path: Path) -> dict[str, dict[str, tuple[str, list[str]]]]:
-    """Of each split, by file name the folder (or "") and the captions of its images.
+def read_entries(path: Path) -> dict[str, Entries]:
+    """The images of each split.
 
     Raises:
-      UserError: the file is of another form, or an image comes twice; the image is named.
+      UserError: the file has another form, or an image comes twice; the message names the image.
     """
     content = read_json(path)
     images = content.get("images") if isinstance(content, dict) else None
     if not isinstance(images, list) or not images:
-        raise UserError(f"{path}: has no list of images, as dataset_flickr30k.json has; get that")
-    entries: dict[str, dict[str, tuple[str, list[str]]]] = {}
-    names, blank = set(), 0
+        raise UserError(f"{path}: has no list of images as dataset_flickr30k.json has; get it")
+    entries: dict[str, Entries] = {}
+    names: set[str] = set()
+    blank = 0
     for number, image in enumerate(images, 1):
-        try:
-            name, split, folder = image["filename"], image["split"], image.get("filepath", "")
-            captions = [" ".join(sentence["raw"].split()) for sentence in image["sentences"]]
-            wrong = None if isinstance(name, str) and isinstance(folder, str) else "filename"
-        except (AttributeError, KeyError, TypeError) as error:
-            wrong = error.args[0]
-        if wrong:
-            raise UserError(
-                f"{path}, image {number}: not of the form of dataset_flickr30k.json ({wrong}); "
-                "get that"
-            )
-        if split not in SPLITS:
-            raise UserError(
-                f"{path}, image {number} ({name}): split {split!r} is not known; "
-                f"choose one of {', '.join(SPLITS)}"
-            )
+        name, split, folder, captions = _read_entry(f"{path}, image {number}", image)
         if name in names:
             raise UserError(f"{path}, image {number}: {name} comes twice; remove one of them")
         names.add(name)
@@ -134,12 +128,35 @@ def read_entries(path: Path) -> dict[str, dict[str, tuple[str, list[str]]]]:
         entries.setdefault(split, {})[name] = (folder, said)
         blank += len(captions) - len(said)
     if blank:
-        print(f"{path}: {blank} blank captions skipped")
+        _log.warning("%s: %d blank captions skipped", path, blank)
     return entries
 
 
+def _read_entry(where: str, image: Any) -> tuple[str, str, str, list[str]]:
+    """Name, split, folder and captions of an image, as the file has it.
+
+    Raises:
+      UserError: it has another form; the message begins with `where`.
+    """
+    name = split = folder = ""
+    captions: list[str] = []
+    try:
+        name, split, folder = image["filename"], image["split"], image.get("filepath", "")
+        captions = [" ".join(sentence["raw"].split()) for sentence in image["sentences"]]
+        wrong = None if isinstance(name, str) and isinstance(folder, str) else "filename"
+    except (AttributeError, KeyError, TypeError) as error:
+        wrong = error.args[0]
+    if wrong:
+        raise UserError(f"{where}: not in the form of dataset_flickr30k.json ({wrong}); get it")
+    if split not in SPLITS:
+        raise UserError(
+            f"{where} ({name}): split {split!r} is not known; choose one of {', '.join(SPLITS)}"
+        )
+    return name, split, folder, captions
+
+
 def find_images(folder: Path) -> dict[str, list[Path]]:
-    """By file name the images below a folder. Links to folders are not followed."""
+    """Finds the images below a folder, by file name. Links to folders are not followed."""
     images: dict[str, list[Path]] = {}
     for place, _, names in os.walk(folder):
         for name in names:
@@ -148,9 +165,7 @@ def find_images(folder: Path) -> dict[str, list[Path]]:
     return images
 
 
-def _found(
-    entries: dict[str, tuple[str, list[str]]], images: dict[str, list[Path]]
-) -> Iterator[Found]:
+def _found(entries: Entries, images: dict[str, list[Path]]) -> Iterator[Found]:
     for name, (folder, captions) in entries.items():
         paths = images.get(name, [])
         if len(paths) > 1:

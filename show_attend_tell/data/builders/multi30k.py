@@ -1,13 +1,15 @@
-"""Multi30k as a TFDS data set, from its text files: a sentence and its translation."""
+"""Multi30k as a TFDS data set of sentences and their translations, from its text files."""
 
 import gzip
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import tensorflow_datasets as tfds
 
-from show_attend_tell.data.builders.common import ManualBuilder, pair_features
+from show_attend_tell.data.builders.common import ManualBuilder, pair_features, read_pair
+from show_attend_tell.data.examples import Pair
+from show_attend_tell.data.records import Record
 from show_attend_tell.errors import UserError
 
 SPLITS = {"train": "train", "val": "val", "test": "test_2016_flickr"}
@@ -32,8 +34,8 @@ class Multi30k(ManualBuilder):
         ./launch.sh train --config experiments/multi30k.py:bahdanau --workdir runs/bahdanau \\
             --config.data.manual_dir=FOLDER
 
-    Load: `datasets.load("multi30k", "train", languages=("en", "de"), data_dir=Path(...),
-    manual_dir=Path(...))`, where manual_dir is needed the first time only.
+    Load: `load_pairs("multi30k", "train", languages=("en", "de"), data_dir=Path(...),
+    manual_dir=Path(...))`; only the first call needs manual_dir.
 
     Version 1.0.0.
 
@@ -44,8 +46,23 @@ class Multi30k(ManualBuilder):
     VERSION = tfds.core.Version("1.0.0")
     REMEDY = REMEDY
 
-    def __init__(self, *, languages: tuple[str, str], manual_dir: Path | None = None, **kwargs):
-        """Takes the pair (source, target), such as ("en", "de"), and the folder of the files."""
+    def __init__(
+        self,
+        *,
+        languages: tuple[str, str] | None,
+        manual_dir: Path | None = None,
+        **kwargs,
+    ):
+        """Takes the languages (source, target), such as ("en", "de"), and the folder of the files.
+
+        Raises:
+          UserError: a language is not named.
+        """
+        if languages is None or not all(languages):
+            raise UserError(
+                "data set multi30k: name its languages, config.data.source and .target, such as "
+                "'en' and 'de'"
+            )
         self._languages = languages
         name = "-".join(languages)
         config = tfds.core.BuilderConfig(name=name, description=f"Sentence pairs {name}.")
@@ -59,9 +76,12 @@ class Multi30k(ManualBuilder):
             homepage="https://github.com/multi30k/dataset",
         )
 
-    def _split_generators(self, dl_manager) -> dict[str, Iterator]:
+    def reader(self) -> Callable[[Record], Pair]:
+        return read_pair
+
+    def _split_generators(self, dl_manager) -> dict[str, Iterator[tuple[str, Record]]]:
         folder = self._folder()
-        # All is read before anything is written: a bad file leaves no half of a data set.
+        # Everything is read before anything is written: a bad file leaves no half-built data set.
         pairs = {split: self._read(folder, stem) for split, stem in SPLITS.items()}
         return {split: self._generate_examples(split, pairs[split]) for split in SPLITS}
 
@@ -71,21 +91,23 @@ class Multi30k(ManualBuilder):
         if len(source) != len(target):
             raise UserError(
                 f"{files[0]} has {len(source)} lines, {files[1]} has {len(target)}: they are not "
-                "translations of each other, line by line; get both again"
+                "translations of each other line by line; get both again"
             )
         return list(zip(source, target, strict=True))
 
-    def _generate_examples(self, split: str, pairs: list[tuple[str, str]]) -> Iterator:
+    def _generate_examples(
+        self, split: str, pairs: list[tuple[str, str]]
+    ) -> Iterator[tuple[str, Record]]:
         for i, (source, target) in enumerate(pairs):
-            pair_id = f"{split}-{i + 1:05}"  # the line's number
+            pair_id = f"{split}-{i + 1:05}"  # the line number
             yield pair_id, {"pair_id": pair_id, "source": source, "target": target}
 
 
 def find_text(folder: Path, stem: str, language: str) -> Path:
-    """The file of a split in a language.
+    """Finds the file of a split in a language.
 
     Raises:
-      UserError: there is none; the languages that there are are named.
+      UserError: there is none; the message names the available languages.
     """
     for name in (f"{stem}.{language}.gz", f"{stem}.{language}"):
         if (folder / name).is_file():
@@ -102,7 +124,7 @@ def read_lines(path: Path) -> list[str]:
     """The sentences of a text file, one a line.
 
     Raises:
-      UserError: it cannot be read, is not UTF-8, or has an empty line; the line is named.
+      UserError: it cannot be read, is not UTF-8, or has an empty line; the message names the line.
     """
     try:
         content = path.read_bytes()
@@ -123,7 +145,7 @@ def read_lines(path: Path) -> list[str]:
             ) from error
         if not sentence:
             raise UserError(
-                f"{path}, line {number}: empty; remove the line here and from its translation"
+                f"{path}, line {number}: empty; remove the line here and in its translation"
             )
         sentences.append(sentence)
     if not sentences:

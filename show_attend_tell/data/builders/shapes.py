@@ -1,4 +1,4 @@
-"""The embedded data set: generated scenes of coloured shapes, with true boxes."""
+"""The built-in data set: generated scenes of coloured shapes, with exact boxes."""
 
 import io
 from collections.abc import Iterator
@@ -9,7 +9,8 @@ import tensorflow_datasets as tfds
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw
 
-from show_attend_tell.data.builders.common import QuietBuilder, features
+from show_attend_tell.data.builders.common import Builder, features
+from show_attend_tell.data.records import Record
 
 SIDE = 96  # pixels
 COLOURS = {
@@ -20,10 +21,10 @@ COLOURS = {
     "purple": (140, 60, 180),
 }
 SHAPES = ("circle", "square", "triangle", "cross")
-# Least and greatest half side of the bounding box, in pixels; a wide gap keeps the names apart.
+# Smallest and largest half side of the bounding box, in pixels; the wide gap keeps the names clear.
 SIZES = {"small": (7, 9), "large": (13, 15)}
 SPLITS = {"train": 6000, "val": 500, "test": 500}
-# Every shape stands alone in a quarter of the picture, `MARGIN` pixels inside it.
+# Every shape has a quarter of the image to itself, and stays `MARGIN` pixels inside it.
 QUARTER = SIDE // 2
 MARGIN = 2
 SCALE = 4  # scenes are drawn this much larger and averaged down, for smooth edges
@@ -31,14 +32,14 @@ SCALE = 4  # scenes are drawn this much larger and averaged down, for smooth edg
 Scene = tuple[UInt8[np.ndarray, "S S 3"], str, list[dict[str, Any]]]
 
 
-class Shapes(QuietBuilder):
+class Shapes(Builder):
     """Images of 96 x 96 pixels with one to four shapes, one caption each, and the nouns' boxes.
 
     6,000 train, 500 val, 500 test. Generated, so there is nothing to get. Example i of a split
-    depends on the split and i alone.
+    depends only on the split and i.
 
     Build and train: `./launch.sh quickstart`.
-    Load: `datasets.load("shapes", "train", data_dir=Path(...))`.
+    Load: `load_images("shapes", "train", data_dir=Path(...))`.
 
     Version 1.1.0. Citation: this project.
     """
@@ -52,10 +53,10 @@ class Shapes(QuietBuilder):
             features=features("png"),
         )
 
-    def _split_generators(self, dl_manager) -> dict[str, Iterator]:
+    def _split_generators(self, dl_manager) -> dict[str, Iterator[tuple[str, Record]]]:
         return {split: self._generate_examples(split, count) for split, count in SPLITS.items()}
 
-    def _generate_examples(self, split: str, count: int) -> Iterator:
+    def _generate_examples(self, split: str, count: int) -> Iterator[tuple[str, Record]]:
         number = list(SPLITS).index(split)
         for i in range(count):
             image, caption, objects = render_scene(np.random.default_rng([number, i]))
@@ -74,17 +75,18 @@ class Shapes(QuietBuilder):
 def render_scene(rng: np.random.Generator) -> Scene:
     """Draws a scene.
 
-    One to four objects stand in different quarters of the picture. They are named in reading
-    order (top row first, left before right), and each is related to the one named before it:
-    "left of" where both are in one row, else "above". So a scene has one right caption, e.g. "a
-    small red circle left of a large blue square above a small green cross".
+    One to four objects stand in different quarters of the image. The caption names them in reading
+    order (top row first, left before right) and relates each to the one before it: "left of" where
+    both are in one row, else "above". So a scene has exactly one correct caption, e.g. "a small red
+    circle left of a large blue square above a small green cross".
 
     Args:
-      rng: draws everything; the same state gives the same scene.
+      rng: all random choices; the same state gives the same scene.
 
     Returns:
-      The image; its caption; and per noun, in order of mention, a dict of `label`, `word_index`
-      (of the noun among the caption's words) and `bbox` (ymin, xmin, ymax, xmax in [0, 1]).
+      The image; its caption; and for each noun, in order of mention, a dict of `label`,
+      `word_index` (of the noun among the caption's words) and `bbox` (ymin, xmin, ymax, xmax in
+      [0, 1]).
     """
     ground = tuple(rng.integers(225, 256, 3).tolist())
     image = Image.new("RGB", (SIDE * SCALE, SIDE * SCALE), ground)

@@ -1,40 +1,101 @@
-"""What every encoder is: images in, annotation vectors out."""
+"""What every encoder is: inputs in, annotation vectors out."""
 
 from collections.abc import Sequence
+from typing import ClassVar
 
+import jax
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
+
+from show_attend_tell.models.attention import Annotations
 
 
 class Frozen(nnx.Variable):
-    """Weights that are not trained; those that are, are `nnx.Param`."""
+    """Weights that training leaves as they are; it changes every `nnx.Param`."""
 
 
 class Encoder(nnx.Module):
-    """Annotation vectors a = {a_1 .. a_L}, a_i in R^D, of images (Xu et al. 2015, section 3.1.1).
+    """Annotation vectors a = {a_1 .. a_L}, a_i in R^D, of an input (Xu et al. 2015, section 3.1.1).
 
-    Every encoder takes an option `trainable_from`: empty, and all of its weights are `Frozen`; a
-    stage's name, and those of that stage and of all later ones are `nnx.Param`; "all" are.
+    Attributes:
+        features: D, the length of one annotation vector.
+        grid: (h, w) of the locations of an image, L = h * w, in reading order; None for the
+            words of a sentence.
+    """
+
+    features: int
+    grid: tuple[int, int] | None
+
+    @property
+    def trained(self) -> bool:
+        """Whether training changes any of its weights."""
+        return bool(jax.tree.leaves(nnx.state(self, nnx.Param)))
+
+    def annotations(
+        self,
+        inputs: Float[Array, "B L D"] | UInt8[Array, "B S S 3"] | Int[Array, "B S"],
+        key: PRNGKeyArray | None = None,
+    ) -> Annotations:
+        """Annotation vectors of the inputs.
+
+        Args:
+            inputs: what this encoder reads: RGB images with values from 0 to 255, source words, or
+                annotation vectors computed earlier.
+            key: switches dropout on, if the encoder has any.
+        """
+        raise NotImplementedError
+
+
+class Precomputed(Encoder):
+    """Stands in for a frozen encoder whose annotation vectors were computed earlier: the inputs.
+
+    It has no parameters.
+    """
+
+    def __init__(self, features: int, grid: tuple[int, int] | None):
+        self.features = features
+        self.grid = grid
+
+    def annotations(
+        self, inputs: Float[Array, "B L D"], key: PRNGKeyArray | None = None
+    ) -> Annotations:
+        del key
+        return Annotations(inputs)
+
+
+class ImageEncoder(Encoder):
+    """A network whose map over an image is the grid of annotation vectors.
+
+    The option `trainable_from` divides its weights into `Frozen` and `nnx.Param`: if it is empty
+    all are frozen; if it names a stage, the weights of that stage and of all later ones are
+    trained; "all" trains everything.
 
     Attributes:
         image_size: side S in pixels of the square images it takes.
-        grid: (h, w), the locations; L = h * w, row by row from the top left.
-        centres: where the receptive fields of the grid's rows, and alike of its columns, have their
-            middle, as a share of the side from 0 to 1, ascending.
-        features: D, the length of one annotation vector.
-        checksum: SHA-256 of the file of its weights; empty where there is none.
+        centres: middles of the receptive fields along one side of the grid, ascending, as shares of
+            the image's side from 0 to 1. They are the same along both sides.
+        checksum: SHA-256 of the weight file; empty if there is none.
+        own_options: the fields of `settings.ImageEncoder` that this encoder has and some other
+            encoder has not.
     """
+
+    own_options: ClassVar[tuple[str, ...]]
 
     checksum: str = ""
     image_size: int
-    grid: tuple[int, int]
+    grid: tuple[int, int]  # never None here  # pyright: ignore[reportIncompatibleVariableOverride]
     centres: tuple[float, ...]
-    features: int
 
     def __call__(self, images: UInt8[Array, "B S S 3"]) -> Float[Array, "B L D"]:
         """Annotation vectors of RGB images with values 0 to 255; normalises them itself."""
         raise NotImplementedError
+
+    def annotations(
+        self, inputs: UInt8[Array, "B S S 3"], key: PRNGKeyArray | None = None
+    ) -> Annotations:
+        del key
+        return Annotations(self(inputs))
 
     def fingerprint(self) -> dict[str, str | int]:
         """All that its output depends on besides the image; keys the feature cache."""
@@ -44,13 +105,13 @@ class Encoder(nnx.Module):
 def field_centres(
     image_size: int, convolutions: Sequence[tuple[int, int, int | None]]
 ) -> tuple[float, ...]:
-    """Middles of the receptive fields along one side, as shares of it (see `Encoder.centres`).
+    """Middles of the receptive fields along one side (see `ImageEncoder.centres`).
 
     Args:
         image_size: side in pixels.
-        convolutions: (kernel, stride, padding) in order: so many pixels at both ends, as PyTorch
-            pads; or None, SAME padding: its odd pixel is at the end, so that with an even side and
-            stride 2 the fields move half a pixel that way.
+        convolutions: (kernel, stride, padding) of each layer in order. The padding is a number of
+            pixels at both ends, as in PyTorch; or None for SAME, which puts the odd pixel at the
+            end, so that with an even side and stride 2 the fields move half a pixel that way.
     """
     side, start, step = image_size, 0.5, 1
     for kernel, stride, padding in convolutions:

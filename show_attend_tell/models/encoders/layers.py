@@ -1,6 +1,7 @@
-"""Layers of pretrained networks, in the forms that XLA computes fastest on CPUs."""
+"""Layers of pretrained networks, written as XLA computes them fastest on CPUs."""
 
 from collections.abc import Callable, Sequence
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +21,7 @@ _WINOGRAD_OUTPUT = np.array([[1, 1, 1, 0], [0, 1, -1, -1]], np.float32)
 class Convolution(nnx.Module):
     """A convolution with stored weights, its batch norm folded in.
 
-    One of 1x1 is a matrix product, which is several times faster on a CPU.
+    A 1x1 convolution is computed as a matrix product, which is several times faster on a CPU.
     """
 
     def __init__(
@@ -40,20 +41,19 @@ class Convolution(nnx.Module):
 
         Args:
             weights: see `Weights.convolution` for `conv` and `norm`.
-            inputs: channels.
-            outputs: channels.
+            inputs, outputs: channels.
             kernel: side, odd.
-            stride: of both directions.
-            same: padding is SAME, with the odd pixel at the end; else (kernel - 1) / 2 at each.
-            winograd: whether `winograd_convolution` is used where it can be: a 3x3 kernel at stride
-                1, padded alike at both ends, with frozen weights, on a CPU. `kernel` is then U. It
-                takes 0.5 to 0.8 of the plain one's time, but more where the sixteen maps are too
-                large for the cache.
+            stride: in both directions.
+            same: SAME padding, with the odd pixel at the end; else (kernel - 1) / 2 at both ends.
+            winograd: whether to use `winograd_convolution` if it is possible: for a 3x3 kernel at
+                stride 1, with equal padding at both ends and frozen weights, on a CPU. The
+                attribute `kernel` then holds U. It takes 0.5 to 0.8 times as long as the plain
+                convolution, but longer if its sixteen maps do not fit into the cache.
         """
         shape = (outputs, inputs, kernel, kernel)
         self.kernel, self.bias = weights.convolution(conv, norm, shape)
-        can = (kernel, stride, same) == (3, 1, False) and weights.kind is Frozen
-        self.winograd = winograd and can and jax.default_backend() == "cpu"
+        possible = (kernel, stride, same) == (3, 1, False) and weights.kind is Frozen
+        self.winograd = winograd and possible and jax.default_backend() == "cpu"
         if self.winograd:
             self.kernel = Frozen(jnp.asarray(winograd_kernel(np.asarray(self.kernel[...]))))
         self.stride = stride
@@ -74,7 +74,7 @@ class Convolution(nnx.Module):
 
 
 def winograd_kernel(kernel: Float[np.ndarray, "3 3 I O"]) -> Float[np.ndarray, "4 4 I O"]:
-    """U = G g G^T, what `winograd_convolution` takes for a kernel g."""
+    """U = G g G^T: the form of a kernel g that `winograd_convolution` takes."""
     half = np.tensordot(_WINOGRAD_KERNEL, kernel, 1)
     return np.moveaxis(np.tensordot(_WINOGRAD_KERNEL, half, (1, 1)), 0, 1)
 
@@ -82,10 +82,10 @@ def winograd_kernel(kernel: Float[np.ndarray, "3 3 I O"]) -> Float[np.ndarray, "
 def winograd_convolution(
     x: Float[Array, "B h w I"], kernel: Float[Array, "4 4 I O"]
 ) -> Float[Array, "B h w O"]:
-    """A 3x3 convolution, padded by one pixel, with 16 products for every 2x2 outputs and not 36.
+    """A 3x3 convolution, padded by one pixel, with 16 instead of 36 products for 2x2 outputs.
 
     F(2x2, 3x3) of Lavin and Gray 2016: Y = A^T [sum over channels of U * (B^T d B)] A with tiles d
-    of 4x4 pixels, two apart. In float32 it is as exact as the plain sum, to some 1e-6.
+    of 4x4 pixels, two apart. In float32 it is as exact as the plain sum, up to about 1e-6.
 
     Args:
         x: images.
@@ -94,36 +94,35 @@ def winograd_convolution(
     count, height, width, channels = x.shape
     h, w = -(-height // 2), -(-width // 2)
     x = jnp.pad(x, ((0, 0), (1, 2 * h - height + 1), (1, 2 * w - width + 1), (0, 0)))
-    rows = [x[:, i : i + 2 * h : 2] for i in range(4)]
-    d = [[row[:, :, j : j + 2 * w : 2] for j in range(4)] for row in rows]
+    lines = [x[:, i : i + 2 * h : 2] for i in range(4)]
+    d = [[line[:, :, j : j + 2 * w : 2] for j in range(4)] for line in lines]
     tiles = _both_sides(_WINOGRAD_INPUT, d)
-    # Sixteen products: as one with a batch of sixteen they take up to twice the time.
+    # Sixteen products: one product with a batch of sixteen takes up to twice as long.
     products = [
-        [tile.reshape(-1, channels) @ u for tile, u in zip(*row, strict=True)]
-        for row in zip(tiles, kernel, strict=True)
+        [tile.reshape(-1, channels) @ u for tile, u in zip(*pair, strict=True)]
+        for pair in zip(tiles, kernel, strict=True)
     ]
     y = _both_sides(_WINOGRAD_OUTPUT, products)
-    y = [jnp.stack([part.reshape(count, h, w, -1) for part in row], 3) for row in y]
+    y = [jnp.stack([part.reshape(count, h, w, -1) for part in line], 3) for line in y]
     return jnp.stack(y, 2).reshape(count, 2 * h, 2 * w, -1)[:, :height, :width]
 
 
 def _both_sides(matrix: np.ndarray, parts: Sequence[Sequence[Array]]) -> list[list[Array]]:
-    """M X M^T for an X whose entries are arrays; M's are 1, 0 and -1."""
+    """M X M^T for an X whose entries are arrays; the entries of M are 1, 0 and -1."""
 
-    def combine(row: np.ndarray, entries: Sequence[Array]) -> Array:
-        return sum(
-            part if sign > 0 else -part for sign, part in zip(row, entries, strict=True) if sign
-        )
+    def combine(signs: np.ndarray, entries: Sequence[Array]) -> Array:
+        signed = zip(signs, entries, strict=True)
+        return cast(Array, sum(part if sign > 0 else -part for sign, part in signed if sign))
 
-    half = [[combine(row, column) for column in zip(*parts, strict=True)] for row in matrix]
-    return [[combine(row, entries) for row in matrix] for entries in half]
+    half = [[combine(signs, column) for column in zip(*parts, strict=True)] for signs in matrix]
+    return [[combine(signs, entries) for signs in matrix] for entries in half]
 
 
-class Row(nnx.Module):
+class Sequential(nnx.Module):
     """Layers, one after the other.
 
-    With `checkpointing` a gradient computes what is inside of each of them anew: only what goes
-    from one to the next is kept, which takes less memory and a forward pass more.
+    With `checkpointing` the backward pass recomputes the inside of each layer. Only what passes
+    from one layer to the next is kept, which saves memory and costs one more forward pass.
     """
 
     def __init__(self, layers: list[Callable[[Array], Array]], checkpointing: bool = False):
@@ -142,9 +141,10 @@ def _checkpointed(layer: Callable[[Array], Array], x: Array) -> Array:
 
 
 def max_pool(x: Float[Array, "B h w C"], kernel: int, padding: int = 0) -> Float[Array, "B i j C"]:
-    """Maximum over squares, at stride 2; outputs whose square is not wholly inside are left out.
+    """Maximum over squares at stride 2, without outputs whose square is not wholly inside.
 
-    As maxima of shifted images: on a CPU XLA's own takes 3 times as long, its gradient 13 times.
+    Computed as maxima of shifted images: on a CPU XLA's own pooling takes 3 times as long, and its
+    gradient 13 times.
     """
     pads = ((0, 0), (padding, padding), (padding, padding), (0, 0))
     x = jnp.pad(x, pads, constant_values=-jnp.inf) if padding else x

@@ -24,18 +24,20 @@ class _Stem(nnx.Module):
 
 
 class _Block(nnx.Module):
-    """Bottleneck: 1x1, 3x3 and 1x1, added to the input, which is projected where it differs."""
+    """Bottleneck: 1x1, 3x3 and 1x1, added to the input, or to its projection if sizes differ."""
 
     def __init__(
         self, weights: Weights, name: str, inputs: int, width: int, stride: int, pooled: bool
     ):
-        def convolution(i: int, inputs: int, outputs: int, **options: int) -> Convolution:
-            names = f"{name}.conv{i}", f"{name}.bn{i}"
-            return Convolution(weights, *names, inputs, outputs, **options)
+        def convolution(i: int, inputs: int, outputs: int) -> Convolution:
+            return Convolution(weights, f"{name}.conv{i}", f"{name}.bn{i}", inputs, outputs)
 
         self.pooled = pooled
         self.reduce = convolution(1, inputs, width)
-        self.middle = convolution(2, width, width, kernel=3, stride=stride, winograd=True)
+        names = f"{name}.conv2", f"{name}.bn2"
+        self.middle = Convolution(
+            weights, *names, width, width, kernel=3, stride=stride, winograd=True
+        )
         self.expand = convolution(3, width, 4 * width)
         names = f"{name}.downsample.0", f"{name}.downsample.1"
         self.project = (
@@ -53,8 +55,8 @@ class _Block(nnx.Module):
 class _ResNet(StagedEncoder):
     """Stages `stem` (64 channels, before the max pooling) and `layer1` to `layer4` (256 to 2048).
 
-    Strides are 2, 4, 8, 16 and 32: of an image of 224 pixels `layer4` is 7x7x2048, and `layer3`,
-    with a `grid_stride` of 16, 14x14x1024.
+    Strides are 2, 4, 8, 16 and 32. An image of 224 pixels gives 7x7x2048 in `layer4` and, with a
+    `grid_stride` of 16, 14x14x1024 in `layer3`.
     """
 
     blocks: tuple[int, ...]
@@ -63,18 +65,18 @@ class _ResNet(StagedEncoder):
     strided = ((7, 2, 3),) + ((3, 2, 1),) * 4
     ignored_prefixes = ("fc.",)
     default_endpoints = ("layer4",)
-    images_at_once = 4  # of 7x7 locations: two make too small a product
+    images_at_once = 4  # of 7x7 locations: with two the products are too small
 
     def make_stage(self, name: str, weights: Weights) -> tuple[list[nnx.Module], int]:
         if name == "stem":
             return [_Stem(weights)], _STEM_CHANNELS
-        place = int(name.removeprefix("layer")) - 1
-        width = 64 * 2**place
+        index = int(name.removeprefix("layer")) - 1
+        width = 64 * 2**index
         layers = []
-        for i in range(self.blocks[place]):
-            inputs = 4 * width if i else 2 * width if place else _STEM_CHANNELS
-            stride = 2 if place and not i else 1
-            pooled = not place and not i
+        for i in range(self.blocks[index]):
+            inputs = 4 * width if i else 2 * width if index else _STEM_CHANNELS
+            stride = 2 if index and not i else 1
+            pooled = not index and not i
             layers.append(_Block(weights, f"{name}.{i}", inputs, width, stride, pooled))
         return layers, 4 * width
 

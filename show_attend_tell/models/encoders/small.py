@@ -1,4 +1,4 @@
-"""A small convolutional encoder that the shapes data set trains from scratch with the decoder."""
+"""A small convolutional encoder, trained from scratch with the decoder on the shapes data set."""
 
 import hashlib
 import math
@@ -9,42 +9,47 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, UInt8
 
+from show_attend_tell import settings
 from show_attend_tell.errors import UserError
-from show_attend_tell.models.encoders.base import Encoder, Frozen, field_centres
+from show_attend_tell.models.encoders.base import Frozen, ImageEncoder, field_centres
 
 
-class SmallEncoder(Encoder):
+class SmallEncoder(ImageEncoder):
     """Three 3x3 convolutions of stride 2 and one of stride 1, each with layer norm and ReLU.
 
-    A learned vector per location is added to the annotation vectors: nothing else tells the decoder
-    where a location lies, and the captions of the shapes name relations such as "above".
+    A learned vector for each location is added to the annotation vectors. Nothing else tells the
+    decoder where a location lies, and captions of the shapes name relations such as "above".
     """
 
-    def __init__(
-        self, *, image_size: int, rngs: nnx.Rngs, features: int = 64, trainable_from: str = ""
-    ):
-        """Random initial weights.
+    own_options = ("features",)
+
+    def __init__(self, options: settings.ImageEncoder, *, rngs: nnx.Rngs):
+        """Draws initial weights.
 
         Args:
-            image_size: side S of the images, a multiple of 8; the grid is S/8 by S/8.
+            options: `image_size` S must be a multiple of 8, and the grid is S/8 by S/8; `features`
+                D must be a multiple of 4, and the layers have D/4, D/2, D and D channels;
+                `trainable_from` is "all" or, which means the same, "conv1"; empty leaves the
+                weights at random.
             rngs: `params` draws the weights.
-            features: D, a multiple of 4; the layers have D/4, D/2, D and D channels.
-            trainable_from: "all" or, which is the same, "conv1"; empty: it stays at random.
 
         Raises:
-            UserError: the size is not a positive multiple of 8, or `features` of 4, or another
-                `trainable_from`.
+            UserError: one of these options has another value.
         """
-        if image_size < 8 or image_size % 8:
+        image_size, features = options.image_size, options.features
+        trainable_from = options.trainable_from
+        if image_size % 8:
             raise UserError(
-                f"image_size of encoder small must be a multiple of 8, not {image_size}"
+                f"config.encoder.image_size is {image_size}: it must be a multiple of 8 for small"
             )
-        if features < 4 or features % 4:
-            raise UserError(f"features of encoder small must be a multiple of 4, not {features}")
+        if features % 4:
+            raise UserError(
+                f"config.encoder.features is {features}: it must be a multiple of 4 for small"
+            )
         if trainable_from not in ("", "all", "conv1"):
             raise UserError(
-                "trainable_from of encoder small must be empty, 'all' or 'conv1', not "
-                f"{trainable_from!r}: all of it is trained from scratch"
+                f"config.encoder.trainable_from is {trainable_from!r}: for small it must be empty, "
+                "'all' or 'conv1', since all of it is trained from scratch"
             )
         kind = nnx.Param if trainable_from else Frozen
         self.image_size = image_size
@@ -54,7 +59,7 @@ class SmallEncoder(Encoder):
         widths = (3, features // 4, features // 2, features, features)
         shapes = [(3, 3, i, o) for i, o in zip(widths[:-1], widths[1:], strict=True)]
         locations = self.grid[0] * self.grid[1]
-        # One draw for all: XLA compiles a generator per shape, a second or more each.
+        # One draw for all: XLA compiles a generator for each shape, in a second or more.
         sizes = [math.prod(shape) for shape in shapes]
         draws = jax.random.normal(rngs.params(), (sum(sizes) + locations * features,))
         *kernels, position = jnp.split(draws, np.cumsum(sizes))
@@ -64,7 +69,8 @@ class SmallEncoder(Encoder):
         )
         self.norms = nnx.List(nnx.LayerNorm(width, rngs=rngs) for width in widths[1:])
         for norm in self.norms:
-            norm.scale, norm.bias = kind(norm.scale[...]), kind(norm.bias[...])
+            for name in ("scale", "bias"):
+                setattr(norm, name, kind(getattr(norm, name)[...]))
         self.position = kind(0.1 * position.reshape(locations, features))
 
     def __call__(self, images: UInt8[Array, "B S S 3"]) -> Float[Array, "B L D"]:

@@ -1,4 +1,4 @@
-"""Convolutional networks in stages: what all encoders with ImageNet weights have in common."""
+"""Convolutional networks in stages: what all encoders with ImageNet weights share."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -9,33 +9,36 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, UInt8
 
+from show_attend_tell import settings
 from show_attend_tell.errors import UserError
-from show_attend_tell.models.encoders.base import Encoder, Frozen, field_centres
-from show_attend_tell.models.encoders.layers import Row
+from show_attend_tell.models.encoders.base import Frozen, ImageEncoder, field_centres
+from show_attend_tell.models.encoders.layers import Sequential
 from show_attend_tell.models.encoders.torch_weights import file_sha256
 from show_attend_tell.models.encoders.weights import Weights, find_weights
 
-# What torchvision's weights were trained with, on the scale of 0 to 255.
+# Normalisation that torchvision's weights were trained with, on the scale of 0 to 255.
 IMAGENET_MEAN, IMAGENET_DEVIATION = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 
 
-class StagedEncoder(Encoder):
-    """Annotation vectors of the outputs of a network's stages.
+class StagedEncoder(ImageEncoder):
+    """Annotation vectors from the outputs of a network's stages.
 
-    A network is a class with the attributes below and a method `make_stage`. Batch norm stays in
-    inference mode for good, folded into the convolution before it, also where weights are trained.
+    A network is a class with the attributes below and a method `make_stage`. Batch norm always
+    stays in inference mode, folded into the convolution before it, even where weights are trained.
 
     Attributes:
         name: of the encoder.
         strides: of each stage's output, by the stage's name, in order.
         strided: (kernel, stride, padding) of the layers with a stride, see `field_centres`.
-        pixel_mean, pixel_deviation: of RGB values from 0 to 255, one for all channels or for each.
-        repository: whose weights on the hub are taken.
+        pixel_mean, pixel_deviation: of RGB values from 0 to 255; one for all channels or for each.
+        repository: the hub's repository with the weights.
         ignored_prefixes, ignored_suffixes, epsilon: see `Weights`.
-        default_endpoints, default_grid_stride: where an option names none.
-        images_at_once: on a CPU: few, so that a layer's activations stay in the cache.
+        default_endpoints, default_grid_stride: used if the options name none.
+        images_at_once: batch on a CPU: few, so that a layer's activations stay in the cache.
         stages: those up to the last endpoint.
     """
+
+    own_options = ("endpoints", "grid_stride", "weights", "weights_sha256", "checkpointing")
 
     name: str
     strides: dict[str, int]
@@ -50,105 +53,113 @@ class StagedEncoder(Encoder):
     default_grid_stride: int = 32
     images_at_once: int = 2
 
-    def __init__(
-        self,
-        *,
-        image_size: int,
-        rngs: nnx.Rngs,
-        endpoints: Sequence[str] = (),
-        grid_stride: int = 0,
-        weights: str = "",
-        weights_sha256: str = "",
-        trainable_from: str = "",
-        checkpointing: bool = False,
-    ):
+    def __init__(self, options: settings.ImageEncoder, *, rngs: nnx.Rngs):
         """Reads the stored weights.
 
         Args:
-            image_size: side of the images, at least 32; see the class for what its weights know.
-            rngs: unused, the weights are stored.
-            endpoints: stages whose channels are concatenated; none is the class's own choice.
-            grid_stride: pixels from one location to the next: 8, 16 or, where the network has it,
-                32; 0 is the class's own choice. Finer endpoints are averaged over a cell,
-                coarser ones repeated.
-            weights: a file's path or a hub's repository, see `find_weights`; empty is the class's.
-            weights_sha256: what the checksum of the file has to be; empty is any.
-            trainable_from: empty, "all", or a stage: see `Encoder`. No gradient goes further back.
-            checkpointing: a gradient computes the insides of the trained stages' blocks anew, and
-                takes less memory.
+            options: `image_size` must be at least 32; each class says what its weights were trained
+                with. `endpoints` are the stages whose channels are concatenated; none means the
+                class's own choice. `grid_stride` is the distance of locations in pixels: 8, 16 or,
+                if the network has it, 32; 0 means the class's own choice. Finer endpoints are
+                averaged over a cell, coarser ones repeated. `weights` is the path of a file or a
+                repository on the hub, see `find_weights`; empty means the class's own.
+                `trainable_from` is empty, "all" or a stage, see `ImageEncoder`; no gradient flows
+                further back. `checkpointing` saves memory: the backward pass recomputes what
+                happens inside the blocks of trained stages.
+            rngs: unused, since the weights are stored.
 
         Raises:
             UserError: an option is out of range, or the weights are missing, damaged or do not fit.
         """
+        del rngs
         names = [*self.strides]
-        endpoints = tuple(endpoints or self.default_endpoints)
+        self.endpoints = self._check_endpoints(options.endpoints)
+        self.grid_stride = self._check_grid_stride(options.grid_stride)
+        if options.image_size < 32:
+            raise UserError(
+                f"config.encoder.image_size is {options.image_size}: it must be at least 32 for "
+                f"{self.name}"
+            )
+        last = max(map(names.index, self.endpoints))
+        self.first_trained = self._first_trained(options.trainable_from, names, last)
+        self.image_size = options.image_size
+        # The network's own map at this stride: copied or averaged cells are laid over it.
+        layers = self.strided[: self.grid_stride.bit_length() - 1]
+        self.centres = field_centres(options.image_size, layers)
+        self.grid = (len(self.centres), len(self.centres))
+        weights = self._read_weights(options)
+        stages, channels = [], {}
+        for i, name in enumerate(names):
+            trained = i >= self.first_trained
+            weights.kind = nnx.Param if trained else Frozen
+            layers, channels[name] = self.make_stage(name, weights)
+            stages.append(Sequential(layers, options.checkpointing and trained))
+        weights.finish()
+        # Every stage was made above, so that `finish` could check all names.
+        self.stages = nnx.List(stages[: last + 1])
+        self.features = sum(channels[endpoint] for endpoint in self.endpoints)
+
+    def _check_endpoints(self, endpoints: Sequence[str]) -> tuple[str, ...]:
+        """The endpoints, or the class's own if there are none."""
+        endpoints, names = tuple(endpoints) or self.default_endpoints, [*self.strides]
         if len(set(endpoints)) < len(endpoints) or set(endpoints) - set(names):
             raise UserError(
-                f"endpoints of {self.name} must be different names of {names}, not {endpoints}"
+                f"config.encoder.endpoints of {self.name} must be different names of {names}, not "
+                f"{endpoints}"
             )
+        return endpoints
+
+    def _check_grid_stride(self, grid_stride: int) -> int:
+        """The stride of the grid, or the class's own if it is 0."""
         known = sorted({stride for stride in self.strides.values() if stride >= 8})
         grid_stride = grid_stride or self.default_grid_stride
         if grid_stride not in known:
             choices = ", ".join(map(str, known[:-1])) + f" or {known[-1]}"
-            raise UserError(f"grid_stride of {self.name} must be {choices}, not {grid_stride}")
-        if image_size < 32:
-            raise UserError(f"image_size of {self.name} must be at least 32, not {image_size}")
-        last = max(map(names.index, endpoints))
-        self.first_trained = self._first_trained(trainable_from, names, last)
-        self.image_size = image_size
-        # The network's own map at this stride: copied or averaged cells are laid over it.
-        self.centres = field_centres(image_size, self.strided[: grid_stride.bit_length() - 1])
-        self.grid = (len(self.centres), len(self.centres))
-        self.grid_stride = grid_stride
-        self.endpoints = endpoints
-
-        path = find_weights(weights) if weights else self.own_weights()
-        self.checksum = file_sha256(path)
-        if weights_sha256 and weights_sha256.lower() != self.checksum:
             raise UserError(
-                f"the weights {path} have the SHA-256 {self.checksum}, not the wanted "
-                f"{weights_sha256}: name the right file with --config.encoder.weights=FILE"
+                f"config.encoder.grid_stride of {self.name} must be {choices}, not {grid_stride}"
             )
-        taken = Weights(
+        return grid_stride
+
+    def _read_weights(self, options: settings.ImageEncoder) -> Weights:
+        """The file's weights; sets `checksum`."""
+        path = find_weights(options.weights) if options.weights else self.own_weights()
+        self.checksum = file_sha256(path)
+        wanted = options.weights_sha256
+        if wanted and wanted.lower() != self.checksum:
+            raise UserError(
+                f"the weights {path} have the SHA-256 {self.checksum}, not the wanted {wanted}: "
+                "name the right file with --config.encoder.weights=FILE"
+            )
+        return Weights(
             path,
             ignored_prefixes=self.ignored_prefixes,
             ignored_suffixes=self.ignored_suffixes,
             epsilon=self.epsilon,
         )
-        stages, channels = [], {}
-        for i, name in enumerate(names):
-            trained = i >= self.first_trained
-            taken.kind = nnx.Param if trained else Frozen
-            layers, channels[name] = self.make_stage(name, taken)
-            stages.append(Row(layers, checkpointing and trained))
-        taken.finish()
-        # All were made, so that all names have found their place.
-        self.stages = nnx.List(stages[: last + 1])
-        self.features = sum(channels[endpoint] for endpoint in endpoints)
 
     def _first_trained(self, trainable_from: str, names: list[str], last: int) -> int:
-        """Index of the first trained stage; their number where there is none."""
+        """Index of the first trained stage; the number of stages if none is trained."""
         if not trainable_from:
             return len(names)
         if trainable_from not in ("all", *names):
             raise UserError(
-                f"trainable_from of {self.name} must be empty, 'all' or one of {names}, "
-                f"not {trainable_from!r}"
+                f"config.encoder.trainable_from of {self.name} must be empty, 'all' or one of "
+                f"{names}, not {trainable_from!r}"
             )
         first = 0 if trainable_from == "all" else names.index(trainable_from)
         if first > last:
             raise UserError(
-                f"trainable_from={trainable_from} of {self.name} trains nothing: its last endpoint "
-                f"is {names[last]}"
+                f"config.encoder.trainable_from={trainable_from} trains nothing: the last endpoint "
+                f"of {self.name} is {names[last]}"
             )
         return first
 
     def own_weights(self) -> Path:
-        """The file of the weights where an option names none."""
+        """The weight file used if the options name none."""
         return find_weights(self.repository)
 
     def make_stage(self, name: str, weights: Weights) -> tuple[list[Callable[[Array], Array]], int]:
-        """The layers of a stage, between which checkpoints lie, and its output's channels."""
+        """The layers of a stage, with checkpoints between them, and its number of channels."""
         raise NotImplementedError
 
     def __call__(self, images: UInt8[Array, "B S S 3"]) -> Float[Array, "B L D"]:
@@ -188,10 +199,10 @@ class StagedEncoder(Encoder):
 def _to_grid(
     x: Float[Array, "B h w C"], side: int, grid_stride: int, stride: int
 ) -> Float[Array, "B side side C"]:
-    """Mean of the pixels that fall into a coarser cell; copies of a pixel on a finer grid.
+    """On a coarser grid the mean of each cell's pixels; on a finer grid copies of a pixel.
 
-    Where sides are rounded up, a coarse cell at the lower or right edge may cover fewer pixels than
-    the others; where they are rounded down, the last pixel may be in no cell, or be repeated once
+    If the network rounds sides up, a coarse cell at the lower or right edge may cover fewer pixels
+    than the others. If it rounds them down, the last pixel may lie in no cell, or be copied once
     more.
     """
     own = x.shape[1]

@@ -1,11 +1,11 @@
 """Reads weight files (PyTorch, safetensors) without PyTorch, and without running what they hold.
 
-A `.pth` file is a pickle, and a pickle can call any function. The unpickler here knows a few kinds
-of name only (ordered dictionary, tensor, parameter, storage type), so a hostile file ends in an
-error and not in a call. `torch.save` writes two layouts. Today's is a zip archive: the pickle is
-its member `NAME/data.pkl`, each storage a member `NAME/data/KEY`, nothing compressed. That before
-1.6 ("legacy") is five pickles in a row (magic number, protocol, machine description, object,
-storage keys), then the storages.
+A `.pth` file is a pickle, and a pickle can call any function. The unpickler here knows only a few
+names (ordered dictionary, tensor, parameter, storage types), so a hostile file causes an error and
+not a call. `torch.save` has two layouts. Today's is a zip archive without compression: the pickle
+is its member `NAME/data.pkl`, and each storage a member `NAME/data/KEY`. The one before version 1.6
+("legacy") is a sequence of five pickles (magic number, protocol, machine description, object,
+storage keys) and then the storages.
 """
 
 import hashlib
@@ -16,9 +16,9 @@ import pickletools
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
-from io import BufferedIOBase
+from io import BufferedIOBase, BufferedReader
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple, cast
 
 import ml_dtypes
 import numpy as np
@@ -63,12 +63,12 @@ class _Tensor(NamedTuple):
     def read(self, storages: dict[str, np.ndarray]) -> np.ndarray:
         flat = storages[self.storage.key]
         # as_strided checks nothing: a view outside the storage would read foreign memory, and one
-        # with zero strides could ask for any amount of it.
+        # with zero strides could claim any amount of it.
         numbers = (self.offset, *self.shape, *self.strides)
         if len(self.shape) != len(self.strides) or not all(
             isinstance(n, int) and n >= 0 for n in numbers
         ):
-            raise ValueError("a tensor has a shape that cannot be")
+            raise ValueError("a tensor has an impossible shape")
         last = self.offset + sum((n - 1) * s for n, s in zip(self.shape, self.strides, strict=True))
         if math.prod(self.shape) > flat.size or (math.prod(self.shape) and last >= flat.size):
             raise ValueError("a tensor reaches beyond its storage")
@@ -84,7 +84,7 @@ class _Kind(NamedTuple):
 
 
 class _Dictionary(OrderedDict):
-    """A state dictionary; the attributes PyTorch hangs on it (module versions) are dropped."""
+    """A state dictionary, without the attributes that PyTorch adds to it (module versions)."""
 
     def __setstate__(self, state: Any) -> None:
         pass
@@ -108,10 +108,10 @@ class _Unpickler(pickle.Unpickler):
         if (module, name) == ("collections", "OrderedDict"):
             return _Dictionary
         if module == "torch._utils" and name in _BUILDERS:
-            # A pickle may set attributes of what it names: of a function that nobody else has.
+            # A pickle may set attributes of what it names, so it gets a function of its own.
             return lambda *parts: _BUILDERS[name](*parts)
         if module == "torch" and name in _STORAGE_DTYPES:
-            return _Kind(name)  # not NumPy's own object, which a pickle could change for all
+            return _Kind(name)  # not NumPy's own object, which a pickle could change for everyone
         raise pickle.UnpicklingError(f"it names {module}.{name}, which is neither tensor nor dict")
 
     def persistent_load(self, pid: Any) -> _Storage:
@@ -125,12 +125,12 @@ class _Unpickler(pickle.Unpickler):
             raise pickle.UnpicklingError("it refers to something that is not a plain storage")
         storage = _Storage(key, np.dtype(_STORAGE_DTYPES[kind.name]), int(size))
         if storage.size < 0:
-            raise pickle.UnpicklingError("a storage has a size that cannot be")
+            raise pickle.UnpicklingError("a storage has an impossible size")
         return storage
 
 
 class _PlainUnpickler(pickle.Unpickler):
-    """For the pickles around the weights: numbers, strings, lists and dictionaries of them."""
+    """For the pickles around the weights: numbers, strings, and lists and dictionaries of them."""
 
     def find_class(self, module: str, name: str) -> Any:
         raise pickle.UnpicklingError(f"it names {module}.{name} in its header")
@@ -139,9 +139,10 @@ class _PlainUnpickler(pickle.Unpickler):
 def _load(unpickler: type[pickle.Unpickler], file: BufferedIOBase) -> Any:
     """The object of the pickle that begins here."""
     start = file.tell()
-    for count, (opcode, argument, _) in enumerate(pickletools.genops(file)):
-        # The memo is as long as the largest index: one of 2^32 would take all memory there is.
-        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and not 0 <= argument <= count:
+    for count, (opcode, argument, _) in enumerate(pickletools.genops(cast(IO[bytes], file))):
+        # The memo is as long as its largest index: one of 2^32 would take all memory.
+        indexed = opcode.name in ("PUT", "BINPUT", "LONG_BINPUT")
+        if indexed and (argument is None or not 0 <= argument <= count):
             raise pickle.UnpicklingError("it is not what PyTorch writes")
     file.seek(start)
     return unpickler(file).load()
@@ -154,7 +155,7 @@ def _load_tensors(file: BufferedIOBase, ignored: tuple[str, ...]) -> dict[str, _
     inner = [name for name, value in tensors.items() if isinstance(value, dict)]
     if inner:
         raise UserError(
-            f"it holds a dictionary in a dictionary, {inner[0]!r}: save that one alone, "
+            f"it holds a dictionary in a dictionary, {inner[0]!r}: save only that one, "
             f"torch.save(torch.load(FILE)[{inner[0]!r}], NEW_FILE)"
         )
     for name, tensor in tensors.items():
@@ -165,12 +166,12 @@ def _load_tensors(file: BufferedIOBase, ignored: tuple[str, ...]) -> dict[str, _
     return {name: tensor for name, tensor in tensors.items() if not name.startswith(ignored)}
 
 
-def _read_legacy(file: BufferedIOBase, ignored: tuple[str, ...]) -> dict[str, np.ndarray]:
+def _read_legacy(file: BufferedReader, ignored: tuple[str, ...]) -> dict[str, np.ndarray]:
     if _load(_PlainUnpickler, file) != _MAGIC or _load(_PlainUnpickler, file) != _PROTOCOL:
         raise ValueError("it does not begin as a weight file does")
     if _load(_PlainUnpickler, file).get("little_endian") is not True:
         raise ValueError("it is not little-endian")
-    # All tensors, also those not wanted: they say how long their storages are.
+    # All tensors, even unwanted ones, since they say how long their storages are.
     tensors = _load_tensors(file, ())
     declared = {tensor.storage.key: tensor.storage for tensor in tensors.values()}
     wanted = {name: tensor for name, tensor in tensors.items() if not name.startswith(ignored)}
@@ -190,15 +191,15 @@ def _read_legacy(file: BufferedIOBase, ignored: tuple[str, ...]) -> dict[str, np
     return {name: tensor.read(storages) for name, tensor in wanted.items()}
 
 
-def _read_zip(file: BufferedIOBase, ignored: tuple[str, ...]) -> dict[str, np.ndarray]:
+def _read_zip(file: BufferedReader, ignored: tuple[str, ...]) -> dict[str, np.ndarray]:
     with zipfile.ZipFile(file) as archive:
         members = {info.filename: info for info in archive.infolist()}
         if len(members) < len(archive.infolist()):
-            raise ValueError("two of its members have one name")
+            raise ValueError("two of its members have the same name")
         for name, info in members.items():
             if name.startswith("/") or "\\" in name or {"..", "."} & set(name.split("/")):
                 raise ValueError(f"it has a member {name!r}")
-            # So it cannot be a bomb: what it holds is no longer than the file.
+            # Without compression it cannot be a bomb: its contents are no longer than the file.
             if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size:
                 raise ValueError("it is compressed")
         if sum(info.file_size for info in members.values()) > os.fstat(file.fileno()).st_size:
@@ -210,7 +211,7 @@ def _read_zip(file: BufferedIOBase, ignored: tuple[str, ...]) -> dict[str, np.nd
         if f"{root}byteorder" in members and archive.read(f"{root}byteorder") != b"little":
             raise ValueError("it is not little-endian")
         with archive.open(roots[0]) as pickled:
-            tensors = _load_tensors(pickled, ignored)
+            tensors = _load_tensors(cast(BufferedIOBase, pickled), ignored)
         storages = {}
         for storage in {tensor.storage for tensor in tensors.values()}:
             info = members.get(f"{root}data/{storage.key}")
@@ -220,21 +221,21 @@ def _read_zip(file: BufferedIOBase, ignored: tuple[str, ...]) -> dict[str, np.nd
     return {name: tensor.read(storages) for name, tensor in tensors.items()}
 
 
-def _read_safetensors(file: BufferedIOBase, ignored: tuple[str, ...]) -> dict[str, np.ndarray]:
+def _read_safetensors(file: BufferedReader, ignored: tuple[str, ...]) -> dict[str, np.ndarray]:
     with safetensors.safe_open(file.name, "numpy") as tensors:
         names = sorted(name for name in tensors.keys() if not name.startswith(ignored))  # noqa: SIM118
         return {name: tensors.get_tensor(name) for name in names}
 
 
 def _layout(
-    file: BufferedIOBase,
-) -> Callable[[BufferedIOBase, tuple[str, ...]], dict[str, np.ndarray]]:
-    """The function that reads a file that begins like this one."""
+    file: BufferedReader,
+) -> Callable[[BufferedReader, tuple[str, ...]], dict[str, np.ndarray]]:
+    """The function that reads a file with this beginning."""
     start = file.read(9)
     file.seek(0)
     if start[:4] == b"PK\x03\x04":
         return _read_zip
-    # After the length of its header, in 8 bytes, comes the header, a JSON object.
+    # A safetensors file begins with its header's length in 8 bytes; the header is a JSON object.
     return _read_safetensors if start[8:] == b"{" else _read_legacy
 
 
@@ -242,13 +243,13 @@ def read_state_dict(path: Path | str, ignored: tuple[str, ...] = ()) -> dict[str
     """Reads a state dictionary that `torch.save` wrote, in either layout, or a safetensors file.
 
     Args:
-        path: the file; what it begins with, and not its suffix, says which kind it is.
-        ignored: tensors whose names begin so are left out, and where they have a storage of their
-            own do not take memory.
+        path: the file; its first bytes, not its suffix, say which kind it is.
+        ignored: beginnings of names to leave out. Such tensors take no memory, unless they share
+            their storage with others.
 
     Returns:
-        One array per name, with the shapes and types of the file, not to be written to: in the
-        file's order, or of a safetensors file in that of the names.
+        One read-only array for each name, with the shape and type of the file: in the file's order,
+        for a safetensors file sorted by name.
 
     Raises:
         UserError: the file is missing, truncated, of another kind, or holds anything but a
@@ -263,7 +264,7 @@ def read_state_dict(path: Path | str, ignored: tuple[str, ...] = ()) -> dict[str
         raise UserError(f"cannot read the weights {path}: {error.strerror or error}") from error
     except Exception as error:  # a damaged pickle can raise nearly anything
         raise UserError(
-            f"{path} is not a usable weight file ({error}); fetch or install it again"
+            f"{path} is not a usable weight file ({error}): fetch or install it again"
         ) from error
 
 

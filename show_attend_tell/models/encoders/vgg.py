@@ -12,7 +12,7 @@ from show_attend_tell.models.encoders.layers import Convolution, max_pool
 from show_attend_tell.models.encoders.staged import StagedEncoder
 from show_attend_tell.models.encoders.weights import Weights
 
-# Of each stage: convolutions, and their channels.
+# The number of convolutions of each stage, and their channels.
 _STAGES = {
     "conv1": (2, 64),
     "conv2": (2, 128),
@@ -23,7 +23,7 @@ _STAGES = {
 
 
 class _Stage(nnx.Module):
-    """Max pooling, but before the first stage, then 3x3 convolutions with ReLU."""
+    """Max pooling (not in the first stage), then 3x3 convolutions with ReLU."""
 
     def __init__(self, pooled: bool, convolutions: list[Convolution]):
         self.pooled = pooled
@@ -39,7 +39,7 @@ class _Stage(nnx.Module):
 class VGG19(StagedEncoder):
     """Stages `conv1` to `conv5`, after the last ReLU of each and before its pooling.
 
-    Strides are 1, 2, 4, 8 and 16, so that `conv5` of an image of 224 pixels is 14x14x512.
+    Strides are 1, 2, 4, 8 and 16: an image of 224 pixels gives 14x14x512 in `conv5`.
     """
 
     name = "vgg19"
@@ -51,15 +51,16 @@ class VGG19(StagedEncoder):
     default_grid_stride = 16
 
     def make_stage(self, name: str, weights: Weights) -> tuple[list[_Stage], int]:
-        index, inputs = 0, 3  # of the layer `features.N`: ReLU and pooling count too
-        for stage, (count, channels) in _STAGES.items():
+        index, inputs = 0, 3  # N of the layer `features.N`: ReLU and pooling count, too
+        for stage, (earlier, width) in _STAGES.items():
             if stage == name:
                 break
-            index, inputs = index + 2 * count + 1, channels
+            index, inputs = index + 2 * earlier + 1, width
+        count, channels = _STAGES[name]
         convolutions = []
         for i in range(count):
             layer, inputs = f"features.{index + 2 * i}", channels if i else inputs
-            # At 224 pixels the maps of the first three are too large to win by it.
+            # At 224 pixels the maps of the first three are too large for Winograd to be faster.
             convolutions.append(
                 Convolution(
                     weights, layer, None, inputs, channels, kernel=3, winograd=inputs >= 128

@@ -1,4 +1,4 @@
-"""Pretrained weights: where a name leads to a file, and layers that take theirs by name."""
+"""Pretrained weights: finding the file that a name stands for, and reading it name by name."""
 
 import re
 from pathlib import Path
@@ -10,16 +10,16 @@ from flax import nnx
 from show_attend_tell.errors import UserError
 from show_attend_tell.models.encoders.torch_weights import read_state_dict
 
-# In a repository of the hub, the first of these that it has.
+# The first of these that a repository on the hub has.
 _HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 _SUFFIXES = (".bin", ".pt", ".pth", ".safetensors")
 
 
 class Weights:
-    """Takes the weights of a file by name, and says at the end which names nobody asked for.
+    """Hands out the weights of a file by name; at the end it reports those nobody asked for.
 
     Attributes:
-        kind: the type of the variables that `convolution` makes.
+        kind: the type of the variables that `convolution` returns.
     """
 
     kind: type[nnx.Variable] = nnx.Param
@@ -36,9 +36,9 @@ class Weights:
 
         Args:
             path: see `read_state_dict`.
-            ignored_prefixes: beginnings of names that need no place, such as the classifier's.
+            ignored_prefixes: beginnings of names to leave out, such as the classifier's.
             ignored_suffixes: ends of such names.
-            epsilon: what batch norm adds to the variance.
+            epsilon: number that batch norm adds to the variance.
 
         Raises:
             UserError: the file cannot be read.
@@ -52,7 +52,7 @@ class Weights:
         }
 
     def take(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
-        """The array of a name, as float64.
+        """The array with this name, as float64.
 
         Raises:
             UserError: there is none, or it has another shape.
@@ -70,8 +70,8 @@ class Weights:
         """Kernel (k, k, in, out) and bias (out,) of a convolution.
 
         Args:
-            conv: its name.
-            norm: that of its batch norm, which is folded in; None where it has a bias instead.
+            conv: name of the convolution.
+            norm: name of its batch norm, which is folded in; None if it has a bias instead.
             shape: (out, in, k, k).
 
         Raises:
@@ -92,22 +92,24 @@ class Weights:
         return kernel, bias
 
     def finish(self) -> None:
-        """To be called when all have been taken.
+        """Call this when all weights have been taken.
 
         Raises:
-            UserError: there are weights left.
+            UserError: some weights are left.
         """
         if self.arrays:
-            raise UserError(f"{self.source} holds weights that have no place: {[*self.arrays][:5]}")
+            raise UserError(
+                f"{self.source} holds weights unknown to the network: {[*self.arrays][:5]}"
+            )
 
 
 def find_weights(name: str) -> Path:
     """The file of weights that a name stands for.
 
     Args:
-        name: a file's path; or OWNER/NAME, a repository of the Hugging Face hub. That one's file is
-            fetched once and kept in the hub's own cache; with HF_HUB_OFFLINE=1 only the cache is
-            looked at.
+        name: the path of a file; or OWNER/NAME, a repository on the Hugging Face hub, whose file
+            is fetched once and kept in the hub's own cache. With HF_HUB_OFFLINE=1 only the cache is
+            used.
 
     Raises:
         UserError: no such file or repository, no network, or the extra `hub` is not installed.
@@ -117,35 +119,35 @@ def find_weights(name: str) -> Path:
         return path
     if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name, re.ASCII) or path.suffix in _SUFFIXES:
         raise UserError(
-            f"no weights {name}: there is no such file, and it is not the OWNER/NAME of a hub's "
-            "repository"
+            f"no weights {name}: there is no such file, and it is not the OWNER/NAME of a "
+            "repository on the hub"
         )
     try:
-        import huggingface_hub
-        from huggingface_hub import errors
+        import huggingface_hub  # pyright: ignore[reportMissingImports]
+        from huggingface_hub import errors  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise UserError(
             f"the weights {name} are on the Hugging Face hub: pip install 'show-attend-tell[hub]' "
             "(or start ./launch.sh once with SHOW_ATTEND_TELL_EXTRA=hub), or name a file"
         ) from error
+    missing: Exception | None = None
     for file in _HUB_FILES:
         try:
             return Path(huggingface_hub.hf_hub_download(name, file))
         except errors.RepositoryNotFoundError as error:
             raise UserError(
-                f"the hub has no repository {name}, or it is not open to you: look at its spelling"
+                f"the hub has no repository {name}, or it is not open to you: check its spelling"
             ) from error
         except errors.EntryNotFoundError as error:
-            missing = error  # the other file may be there, or in the cache
-        except Exception as error:  # a full disk, a server's error, the network's of any library
+            missing = error  # the other file may exist, or be in the cache
+        except Exception as error:  # a full disk, the server, or the network of any library
             raise UserError(
-                f"cannot fetch the weights {name} from the hub ({error}): start again, or name a "
-                "file"
+                f"cannot fetch the weights {name} from the hub ({error}): try again, or name a file"
             ) from error
     if isinstance(missing, errors.LocalEntryNotFoundError):
         raise UserError(
-            f"the weights {name} are not in the hub's cache, and the hub cannot be reached: look "
-            "at the network and at HF_HUB_OFFLINE, or name a file"
+            f"the weights {name} are not in the hub's cache, and the hub cannot be reached: "
+            "check the network and HF_HUB_OFFLINE, or name a file"
         ) from missing
     raise UserError(
         f"the weights {name} have no file {' or '.join(_HUB_FILES)} on the hub: name another "

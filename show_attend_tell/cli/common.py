@@ -1,0 +1,82 @@
+"""What several verbs share: how they are added, and how they name a run or an experiment."""
+
+import argparse
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from show_attend_tell.errors import UserError
+
+if TYPE_CHECKING:
+    from show_attend_tell.inference.run import Run
+    from show_attend_tell.settings import Decode
+
+OVERRIDES = "Further --config.KEY=VALUE arguments override single settings."
+EXPERIMENT = "NAME[:VARIANT]"
+EXPERIMENT_HELP = "an installed experiment, or FILE.py[:VARIANT]"
+
+Verbs = argparse._SubParsersAction
+VerbFunction = Callable[[argparse.Namespace, Sequence[str]], None]
+
+
+def add_verb(
+    verbs: Verbs, name: str, run: VerbFunction, help: str, *, overrides: bool = True
+) -> argparse.ArgumentParser:
+    """A verb's parser. `overrides`: whether it takes --config.KEY=VALUE arguments."""
+    added = verbs.add_parser(
+        name,
+        help=help,
+        description=help,
+        epilog=OVERRIDES if overrides else None,
+        allow_abbrev=False,
+    )
+
+    def checked(arguments: argparse.Namespace, given: Sequence[str]) -> None:
+        if given and not overrides:
+            raise UserError(f"{given[0]}: {name} takes no overrides")
+        run(arguments, given)
+
+    added.set_defaults(run=checked)
+    return added
+
+
+def add_experiment(parser: argparse.ArgumentParser) -> None:
+    """The option that names an experiment."""
+    parser.add_argument("--config", required=True, metavar=EXPERIMENT, help=EXPERIMENT_HELP)
+
+
+def add_run(parser: argparse.ArgumentParser, default: str | None = None) -> None:
+    """The options that name a trained run and how it decodes."""
+    which = parser.add_mutually_exclusive_group(required=default is None)
+    which.add_argument("--workdir", type=Path, help="folder of a trained run, or an exported one")
+    packaged = "a model that comes with the package"
+    which.add_argument(
+        "--pretrained",
+        metavar="NAME",
+        default=default,
+        help=f"{packaged} (default: {default})" if default else packaged,
+    )
+    parser.add_argument("--beam", type=int, help="beam size; 1 is greedy (default: the config's)")
+    parser.add_argument(
+        "--length-penalty", type=float, help="exponent of the length (default: the config's)"
+    )
+    parser.add_argument(
+        "--context",
+        help="what hard attention reads: expected, argmax or sample (default: the config's; "
+        "evaluate reports expected and argmax of a hard run)",
+    )
+
+
+def load(arguments: argparse.Namespace, overrides: Sequence[str]) -> tuple["Run", "Decode"]:
+    """The run that `add_run`'s options name, and how it is to decode."""
+    from show_attend_tell import pretrained
+    from show_attend_tell.inference.run import load_run
+
+    if arguments.workdir is not None:
+        run = load_run(arguments.workdir, overrides)
+    else:
+        run = pretrained.load(arguments.pretrained, overrides)
+    names = ("beam", "length_penalty", "context")
+    changed = {n: getattr(arguments, n) for n in names if getattr(arguments, n) is not None}
+    return run, dataclasses.replace(run.decoding, **changed)

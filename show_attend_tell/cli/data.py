@@ -1,0 +1,39 @@
+"""The verbs `prepare` and `inspect`: data before a run."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from show_attend_tell.cli.common import Verbs, add_experiment, add_verb
+
+
+def add_verbs(verbs: Verbs) -> None:
+    """Adds the verbs of this module."""
+    prepare = add_verb(
+        verbs, "prepare", _prepare, "Build an experiment's data set and feature cache, or resume."
+    )
+    inspect = add_verb(
+        verbs, "inspect", _inspect, "Show what an experiment's data set holds; draw a sheet of it."
+    )
+    for data in (prepare, inspect):
+        add_experiment(data)
+    inspect.add_argument("--out", type=Path, help="folder to write (default: runs/inspect/DATA)")
+
+
+def _prepare(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
+    from rich.console import Console
+
+    from show_attend_tell.config import load_experiment
+    from show_attend_tell.runs.preparation import prepare
+
+    prepare(load_experiment(arguments.config, overrides), Console())
+
+
+def _inspect(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
+    from rich.console import Console
+
+    from show_attend_tell.config import load_experiment
+    from show_attend_tell.reports.data_sheet import inspect
+
+    settings = load_experiment(arguments.config, overrides)
+    inspect(settings, arguments.out or Path("runs/inspect") / settings.data.name, Console())

@@ -1,0 +1,259 @@
+"""The verbs that describe inputs with a trained run: evaluate, caption, translate, attend."""
+
+import argparse
+import dataclasses
+import sys
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from show_attend_tell.cli.common import Verbs, add_run, add_verb, load
+from show_attend_tell.errors import UserError
+
+if TYPE_CHECKING:
+    from show_attend_tell.data.task import Subject
+    from show_attend_tell.inference.attention_record import AttentionRecord
+
+PRETRAINED = "flickr8k-soft"  # what `caption` takes where no run is named
+
+
+def add_verbs(verbs: Verbs) -> None:
+    """Adds the verbs of this module."""
+    evaluate = add_verb(
+        verbs, "evaluate", _evaluate, "Caption a split with a trained run and score it."
+    )
+    add_run(evaluate)
+    evaluate.add_argument("--split", default="test", help="train, val or test (default: test)")
+
+    caption = add_verb(verbs, "caption", _caption, "Caption image files and draw their attention.")
+    add_run(caption, default=PRETRAINED)
+    caption.add_argument("images", type=Path, nargs="+", metavar="IMAGE")
+    caption.add_argument("--out", type=Path, help="folder of the pictures (default: W/captions)")
+
+    translate = add_verb(
+        verbs, "translate", _translate, "Translate sentences, from arguments or a pipe."
+    )
+    add_run(translate)
+    translate.add_argument(
+        "sentences", nargs="*", metavar="SENTENCE", help="(default: lines of input)"
+    )
+    translate.add_argument("--out", type=Path, help="folder for pictures of the alignments")
+
+    attend = add_verb(
+        verbs, "attend", _attend, "Dump attention maps (.npz and .png) and their statistics (JSON)."
+    )
+    add_run(attend)
+    attend.add_argument("images", type=Path, nargs="*", metavar="IMAGE", help="instead of a split")
+    attend.add_argument("--split", default="val", help="train, val or test (default: val)")
+    attend.add_argument("--num", type=int, default=16, help="images to draw (default: 16)")
+    attend.add_argument("--out", type=Path, help="folder (default: W/attention)")
+
+
+def _evaluate(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
+    from show_attend_tell.evaluation.split_scores import reported_contexts, score_split
+    from show_attend_tell.inference.captioning import caption_split
+
+    run, decoding = load(arguments, overrides)
+    contexts = (arguments.context,) if arguments.context else reported_contexts(run.settings)
+    records = []
+    examples, captions = None, []
+    for context in contexts:
+        decoding = dataclasses.replace(decoding, context=context)
+        examples, captions = caption_split(run, arguments.split, decoding)
+        records.append(score_split(run, arguments.split, decoding, examples, captions))
+    _print_scores(records)
+    assert examples is not None
+    for name, caption in list(zip(examples.ids, captions, strict=True))[:4]:
+        print(f"{name}: {caption.text}")
+
+
+def _print_scores(records: Sequence[Mapping[str, Any]]) -> None:
+    """Scores of one split, a column for each way of decoding."""
+    from rich.console import Console
+    from rich.table import Table
+
+    first = records[0]
+    table = Table(
+        title=f"{first['split']}: {first['images']} {first['noun']}, beam "
+        f"{first['decoding']['beam']}, length penalty {first['decoding']['length_penalty']}"
+    )
+    table.add_column("score")
+    for record in records:
+        table.add_column(f"{record['decoding']['context']} context", justify="right")
+    for name in first["scores"]:
+        values = [record["scores"][name] for record in records]
+        table.add_row(name, *("left out" if value is None else f"{value:.4f}" for value in values))
+    Console().print(table)
+    for k, bucket in enumerate(first.get("by_length", ())):
+        values = ", ".join(f"{record['by_length'][k]['BLEU']:.2f}" for record in records)
+        words = f"{bucket['least']} to {bucket['most']} source words"
+        print(f"BLEU of the {bucket['sentences']} sentences of {words}: {values}")
+    for name, why in first["missing"].items():
+        print(f"{name} {why}")
+
+
+def _caption(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
+    from show_attend_tell.data.task import expect
+    from show_attend_tell.inference.captioning import attention_records, caption_files
+
+    run, decoding = load(arguments, overrides)
+    expect(run.task, "caption", run.workdir)
+    captions, wrong = caption_files(run, arguments.images, decoding)
+    if captions:
+        subjects = _named(list(captions))
+        records = attention_records(run, decoding, subjects, list(captions.values()))
+        pictures = _dump(arguments.out or run.workdir / "captions", records, subjects)
+        for (path, caption), picture in zip(captions.items(), pictures, strict=True):
+            print(f"{path}: {caption.text}\n    {picture}")
+    _reject(wrong)
+
+
+def _reject(wrong: Mapping[Path, str]) -> None:
+    """Ends with an error where files were left out, after all others are done."""
+    if wrong:
+        raise UserError("; ".join(wrong.values()))
+
+
+def _named(paths: Sequence[Path]) -> list["Subject"]:
+    """Image files, each by its name, or by its path where a name comes twice."""
+    from show_attend_tell.data.task import Subject
+
+    names = Counter(path.name for path in paths)
+    return [Subject(path.name if names[path.name] == 1 else str(path), path) for path in paths]
+
+
+def _translate(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
+    from show_attend_tell.data.task import Subject, expect
+    from show_attend_tell.inference.captioning import attention_records, translate
+
+    run, decoding = load(arguments, overrides)
+    expect(run.task, "translate", run.workdir)
+    sentences = _sentences(arguments.sentences or _lines(sys.stdin.buffer.read()))
+    captions, cut = translate(run, sentences, decoding)
+    if cut:
+        print(
+            f"{len(cut)} of {len(sentences)} sentences were cut (config.data.max_source_length)",
+            file=sys.stderr,
+        )
+    for caption in captions:
+        print(caption.text)
+    if arguments.out:
+        subjects = [Subject(f"sentence {i}", text=text) for i, text in enumerate(sentences, 1)]
+        records = attention_records(run, decoding, subjects, captions)
+        for path in _dump(arguments.out, records, subjects):
+            print(path, file=sys.stderr)
+
+
+def _lines(content: bytes) -> list[str]:
+    """The lines of UTF-8 text."""
+    lines = []
+    for number, line in enumerate(content.removesuffix(b"\n").split(b"\n") if content else (), 1):
+        try:
+            lines.append(line.decode())
+        except UnicodeDecodeError as error:
+            raise UserError(f"line {number} of the input is not UTF-8; convert it") from error
+    return lines
+
+
+def _sentences(given: Sequence[str]) -> list[str]:
+    sentences = [" ".join(sentence.split()) for sentence in given]
+    for number, sentence in enumerate(sentences, 1):
+        if not sentence:
+            raise UserError(f"sentence {number} is empty; give words to translate")
+    if not sentences:
+        raise UserError("no sentence was given; name one, or write some to the input, one a line")
+    return sentences
+
+
+def _attend(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
+    from show_attend_tell.data.task import expect
+    from show_attend_tell.inference.captioning import (
+        attention_records,
+        caption_files,
+        caption_split,
+    )
+
+    if arguments.num < 0:
+        raise UserError(f"--num {arguments.num}: must be 0 or more")
+    run, decoding = load(arguments, overrides)
+    wrong: Mapping[Path, str] = {}
+    if arguments.images:
+        expect(run.task, "caption", run.workdir)
+        by_path, wrong = caption_files(run, arguments.images, decoding)
+        subjects, captions = _named(list(by_path)), list(by_path.values())
+        shown, count = subjects, len(subjects)
+        folder = arguments.out or run.workdir / "attention" / "files"
+    else:
+        examples, captions = caption_split(run, arguments.split, decoding)
+        # One at a time: the images of a large split would fill the memory.
+        subjects = map(run.task.subject, examples)
+        count = min(arguments.num, len(captions))
+        shown = map(run.task.subject, islice(examples, count))
+        folder = arguments.out or run.workdir / "attention" / arguments.split
+    if captions:
+        records = attention_records(run, decoding, subjects, captions)
+        _dump(folder, records[:count], shown)
+        origin = {"decoding": dataclasses.asdict(decoding), "step": run.step}
+        _write_statistics(folder, records, origin | _provenance(run))
+    _reject(wrong)
+
+
+def _provenance(run: Any) -> dict[str, Any]:
+    from show_attend_tell.runs.record import provenance
+
+    return provenance(run.settings)
+
+
+def _dump(
+    folder: Path, records: Sequence["AttentionRecord"], subjects: Iterable["Subject"]
+) -> list[Path]:
+    """Writes an .npz and a .png for each record; returns the pictures' paths."""
+    from rich.console import Console
+    from rich.progress import track
+
+    from show_attend_tell.data.images import read_picture
+    from show_attend_tell.inference.attention_record import safe_name, save_attention
+    from show_attend_tell.reports.attention_pictures import draw_attention
+
+    folder.mkdir(parents=True, exist_ok=True)
+    pictures = []
+    pairs = zip(records, subjects, strict=True)
+    console = Console(stderr=True)
+    for record, subject in track(pairs, "attention maps", total=len(records), console=console):
+        stem = folder / safe_name(record.image_id)
+        save_attention(stem.with_name(f"{stem.name}.npz"), record)
+        source = subject.picture
+        picture = None if source is None else read_picture(source, 512)
+        pictures.append(stem.with_name(f"{stem.name}.png"))
+        draw_attention(pictures[-1], picture, record)
+    return pictures
+
+
+def _write_statistics(
+    folder: Path, records: Sequence["AttentionRecord"], origin: Mapping[str, Any]
+) -> None:
+    """Measures the maps, writes statistics.json beside the pictures, prints the main figures."""
+    from show_attend_tell.evaluation.grounding import attention_statistics, write_statistics
+
+    statistics = attention_statistics(records) | dict(origin)
+    write_statistics(folder / "statistics.json", statistics)
+    print(
+        f"attention over {statistics['images']} "
+        f"{'images' if statistics['grid'] else 'sentences'}: entropy "
+        f"{statistics['mean_entropy'] or 0:.2f} of {statistics['uniform_entropy']:.2f} nats, "
+        f"change from word to word {statistics['mean_change'] or 0:.2f} of 1"
+    )
+    objects = statistics["objects"]
+    if objects and objects["matched"]:
+        print(
+            f"attention in the named object's box grown by a cell: {objects['in_grown_box']:.1%} "
+            f"(uniform attention: {objects['uniform_in_grown_box']:.1%}), "
+            f"{objects['matched']} nouns"
+        )
+    elif objects:
+        print("attention in the objects' boxes: no caption named one in its place")
+    for warning in statistics["warnings"]:
+        print(f"warning: {warning}")
+    print(f"pictures and statistics: {folder}")

@@ -1,0 +1,196 @@
+"""Verbs that report on runs or hand them on: compare, export, publish, tables and more."""
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from show_attend_tell.cli.common import Verbs, add_verb
+from show_attend_tell.errors import UserError
+
+if TYPE_CHECKING:
+    from show_attend_tell.inference.run import Run
+
+
+def add_verbs(verbs: Verbs) -> None:
+    """Adds the verbs of this module."""
+    compare = add_verb(
+        verbs,
+        "compare",
+        _compare,
+        "Compare runs: a page, a table and their numbers.",
+        overrides=False,
+    )
+    compare.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="workdir of a run")
+    compare.add_argument("--split", default="test", help="that all were evaluated on (test)")
+    compare.add_argument("--out", type=Path, default=Path("runs/compare"), help="folder to write")
+    add_pictures(compare)
+
+    export = add_verb(
+        verbs, "export", _export, "Write only a run's weights, config and words, to hand on."
+    )
+    export.add_argument("--workdir", type=Path, required=True, help="folder of a trained run")
+    export.add_argument("--weights", choices=("best", "last"), default="best", help="(best)")
+    export.add_argument("--out", type=Path, required=True, help="folder to write")
+
+    publish = add_verb(
+        verbs,
+        "publish",
+        _publish,
+        "Write a run's records, without weights and pictures, for `compare`.",
+        overrides=False,
+    )
+    publish.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="workdir of a run")
+    publish.add_argument("--out", type=Path, required=True, help="folder of their folders")
+
+    tables = add_verb(
+        verbs,
+        "tables",
+        _tables,
+        "Generate the tables of Markdown pages from the records that `publish` wrote.",
+        overrides=False,
+    )
+    tables.add_argument("pages", type=Path, help="folder of Markdown pages with marked tables")
+    tables.add_argument("--records", type=Path, default=Path("results"), help="folder (results)")
+
+    variance = add_verb(
+        verbs,
+        "gradient-variance",
+        _gradient_variance,
+        "Measure the noise of hard attention's gradient for every baseline and credit.",
+    )
+    variance.add_argument("--workdir", type=Path, required=True, help="folder of a trained run")
+    variance.add_argument("--batches", type=int, default=4, help="(default: 4)")
+    variance.add_argument("--samples", type=int, default=64, help="per batch (default: 64)")
+    variance.add_argument("--images", type=int, default=8, help="of a batch (default: 8)")
+    variance.add_argument(
+        "--fresh", action="store_true", help="initial weights instead of the trained ones"
+    )
+
+
+def add_pictures(parser: argparse.ArgumentParser) -> None:
+    """The option that says how many pictures a comparison shows."""
+    parser.add_argument(
+        "--pictures",
+        type=int,
+        default=12,
+        metavar="N",
+        help="images on the page; 0 for a page that may be passed on whatever the data (12)",
+    )
+
+
+def show_comparison(runs: Sequence[Path], split: str, out: Path, pictures: int) -> None:
+    """Compares runs, prints the table and says where the page lies."""
+    from show_attend_tell.reports.compare import compare
+
+    compare(runs, split, out, shown=pictures)
+    print((out / "table.md").read_text(encoding="utf-8"))
+    print(f"open {out / 'index.html'}")
+
+
+def _compare(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
+    show_comparison(arguments.runs, arguments.split, arguments.out, arguments.pictures)
+
+
+def _export(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
+    from show_attend_tell import pretrained
+    from show_attend_tell.inference.run import load_run
+
+    run = load_run(arguments.workdir, overrides, weights=arguments.weights)
+    size = pretrained.export(run, arguments.out)
+    print(f"{arguments.out}: step {run.step}, {size / 1e6:.1f} MB; caption with --workdir of it")
+
+
+def _publish(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
+    from show_attend_tell import pretrained
+
+    for run in arguments.runs:
+        written = pretrained.publish(run, arguments.out / run.resolve().name)
+        size = sum(path.stat().st_size for path in written)
+        print(f"{arguments.out / run.resolve().name}: {len(written)} files, {size / 1e3:.0f} kB")
+
+
+def _tables(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
+    from show_attend_tell.reports.results_tables import update_pages
+
+    changed = update_pages(arguments.pages, arguments.records)
+    for page in changed:
+        print(f"{page}: tables generated")
+    if not changed:
+        print(f"{arguments.pages}: all tables are as the records say")
+
+
+def _gradient_variance(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
+    from show_attend_tell.evaluation.gradient_variance import gradient_variance
+    from show_attend_tell.inference.run import load_run
+    from show_attend_tell.models.captioner import all_weights, trained_weights
+    from show_attend_tell.reports.variance_chart import write_variance
+    from show_attend_tell.runs.record import provenance
+
+    for name, least in (("batches", 1), ("samples", 2), ("images", 1)):
+        if getattr(arguments, name) < least:
+            raise UserError(f"--{name} {getattr(arguments, name)}: must be {least} or more")
+    run = load_run(arguments.workdir, overrides)
+    params = run.params
+    if arguments.fresh:
+        params = all_weights(trained_weights(run.model), run.params)
+    batches = _batches(run, 2 * arguments.batches, arguments.images)
+    rows = gradient_variance(
+        run.model,
+        params,
+        batches[: arguments.batches],
+        batches[arguments.batches :],
+        samples=arguments.samples,
+        seed=run.settings.seed,
+    )
+    record = {
+        "rows": rows,
+        "batches": arguments.batches,
+        "images": arguments.images,
+        "samples": arguments.samples,
+        "weights": "fresh" if arguments.fresh else f"step {run.step}",
+        **provenance(run.settings),
+    }
+    write_variance(run.workdir, record)
+    _print_variance(rows)
+    print(run.workdir / "gradient_variance.png")
+
+
+def _batches(run: "Run", count: int, images: int) -> list[tuple[Any, Any]]:
+    """The first training batches, as (inputs, tokens)."""
+    import jax.numpy as jnp
+
+    from show_attend_tell.runs.inputs import load_inputs
+    from show_attend_tell.training.session import make_plan
+
+    examples = run.task.load("train", copies=True)
+    inputs = load_inputs(run.settings, run.task, examples, run.encoder, run.source_vocabulary)
+    plan = make_plan(run.settings, examples, run.vocabulary, batch_size=images)
+    if len(plan) < count * images:
+        raise UserError(f"--batches {count // 2}: too many for {len(plan)} training images")
+    batches = []
+    for number in range(count):
+        members, tokens = plan.batch(number)
+        batches.append((jnp.asarray(inputs[members]), jnp.asarray(tokens)))
+    return batches
+
+
+def _print_variance(rows: Sequence[Mapping[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(
+        title="trace of the gradient's covariance; relative: to none + sequence, at equal rollouts"
+    )
+    for name in ("baseline", "credit", "rollouts", "trace", "relative", "signal to noise"):
+        table.add_column(name, justify="left" if name in ("baseline", "credit") else "right")
+    for row in rows:
+        table.add_row(
+            row["baseline"],
+            row["credit"],
+            str(row["rollouts"]),
+            f"{row['variance']:.3g}",
+            f"{row['relative']:.3f}",
+            f"{row['snr']:.3g}",
+        )
+    Console().print(table)

@@ -1,0 +1,109 @@
+"""The verbs `quickstart`, `train` and `config`."""
+
+import argparse
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from show_attend_tell.cli.common import Verbs, add_experiment, add_verb
+
+SHOWN = 16  # pictures that quickstart draws of each run
+
+
+def add_verbs(verbs: Verbs) -> None:
+    """Adds the verbs of this module."""
+    quickstart = add_verb(
+        verbs,
+        "quickstart",
+        _quickstart,
+        "Train, draw and compare soft and hard attention on the generated data set: a few minutes.",
+    )
+    quickstart.add_argument("--workdir", type=Path, default=Path("runs/quickstart"))
+
+    train = add_verb(
+        verbs, "train", _train, "Train an experiment, or resume it in the state of its workdir."
+    )
+    add_experiment(train)
+    train.add_argument("--workdir", type=Path, required=True, help="folder of the run")
+    job = train.add_argument_group(
+        "several processes",
+        "One run on the devices of all; SLURM steps of several tasks and TPU pods need no options. "
+        "The folders of runs and data must be the same for all.",
+    )
+    job.add_argument(
+        "--coordinator", metavar="HOST:PORT", help="address of process 0, with a free port"
+    )
+    job.add_argument("--processes", type=int, help="how many there are")
+    job.add_argument("--process", type=int, help="number of this one, from 0")
+
+    config = add_verb(verbs, "config", _config, "Print every setting of an experiment.")
+    add_experiment(config)
+    config.add_argument(
+        "--changes", action="store_true", help="only settings that differ from their default"
+    )
+
+
+def _train(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
+    from show_attend_tell import config, devices
+    from show_attend_tell.training.session import train
+
+    settings = config.load_experiment(arguments.config, overrides)
+    needless = config.needless(config.read_experiment(arguments.config))
+    if needless:
+        print(
+            f"note: {arguments.config} states {len(needless)} settings that are the defaults; "
+            f"`show-attend-tell config --config {arguments.config} --changes` lists the others",
+            file=sys.stderr,
+        )
+    devices.start(arguments.coordinator, arguments.processes, arguments.process)
+    train(settings, arguments.workdir)
+
+
+def _config(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from show_attend_tell import config
+
+    settings = config.load_experiment(arguments.config, overrides)
+    table = Table(title=arguments.config, title_justify="left", show_edge=False)
+    table.add_column("setting", no_wrap=True)
+    table.add_column("value", overflow="fold")
+    table.add_column("default", overflow="fold")
+    table.add_column("meaning")
+    for name, value, default, meaning in config.described(settings):
+        if value == default and arguments.changes:
+            continue
+        shown = "" if value == default else repr(default)
+        text = f"{meaning.text}; {meaning.range}" if meaning.range else meaning.text
+        style = None if value == default else "bold"
+        table.add_row(name, repr(value), shown, text, style=style)
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
+
+
+def _quickstart(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
+    started = time.monotonic()
+    soft, hard = arguments.workdir / "soft", arguments.workdir / "hard"
+    # Hard attention starts from the soft run, which takes half the time of a start from scratch.
+    for run, variant, changes in (
+        (soft, "soft", ()),
+        (hard, "hard-from-soft", (f"--config.train.init_from={soft}",)),
+    ):
+        _show("train", "--config", f"shapes:{variant}", "--workdir", run, *changes, *overrides)
+        _show("evaluate", "--workdir", run, "--split", "val")
+        _show("attend", "--workdir", run, "--split", "val", "--num", SHOWN)
+    page = arguments.workdir / "compare"
+    _show("compare", soft, hard, "--split", "val", "--out", page)
+    print(f"{(time.monotonic() - started) / 60:.1f} minutes in all")
+
+
+def _show(*command: object) -> None:
+    """Prints a command of this program and runs it."""
+    from show_attend_tell.cli.parser import make_parser
+
+    words = [str(word) for word in command]
+    print(f"\n$ show-attend-tell {shlex.join(words)}", flush=True)
+    arguments, overrides = make_parser().parse_known_args(words)
+    arguments.run(arguments, overrides)

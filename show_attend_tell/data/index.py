@@ -1,0 +1,83 @@
+"""The index of a built split: ids and captions of its examples, kept beside the records.
+
+A record holds its image, too, so collecting ids and captions means reading the whole split. That
+is done once, and kept in a file `index-SPLIT.jsonl`. Its first line says which record files the
+index was made from, and has the hash of the other lines. An index that does not fit is made again.
+"""
+
+import hashlib
+import json
+import logging
+from pathlib import Path
+
+from show_attend_tell import files
+from show_attend_tell.data.examples import Example, Index
+from show_attend_tell.data.records import (
+    Builder,
+    Records,
+    damage_reported,
+    first_line,
+    lock_path,
+)
+
+MANY = 10_000  # examples from which on a pass over the records is announced
+
+# Name, size in bytes and time of change of each file of records.
+Shards = list[tuple[str, int, int]]
+
+_log = logging.getLogger(__name__)
+
+
+def read_index(builder: Builder[Example], split: str) -> Index:
+    """Id and captions of each example of a stored split, in order.
+
+    Makes the index where there is none.
+
+    Raises:
+      UserError: a file of the records is damaged or missing.
+    """
+    folder = Path(builder.data_path)
+    path = folder / f"index-{split}.jsonl"
+    with damage_reported(folder):
+        stats = [(Path(p).name, Path(p).stat()) for p in builder.info.splits[split].filepaths]
+    shards = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
+    lines = _kept_lines(path, shards)
+    try:
+        if lines is None:
+            with files.locked(lock_path(Path(builder.data_dir_root), builder.name)):
+                # Another process may have made it meanwhile.
+                lines = _kept_lines(path, shards)
+                if lines is None:
+                    lines = _collect(builder, split)
+                    with files.replacing(path) as file:
+                        file.write(_head(shards, lines) + lines)
+    except OSError as error:  # a read-only folder or a full disk: the data can be used all the same
+        _log.warning("%s: cannot be kept (%s)", path, first_line(error))
+        lines = _collect(builder, split) if lines is None else lines
+    entries = map(json.loads, lines.splitlines())
+    return [(image_id, tuple(captions)) for image_id, *captions in entries]
+
+
+def _kept_lines(path: Path, shards: Shards) -> bytes | None:
+    """An index without its first line; None where it is absent, outdated or damaged."""
+    try:
+        head, end, lines = path.read_bytes().partition(b"\n")
+    except OSError:
+        return None
+    return lines if head + end == _head(shards, lines) else None
+
+
+def _head(shards: Shards, lines: bytes) -> bytes:
+    head = {"of": shards, "sha256": hashlib.sha256(lines).hexdigest()}
+    return json.dumps(head).encode() + b"\n"
+
+
+def _collect(builder: Builder[Example], split: str) -> bytes:
+    """The lines of an index, one per record: id and captions as a JSON list."""
+    records, read = Records(builder, split), builder.reader()
+    if len(records) >= MANY:
+        _log.info(
+            "%s %s: reading the captions of %s images", builder.name, split, f"{len(records):,}"
+        )
+    examples = (read(records[i]) for i in range(len(records)))
+    return b"".join(json.dumps([e.image_id, *e.captions]).encode() + b"\n" for e in examples)

@@ -1,0 +1,339 @@
+"""Images or sentences? The only module that asks.
+
+A task knows how to read a data set, what a model reads of an example, and what results are called.
+Everything else treats both kinds alike.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import numpy as np
+import platformdirs
+from jaxtyping import Float, Int
+
+from show_attend_tell.data.batches import Inputs, source_ids
+from show_attend_tell.data.examples import (
+    Box,
+    Example,
+    ExampleSource,
+    ImageSource,
+    Pair,
+    PairSource,
+)
+from show_attend_tell.data.images import Picture, picture_size
+from show_attend_tell.data.load import load_images, load_pairs
+from show_attend_tell.data.row_cache import RowCache
+from show_attend_tell.data.vocabulary import AnyVocabulary, build_vocabulary
+from show_attend_tell.errors import UserError
+from show_attend_tell.settings import ImageData, SentenceData
+from show_attend_tell.tokens import PAD
+
+
+class Viewer(Protocol):
+    """What an encoder tells about the places that it annotates."""
+
+    image_size: int
+    centres: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Something that is captioned or translated.
+
+    Attributes:
+      name: id of an example, or a file's name.
+      picture: an image: encoded, a file, or RGB values.
+      boxes: known objects in it.
+      text: a source sentence.
+    """
+
+    name: str
+    picture: Picture | None = None
+    boxes: tuple[Box, ...] = ()
+    text: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Places:
+    """Where the L places of an input lie.
+
+    Attributes:
+      row_centres, column_centres: of the grid (h, w), in [0, 1]; L = h * w, row by row.
+      original_size: (height, width) of the upright original picture, in pixels.
+      image_side: side in pixels of the square that the encoder saw.
+      boxes: known objects.
+      source: the L source tokens; empty for an image.
+    """
+
+    row_centres: Float[np.ndarray, " h"]
+    column_centres: Float[np.ndarray, " w"]
+    original_size: tuple[int, int]
+    image_side: int
+    boxes: tuple[Box, ...] = ()
+    source: tuple[str, ...] = ()
+
+
+class Task(Protocol):
+    """What differs between captioning images and translating sentences.
+
+    Attributes:
+      noun: what examples are called: "images" or "sentences".
+      token: what the parts of a target are called: "words" or "tokens".
+      verb: the command that describes inputs of one's own: "caption" or "translate".
+      scorer: name of the scorer in `evaluation.scoring`.
+      metrics: validation scores that can pick the best weights.
+      progress_metric: the score by which progress is compared.
+      reads_words: whether inputs are words, whose vocabulary the encoder needs.
+    """
+
+    noun: str
+    token: str
+    verb: str
+    scorer: str
+    metrics: tuple[str, ...]
+    progress_metric: str
+    reads_words: bool
+
+    def load(self, split: str, *, copies: bool = False) -> ExampleSource:
+        """The examples of a split; with `copies` also those that only training sees."""
+        ...
+
+    def target_vocabulary(self, texts: Iterable[str]) -> AnyVocabulary:
+        """The vocabulary of training targets."""
+        ...
+
+    def source_vocabulary(self, examples: ExampleSource) -> AnyVocabulary | None:
+        """The vocabulary of training inputs; None where inputs are not words."""
+        ...
+
+    def row_cache(self, examples: ExampleSource, make: Callable[..., RowCache]) -> RowCache | None:
+        """The cache `make(examples)` of the inputs; None where inputs need none."""
+        ...
+
+    def inputs(
+        self,
+        examples: ExampleSource,
+        source: AnyVocabulary | None,
+        make: Callable[..., RowCache],
+        warn: Callable[[str], object],
+    ) -> Inputs:
+        """What the model reads of each example.
+
+        Args:
+          examples: a split.
+          source: vocabulary of the inputs.
+          make: see `row_cache`.
+          warn: called with a line about inputs that were cut.
+        """
+        ...
+
+    def encode(
+        self, sentences: Sequence[str], source: AnyVocabulary
+    ) -> tuple[Int[np.ndarray, "N S"], list[int]]:
+        """Sentences of one's own as inputs of one shape, and which of them were cut."""
+        ...
+
+    def input_lengths(self, inputs: Inputs) -> Int[np.ndarray, " N"] | None:
+        """Words of each input; None where inputs are all of one size."""
+        ...
+
+    def pictures(self, examples: ExampleSource) -> ImageSource | None:
+        """The examples as images to look at; None where there are none."""
+        ...
+
+    def subject(self, example: Any) -> Subject:
+        """An example of `load` as something to describe."""
+        ...
+
+    def places(
+        self, subject: Subject, count: int, encoder: Any, source: AnyVocabulary | None
+    ) -> Places:
+        """Where the `count` places lie that a model attended to."""
+        ...
+
+
+@dataclass(frozen=True)
+class ImageTask:
+    """Captions of images."""
+
+    data: ImageData
+    noun: str = "images"
+    token: str = "words"
+    verb: str = "caption"
+    scorer: str = "captions"
+    # All but METEOR, which needs Java and seconds.
+    metrics: tuple[str, ...] = (
+        *("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-L", "CIDEr", "exact"),
+    )
+    progress_metric: str = "CIDEr"
+    reads_words: bool = False
+
+    def load(self, split: str, *, copies: bool = False) -> ImageSource:
+        return load_images(
+            self.data.name,
+            split,
+            data_dir=data_folder(self.data) / "datasets",
+            manual_dir=_manual_dir(self.data),
+            limit=self.data.limit,
+            mirrored=copies and self.data.mirrored,
+            crops=self.data.crops if copies else 0,
+            restval=self.data.restval,
+        )
+
+    def target_vocabulary(self, texts: Iterable[str]) -> AnyVocabulary:
+        return build_vocabulary(
+            texts,
+            kind="ptb",
+            min_count=self.data.min_count,
+            size=self.data.vocabulary_size,
+            subwords=0,
+        )
+
+    def source_vocabulary(self, examples: ExampleSource) -> AnyVocabulary | None:
+        return None
+
+    def row_cache(self, examples: ExampleSource, make: Callable[..., RowCache]) -> RowCache | None:
+        return make(examples)
+
+    def inputs(
+        self,
+        examples: ExampleSource,
+        source: AnyVocabulary | None,
+        make: Callable[..., RowCache],
+        warn: Callable[[str], object],
+    ) -> Inputs:
+        return make(examples).load()
+
+    def encode(
+        self, sentences: Sequence[str], source: AnyVocabulary
+    ) -> tuple[Int[np.ndarray, "N S"], list[int]]:
+        raise TypeError("a model of images reads no sentences")
+
+    def input_lengths(self, inputs: Inputs) -> Int[np.ndarray, " N"] | None:
+        return None
+
+    def pictures(self, examples: ExampleSource) -> ImageSource | None:
+        return cast(ImageSource, examples)
+
+    def subject(self, example: Example) -> Subject:
+        return Subject(example.image_id, example.image, example.boxes)
+
+    def places(
+        self, subject: Subject, count: int, encoder: Viewer, source: AnyVocabulary | None
+    ) -> Places:
+        assert subject.picture is not None
+        centres = np.array(encoder.centres)
+        size = picture_size(subject.picture)
+        return Places(centres, centres, size, encoder.image_size, subject.boxes)
+
+
+@dataclass(frozen=True)
+class SentenceTask:
+    """Translations of sentences."""
+
+    data: SentenceData
+    noun: str = "sentences"
+    token: str = "tokens"
+    verb: str = "translate"
+    scorer: str = "translations"
+    metrics: tuple[str, ...] = ("BLEU", "chrF", "exact")
+    progress_metric: str = "BLEU"
+    reads_words: bool = True
+
+    def load(self, split: str, *, copies: bool = False) -> PairSource:
+        languages = (self.data.source, self.data.target) if self.data.source else None
+        return load_pairs(
+            self.data.name,
+            split,
+            data_dir=data_folder(self.data) / "datasets",
+            manual_dir=_manual_dir(self.data),
+            limit=self.data.limit,
+            languages=languages,
+        )
+
+    def target_vocabulary(self, texts: Iterable[str]) -> AnyVocabulary:
+        return build_vocabulary(
+            texts,
+            kind=self.data.vocabulary,
+            min_count=self.data.min_count,
+            size=0,
+            subwords=self.data.subwords,
+        )
+
+    def source_vocabulary(self, examples: ExampleSource) -> AnyVocabulary | None:
+        return self.target_vocabulary([pair.source for pair in examples])
+
+    def row_cache(self, examples: ExampleSource, make: Callable[..., RowCache]) -> RowCache | None:
+        return None
+
+    def inputs(
+        self,
+        examples: ExampleSource,
+        source: AnyVocabulary | None,
+        make: Callable[..., RowCache],
+        warn: Callable[[str], object],
+    ) -> Inputs:
+        assert source is not None
+        limit = self.data.max_source_length
+        ids, cut = source_ids([pair.source for pair in examples], source, limit)
+        if cut:
+            warn(
+                f"{examples.name} {examples.split}: {cut} of {len(ids)} source sentences cut to "
+                f"{limit} tokens (config.data.max_source_length)"
+            )
+        return ids
+
+    def encode(
+        self, sentences: Sequence[str], source: AnyVocabulary
+    ) -> tuple[Int[np.ndarray, "N S"], list[int]]:
+        limit = self.data.max_source_length
+        cut = [i for i, text in enumerate(sentences) if len(source.encode_text(text)) > limit]
+        ids, _ = source_ids(sentences, source, limit)
+        # One shape whatever the sentences and their number, so that nothing compiles twice.
+        return np.pad(ids, ((0, 0), (0, limit + 1 - ids.shape[1]))), cut
+
+    def input_lengths(self, inputs: Inputs) -> Int[np.ndarray, " N"] | None:
+        return (cast(np.ndarray, inputs) != PAD).sum(axis=1)
+
+    def pictures(self, examples: ExampleSource) -> ImageSource | None:
+        return None
+
+    def subject(self, example: Pair) -> Subject:
+        return Subject(example.pair_id, text=example.source)
+
+    def places(
+        self, subject: Subject, count: int, encoder: Any, source: AnyVocabulary | None
+    ) -> Places:
+        assert source is not None
+        ids = source.encode_text(subject.text)[: self.data.max_source_length]
+        words = (*source.decode(ids), "<eos>")
+        if count == 1:  # a fixed context: one place for the whole sentence
+            words = ("(sentence)",)
+        along = (np.arange(len(words)) + 0.5) / len(words)
+        return Places(np.array([0.5]), along, (1, len(words)), 1, source=words)
+
+
+def task_of(data: ImageData | SentenceData) -> Task:
+    """The task of a data set."""
+    return ImageTask(data) if isinstance(data, ImageData) else SentenceTask(data)
+
+
+def expect(task: Task, verb: str, where: Path) -> None:
+    """Rejects a run that a verb cannot use.
+
+    Raises:
+      UserError: the task has another verb; the message names it.
+    """
+    if task.verb != verb:
+        raise UserError(f"{where}: a run on {task.noun}; use `{task.verb}`")
+
+
+def data_folder(data: ImageData | SentenceData) -> Path:
+    """Where built data sets and caches lie: `config.data.dir`, or the user's cache folder."""
+    return Path(data.dir or platformdirs.user_cache_dir("show_attend_tell"))
+
+
+def _manual_dir(data: ImageData | SentenceData) -> Path | None:
+    return Path(data.manual_dir) if data.manual_dir else None

@@ -1,0 +1,30 @@
+"""The scorers by name: a task names the one that scores its kind of text."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from show_attend_tell.evaluation import caption_metrics, translation_metrics
+from show_attend_tell.evaluation.scores import Scores
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """How one kind of text is scored.
+
+    Attributes:
+      score: (references, hypotheses, *, meteor=True) -> Scores. References are lists of texts by
+        id, hypotheses single texts by the same ids; `meteor` says whether to run METEOR, where the
+        scorer has it.
+      describe: (examples, hypotheses) -> what a score file says about the metrics. `tokenizer`
+        identifies how texts are split into tokens; other keys are the scorer's own.
+    """
+
+    score: Callable[..., Scores]
+    describe: Callable[..., dict[str, Any]]
+
+
+SCORERS = {
+    "captions": Scorer(caption_metrics.score, caption_metrics.describe),
+    "translations": Scorer(translation_metrics.score, translation_metrics.describe),
+}

@@ -1,0 +1,71 @@
+"""Scores of a captioned split, written beside the captions that they were computed from."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from show_attend_tell import files
+from show_attend_tell.data.examples import ExampleSource
+from show_attend_tell.evaluation.results_file import write_results
+from show_attend_tell.evaluation.scoring import SCORERS
+from show_attend_tell.inference.captioning import Caption, texts
+from show_attend_tell.inference.run import Run
+from show_attend_tell.runs.record import provenance
+from show_attend_tell.settings import Decode, Settings
+
+
+def references(examples: ExampleSource) -> dict[str, list[str]]:
+    """Id of an example to its raw captions or translations."""
+    captions = map(list, examples.captions())
+    return dict(zip(examples.ids, captions, strict=True))
+
+
+def reported_contexts(settings: Settings) -> tuple[str, ...]:
+    """The contexts that a run's scores are reported for.
+
+    Papers and code disagree, often silently, on what a hard model reads at test time. So a hard run
+    is scored with `expected` and `argmax`, and with its own context where that is another.
+    """
+    own = settings.decode.context
+    return tuple(dict.fromkeys(("expected", "argmax", own) if settings.attention.hard else (own,)))
+
+
+def score_stem(split: str, decoding: Decode) -> str:
+    """How the names of a split's caption and score files begin."""
+    penalty = f"{decoding.length_penalty:g}"
+    return f"{split}-{decoding.context}-beam{decoding.beam}-lp{penalty}"
+
+
+def score_split(
+    run: Run, split: str, decoding: Decode, examples: ExampleSource, captions: Sequence[Caption]
+) -> dict[str, Any]:
+    """Writes the captions of a split, then scores them and writes the scores.
+
+    Returns:
+      What the score file holds: the scores and every setting that they depend on.
+    """
+    stem = score_stem(split, decoding)
+    run.workdir.mkdir(parents=True, exist_ok=True)  # a packaged model has none yet
+    truth, hypotheses = references(examples), texts(examples, captions)
+    write_results(run.workdir / f"{stem}.captions.json", hypotheses)
+    scorer = SCORERS[run.task.scorer]
+    scores = scorer.score(truth, hypotheses)
+    record = {
+        "scores": scores.values,
+        "missing": scores.missing,
+        "split": split,
+        "images": len(captions),
+        "noun": run.task.noun,
+        "unfinished": sum(caption.tokens[-1:] != ("<eos>",) for caption in captions),
+        "decoding": dataclasses.asdict(decoding),
+        **scorer.describe(examples, hypotheses),
+        "references": hashlib.sha256(json.dumps(truth).encode()).hexdigest(),
+        "step": run.step,
+        **provenance(run.settings),
+        "per_image": scores.per_image,
+        "bleu_counts": scores.bleu_counts,
+    }
+    files.write_text(run.workdir / f"{stem}.scores.json", json.dumps(record, indent=2) + "\n")
+    return record

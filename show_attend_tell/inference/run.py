@@ -1,0 +1,114 @@
+"""A trained run, loaded and ready to describe images or sentences."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from show_attend_tell import devices
+from show_attend_tell.data import vocabulary as vocabularies
+from show_attend_tell.data.task import Task, task_of
+from show_attend_tell.data.vocabulary import AnyVocabulary
+from show_attend_tell.errors import UserError
+from show_attend_tell.models.captioner import (
+    Captioner,
+    all_weights,
+    frozen_weights,
+    trained_weights,
+)
+from show_attend_tell.models.encoders import Encoder
+from show_attend_tell.runs.build import build_captioner, build_encoder
+from show_attend_tell.runs.checkpoint import in_half, read_weights
+from show_attend_tell.runs.folder import SOURCE, TARGET, RunFolder
+from show_attend_tell.settings import Decode, Settings
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A trained run.
+
+    Attributes:
+      workdir: where results are written.
+      settings, task: of its experiment.
+      vocabulary: of what it says.
+      source_vocabulary: of what it reads, where that is words.
+      encoder: also where it is frozen, and so not in the model.
+      model: its form.
+      params: all weights that the model needs, frozen ones among them.
+      step: of training, at which the weights were kept.
+    """
+
+    workdir: Path
+    settings: Settings
+    task: Task
+    vocabulary: AnyVocabulary
+    source_vocabulary: AnyVocabulary | None
+    encoder: Encoder
+    model: Captioner
+    params: dict[str, Any]
+    step: int
+
+    @property
+    def decoding(self) -> Decode:
+        """How its settings decode."""
+        return self.settings.decode
+
+
+def load_run(
+    workdir: Path, overrides: Sequence[str] = (), *, weights: str = "best", half: bool = True
+) -> Run:
+    """Loads a run, or a model that `pretrained.export` wrote.
+
+    Args:
+      workdir: its folder.
+      overrides: of its settings, as on the command line.
+      weights: the `best` or, of a finished run, the `last` ones. An exported model has one set.
+      half: whether weights are rounded to half precision, so that a run captions and scores as the
+        model does that is exported from it.
+
+    Raises:
+      UserError: the folder holds no run, the run has no such weights yet, a file is damaged, an
+        override is not understood, or a weight is beyond half precision.
+    """
+    folder = RunFolder(workdir)
+    settings = folder.settings(overrides)
+    vocabulary, source = vocabularies.load(workdir / TARGET), None
+    if (workdir / SOURCE).exists():
+        source = vocabularies.load(workdir / SOURCE)
+    encoder = build_encoder(settings, 0 if source is None else len(source))
+    model = build_captioner(settings, encoder, len(vocabulary))
+    step, params = _read_weights(folder, trained_weights(model), weights, half)
+    return Run(
+        workdir=workdir,
+        settings=settings,
+        task=task_of(settings.data),
+        vocabulary=vocabulary,
+        source_vocabulary=source,
+        encoder=encoder,
+        model=model,
+        params=all_weights(params, devices.replicate(frozen_weights(model))),
+        step=step,
+    )
+
+
+def _read_weights(
+    run: RunFolder, like: dict[str, Any], which: str, half: bool
+) -> tuple[int, dict[str, Any]]:
+    if run.exported_weights is not None:
+        return read_weights(run.exported_weights, like)
+    folder = run.path / which
+    remedy = "train to the end" if which == "last" else "train at least one epoch"
+    if not folder.is_dir():
+        raise UserError(f"{folder}: not there; {remedy} first")
+    kept = run.weights(which)
+    restored = kept.restore(like)
+    kept.close()
+    if restored is None:
+        raise UserError(f"{folder}: no weights in it; {remedy} first")
+    step, params, _ = restored
+    if half:
+        params = jax.tree.map(lambda x: x.astype(np.float32), in_half(params, folder))
+    return step, params

@@ -1,0 +1,336 @@
+"""Folders of finished runs as typed records, checked while they are read.
+
+A folder needs config.json, run.json, metrics.jsonl, vocabulary.json, the captions and scores of a
+split, and the statistics of its attention maps: no data set, no model and no weights.
+"""
+
+import contextlib
+import dataclasses
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from show_attend_tell import config
+from show_attend_tell.data import vocabulary as vocabularies
+from show_attend_tell.data.task import Task, task_of
+from show_attend_tell.errors import UserError
+from show_attend_tell.evaluation.results_file import read_results
+from show_attend_tell.reports.uncertainty import COUNTS, MEANS
+from show_attend_tell.runs.metrics_log import read_metrics
+
+DECODING = ("context", "beam", "length_penalty")  # settings that every score file states
+BY_LENGTH = ("BLEU", "chrF", "exact")  # scores of sentences grouped by source length
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Scored:
+    """A score file: N images or sentences, decoded in one way.
+
+    Attributes:
+      path: of the file.
+      decoding: how the captions were searched for, without the batch size.
+      scores: corpus scores by name; None: could not be computed.
+      missing: the reason for each None.
+      references: SHA-256 of the references.
+      tokenizer: its name.
+      image_ids: in the order of the table.
+      table: what `uncertainty` measures.
+      by_length: scores of sentences grouped by source length; empty for images.
+    """
+
+    path: Path
+    decoding: dict[str, Any]
+    scores: dict[str, float | None]
+    missing: dict[str, str]
+    references: str
+    tokenizer: str
+    image_ids: tuple[str, ...]
+    table: Float[np.ndarray, "N 15"]
+    by_length: list[dict[str, float]]
+
+
+@dataclasses.dataclass(frozen=True)
+class RunSettings:
+    """What reports want to know about a run's config.
+
+    Attributes:
+      seed: of the run.
+      data: name of the data set.
+      languages: source and target; None for images.
+      init_from: the run whose weights training began with, if any.
+      task: the kind of data.
+      experiment: digest of the config without what sets apart the runs of one experiment.
+      values: these settings by dotted name.
+    """
+
+    seed: int
+    data: str
+    languages: tuple[str | None, str | None]
+    init_from: str | None
+    task: Task
+    experiment: str
+    values: dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Run:
+    """A finished run.
+
+    Attributes:
+      workdir: its folder.
+      settings: from config.json.
+      record: run.json.
+      step: of the best weights.
+      words: of the vocabulary.
+      metrics: records of metrics.jsonl by kind, numbers only; "val" has at least one.
+      scored: the score files of the split, at least one.
+      attention: statistics of the split's attention maps by name.
+      context: the context that made the maps.
+      variance: rows of gradient_variance.json, if there is one.
+    """
+
+    workdir: Path
+    settings: RunSettings
+    record: dict[str, Any]
+    step: int
+    words: tuple[str, ...]
+    metrics: dict[str, list[dict[str, float]]]
+    scored: list[Scored]
+    attention: dict[str, float | None]
+    context: str
+    variance: list[dict[str, Any]]
+
+    @property
+    def seconds(self) -> float | None:
+        """How long training took."""
+        return finite(self.record.get("seconds"))
+
+
+def read_run(workdir: Path, split: str) -> Run:
+    """Reads a run that was evaluated and attended on a split.
+
+    Raises:
+      UserError: the folder is not a run, the run is not finished, not evaluated or not attended, or
+        a file is missing or damaged.
+    """
+    if not (workdir / "config.json").is_file():
+        raise UserError(f"{workdir}: not the folder of a run, there is no config.json in it")
+    with _reading(workdir / "run.json", "train again"):
+        record = _read_json(workdir / "run.json")
+        if record.get("finished") is not True:
+            raise UserError(f"{workdir}: its training is not finished; `train` resumes it")
+        step = int(record["best_step"])
+        source = record.get("init_from")
+        if source is not None:
+            source["experiment"]  # raises KeyError if it is missing
+    settings = _read_settings(workdir / "config.json", source)
+    metrics = _read_metrics(workdir / "metrics.jsonl", settings.task.progress_metric)
+    scored = _read_all_scores(workdir, split, step)
+    attention, context = _read_attention(workdir, split, step)
+    return Run(
+        workdir=workdir,
+        settings=settings,
+        record=record,
+        step=step,
+        words=vocabularies.load(workdir / "vocabulary.json").words,
+        metrics=metrics,
+        scored=scored,
+        attention=attention,
+        context=context,
+        variance=_read_variance(workdir / "gradient_variance.json"),
+    )
+
+
+# Settings: the only place that sees a config
+
+
+def _read_settings(path: Path, source: Mapping[str, Any] | None) -> RunSettings:
+    """The settings of a run; `source` is what run.json records about `init_from`."""
+    settings = config.load_run(path)
+    experiment = config.experiment(settings, source)
+    values = dict(config.flatten(settings))
+    return RunSettings(
+        seed=settings.seed,
+        data=settings.data.name,
+        languages=(values.get("data.source"), values.get("data.target")),
+        init_from=settings.train.init_from or None,
+        task=task_of(settings.data),
+        experiment=config.digest(experiment),
+        values={
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in config.flatten(experiment)
+        },
+    )
+
+
+def differing(runs: Sequence[RunSettings]) -> dict[str, list[Any]]:
+    """The settings that differ, by dotted name: the values of all, None where one lacks it."""
+    absent = object()
+    names = sorted({name for settings in runs for name in settings.values})
+    return {
+        name: [settings.values.get(name) for settings in runs]
+        for name in names
+        if any(
+            settings.values.get(name, absent) != runs[0].values.get(name, absent)
+            for settings in runs
+        )
+    }
+
+
+# Files
+
+
+@contextlib.contextmanager
+def _reading(path: Path, remedy: str) -> Iterator[None]:
+    """Turns the errors of a missing or damaged file into one line for the user."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise UserError(f"{path}: not there; {remedy}") from None
+    except KeyError as error:
+        raise UserError(f"{path}: lacks {error}; {remedy}") from error
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise UserError(f"{path}: damaged ({' '.join(str(error).split())}); {remedy}") from error
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    content = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(content, dict):
+        raise ValueError("no JSON object")
+    return content
+
+
+def _read_metrics(path: Path, watched: str) -> dict[str, list[dict[str, float]]]:
+    with _reading(path, "train again"):
+        metrics: dict[str, list[dict[str, float]]] = {"train": [], "val": []}
+        for row in read_metrics(path):
+            numbers = {k: number for k, v in dict(row).items() if (number := finite(v)) is not None}
+            metrics.setdefault(row["kind"], []).append(numbers)
+        if not metrics["val"] or not all(r.keys() >= {"step", watched} for r in metrics["val"]):
+            raise ValueError(f"it has no validation, or one without {watched}")
+        return metrics
+
+
+def _read_all_scores(workdir: Path, split: str, best_step: int) -> list[Scored]:
+    remedy = f"run `evaluate --workdir {workdir} --split {split}`"
+    name = re.compile(rf"{re.escape(split)}-[a-z]+-beam\d+-lp.+\.scores\.json")
+    paths = sorted(path for path in workdir.glob("*.scores.json") if name.fullmatch(path.name))
+    if not paths:
+        raise UserError(f"{workdir}: no scores of the {split} split; {remedy}")
+    return [_read_scores(path, split, best_step, remedy) for path in paths]
+
+
+def _read_scores(path: Path, split: str, best_step: int, remedy: str) -> Scored:
+    captions = path.with_name(path.name.replace(".scores.", ".captions."))
+    image_ids = tuple(read_results(captions))
+    with _reading(path, remedy):
+        record = _read_json(path)
+        if (record["split"], record["images"]) != (split, len(image_ids)) or not image_ids:
+            raise ValueError("it does not belong to the captions beside it")
+        _check_step(record, best_step)
+        decoding = {k: v for k, v in dict(record["decoding"]).items() if k != "batch_size"}
+        for name in DECODING:
+            decoding[name]  # raises KeyError if it is missing
+        table = _table(record, len(image_ids))
+        return Scored(
+            path=path,
+            decoding=decoding,
+            scores=_scores(dict(record["scores"]), table),
+            missing={str(k): str(v) for k, v in dict(record["missing"]).items()},
+            references=record["references"],
+            tokenizer=record["tokenizer"],
+            image_ids=image_ids,
+            table=table,
+            by_length=[
+                {
+                    key: _number(bucket[key])
+                    for key in ("least", "most", "mean", "sentences", *BY_LENGTH)
+                }
+                for bucket in record.get("by_length", ())
+            ],
+        )
+
+
+def _table(record: Mapping[str, Any], count: int) -> Float[np.ndarray, "N 15"]:
+    columns = [_numbers(record["bleu_counts"], (count, COUNTS))]
+    for name in MEANS:
+        if name in record["per_image"]:
+            columns.append(_numbers(record["per_image"][name], (count,))[:, None])
+        else:
+            columns.append(np.full((count, 1), np.nan))
+    return np.concatenate(columns, axis=1)
+
+
+def _scores(
+    recorded: Mapping[str, Any], table: Float[np.ndarray, "N 15"]
+) -> dict[str, float | None]:
+    """The corpus scores, each followed by the mean that stands in for it, where there is one."""
+    scores: dict[str, float | None] = {}
+    for name, value in recorded.items():
+        scores[str(name)] = None if value is None else _number(value)
+        if MEANS.get(name, name) != name:
+            mean = float(table[:, COUNTS + list(MEANS).index(name)].mean())
+            scores[MEANS[name]] = None if math.isnan(mean) else mean
+    return scores
+
+
+def _read_attention(
+    workdir: Path, split: str, best_step: int
+) -> tuple[dict[str, float | None], str]:
+    """Statistics of a run's maps, and the context that made the maps."""
+    path = workdir / "attention" / split / "statistics.json"
+    with _reading(path, f"run `attend --workdir {workdir} --split {split}`"):
+        read = _read_json(path)
+        _check_step(read, best_step)
+        objects = dict(read["objects"] or {})
+        values = {
+            "entropy": read["mean_entropy"],
+            "entropy of uniform attention": read["uniform_entropy"],
+            "effective patches": read["effective_patches"],
+            "change from word to word": read["mean_change"],
+            "share in grown box": objects.get("in_grown_box"),
+            "uniform share in grown box": objects.get("uniform_in_grown_box"),
+        }
+        numbers = {name: None if v is None else _number(v) for name, v in values.items()}
+        return numbers, str(read["decoding"]["context"])
+
+
+def _read_variance(path: Path) -> list[dict[str, Any]]:
+    if not path.exists():
+        return []
+    with _reading(path, "run `gradient-variance` again, or delete the file"):
+        return [dict(row) for row in _read_json(path)["rows"]]
+
+
+def _check_step(record: Mapping[str, Any], best_step: int) -> None:
+    if record["step"] != best_step:
+        raise ValueError(f"of step {record['step']}, but the best weights are of {best_step}")
+
+
+# Numbers
+
+
+def finite(value: Any) -> float | None:
+    """The value as a float if it is a finite number, else None."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if is_number and math.isfinite(value) else None
+
+
+def _number(value: Any) -> float:
+    number = finite(value)
+    if number is None:
+        raise ValueError(f"{value!r} is not a finite number")
+    return number
+
+
+def _numbers(values: Any, shape: tuple[int, ...]) -> Float[np.ndarray, "..."]:
+    array = np.array(values, np.float64)
+    if array.shape != shape or not np.all(np.isfinite(array)):
+        raise ValueError(f"expected finite numbers of shape {shape}, found {array.shape}")
+    return array

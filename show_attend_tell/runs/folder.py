@@ -1,0 +1,117 @@
+"""A run's folder: the same object makes one and reads one.
+
+    config.json, run.json      all settings; command, versions, commit, totals
+    vocabulary.json            words, counted on the training split; source_vocabulary.json beside
+                               it where inputs are words, too
+    metrics.jsonl, events/     what was measured, for scripts and for TensorBoard
+    checkpoints/               the whole training state; a resumed run continues bit for bit
+    best/                      the weights with the best validation score
+    last/                      those of the last step, once the run is finished
+
+An exported model has `weights.safetensors` in the place of the three folders of checkpoints.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from show_attend_tell import config, devices, files
+from show_attend_tell.data import vocabulary as vocabularies
+from show_attend_tell.data.vocabulary import AnyVocabulary
+from show_attend_tell.errors import UserError
+from show_attend_tell.runs.checkpoint import WEIGHTS, Checkpoints
+from show_attend_tell.settings import Settings
+
+TARGET, SOURCE = "vocabulary.json", "source_vocabulary.json"
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The files of a run or of an exported model."""
+
+    path: Path
+
+    @property
+    def begun(self) -> bool:
+        """Whether training has started here."""
+        return (self.path / "checkpoints").is_dir()
+
+    @property
+    def exported_weights(self) -> Path | None:
+        """The weights' file of an exported model."""
+        path = self.path / WEIGHTS
+        return path if path.exists() else None
+
+    def settings(self, overrides: Sequence[str] = ()) -> Settings:
+        """The run's settings; see `config.load_run` for errors."""
+        return config.load_run(self.path / "config.json", overrides)
+
+    def claim(self, settings: Settings) -> None:
+        """Makes the folder that of `settings`, or checks that it is.
+
+        Raises:
+          UserError: it holds a run with other settings, or cannot be written.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            if (self.path / "config.json").exists():
+                changed = config.changes(self.settings(), settings)
+                if changed:
+                    raise UserError(
+                        f"{self.path} holds a run of another config ({', '.join(changed[:5])} "
+                        "differ); choose another --workdir, or delete that folder"
+                    )
+            else:
+                config.save(settings, self.path / "config.json")
+        except OSError as error:
+            raise UserError(f"{self.path}: cannot be written ({error.strerror})") from error
+
+    def record(self) -> dict[str, Any]:
+        """What run.json holds; nothing where it is absent or damaged."""
+        try:
+            return json.loads((self.path / "run.json").read_text(encoding="utf-8"))
+        except (FileNotFoundError, ValueError):
+            return {}
+
+    def update_record(self, changes: Mapping[str, Any]) -> None:
+        """Changes entries of run.json; the others, of earlier parts of the run, stay."""
+        if devices.is_first():
+            record = self.record() | dict(changes)
+            files.write_text(self.path / "run.json", json.dumps(record, indent=2) + "\n")
+
+    def check_data(self, fingerprints: Mapping[str, Any]) -> None:
+        """Rejects data that are no longer those that the run began with.
+
+        Raises:
+          UserError: they differ.
+        """
+        if self.begun and self.record().get("data", fingerprints) != fingerprints:
+            raise UserError(
+                f"{self.path}: the data set has changed since the run began (was a folder of "
+                "images edited?); choose another --workdir, or restore the data"
+            )
+
+    def vocabulary(
+        self, name: str, build: Callable[[], AnyVocabulary | None]
+    ) -> AnyVocabulary | None:
+        """A run's vocabulary: that of a run that has begun; or else what `build` makes, saved.
+
+        None where it makes none.
+        """
+        path = self.path / name
+        if path.exists() and self.begun:
+            return vocabularies.load(path)
+        vocabulary = build()
+        if vocabulary is not None and devices.is_first():
+            vocabulary.save(path)
+        return vocabulary
+
+    def checkpoints(self) -> Checkpoints:
+        """Those of the whole training state."""
+        return Checkpoints(self.path / "checkpoints", keep=2)
+
+    def weights(self, which: str) -> Checkpoints:
+        """The `best` or the `last` weights."""
+        return Checkpoints(self.path / which, keep=1)

@@ -1,0 +1,79 @@
+"""What a model reads of a split: annotation vectors, images or words; cached where costly."""
+
+from collections.abc import Callable
+from typing import cast
+
+from show_attend_tell.data.batches import Augmentation, Inputs
+from show_attend_tell.data.examples import ExampleSource, ImageSource
+from show_attend_tell.data.row_cache import RowCache
+from show_attend_tell.data.task import Task, data_folder
+from show_attend_tell.data.vocabulary import AnyVocabulary
+from show_attend_tell.models.encoders import Encoder, ImageEncoder
+from show_attend_tell.runs.encoding import annotation_cache, image_cache
+from show_attend_tell.settings import ImageData, Settings
+from show_attend_tell.tokens import UNK
+
+
+def load_inputs(
+    settings: Settings,
+    task: Task,
+    examples: ExampleSource,
+    encoder: Encoder,
+    source: AnyVocabulary | None = None,
+    *,
+    split: str = "",
+    warn: Callable[[str], object] = print,
+) -> Inputs:
+    """What the model reads of all examples of a split.
+
+    Args:
+      settings, task, encoder: of the experiment.
+      examples: the split.
+      source: vocabulary of the inputs, where they are words.
+      split: "train" where images may change from epoch to epoch.
+      warn: called with a line about inputs that were cut.
+
+    Raises:
+      UserError: see `RowCache.load`.
+    """
+    return task.inputs(
+        examples, source, lambda rows: row_cache(settings, encoder, rows, split), warn
+    )
+
+
+def make_augmentation(
+    settings: Settings, vocabulary: AnyVocabulary | None = None
+) -> Augmentation | None:
+    """How training images change from epoch to epoch; None where they do not.
+
+    Args:
+      settings: of the experiment.
+      vocabulary: of the captions, whose words for sides change with a flipped image.
+    """
+    data = settings.data
+    if not getattr(data, "augmented", False):
+        return None
+    data = cast(ImageData, data)
+    sides = vocabulary.encode_text("left right") if vocabulary else ()
+    return Augmentation(
+        size=settings.encoder.image_size,
+        crop=data.random_crop,
+        flip=data.random_flip,
+        sides=tuple(i for i in sides if i != UNK),
+        seed=settings.seed,
+    )
+
+
+def row_cache(settings: Settings, encoder: Encoder, examples: ImageSource, split: str) -> RowCache:
+    """The annotation vectors of a frozen encoder, or the images that a trained one reads.
+
+    Training images to be augmented are stored so large that the smallest random crop still has
+    every pixel that the encoder takes.
+    """
+    folder = data_folder(settings.data) / "features"
+    encoder = cast(ImageEncoder, encoder)
+    if not encoder.trained:
+        return annotation_cache(examples, encoder, folder)
+    augmentation = make_augmentation(settings) if split == "train" else None
+    size = encoder.image_size if augmentation is None else augmentation.stored_size
+    return image_cache(examples, size, folder)

@@ -1,0 +1,118 @@
+"""Starting a run from another run's weights."""
+
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+from flax import nnx
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from show_attend_tell import config
+from show_attend_tell.data.vocabulary import AnyVocabulary
+from show_attend_tell.errors import UserError
+from show_attend_tell.inference.run import Run, load_run
+from show_attend_tell.models.captioner import Captioner, trained_weights
+from show_attend_tell.runs.folder import RunFolder
+from show_attend_tell.settings import Settings
+
+# Settings that no weight's shape gives away.
+SAME = ("encoder.", "attention.", "decoder.output_tanh")
+# Of those, what may differ: shapes tell the units, and a checksum the weights.
+MAY_DIFFER = (
+    "attention.kind",
+    "attention.units",
+    "encoder.learning_rate",
+    "encoder.checkpointing",
+    "encoder.weights",
+)
+
+
+def start_from(
+    folder: Path,
+    settings: Settings,
+    model: Captioner,
+    vocabulary: AnyVocabulary,
+    source: AnyVocabulary | None,
+) -> dict[str, Any]:
+    """Gives the model another run's weights. A baseline's network stays fresh.
+
+    Returns:
+      What identifies that run and its weights, for run.json.
+
+    Raises:
+      UserError: the runs' vocabularies, settings or weights do not fit each other.
+    """
+    other = load_run(folder, weights=settings.train.init_weights, half=False)
+    _check_vocabularies(folder, other, vocabulary, source)
+    _check_settings(folder, other, settings)
+    _update(folder, other, model)
+    record = RunFolder(folder).record()
+    experiment = config.experiment(other.settings, record.get("init_from"))
+    return {
+        "workdir": str(folder),
+        "step": other.step,
+        "commit": record.get("commit"),
+        "seed": other.settings.seed,
+        "experiment": config.digest(experiment),
+    }
+
+
+def check_init_from(settings: Settings) -> None:
+    """Rejects `train.init_from` where it has no such weights yet.
+
+    Raises:
+      UserError: they are absent.
+    """
+    weights = Path(settings.train.init_from) / settings.train.init_weights
+    if not weights.is_dir():
+        raise UserError(
+            f"config.train.init_from={settings.train.init_from}: no {weights.name} weights of a "
+            "trained run there; train that first, to its end"
+        )
+
+
+def _check_vocabularies(
+    folder: Path, other: Run, vocabulary: AnyVocabulary, source: AnyVocabulary | None
+) -> None:
+    if other.vocabulary.words != vocabulary.words:
+        raise UserError(
+            f"config.train.init_from={folder}: it has another vocabulary; choose a run on the "
+            "same captions with the same data.min_count and data.vocabulary_size"
+        )
+    theirs = other.source_vocabulary
+    if (theirs and theirs.words) != (source and source.words):
+        raise UserError(
+            f"config.train.init_from={folder}: it reads another source vocabulary; choose a run on "
+            "the same sentences with the same settings of data"
+        )
+
+
+def _check_settings(folder: Path, other: Run, settings: Settings) -> None:
+    may_differ = MAY_DIFFER
+    if not other.encoder.trained:  # its stages may be trained from now on
+        may_differ += ("encoder.trainable_from",)
+    # A checksum that either leaves open fits the other.
+    changed = [
+        name
+        for name in config.changes(other.settings, settings)
+        if name.startswith(SAME) and name not in may_differ
+    ]
+    if changed:
+        raise UserError(
+            f"config.train.init_from={folder}: it was trained with other {', '.join(changed)}; "
+            "choose another run, or set these as it has them"
+        )
+
+
+def _update(folder: Path, other: Run, model: Captioner) -> None:
+    given, own = flatten_dict(other.params), flatten_dict(trained_weights(model))
+    if not other.encoder.trained:
+        given |= {name: value for name, value in own.items() if name[0] == "encoder"}
+    for name, value in own.items():
+        if name[0] != "baseline" and jnp.shape(given.get(name)) != value.shape:
+            raise UserError(
+                f"config.train.init_from={folder}: its weights {'.'.join(map(str, name))} do not "
+                "fit; choose a run with the same encoder, attention and decoder settings"
+            )
+    fitting = {k: given[k] for k in own if k in given and given[k].shape == own[k].shape}
+    nnx.update(model, unflatten_dict(fitting))

@@ -1,0 +1,19 @@
+"""What the tests of data share."""
+
+import logging
+from collections.abc import Callable
+
+import pytest
+
+
+@pytest.fixture
+def told(caplog: pytest.LogCaptureFixture) -> Callable[[], str]:
+    """Returns what the package has told since the last call, one message a line."""
+    caplog.set_level(logging.INFO, "show_attend_tell")
+
+    def told() -> str:
+        ours = [r.getMessage() for r in caplog.records if r.name.startswith("show_attend_tell")]
+        caplog.clear()
+        return "".join(f"{message}\n" for message in ours)
+
+    return told

@@ -1,0 +1,82 @@
+"""Folders that are no finished runs, or damaged: refused in one line, and nothing is written."""
+
+import shutil
+
+import pytest
+from finished_runs import edit, pair, scores_of, write_json
+
+from show_attend_tell.data.vocabulary import Vocabulary
+from show_attend_tell.errors import UserError
+from show_attend_tell.reports.compare import compare
+
+REFUSALS = {
+    "references": (lambda run: edit(scores_of(run), references="cd" * 32), "different reference"),
+    "tokenizer": (lambda run: edit(scores_of(run), tokenizer="other"), "different tokenizers"),
+    "unfinished": (lambda run: edit(run / "run.json", finished=False), "b: .*not finished"),
+    "no run.json": (lambda run: (run / "run.json").unlink(), "run.json: not there"),
+    "no run": (lambda run: (run / "config.json").unlink(), "b: not the folder of a run"),
+    "config": (
+        lambda run: write_json(run / "config.json", [1]),
+        "config.json: not a readable config",
+    ),
+    "no object": (lambda run: write_json(run / "run.json", [1]), "run.json: damaged .no JSON obj"),
+    "origin": (lambda run: edit(run / "run.json", init_from={}), "run.json: lacks 'experiment'"),
+    "decoding": (lambda run: edit(scores_of(run), decoding=1), "scores.json: damaged"),
+    "no weights": (lambda run: write_json(run / "run.json", {"finished": True}), "best_step"),
+    "no scores": (lambda run: scores_of(run).unlink(), "evaluate --workdir .*b --split val"),
+    "no captions": (
+        lambda run: (run / "val-expected-beam2-lp0.7.captions.json").unlink(),
+        "captions.json: not there",
+    ),
+    "old weights": (lambda run: edit(scores_of(run), step=200), "best weights are of 300"),
+    "no maps": (
+        lambda run: shutil.rmtree(run / "attention"),
+        "statistics.json: not there; run `attend --workdir .*b --split val",
+    ),
+    "no statistics": (
+        lambda run: (run / "attention" / "val" / "statistics.json").unlink(),
+        "statistics.json: not there; run `attend",
+    ),
+    "statistics": (
+        lambda run: edit(run / "attention" / "val" / "statistics.json", mean_entropy="x"),
+        "statistics.json: damaged",
+    ),
+    "maps of other weights": (
+        lambda run: edit(run / "attention" / "val" / "statistics.json", step=200),
+        "statistics.json: damaged .*of step 200, but the best weights are of 300.*attend",
+    ),
+    "half a file": (
+        lambda run: scores_of(run).write_text(scores_of(run).read_text()[:-9]),
+        "beam2-lp0.7.scores.json: damaged .*evaluate",
+    ),
+    "old form": (lambda run: write_json(scores_of(run), {"split": "val"}), "lacks 'images'"),
+    "counts": (lambda run: edit(scores_of(run), bleu_counts=[[1] * 10]), "scores.json: damaged"),
+    "no metrics": (lambda run: (run / "metrics.jsonl").unlink(), "metrics.jsonl: not there"),
+    "metrics": (lambda run: (run / "metrics.jsonl").write_text("{}\n"), "metrics.jsonl: lacks"),
+    "variance": (lambda run: write_json(run / "gradient_variance.json", []), "variance.json: dam"),
+    "vocabulary": (
+        lambda run: Vocabulary.from_captions([["cat"]], 1).save(run / "vocabulary.json"),
+        "different vocabularies",
+    ),
+    "picture": (
+        lambda run: (run / "attention" / "val" / "val%2Fred-circle.png.png").write_bytes(b"x"),
+        "circle.png.png: not a readable PNG",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory):
+    return pair(tmp_path_factory.mktemp("sound"))
+
+
+@pytest.mark.parametrize("case", REFUSALS)
+def test_refusals_name_the_file_and_write_nothing(case, sound, tmp_path):
+    harm, message = REFUSALS[case]
+    for run in sound:
+        shutil.copytree(run, tmp_path / run.name)
+    harm(tmp_path / "b")
+    with pytest.raises(UserError, match=message) as error:
+        compare([tmp_path / "a", tmp_path / "b"], "val", tmp_path / "out")
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "out").exists()
