@@ -193,8 +193,8 @@ def asks_kind_of_data(
                 texts |= {side.value for side in sides if isinstance(side, ast.Constant)} & words
             if any(ast.unparse(side).endswith("data.name") for side in sides):
                 texts |= {"data.name"}
-            if any(last_name(side) == "GROUPS" for side in sides):
-                texts |= {"GROUPS"}
+            looked_up = [s for side in sides for s in ast.walk(side) if isinstance(s, ast.Subscript)]
+            texts |= {last_name(lookup) for lookup in looked_up} & {"GROUPS"}
             texts |= _names_within(s for s in sides if not isinstance(s, ast.Call)) & set(kinds)
             if texts:
                 yield f"line {node.lineno}: compares with {', '.join(sorted(texts))}"
@@ -218,8 +218,8 @@ def _texts(nodes: object) -> set[str]:
     }
 
 
-def loose_types(tree: ast.AST, known: Mapping[str, str]) -> Iterator[str]:
-    """Parameters and attributes typed `Any` although their name is that of a type of ours.
+def loose_types(tree: ast.AST, known: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """Names typed `Any` although they are those of a type of ours, and what they stand for.
 
     `source_vocabulary: Any` breaks the rule where `known` has "vocabulary", and so does
     `def vocabulary() -> Any`. Containers count: `list[Any]` is as loose as `Any`.
@@ -243,7 +243,7 @@ def loose_types(tree: ast.AST, known: Mapping[str, str]) -> Iterator[str]:
         for name, annotation in pairs:
             word = name.strip("_").rpartition("_")[2]
             if annotation is not None and word in known and _is_any(annotation):
-                yield f"line {annotation.lineno}: {name} is Any; it is {known[word]}"
+                yield name, f"line {annotation.lineno}: {known[word]}"
 
 
 def _is_any(annotation: ast.AST) -> bool:

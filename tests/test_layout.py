@@ -59,10 +59,10 @@ NO_CONFIG = ("data", "models", "objectives")
 DRAWS_WITHOUT_JAX = ("reports.attention_pictures", "inference.attention_record")
 
 LINES_OF_FILE, LINES_OF_FUNCTION = 450, 60
-LONG_FILES = {
-    "show_attend_tell/settings.py": "every setting of an experiment in one file",
+LONG_FILES: dict[str, str] = {}
+LONG_FUNCTIONS = {
+    "tests/version_0_1/scenes_hard.py:get_config": "a whole config, as version 0.1 wanted it",
 }
-LONG_FUNCTIONS: dict[str, str] = {}
 
 # A function that catches every exception, and the library whose errors no list of types covers.
 BROAD_HANDLERS = {
@@ -97,7 +97,6 @@ OUR_TYPES = {
     "sources": "a list of sources",
     "pairs": "a source of pairs",
     "vocabulary": "a vocabulary",
-    "batch": "a mapping of arrays, or a batch",
     "plan": "data.batches' plan",
     "encoder": "an encoder",
     "decoder": "models.decoder.Decoder",
@@ -117,6 +116,11 @@ OUR_TYPES = {
     "decoding": "settings.Decode",
     "boxes": "a list of data.examples.Box",
     "table": "objectives.rewards.IdfTable",
+}
+
+
+LOOSE = {
+    "data/records.py:as_data_source": "TFDS has the method and documents no type",
 }
 
 
@@ -307,9 +311,13 @@ def test_only_the_command_line_prints(path):
     assert found == []
 
 
-@each_file
-def test_what_has_a_type_of_ours_is_not_any(path):
-    assert list(rules.loose_types(parsed(path), OUR_TYPES)) == []
+def test_what_has_a_type_of_ours_is_not_any():
+    found = {
+        f"{named(path)}:{name}": meant
+        for path in FILES
+        for name, meant in rules.loose_types(parsed(path), OUR_TYPES)
+    }
+    assert found.keys() == LOOSE.keys(), found
 
 
 @pytest.mark.parametrize(
