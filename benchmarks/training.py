@@ -13,7 +13,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from show_attend_tell.training.step import initial_state, make_train_step
 from timing import PRODUCT_NAME, interleaved, make_product, print_table, product_speed, spread
 
 from show_attend_tell import config
@@ -25,6 +24,7 @@ from show_attend_tell.runs.build import build_captioner, make_objective
 from show_attend_tell.settings import Settings
 from show_attend_tell.tokens import EOS, PAD
 from show_attend_tell.training.optimizer import make_optimizer
+from show_attend_tell.training.step import initial_state, make_train_step
 
 GRID, FEATURES = (7, 7), 1280  # EfficientNet-Lite0 at 224 pixels
 VOCABULARY = 2539  # words of Flickr8k's captions that come five times or more

@@ -2,86 +2,71 @@
 
 import jax
 import optax
+from jaxtyping import PyTree
 
 from show_attend_tell.errors import UserError
+from show_attend_tell.settings import Optimizer
 
 
 def make_optimizer(
-    *,
-    name: str,
-    learning_rate: float,
-    schedule: str,
-    final: float,
-    warmup_steps: int,
-    total_steps: int,
-    weight_decay: float,
-    clip_norm: float,
-    encoder_learning_rate: float = 0.0,
+    options: Optimizer, *, total_steps: int, encoder_learning_rate: float = 0.0
 ) -> optax.GradientTransformation:
     """Gradient clipping, then Adam, AdamW or RMSProp with a learning-rate schedule.
 
+    A learned baseline (the parameters' entry `baseline`) is clipped apart, so that its gradient
+    does not scale the model's.
+
     Args:
-      name: "adam", "adamw" or "rmsprop" (the paper's choice for Flickr8k).
-      learning_rate: the peak of the schedule.
-      schedule: "constant", or "cosine" from the peak down to `final` of it at `total_steps`.
-      final: a share of the peak, in [0, 1], for "cosine" alone. Where averaged weights are what is
-        evaluated, they need no rate of zero to settle.
-      warmup_steps: steps of linear warm-up from zero before either.
+      options: see `settings.Optimizer`. Averaged weights, if they are what is evaluated, need no
+        final rate of zero to settle.
       total_steps: length of the whole run, in steps.
-      weight_decay: decoupled decay of matrices (not of biases), for "adamw" alone.
-      clip_norm: largest global norm of the gradient; 0 switches clipping off. A learned baseline
-        (the parameters' entry `baseline`) is clipped apart, so that it does not scale the model's.
-      encoder_learning_rate: the peak of the parameters' entry `encoder`, whose schedule has the
-        same form, at least 0, and over 0 only with such a learning_rate; 0 is that of all others.
+      encoder_learning_rate: peak rate of the parameters' entry `encoder`, whose schedule has the
+        same form; over 0 only with a learning rate over 0. 0: the rate of all others.
 
     Raises:
-      UserError: a name that is not among those above, or a setting that it does not have.
+      UserError: a cosine schedule is all warm-up.
     """
-    start = 0.0 if warmup_steps else learning_rate
-    if not 0 <= final <= 1:
-        raise UserError(f"optimizer.final is {final}: it must lie in [0, 1]")
-    if final and schedule == "constant":
-        raise UserError("optimizer.final needs optimizer.schedule='cosine'")
-    if schedule == "cosine" and total_steps <= warmup_steps:
+    if options.schedule == "cosine" and total_steps <= options.warmup_steps:
         raise UserError(
-            f"optimizer.warmup_steps is {warmup_steps}, and the whole run has {total_steps} steps: "
-            "choose a shorter warm-up or more epochs"
+            f"config.optimizer.warmup_steps is {options.warmup_steps}, and the whole run has "
+            f"{total_steps} steps: choose a shorter warm-up or more epochs"
         )
-    if schedule == "cosine":
-        rate = optax.warmup_cosine_decay_schedule(
-            start, learning_rate, warmup_steps, total_steps, final * learning_rate
-        )
-    elif schedule == "constant":
-        rate = optax.warmup_constant_schedule(start, learning_rate, warmup_steps)
-    else:
-        raise UserError(f"optimizer.schedule is {schedule!r}: choose 'constant' or 'cosine'")
-    if name == "adam":
-        update = optax.adam(rate)
-    elif name == "adamw":
-        update = optax.adamw(rate, weight_decay=weight_decay, mask=_matrices)
-    elif name == "rmsprop":
-        update = optax.rmsprop(rate, decay=0.95)
-    else:
-        raise UserError(f"optimizer.name is {name!r}: choose 'adam', 'adamw' or 'rmsprop'")
-    if weight_decay and name != "adamw":
-        raise UserError("optimizer.weight_decay needs optimizer.name='adamw'")
+    update = _update(options, _schedule(options, total_steps))
     if encoder_learning_rate:
         # What each of these optimizers does is proportional to the rate.
-        scale = optax.scale(encoder_learning_rate / learning_rate)
-        update = optax.chain(update, optax.masked(scale, _encoder))
-    if not clip_norm:
+        scale = optax.scale(encoder_learning_rate / options.learning_rate)
+        update = optax.chain(update, optax.masked(scale, _is_encoder))
+    if not options.clip_norm:
         return update
-    parts = {part: optax.clip_by_global_norm(clip_norm) for part in ("model", "baseline")}
+    parts = {part: optax.clip_by_global_norm(options.clip_norm) for part in ("model", "baseline")}
     return optax.chain(optax.partition(parts, _part), update)
 
 
-def _part(params):
+def _schedule(options: Optimizer, total_steps: int) -> optax.Schedule:
+    peak, warmup = options.learning_rate, options.warmup_steps
+    start = 0.0 if warmup else peak
+    if options.schedule == "constant":
+        return optax.warmup_constant_schedule(start, peak, warmup)
+    return optax.warmup_cosine_decay_schedule(
+        start, peak, warmup, total_steps, options.final * peak
+    )
+
+
+def _update(options: Optimizer, rate: optax.Schedule) -> optax.GradientTransformation:
+    if options.name == "adam":
+        return optax.adam(rate)
+    if options.name == "adamw":
+        return optax.adamw(rate, weight_decay=options.weight_decay, mask=_is_matrix)
+    return optax.rmsprop(rate, decay=0.95)
+
+
+def _part(params: PyTree) -> PyTree:
     return {name: "baseline" if name == "baseline" else "model" for name in params}
 
 
-def _encoder(params):
+def _is_encoder(params: PyTree) -> PyTree:
     return {name: name == "encoder" for name in params}
 
 
-def _matrices(params):
+def _is_matrix(params: PyTree) -> PyTree:
     return jax.tree.map(lambda p: p.ndim > 1, params)

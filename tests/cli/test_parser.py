@@ -6,13 +6,13 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from show_attend_tell.models.captioner import trained_weights
 
 from show_attend_tell.cli.parser import main
 from show_attend_tell.data.task import ImageTask
 from show_attend_tell.evaluation import gradient_variance
 from show_attend_tell.inference.attention_record import load_attention
 from show_attend_tell.inference.run import load_run
+from show_attend_tell.models.captioner import trained_weights
 from show_attend_tell.reports import variance_chart
 
 VERBS = (
