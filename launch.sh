@@ -3,13 +3,15 @@
 #
 #   ./launch.sh VERB ...           the console script show-attend-tell; --help lists its verbs
 #   ./launch.sh test [ARGUMENT ..] the test suite; arguments go to pytest, paths from this folder
+#     --quick                      what takes under 90 seconds
+#     --all                        also the tests that are marked slow
 #   ./launch.sh bench ...          the benchmarks; --help lists their parts
 #
-# What is installed stands in requirements.lock, by version and hash. For an accelerator, set
-# SHOW_ATTEND_TELL_EXTRA=cuda (or tpu) once: jax's plugins are then added (the versions that match
-# the locked jax, but not checked by hash), and later starts keep them. Empty takes that back.
-# SHOW_ATTEND_TELL_EXTRA=bench adds PyTorch, for the benchmarks alone; hub what fetches the weights of
-# vgg19, resnet50 and resnet101. Several are joined by commas: cuda,hub.
+# requirements.lock names what is installed, by version and hash. For an accelerator, set
+# SHOW_ATTEND_TELL_EXTRA=cuda (or tpu) once. This adds jax's plugins in the versions that match the
+# locked jax, without a check of their hashes; later starts keep them. Set it to nothing to remove
+# them. SHOW_ATTEND_TELL_EXTRA=hub adds the client that fetches weights of vgg19, resnet50 and
+# resnet101; bench adds PyTorch for the benchmarks. Join several by commas: cuda,hub.
 set -euo pipefail
 
 root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)
@@ -101,12 +103,6 @@ set_up() {
 extra=${SHOW_ATTEND_TELL_EXTRA-$(cat "$venv/extra" 2>/dev/null || true)}
 want="$(cat "$root/requirements.lock" "$root/pyproject.toml" | cksum) $extra $root"
 up_to_date || set_up
-
-# A training step on CPUs takes hundreds of megabytes and gives them back. The process keeps them, and
-# in pages of 2 MB where the system has such: fetching 4 kB at a time costs a tenth of a step's time.
-malloc=glibc.malloc
-keep=$malloc.arena_max=1:$malloc.mmap_max=0:$malloc.trim_threshold=1000000000000
-export GLIBC_TUNABLES=${GLIBC_TUNABLES-$malloc.hugetlb=1:$keep}
 
 if [ "${1-}" = test ]; then
   shift

@@ -97,4 +97,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    from show_attend_tell import memory
+
+    memory.start_again()
     sys.exit(main())

@@ -1,1 +1,30 @@
-"""Image captioning with soft and hard visual attention (Xu et al. 2015) in JAX and Flax NNX."""
+"""Image captioning with soft and hard visual attention (Xu et al. 2015) in JAX and Flax NNX.
+
+    import show_attend_tell as sat
+
+    model = sat.load("flickr8k-soft")
+    [seen] = sat.caption(model, ["photo.jpg"])
+    sat.draw(seen, "photo.jpg")
+
+`show_attend_tell.pretrained` documents these functions.
+"""
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from show_attend_tell.pretrained import caption, draw, load
+
+__version__ = "0.2.0"  # pyproject.toml reads it here
+__all__ = ["__version__", "caption", "draw", "load"]
+
+
+def __getattr__(name: str) -> object:
+    # Loaded on first use: `show-attend-tell --help` must not wait for JAX.
+    if name in ("caption", "draw", "load"):
+        return getattr(importlib.import_module("show_attend_tell.pretrained"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

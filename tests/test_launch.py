@@ -1,6 +1,7 @@
 """launch.sh with a stand-in for uv: nothing is downloaded, its calls are written to a file."""
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -114,3 +115,22 @@ def test_without_a_python_one_line_says_what_to_install(checkout, tmp_path):
     done = checkout.start("x")
     assert done.returncode == 1
     assert "no Python 3.11 to 3.14 found" in done.stderr.splitlines()[-1]
+
+
+def test_the_program_not_the_launcher_sets_its_memory_up(checkout):
+    assert "GLIBC" not in (ROOT / "launch.sh").read_text()
+    checkout.start("x")
+    script = checkout.root / ".venv" / "bin" / "show-attend-tell"
+    script.write_text("#!/usr/bin/env bash\nexport -p\n")
+    assert "GLIBC_TUNABLES" not in checkout.start("x").stdout
+
+
+def test_the_tests_run_in_the_checkout_with_their_arguments(checkout):
+    checkout.start("x")
+    python = checkout.root / ".venv" / "bin" / "python"
+    python.unlink()
+    checks = f'if [ "$1" = -c ]; then exec {shlex.quote(sys.executable)} "$@"; fi\n'
+    python.write_text(f"#!/usr/bin/env bash\n{checks}pwd\nprintf '<%s>' \"$@\"\n")
+    python.chmod(0o755)
+    done = checkout.start("test", "--quick", "-k", "a or b")
+    assert done.stdout == f"{checkout.root.resolve()}\n<-m><pytest><--quick><-k><a or b>"

@@ -1,4 +1,8 @@
-"""The shape of the code base: what may import what, and what the installation may rest on."""
+"""The shape of the code base: what may import what, how long things are, who asks which question.
+
+Where the code cannot keep a rule, one of the tables below gets an entry with the reason. An entry
+that is no longer needed fails, too.
+"""
 
 import ast
 import graphlib
@@ -6,98 +10,348 @@ import re
 import subprocess
 import sys
 import tomllib
+from functools import cache
 from pathlib import Path
 
+import code_rules as rules
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+
+from show_attend_tell.settings import GROUPS
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "show_attend_tell"
 FILES = sorted(PACKAGE.rglob("*.py"))
 EXPERIMENTS = sorted((ROOT / "experiments").glob("*.py"))
+PYTHON = [
+    *FILES,
+    *EXPERIMENTS,
+    *sorted((ROOT / "benchmarks").rglob("*.py")),
+    *sorted((ROOT / "tests").rglob("*.py")),
+]
 
-# Leaves of the import graph, and what of ours each may use beside `errors` and `files`.
-LEAVES = {
-    "attention": set(),
-    "attention_maps": {"datasets", "vocabulary"},
-    "caption_metrics": {"ptb_tokenizer"},
-    "checkpoint": {"devices"},
-    "datasets": {"images"},
-    "decode": set(),
-    "devices": set(),
-    "encoders": {"attention", "recurrence", "vocabulary"},
-    "files": set(),
-    "images": set(),
-    "ptb_tokenizer": set(),
-    "recurrence": {"attention"},
-    "vocabulary": {"ptb_tokenizer"},
-    "writer": {"devices"},
+# Each imports only from those above it.
+ORDER = (
+    "memory",
+    "errors",
+    "files",
+    "tokens",
+    "devices",
+    "schema",
+    "settings",
+    "config",
+    "data",
+    "models",
+    "objectives",
+    "runs",
+    "inference",
+    "evaluation",
+    "reports",
+    "training",
+    "pretrained",
+    "cli",
+    "__init__",  # the package's face, which loads what it shows when it is asked for
+    "__main__",
+)
+APART = {("data", "models"), ("models", "data")}
+NO_CONFIG = ("data", "models", "objectives")
+DRAWS_WITHOUT_JAX = ("reports.attention_pictures", "inference.attention_record")
+
+LINES_OF_FILE, LINES_OF_FUNCTION = 450, 60
+LONG_FILES: dict[str, str] = {}
+LONG_FUNCTIONS = {
+    "tests/version_0_1/scenes_hard.py:get_config": "a whole config, as version 0.1 wanted it",
+}
+
+# A function that catches every exception, and the library whose errors no list of types covers.
+BROAD_HANDLERS = {
+    "data/builders/coco.py:CocoFiles._path": "TFDS downloads: network, file system, checksum",
+    "data/images.py:opened_image": "Pillow's decoders raise all kinds for damaged files",
+    "models/encoders/torch_weights.py:read": "a damaged pickle can raise nearly anything",
+    "models/encoders/weights.py:from_hub": "the hub's client: a full disk, a server's error",
+    "runs/checkpoint.py:Checkpoints.restore": "Orbax and TensorStore raise many kinds",
+    "runs/checkpoint.py:Checkpoints.save": "Orbax and TensorStore raise many kinds",
+    "runs/checkpoint.py:Checkpoints.wait": "Orbax and TensorStore raise many kinds",
+}
+
+# Who may ask whether data are images or sentences.
+KIND_OF_DATA = {
+    "data/task.py": "the one place that decides",
+    "settings.py": "declares which groups a data set has, and checks groups against each other",
+}
+KINDS = (
+    *("ImageData", "SentenceData", "ImageEncoder", "SentenceEncoder"),
+    *("ImageSource", "PairSource", "Example", "Pair", "Examples", "Pairs"),
+)
+TASKS = ("ImageTask", "SentenceTask", "SENTENCES")
+
+# What a name's last word stands for: a parameter of that name has a type.
+OUR_TYPES = {
+    "settings": "a group of settings, or Settings",
+    "config": "a ConfigDict at the edge, a group of settings inside",
+    "task": "data.task.Task",
+    "example": "data.examples.Example or Pair",
+    "examples": "a source of examples",
+    "source": "a source of examples",
+    "sources": "a list of sources",
+    "pairs": "a source of pairs",
+    "vocabulary": "a vocabulary",
+    "plan": "data.batches' plan",
+    "encoder": "an encoder",
+    "decoder": "models.decoder.Decoder",
+    "captioner": "models.captioner.Captioner",
+    "model": "models.captioner.Captioner",
+    "objective": "objectives.objective.Objective",
+    "run": "a run",
+    "runs": "a list of runs",
+    "session": "a training session",
+    "checkpoints": "runs.checkpoint.Checkpoints",
+    "checkpoint": "runs.checkpoint.Checkpoints",
+    "record": "the record's own type",
+    "records": "a list of records",
+    "hypotheses": "models.search.Hypotheses, or texts by id",
+    "caption": "a caption",
+    "captions": "a list of captions",
+    "decoding": "settings.Decode",
+    "boxes": "a list of data.examples.Box",
+    "table": "objectives.rewards.IdfTable",
 }
 
 
-def imported_names(source: str, package: str = "") -> set[str]:
-    """Dotted names that a module imports anywhere, in functions too; `package`: where it lies."""
-    names = set()
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Import):
-            names.update(alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            base = node.module or ""
-            if node.level:
-                parents = package.split(".")
-                base = ".".join([*parents[: len(parents) - node.level + 1], base]).strip(".")
-            names.update(f"{base}.{alias.name}" for alias in node.names)
-    return names
+LOOSE = {
+    "data/records.py:as_data_source": "TFDS has the method and documents no type",
+}
+
+
+@cache
+def source(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
+
+
+@cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(source(path))
+
+
+def named(path: Path) -> str:
+    """A path as the tables above spell it: within the package, else within the repository."""
+    return str(path.relative_to(PACKAGE if path.is_relative_to(PACKAGE) else ROOT))
+
+
+def module_of(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts).removesuffix(".__init__")
 
 
 def component(path: Path) -> str:
-    """The module or sub-package of ours that a file belongs to."""
+    """The module or package of ours that a file belongs to."""
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
 def imports_of(path: Path) -> set[str]:
-    package = ".".join(path.relative_to(ROOT).parent.parts)
-    return imported_names(path.read_text(), package)
+    return rules.imported_names(parsed(path), ".".join(path.relative_to(ROOT).parent.parts))
 
 
-def our_imports() -> dict[str, set[str]]:
-    """Which components of ours each component imports."""
-    graph: dict[str, set[str]] = {component(path): set() for path in FILES}
-    for path in FILES:
-        ours = {n.split(".")[1] for n in imports_of(path) if n.startswith("show_attend_tell.")}
-        graph[component(path)] |= ours - {component(path)}
-    return graph
+MODULES = {module_of(path): path for path in FILES}
+
+
+def our_modules(path: Path) -> set[str]:
+    """The modules of ours that a file imports, in functions and for annotations too."""
+    found = set()
+    for name in imports_of(path):
+        while name and name not in MODULES:
+            name = name.rpartition(".")[0]
+        found.add(name)
+    return found - {"", module_of(path)}
+
+
+each_file = pytest.mark.parametrize("path", FILES, ids=named)
 
 
 def test_imports_are_read_in_every_form():
-    source = "import a.b\nfrom c import d\ndef f():\n    from . import e\n    from ..g import h\n"
-    assert imported_names(source, "p.q") == {"a.b", "c.d", "p.q.e", "p.g.h"}
+    text = "import a.b\nfrom c import d\ndef f():\n    from . import e\n    from ..g import h\n"
+    assert rules.imported_names(ast.parse(text), "p.q") == {"a.b", "c.d", "p.q.e", "p.g.h"}
 
 
-@pytest.mark.parametrize("leaf", LEAVES)
-def test_leaves_import_nothing_else_of_ours(leaf):
-    assert our_imports()[leaf] <= {"errors", "files"} | LEAVES[leaf]
+@each_file
+def test_packages_import_only_from_those_above_them(path):
+    mine = component(path)
+    assert mine in ORDER, f"{mine}: give it a place in ORDER"
+    for name in our_modules(path):
+        other = component(MODULES[name])
+        assert (mine, other) not in APART, f"{mine} imports {name}"
+        assert ORDER.index(other) <= ORDER.index(mine), f"{mine} imports {name}"
 
 
-def test_dependencies_point_one_way():
-    tuple(graphlib.TopologicalSorter(our_imports()).static_order())  # raises on a cycle
+def test_modules_do_not_import_in_a_circle():
+    face = module_of(PACKAGE / "__init__.py")
+    graph = {name: our_modules(path) - {face} for name, path in MODULES.items() if name != face}
+    tuple(graphlib.TopologicalSorter(graph).static_order())  # raises on a cycle
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if component(p) in NO_CONFIG], ids=named)
+def test_data_models_and_objectives_never_see_a_config(path):
+    assert not {name for name in imports_of(path) if name.split(".")[0] == "ml_collections"}
+    assert "show_attend_tell.config" not in our_modules(path)
+    assert [line for name, line in rules.mentioned(parsed(path)) if name == "Settings"] == []
+
+
+@each_file
+def test_only_the_task_asks_for_the_kind_of_data(path):
+    if named(path) in KIND_OF_DATA:
+        return
+    # A builder is one data set, and knows which.
+    names = () if named(path).startswith("data/builders/") else tuple(GROUPS)
+    assert list(rules.asks_kind_of_data(parsed(path), KINDS, TASKS, names)) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "from show_attend_tell.data.task import ImageTask",
+        "task.SENTENCES",
+        "isinstance(config.data, settings.SentenceData)",
+        "isinstance(x, (int, ImageData))",
+        "type(x) is ImageData",
+        "match x:\n    case ImageData(): pass",
+        "match name:\n    case 'multi30k' | 'reversal': pass",
+        "if config.data.name in OTHERS: pass",
+        "if name == 'reversal': pass",
+        "if name in ('multi30k', 'reversal'): pass",
+        "if task.kind == 'sentences': pass",
+        "if GROUPS[name][0] is SentenceData: pass",
+        "TEXTS = {'multi30k': 1, 'reversal': 2}",
+    ],
+)
+def test_ways_to_ask_for_the_kind_of_data_are_recognised(text):
+    assert list(rules.asks_kind_of_data(ast.parse(text), KINDS, TASKS, tuple(GROUPS)))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["def f(data: ImageData) -> str: return data.name", "x = read(images) == 3", "f('shapes')"],
+)
+def test_using_one_kind_of_data_is_not_asking_for_it(text):
+    assert not list(rules.asks_kind_of_data(ast.parse(text), KINDS, TASKS, tuple(GROUPS)))
+
+
+def test_files_are_short_enough_to_read():
+    lengths = {str(p.relative_to(ROOT)): source(p).count("\n") for p in PYTHON}
+    long = {name: lines for name, lines in lengths.items() if lines > LINES_OF_FILE}
+    assert long.keys() == LONG_FILES.keys(), long
+
+
+def test_functions_are_short_enough_to_read():
+    long = {
+        f"{path.relative_to(ROOT)}:{name}": lines
+        for path in PYTHON
+        for name, lines in rules.function_sizes(source(path)).items()
+        if lines > LINES_OF_FUNCTION
+    }
+    assert long.keys() == LONG_FUNCTIONS.keys(), long
+
+
+def test_only_code_counts_in_a_functions_length():
+    text = '''
+def f(
+    a,
+):
+    """Two
+    lines."""
+    # why
+
+    def g():
+        """One."""
+        return """
+        text"""
+
+    return g  # what
+'''
+    assert rules.function_sizes(text) == {"f": 7, "f.g": 3}
+
+
+def test_broad_handlers_stand_only_around_third_party_calls():
+    found = {
+        f"{named(path)}:{name}": calls
+        for path in FILES
+        for name, calls in rules.broad_handlers(source(path), PACKAGE.name).items()
+    }
+    assert {where: calls for where, calls in found.items() if calls} == {}
+    assert sorted(found) == sorted(BROAD_HANDLERS)
+
+
+def test_broad_handlers_are_recognised():
+    text = """
+from show_attend_tell import files
+def outer():
+    def inner():
+        try:
+            json.loads(files.read(path))
+        except (OSError, Exception):
+            return None
+    try:
+        self._manager.save()
+    except:
+        log()
+    try:
+        self.save()
+    except BaseException:
+        undo()
+        raise
+"""
+    assert rules.broad_handlers(text, PACKAGE.name) == {"outer.inner": ["files.read"], "outer": []}
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if component(p) != "cli"], ids=named)
+def test_only_the_command_line_prints(path):
+    found = [
+        n.lineno for n in ast.walk(parsed(path)) if isinstance(n, ast.Name) and n.id == "print"
+    ]
+    assert found == []
+
+
+def test_what_has_a_type_of_ours_is_not_any():
+    found = {
+        f"{named(path)}:{name}": meant
+        for path in FILES
+        for name, meant in rules.loose_types(parsed(path), OUR_TYPES)
+    }
+    assert found.keys() == LOOSE.keys(), found
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "def f(config: Any): ...",
+        "def f(*, source_vocabulary: 'Any' = None): ...",
+        "def load_run() -> Any | None: ...",
+        "class A:\n    examples: list[Any]",
+    ],
+)
+def test_loose_types_are_recognised(text):
+    assert list(rules.loose_types(ast.parse(text), OUR_TYPES))
+    assert not list(rules.loose_types(ast.parse(text.replace("Any", "Own")), OUR_TYPES))
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
 def test_experiments_import_only_ml_collections(path):
-    assert {name.split(".")[0] for name in imports_of(path)} == {"ml_collections"}
+    assert {name.split(".")[0] for name in imports_of(path)} <= {"ml_collections"}
 
 
-@pytest.mark.parametrize("path", [*FILES, *EXPERIMENTS], ids=lambda p: str(p.relative_to(ROOT)))
+@pytest.mark.parametrize("path", [*FILES, *EXPERIMENTS], ids=named)
 def test_nothing_imports_tensorflow_or_torch(path):
     roots = {name.split(".")[0] for name in imports_of(path)}
     assert not roots & {"tensorflow", "tensorflow_text", "torch", "torchvision"}
 
 
+def run_python(program: str) -> None:
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_every_module_imports_where_tensorflow_and_torch_cannot():
-    modules = [".".join(p.relative_to(ROOT).with_suffix("").parts) for p in FILES]
-    program = f"""
+    run_python(f"""
 import importlib, sys, traceback
 class Absent:
     def find_spec(self, name, path=None, target=None):
@@ -105,47 +359,50 @@ class Absent:
             raise ModuleNotFoundError(name)
 sys.meta_path.insert(0, Absent())
 failed = 0
-for name in {[m.removesuffix(".__init__") for m in modules]}:
+for name in {sorted(MODULES)}:
     try:
         importlib.import_module(name)
     except Exception:
         failed = 1
         print(name, traceback.format_exc(limit=-1))
 sys.exit(failed)
-"""
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
+""")
 
 
-def test_attention_maps_need_no_jax():
-    module = "show_attend_tell.reports.attention_pictures"
-    program = f"import sys; sys.modules['jax'] = None; import {module}"
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+@pytest.mark.parametrize("module", DRAWS_WITHOUT_JAX)
+def test_pictures_of_attention_need_no_jax(module):
+    run_python(f"import sys; sys.modules['jax'] = None; import show_attend_tell.{module}")
 
 
-def locked() -> dict[str, str]:
-    lock = (ROOT / "requirements.lock").read_text()
+def locked(name: str = "requirements.lock") -> dict[str, str]:
+    lock = (ROOT / name).read_text()
     return dict(re.findall(r"^([a-z0-9-]+)==([^\s;]+)", lock, re.MULTILINE))
 
 
-def test_lock_has_what_the_project_asks_for():
+@pytest.mark.parametrize(
+    ("name", "extras"),
+    [("requirements.lock", ("test",)), ("requirements-dev.lock", ("test", "docs", "dev"))],
+)
+def test_locks_have_what_the_project_asks_for(name, extras):
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    asked = [
-        *project["build-system"]["requires"],
-        *project["project"]["dependencies"],
-        *project["project"]["optional-dependencies"]["test"],
-    ]
+    asked = [*project["build-system"]["requires"], *project["project"]["dependencies"]]
+    for extra in extras:
+        asked += project["project"]["optional-dependencies"][extra]
     for requirement in map(Requirement, asked):
-        version = locked().get(canonicalize_name(requirement.name))
+        version = locked(name).get(canonicalize_name(requirement.name))
         assert version and requirement.specifier.contains(version), requirement
 
 
-def test_lock_is_hashed_and_names_no_address():
-    lock = (ROOT / "requirements.lock").read_text()
+def test_both_locks_agree_on_every_version():
+    assert locked().items() <= locked("requirements-dev.lock").items()
+
+
+@pytest.mark.parametrize("name", ["requirements.lock", "requirements-dev.lock"])
+def test_locks_are_hashed_and_name_no_address(name):
+    lock = (ROOT / name).read_text()
     assert "://" not in lock and "http" not in lock
     assert "--index" not in lock and "--find-links" not in lock and "@" not in lock
     blocks = re.split(r"\n(?=[a-z])", re.sub(r"^#.*\n", "", lock, flags=re.MULTILINE))
-    assert len(blocks) == len(locked())
+    assert len(blocks) == len(locked(name))
     for block in blocks:
         assert re.search(r"--hash=sha256:[0-9a-f]{64}", block), block
