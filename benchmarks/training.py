@@ -19,10 +19,10 @@ from show_attend_tell.data.batches import BatchPlan
 from show_attend_tell.models.attention import Annotations
 from show_attend_tell.models.encoders.base import Encoder
 from show_attend_tell.objectives.likelihood import soft_loss
-from show_attend_tell.runs.build import build_captioner
+from show_attend_tell.runs.build import build_captioner, make_objective
 from show_attend_tell.tokens import EOS, PAD
 from show_attend_tell.training.optimizer import make_optimizer
-from show_attend_tell.training.session import initial_state, make_train_step
+from show_attend_tell.training.step import initial_state, make_train_step
 
 GRID, FEATURES = (7, 7), 1280  # EfficientNet-Lite0 at 224 pixels
 VOCABULARY = 2539  # words of Flickr8k's captions that come five times or more
@@ -175,14 +175,15 @@ def make_step(config: ConfigDict, batch: Any, words: int | None = None) -> Calla
     model = build_captioner(config, GivenAnnotations(FEATURES), words or VOCABULARY)
     settings = {k: v for k, v in config.optimizer.to_dict().items() if k != "average"}
     optimizer = make_optimizer(total_steps=10_000, **settings)
+    objective = make_objective(config)
     step = make_train_step(
         model,
+        objective,
         optimizer,
         key=jax.random.key(config.seed),
         average=config.optimizer.average,
-        **config.loss.to_dict(),
     )
-    state = initial_state(model, optimizer)
+    state = initial_state(model, objective, optimizer)
 
     def take() -> None:
         nonlocal state
@@ -259,13 +260,13 @@ def step_bytes(config: ConfigDict, *, images: int, rows: int, steps: int, locati
     model = build_captioner(config, GivenAnnotations(512), VOCABULARY)
     settings = {k: v for k, v in config.optimizer.to_dict().items() if k != "average"}
     optimizer = make_optimizer(total_steps=10_000, **settings)
-    loss = config.loss.to_dict()
-    step = make_train_step(model, optimizer, key=jax.random.key(0), average=0.99, **loss)
+    objective = make_objective(config)
+    step = make_train_step(model, objective, optimizer, key=jax.random.key(0), average=0.99)
     batch = {
         "inputs": jax.ShapeDtypeStruct((images, locations, 512), jnp.float16),
         "tokens": jax.ShapeDtypeStruct((images, rows, steps), jnp.int32),
     }
-    state = initial_state(model, optimizer)
+    state = initial_state(model, objective, optimizer)
     return int(
         step.func.lower(*step.args, state, batch).compile().memory_analysis().temp_size_in_bytes
     )

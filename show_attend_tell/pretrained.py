@@ -28,7 +28,7 @@ from show_attend_tell.inference.captioning import (
     caption_images,
     load_run,
 )
-from show_attend_tell.runs.build import split_weights
+from show_attend_tell.models.captioner import split_weights
 from show_attend_tell.runs.checkpoint import WEIGHTS, write_weights
 
 # What `compare` and a reader want of a run; neither weights nor pictures.

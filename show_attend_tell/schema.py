@@ -22,10 +22,10 @@ class Meaning:
 
     text: str
     choices: tuple[str, ...] = ()
-    least: float | None = None
-    most: float | None = None
-    above: float | None = None
-    below: float | None = None
+    least: int | float | None = None
+    most: int | float | None = None
+    above: int | float | None = None
+    below: int | float | None = None
 
     def allows(self, value: Any) -> bool:
         """Whether the value is in range."""

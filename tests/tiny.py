@@ -14,23 +14,12 @@ from show_attend_tell.data.builders.shapes import render_scene
 from show_attend_tell.data.load import Box, Example
 from show_attend_tell.inference import captioning as evaluate
 from show_attend_tell.models.decoder import Decoder
-from show_attend_tell.objectives.reinforce import Estimator
+from show_attend_tell.settings import Hard
 
 EXPERIMENT = Path(__file__).parents[1] / "experiments" / "shapes.py"
 
 # Pure REINFORCE with one path, whose expected gradient is exact.
-PURE = Estimator(
-    objective="reinforce",
-    samples=1,
-    soft_probability=0.0,
-    soft_steps=0,
-    coin="image",
-    reinforce=1.0,
-    entropy=0.0,
-    credit="sequence",
-    baseline="none",
-    released=False,
-)
+PURE = Hard(soft_probability=0.0, reinforce=1.0, entropy=0.0, baseline="none")
 
 
 class Scenes(list):

@@ -536,9 +536,10 @@ def _gradient_variance(arguments: argparse.Namespace, overrides: Sequence[str]) 
     from rich.table import Table
 
     from show_attend_tell import config as configs
-    from show_attend_tell.evaluation.gradient_variance import gradient_variance, write_variance
+    from show_attend_tell.evaluation.gradient_variance import gradient_variance
     from show_attend_tell.inference import captioning as evaluate
-    from show_attend_tell.runs import build as captioner
+    from show_attend_tell.models import captioner
+    from show_attend_tell.reports.variance_chart import write_variance
     from show_attend_tell.training.session import make_plan
 
     for name, least in (("batches", 1), ("samples", 2), ("images", 1)):

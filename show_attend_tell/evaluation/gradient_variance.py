@@ -4,270 +4,291 @@ All combinations are measured on the same sampled paths of the same batches. A p
 gradient is linear in the advantage, so one forward pass serves all combinations and each takes one
 backward pass. The estimates are those of pure REINFORCE (p = 0, lambda_r = 1, lambda_e = 0),
 without dropout, penalty or label smoothing, of the mean log-likelihood of a word.
+
+Symbols as in `models.decoder`; C combinations; two paths a row, Q = 2 R.
 """
 
 import dataclasses
 import itertools
-import json
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
+from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
-from jaxtyping import Array, Float, Int, PRNGKeyArray
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+from jaxtyping import Array, Float, Float64, Int, PRNGKeyArray, PyTree
 from rich.console import Console
 from rich.progress import track
 
-from show_attend_tell import files
+from show_attend_tell.models.captioner import Captioner, Inputs, all_weights, split_weights
 from show_attend_tell.models.decoder import same_caption
-from show_attend_tell.objectives.reinforce import (
-    BASELINES,
-    Estimator,
-    LearnedBaseline,
-    MovingAverage,
-    averaged_by,
-    baseline_of,
-    credit_of,
-    credited,
-    draw_choice,
-    roll_out,
-)
-from show_attend_tell.runs.build import Captioner, all_weights, split_weights
-from show_attend_tell.tokens import EOS, PAD
+from show_attend_tell.objectives.baselines import LearnedBaseline, MovingAverage, baseline_of
+from show_attend_tell.objectives.credit import averaged_by, credit_of, credited
+from show_attend_tell.objectives.reinforce import Steps, averaged
+from show_attend_tell.objectives.sampling import Rollout, TeacherForcing, draw_choice
+from show_attend_tell.settings import BASELINES, Hard
+from show_attend_tell.tokens import PAD
 
 CREDITS = ("sequence", "to_go")
 COMBINATIONS = tuple(itertools.product(BASELINES, CREDITS))
-# Passes over the captions that one estimate takes: its paths, and a second rollout where there is.
+# Passes over the captions that one estimate takes: its paths, and any second rollout.
 ROLLOUTS = {
     name: 2 if name in ("self_critical", "expected", "leave_one_out") else 1 for name in BASELINES
 }
 _FIT_STEPS = 200  # of the learned baselines
 _SAMPLES = 2  # paths drawn together, so that leave_one_out has another one
 
+Batch = tuple[Array, Int[Array, "_ _ _"]]  # inputs and tokens
+Row = dict[str, str | int | float]
 
-def _pure(baseline: str, credit: str) -> Estimator:
-    return Estimator(
-        objective="reinforce",
-        samples=_SAMPLES,
-        soft_probability=0.0,
-        soft_steps=0,
-        coin="image",
-        reinforce=1.0,
-        entropy=0.0,
-        credit=credit,
-        baseline=baseline,
-        released=False,
-    )
+
+class Carried(NamedTuple):
+    """What baselines of one credit carry over from earlier batches."""
+
+    average: MovingAverage
+    network: PyTree  # weights of the learned baseline
+
+
+class Moments:
+    """Sums over gradients of the same batch, for each of C estimators.
+
+    The variance of an estimator is the trace of its gradient's covariance: the sum over all
+    entries of all parameters of their unbiased variances.
+    """
+
+    def __init__(self):
+        self._count, self._sums, self._squares = 0, None, 0.0
+
+    def add(self, gradients: PyTree, squared_norms: Float[Array, " C"]) -> None:
+        """Adds one draw: gradients with a leading axis C, and their squared norms |g|^2."""
+        self._count += 1
+        self._sums = (
+            gradients if self._sums is None else jax.tree.map(jnp.add, self._sums, gradients)
+        )
+        self._squares = self._squares + np.asarray(squared_norms, np.float64)
+
+    def estimates(self) -> tuple[Float64[np.ndarray, " C"], Float64[np.ndarray, " C"]]:
+        """The variance, and the squared norm of the expected gradient, both without bias.
+
+        With n draws, mean m and the mean Q of |g|^2: variance = (Q - |m|^2) n / (n - 1). The mean
+        itself is noisy, E |m|^2 = |E g|^2 + variance / n, so the signal is |m|^2 - variance / n.
+        """
+        n = self._count
+        mean = jax.tree.map(lambda leaf: leaf / n, self._sums)
+        of_mean = np.asarray(squared_norms(mean), np.float64)
+        variance = (self._squares / n - of_mean) * n / (n - 1)
+        return variance, of_mean - variance / n
+
+
+def squared_norms(gradients: PyTree) -> Float[Array, " C"]:
+    """|g|^2 over all parameters, for each index of the leading axis."""
+    leaves = jax.tree.leaves(gradients)
+    norms = [jnp.square(leaf).reshape(len(leaf), -1).sum(axis=1) for leaf in leaves]
+    return sum(norms[1:], norms[0])
 
 
 def gradient_variance(
     model: Captioner,
-    params: Any,
-    batches: list[tuple[Array, Int[Array, "_ _ _"]]],
-    others: list[tuple[Array, Int[Array, "_ _ _"]]],
+    params: PyTree,
+    batches: Sequence[Batch],
+    others: Sequence[Batch],
     *,
     samples: int,
     seed: int = 0,
     progress: bool = True,
-) -> list[dict[str, Any]]:
+) -> list[Row]:
     """Variance and signal-to-noise ratio of the gradient for every baseline and credit.
 
     Args:
       model, params: the model's form and the parameters at which to measure.
-      batches: (inputs, tokens) each; they may differ in shape.
-      others: batches to fit the baselines to that carry something over from earlier ones; of
+      batches: inputs and tokens; they may differ in shape.
+      others: batches to fit those baselines to that carry something over from earlier batches; of
         other images, or of copies of theirs.
       samples: gradients drawn for each batch, at least 2.
-      seed: of what is drawn.
+      seed: of all draws.
       progress: whether to show a bar.
 
     Returns:
-      A row for each combination: `baseline`, `credit`, `rollouts`; `variance`, the trace of the
-      covariance of one estimate, mean over batches; `variance_per_rollout`, variance * rollouts, to
-      compare at equal cost; `snr`, |E g|^2 / variance, with the squared norm of the mean gradient
-      corrected for the noise in it; and `relative`, variance_per_rollout over that of `none` with
-      `sequence`.
+      A row for each combination, see `table`.
     """
     graph = nnx.graphdef(model)
     parts = split_weights(model, params)  # the trained ones have gradients
     key = jax.random.key(seed)
-    averages, learned = _fit_baselines(graph, params, others, jax.random.fold_in(key, 1))
-    moments = jax.jit(lambda *args: _gradients(graph, *args))
+    form, carried = fit_baselines(graph, params, others, jax.random.fold_in(key, 1))
+    gradients_of = jax.jit(partial(gradients, graph, form))
     totals = np.zeros((len(COMBINATIONS), 2))
-    count = len(batches) * samples
-    bar = track(range(count), "gradients", console=Console(stderr=True), disable=not progress)
-    sums, squares = None, np.zeros(len(COMBINATIONS))
+    bar = track(
+        range(len(batches) * samples),
+        "gradients",
+        console=Console(stderr=True),
+        disable=not progress,
+    )
+    moments = Moments()
     for i in bar:
         which, draw = divmod(i, samples)
-        inputs, tokens = batches[which]
+        if draw == 0:
+            moments = Moments()
         sample_key = jax.random.fold_in(jax.random.fold_in(key, 2 + which), draw)
-        gradients, norms = moments(*parts, inputs, tokens, sample_key, averages, learned)
-        sums = gradients if sums is None else jax.tree.map(jnp.add, sums, gradients)
-        squares += np.asarray(norms, np.float64)
+        moments.add(*gradients_of(*parts, carried, *batches[which], sample_key))
         if draw + 1 == samples:
-            mean = sum(
-                jnp.square(leaf / samples).reshape(len(COMBINATIONS), -1).sum(axis=1)
-                for leaf in jax.tree.leaves(sums)
-            )
-            mean = np.asarray(mean, np.float64)
-            variance = (squares / samples - mean) * samples / (samples - 1)
-            totals += np.stack([variance, mean - variance / samples], axis=1) / len(batches)
-            sums, squares = None, np.zeros(len(COMBINATIONS))
+            totals += np.stack(moments.estimates(), axis=1) / len(batches)
+    return table(*totals.T)
+
+
+def table(variance: Float64[np.ndarray, " C"], signal: Float64[np.ndarray, " C"]) -> list[Row]:
+    """A row for each combination.
+
+    Args:
+      variance: trace of the covariance of one estimate, mean over batches.
+      signal: |E g|^2, mean over batches; noise can make it negative, and it then counts as 0.
+
+    Returns:
+      Rows of `baseline`, `credit`, `rollouts`, `variance`; `variance_per_rollout`, variance times
+      rollouts, to compare at equal cost; `snr`, signal / variance; and `relative`,
+      variance_per_rollout over that of `none` with `sequence`.
+    """
+    plain = float(variance[COMBINATIONS.index(("none", "sequence"))]) * ROLLOUTS["none"]
     rows = []
-    for (baseline, credit), (variance, signal) in zip(COMBINATIONS, totals.tolist(), strict=True):
-        per_rollout = variance * ROLLOUTS[baseline]
+    for (baseline, credit), trace, squared in zip(
+        COMBINATIONS, variance.tolist(), signal.tolist(), strict=True
+    ):
+        per_rollout = trace * ROLLOUTS[baseline]
         rows.append(
             {
                 "baseline": baseline,
                 "credit": credit,
                 "rollouts": ROLLOUTS[baseline],
-                "variance": variance,
+                "variance": trace,
                 "variance_per_rollout": per_rollout,
-                "snr": max(signal, 0.0) / variance,
+                "snr": max(squared, 0.0) / trace,
+                "relative": per_rollout / plain,
             }
         )
-    plain = rows[COMBINATIONS.index(("none", "sequence"))]["variance_per_rollout"]
-    return [row | {"relative": row["variance_per_rollout"] / plain} for row in rows]
+    return rows
 
 
-def _gradients(
+def gradients(
     graph: nnx.GraphDef,
-    trained: Any,
-    frozen: Any,
-    inputs: Array,
+    form: nnx.GraphDef,
+    trained: PyTree,
+    frozen: PyTree,
+    carried: dict[str, Carried],
+    inputs: Inputs,
     tokens: Int[Array, "B R T"],
     key: PRNGKeyArray,
-    averages: dict[str, MovingAverage],
-    learned: dict[str, Any],
-) -> tuple[Any, Float[Array, " C"]]:
-    """One gradient of every combination, and their squared norms."""
-    images, rows, steps = tokens.shape
-    repeated = jnp.tile(tokens, (1, _SAMPLES, 1))
-    count = (tokens != PAD).sum()
+) -> tuple[PyTree, Float[Array, " C"]]:
+    """One gradient of every combination (a leading axis C), and their squared norms.
 
-    def paths(trained):
+    Args:
+      graph, trained, frozen: the model.
+      form, carried: see `fit_baselines`.
+      inputs, tokens: a batch.
+      key: of the paths.
+    """
+
+    def paths(trained: PyTree):
         model = nnx.merge(graph, all_weights(trained, frozen))
-        annotations = model.annotations(inputs)
-        shape = (images, _SAMPLES * rows, steps, annotations.vectors.shape[1])
-        choice = draw_choice(key, shape)
-        rollout = roll_out(model.decoder, annotations, repeated, None, choice)
-        return (rollout.log_probs, rollout.log_p_s), (rollout, annotations)
+        given = TeacherForcing(model.decoder, model.annotations(inputs), tokens)
+        rollout = given.along(draw_choice(key, given.paths(_SAMPLES)), _SAMPLES)
+        return (rollout.log_probs, rollout.log_p_s), (rollout, given.annotations)
 
-    (log_probs, log_p_s), pull_back, (rollout, annotations) = jax.vjp(paths, trained, has_aux=True)
+    _, pull_back, (rollout, annotations) = jax.vjp(paths, trained, has_aux=True)
     decoder = nnx.merge(graph, all_weights(trained, frozen)).decoder
-    cotangents = []
-    for baseline, credit in COMBINATIONS:
-        weights = credited(same_caption(tokens), credit)
-        b = baseline_of(
-            _pure(baseline, credit),
-            decoder,
-            annotations,
-            tokens,
-            None,
-            rollout,
-            averages[credit],
-            nnx.merge(*learned[credit]),
-        )
-        advantage = jnp.where(repeated != PAD, credit_of(log_probs, weights) - b, 0.0)
-        # One path of each row, but for leave_one_out, whose estimate is the mean over its paths.
-        used = jnp.ones(_SAMPLES) / _SAMPLES
-        if baseline != "leave_one_out":
-            used = jnp.eye(_SAMPLES)[0]
-        used = jnp.repeat(used, rows)[None, :, None] / count
-        cotangents.append((used * jnp.ones_like(log_probs), used * advantage))
+    given = TeacherForcing(decoder, annotations, tokens)
+    cotangents = [
+        cotangent(given, rollout, baseline, credit, average, nnx.merge(form, network))
+        for baseline, credit in COMBINATIONS
+        for average, network in [carried[credit]]
+    ]
     stacked = jax.tree.map(lambda *c: jnp.stack(c), *cotangents)
-    (gradients,) = jax.lax.map(pull_back, stacked)
-    norms = sum(
-        jnp.square(leaf).reshape(len(COMBINATIONS), -1).sum(axis=1)
-        for leaf in jax.tree.leaves(gradients)
-    )
-    return gradients, norms
+    (found,) = jax.lax.map(pull_back, stacked)
+    return found, squared_norms(found)
 
 
-def _fit_baselines(
-    graph: nnx.GraphDef, params: Any, batches: list, key: PRNGKeyArray
-) -> tuple[dict[str, MovingAverage], dict[str, Any]]:
-    """The baselines that carry something over from earlier batches, which are these."""
+def cotangent(
+    given: TeacherForcing,
+    rollout: Rollout,
+    baseline: str,
+    credit: str,
+    average: MovingAverage,
+    learned: LearnedBaseline | None = None,
+) -> tuple[Float[Array, "B Q T"], Float[Array, "B Q T"]]:
+    """d J / d log p(y_t|s) and d J / d log p(s_t) of one combination, J per real token.
+
+    An estimate takes one path of each row, but `leave_one_out` the mean over both.
+    """
+    rows = given.tokens.shape[1]
+    weights = credited(same_caption(given.tokens), credit)
+    b = baseline_of(_pure(baseline, credit), given, rollout, average, learned)
+    advantage = jnp.where(rollout.tokens != PAD, credit_of(rollout.log_probs, weights) - b, 0.0)
+    used = jnp.ones(_SAMPLES) / _SAMPLES
+    if baseline != "leave_one_out":
+        used = jnp.eye(_SAMPLES)[0]
+    used = jnp.repeat(used, rows)[None, :, None] / (given.tokens != PAD).sum()
+    return used * jnp.ones_like(rollout.log_probs), used * advantage
+
+
+def fit_baselines(
+    graph: nnx.GraphDef, params: PyTree, batches: Sequence[Batch], key: PRNGKeyArray
+) -> tuple[nnx.GraphDef, dict[str, Carried]]:
+    """Fits the baselines that carry something over from earlier batches to such `batches`.
+
+    Returns:
+      The form of the learned baselines, and for each credit what is carried over.
+    """
     decoder = nnx.merge(graph, params).decoder
     sizes = (decoder.init_h.out_features, decoder.init_h.in_features, decoder.embed.features)
+    form, start = nnx.split(LearnedBaseline(*sizes, rngs=nnx.Rngs(0)), nnx.Param)
     optimizer = optax.adam(3e-3)
-    averages, learned = {}, {}
+    carried = {}
     for credit in CREDITS:
-        form, network = nnx.split(LearnedBaseline(*sizes, rngs=nnx.Rngs(0)), nnx.Param)
-
-        @jax.jit
-        def step(network, state, average, inputs, tokens, key, credit=credit, form=form):
-            model = nnx.merge(graph, params)
-            annotations = model.annotations(inputs)
-            estimator = dataclasses.replace(_pure("learned", credit), samples=1)
-            shape = (*tokens.shape, annotations.vectors.shape[1])
-            choice = draw_choice(key, shape)
-            rollout = roll_out(model.decoder, annotations, tokens, None, choice)
-            weights = credited(same_caption(tokens), credit)
-            wanted = credit_of(rollout.log_probs, weights)
-            words = jnp.maximum(weights.sum(axis=-1), 1.0)
-            real = tokens != PAD
-
-            def loss(network):
-                b = baseline_of(
-                    estimator,
-                    model.decoder,
-                    annotations,
-                    tokens,
-                    None,
-                    rollout,
-                    average,
-                    nnx.merge(form, network),
-                )
-                return jnp.square(jnp.where(real, (b - wanted) / words, 0.0)).sum() / real.sum()
-
-            updates, state = optimizer.update(jax.grad(loss)(network), state)
-            seen = real & ((tokens == EOS) | (credit == "to_go"))
-            average = average.update(wanted / averaged_by(weights, credit), seen)
-            return optax.apply_updates(network, updates), state, average
-
-        state, average = optimizer.init(network), MovingAverage.start()
+        step = jax.jit(partial(_fit, graph, form, optimizer, _pure("learned", credit)))
+        fitted, state = Carried(MovingAverage.start(), start), optimizer.init(start)
         for i in range(_FIT_STEPS):
-            inputs, tokens = batches[i % len(batches)]
             step_key = jax.random.fold_in(key, i)
-            network, state, average = step(network, state, average, inputs, tokens, step_key)
-        averages[credit], learned[credit] = average, (form, network)
-    return averages, learned
+            fitted, state = step(params, fitted, state, *batches[i % len(batches)], step_key)
+        carried[credit] = fitted
+    return form, carried
 
 
-def write_variance(folder: Path, record: dict[str, Any]) -> None:
-    """Writes gradient_variance.json and a bar chart of it, gradient_variance.png."""
-    files.write_text(folder / "gradient_variance.json", json.dumps(record, indent=2) + "\n")
-    figure = Figure((11, 4.5), dpi=120, layout="constrained")
-    canvas = FigureCanvasAgg(figure)
-    panels = figure.subplots(1, 2, sharey=True)
-    height = 0.4
-    for axes, name, label in zip(
-        panels,
-        ("relative", "snr"),
-        (
-            "trace of the gradient's covariance at equal rollouts,\nover that of none + sequence",
-            "signal to noise of one estimate",
-        ),
-        strict=True,
-    ):
-        for k, credit in enumerate(CREDITS):
-            rows = [row for row in record["rows"] if row["credit"] == credit]
-            places = np.arange(len(rows)) + (0.5 - k) * height
-            bars = axes.barh(places, [row[name] for row in rows], height, label=credit)
-            axes.bar_label(bars, [f"{row[name]:.2g}" for row in rows], padding=3, fontsize=8)
-        axes.set_xscale("log" if name == "relative" else "linear")
-        axes.margins(x=0.15)
-        axes.set_xlabel(label)
-        axes.spines[["top", "right"]].set_visible(False)
-    panels[0].set_yticks(np.arange(len(BASELINES)), BASELINES)
-    panels[0].invert_yaxis()
-    panels[1].legend(title="credit", frameon=False)
-    canvas.draw()
-    with files.replacing(folder / "gradient_variance.png") as file:
-        figure.savefig(file, format="png")
+def _fit(
+    graph: nnx.GraphDef,
+    form: nnx.GraphDef,
+    optimizer: optax.GradientTransformation,
+    hard: Hard,
+    params: PyTree,
+    carried: Carried,
+    state: PyTree,
+    inputs: Inputs,
+    tokens: Int[Array, "B R T"],
+    key: PRNGKeyArray,
+) -> tuple[Carried, PyTree]:
+    """What is carried over, and the optimizer's state, after a batch of one path a row."""
+    model = nnx.merge(graph, params)
+    given = TeacherForcing(model.decoder, model.annotations(inputs), tokens)
+    choice = draw_choice(key, given.paths(1))
+    rollout = given.along(choice)
+    weights = credited(same_caption(tokens), hard.credit)
+    wanted = credit_of(rollout.log_probs, weights)
+    words = jnp.maximum(weights.sum(axis=-1), 1.0)
+    steps = Steps.of(tokens, choice.expected)
+
+    def loss(network: PyTree) -> Float[Array, ""]:
+        b = baseline_of(hard, given, rollout, carried.average, nnx.merge(form, network))
+        return jnp.square(jnp.where(steps.real, (b - wanted) / words, 0.0)).sum() / steps.real_count
+
+    updates, state = optimizer.update(jax.grad(loss)(carried.network), state)
+    credit = wanted / averaged_by(weights, hard.credit)
+    average = carried.average.update(credit, averaged(steps, hard))
+    return Carried(average, optax.apply_updates(carried.network, updates)), state
+
+
+def _pure(baseline: str, credit: str) -> Hard:
+    return dataclasses.replace(
+        Hard(samples=_SAMPLES, soft_probability=0.0, reinforce=1.0, entropy=0.0),
+        credit=credit,
+        baseline=baseline,
+    )

@@ -38,16 +38,15 @@ from show_attend_tell.inference.attention_record import AttentionRecord
 from show_attend_tell.models import recurrence
 from show_attend_tell.models import search as decode
 from show_attend_tell.models.attention import Choice
-from show_attend_tell.models.encoders import Encoder
-from show_attend_tell.models.sentence_encoder import SentenceEncoder
-from show_attend_tell.runs.build import (
+from show_attend_tell.models.captioner import (
     Captioner,
     all_weights,
-    build_captioner,
-    build_encoder,
     frozen_weights,
     trained_weights,
 )
+from show_attend_tell.models.encoders import Encoder
+from show_attend_tell.models.sentence_encoder import SentenceEncoder
+from show_attend_tell.runs.build import build_captioner, build_encoder
 from show_attend_tell.runs.checkpoint import WEIGHTS, Checkpoints, in_half, read_weights
 from show_attend_tell.tokens import BOS, EOS, PAD, UNK
 

@@ -1,1 +1,1 @@
-"""What training minimises."""
+"""Training objectives: what a batch's loss is, and what it reports."""

@@ -1,17 +1,59 @@
-"""Training objectives: arrays in, a scalar and what to report out.
+"""Maximum likelihood under soft attention, and the terms that other objectives share.
 
-Symbols as in `decoder`; a packed row holds several captions.
+Symbols as in `models.decoder`. A packed row holds several captions.
 """
+
+import dataclasses
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
+from show_attend_tell import settings
+from show_attend_tell.models.captioner import Captioner
+from show_attend_tell.objectives.objective import Batch, Report, encoder_key
 from show_attend_tell.tokens import EOS, PAD
 
 
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class Likelihood:
+    """Minus the log-likelihood of the references under soft attention; see `soft_loss`.
+
+    Attributes:
+      regularizers: the doubly stochastic penalty and label smoothing.
+    """
+
+    regularizers: settings.Loss
+
+    def init(self) -> dict[str, Array]:
+        """No state."""
+        return {}
+
+    def loss(
+        self,
+        model: Captioner,
+        batch: Batch,
+        key: PRNGKeyArray,
+        state: dict[str, Array],
+        step: Int[Array, ""] | int,
+    ) -> tuple[Float[Array, ""], dict[str, Array], Report]:
+        """See `Objective.loss`; reports what `soft_loss` does."""
+        annotations = model.annotations(batch["inputs"], encoder_key(key))
+        out = model.decoder(annotations, batch["tokens"], key)
+        loss, report = soft_loss(
+            out.logits,
+            out.alpha,
+            batch["tokens"],
+            doubly_stochastic=self.regularizers.doubly_stochastic,
+            label_smoothing=self.regularizers.label_smoothing,
+            mask=annotations.mask,
+        )
+        return loss, state, report
+
+
 def token_log_probs(logits: Float[Array, "*S V"], tokens: Int[Array, "*S"]) -> Float[Array, "*S"]:
-    """log p(y_t) of the given words; 0 at padding."""
+    """log p(y_t) of the given words in nats; 0 at padding."""
     chosen = jnp.take_along_axis(logits, tokens[..., None], axis=-1)[..., 0]
     log_probs = chosen - jax.nn.logsumexp(logits, axis=-1)
     return jnp.where(tokens == PAD, 0.0, log_probs)
@@ -24,12 +66,12 @@ def doubly_stochastic_penalty(
 ) -> Float[Array, ""]:
     """Sum over captions of sum_i (1 - sum_t alpha_ti)^2 (Xu et al. 2015, eq. 14).
 
-    The inner sum runs over a caption's own steps, its <eos> included and padding excluded. It is
-    a sum over the L locations, as in the paper, not a mean; `mask` leaves padding out of it.
+    The inner sum runs over a caption's own steps, its <eos> included and padding excluded. Like
+    the paper, it sums over the L locations instead of averaging; `mask` leaves out padded ones.
     """
     end = tokens == EOS
     rows, steps = end[..., 0].size, end.shape[-1]
-    # The captions of a row by their order; what follows the last <eos> comes behind them.
+    # A row's captions are numbered in order; steps after its last <eos> get the next number.
     order = jnp.cumsum(end, axis=-1) - end
     first = steps * jnp.arange(rows).reshape(*end.shape[:-1], 1)
     paid = jax.ops.segment_sum(
@@ -67,24 +109,24 @@ def soft_loss(
     doubly_stochastic: float,
     label_smoothing: float,
     mask: Bool[Array, "B L"] | None = None,
-) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+) -> tuple[Float[Array, ""], Report]:
     """The loss of deterministic attention (Xu et al. 2015, eq. 14).
 
     L_d = sum over captions of [-log p(y|x) + lambda sum_i (1 - sum_t alpha_ti)^2], divided by the
-    batch's number of real tokens (words and <eos>, no padding). The division leaves the paper's
-    ratio of the two terms as it is. A penalty that is averaged over the L locations and added to
-    a mean token loss, as in other codebases, corresponds here to
+    batch's number of real tokens (words and <eos>, no padding). The division keeps the paper's
+    ratio of the two terms. Other codebases average the penalty over the L locations and add it to
+    a mean token loss; their lambda_mean corresponds to
     lambda = lambda_mean * (tokens per caption) / L.
 
     Args:
       doubly_stochastic: lambda, at least 0.
       label_smoothing: the share of each target spread evenly over the vocabulary, in [0, 1);
         0 is the paper's loss.
-      mask: False at padding among the places, which the penalty leaves out.
+      mask: False at padded places, which the penalty leaves out.
 
     Returns:
-      The loss, and for reporting `nll` (nats per real token, without smoothing), `penalty` (mean
-      over captions of the unweighted penalty) and `tokens` (the number of real tokens).
+      The loss, and a report: `nll` (nats per real token, without smoothing), `penalty` (mean over
+      captions of the unweighted penalty) and `tokens` (the number of real tokens).
     """
     real = tokens != PAD
     count = jnp.maximum(real.sum(), 1)

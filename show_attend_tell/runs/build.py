@@ -1,137 +1,26 @@
 """The factory: from a ConfigDict to a typed model. No other module of the model sees a config."""
 
 import math
-from typing import Any
 
 import jax
 from flax import nnx
-from flax.traverse_util import flatten_dict, unflatten_dict
-from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
 from ml_collections import ConfigDict
 
 from show_attend_tell.errors import UserError
-from show_attend_tell.models.attention import SCORES, WINDOWS, Annotations
+from show_attend_tell.models.attention import SCORES, WINDOWS
+from show_attend_tell.models.captioner import Captioner
 from show_attend_tell.models.decoder import Decoder
-from show_attend_tell.models.encoders import Encoder, Frozen, make_encoder
+from show_attend_tell.models.encoders import Encoder, make_encoder
 from show_attend_tell.models.sentence_encoder import SentenceEncoder
-from show_attend_tell.objectives.likelihood import soft_loss
-from show_attend_tell.objectives.reinforce import (
-    Estimator,
-    LearnedBaseline,
-    MovingAverage,
-    hard_loss,
-)
-from show_attend_tell.objectives.rewarded import Reward, reward_loss
+from show_attend_tell.objectives.baselines import LearnedBaseline
+from show_attend_tell.objectives.likelihood import Likelihood
+from show_attend_tell.objectives.objective import Objective
+from show_attend_tell.objectives.reinforce import Reinforce
+from show_attend_tell.objectives.rewarded import Rewarded
 from show_attend_tell.objectives.rewards import IdfTable
+from show_attend_tell.settings import Hard, Loss, Reward
 
-# Annotation vectors, images, or source words.
-Inputs = Float[Array, "B L D"] | UInt8[Array, "B S S 3"] | Int[Array, "B S"]
 _ENCODER = 0xE4C
-_DROP = 0xD09  # the encoder's dropout; the decoder's keys are splits of the step's
-
-
-class Captioner(nnx.Module):
-    """An encoder and a decoder.
-
-    Where the encoder is frozen its annotation vectors are computed once, outside of this module:
-    `encoder` is then None and `inputs` are annotation vectors; otherwise `inputs` are images or
-    source words, and the encoder's first stages may still be frozen (`frozen_weights`).
-    With an `estimator` attention is hard, else soft; `baseline` is that of baseline `learned`. With
-    a `reward` training is on what drawn captions score, else on the likelihood of the references.
-    """
-
-    def __init__(
-        self,
-        encoder: Encoder | SentenceEncoder | None,
-        decoder: Decoder,
-        estimator: Estimator | None = None,
-        baseline: LearnedBaseline | None = None,
-        reward: Reward | None = None,
-    ):
-        self.encoder = encoder
-        self.decoder = decoder
-        self.estimator = estimator
-        self.baseline = baseline
-        self.reward = reward
-
-    def annotations(self, inputs: Inputs, key: PRNGKeyArray | None = None) -> Annotations:
-        """The annotation vectors a; `key` switches the dropout of a sentence encoder on."""
-        if isinstance(self.encoder, SentenceEncoder):
-            return self.encoder(inputs, key)
-        return Annotations(inputs if self.encoder is None else self.encoder(inputs))
-
-    def loss(
-        self,
-        inputs: Inputs,
-        tokens: Int[Array, "B R T"],
-        key: PRNGKeyArray,
-        moving_average: MovingAverage,
-        step: Int[Array, ""] | int = 0,
-        table: IdfTable | None = None,
-        *,
-        doubly_stochastic: float,
-        label_smoothing: float,
-    ) -> tuple[Float[Array, ""], dict[str, Any]]:
-        """The training loss and what to report of it, the next moving average among it.
-
-        See `objectives.soft_loss`, `estimators.hard_loss` and, where there is a reward (which
-        needs the `table` of the training captions), `sequence_training.reward_loss`, on which
-        dropout, label smoothing and a learned baseline have no effect.
-        """
-        rewarded = self.reward is not None
-        annotations = self.annotations(inputs, None if rewarded else jax.random.fold_in(key, _DROP))
-        if rewarded:
-            assert table is not None
-            loss, report = reward_loss(
-                self.decoder,
-                annotations,
-                tokens,
-                key,
-                self.reward,
-                table,
-                self.estimator,
-                doubly_stochastic=doubly_stochastic,
-            )
-            return loss, report | {"moving_average": moving_average}
-        weights = {"doubly_stochastic": doubly_stochastic, "label_smoothing": label_smoothing}
-        if self.estimator is not None:
-            return hard_loss(
-                self.decoder,
-                annotations,
-                tokens,
-                key,
-                moving_average,
-                self.estimator,
-                step=step,
-                learned=self.baseline,
-                **weights,
-            )
-        out = self.decoder(annotations, tokens, key)
-        loss, report = soft_loss(out.logits, out.alpha, tokens, mask=annotations.mask, **weights)
-        return loss, report | {"moving_average": moving_average}
-
-
-def trained_weights(model: Captioner) -> dict[str, Any]:
-    """The weights that training changes, nested by module; they alone are checkpointed."""
-    return nnx.to_pure_dict(nnx.state(model, nnx.Param))
-
-
-def frozen_weights(model: Captioner) -> dict[str, Any]:
-    """The pretrained weights of an encoder's frozen stages, where others of it are trained."""
-    return nnx.to_pure_dict(nnx.state(model, Frozen))
-
-
-def all_weights(trained: Any, frozen: Any) -> dict[str, Any]:
-    """Both together, which `nnx.merge` makes a model of."""
-    return unflatten_dict(flatten_dict(frozen) | flatten_dict(trained))
-
-
-def split_weights(model: Captioner, weights: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The trained ones and the frozen ones of `all_weights`."""
-    names, flat = flatten_dict(trained_weights(model)).keys(), flatten_dict(weights)
-    trained = {name: value for name, value in flat.items() if name in names}
-    frozen = {name: value for name, value in flat.items() if name not in names}
-    return unflatten_dict(trained), unflatten_dict(frozen)
 
 
 def build_encoder(config: ConfigDict, source_words: int = 0) -> Encoder | SentenceEncoder:
@@ -177,30 +66,35 @@ def _check_attention(config: ConfigDict) -> None:
         )
 
 
-def make_estimator(config: ConfigDict) -> Estimator | None:
-    """How hard attention is trained; None where attention is soft or none.
+def objective_settings(config: ConfigDict) -> tuple[Hard | None, Reward | None]:
+    """The settings of hard attention and of the reward; None for what an experiment does not use.
 
     Raises:
-      UserError: a setting of `config.attention` or `config.hard` that this version has not.
+      UserError: a value of `config.attention`, `config.hard` or `config.reward` is out of range.
     """
     _check_attention(config)
-    if config.attention.kind != "hard":
-        return None
-    estimator = Estimator(**config.hard.to_dict())
-    if estimator.released and config.attention.temperature != 1:
-        raise UserError("config.hard.released goes with config.attention.temperature=1 alone")
-    if estimator.released and config.reward.samples:
-        raise UserError("config.hard.released and config.reward.samples do not go together")
-    return estimator
+    reward = Reward(**config.reward.to_dict())
+    hard = Hard(**config.hard.to_dict()) if config.attention.kind == "hard" else None
+    if hard is not None and hard.released:
+        if config.attention.temperature != 1:
+            raise UserError("config.hard.released needs config.attention.temperature=1")
+        if reward.samples:
+            raise UserError("config.hard.released and config.reward.samples do not go together")
+    return hard, reward if reward.samples else None
 
 
-def make_reward(config: ConfigDict) -> Reward | None:
-    """How captions are rewarded; None where training is on the likelihood of the references.
+def make_objective(config: ConfigDict, table: IdfTable | None = None) -> Objective:
+    """What the experiment minimises; a reward needs the `table` of the training captions.
 
     Raises:
-      UserError: a setting of `config.reward` that this version has not.
+      UserError: see `objective_settings`.
     """
-    return Reward(**config.reward.to_dict()) if config.reward.samples else None
+    hard, reward = objective_settings(config)
+    loss = Loss(**config.loss.to_dict())
+    if reward is not None:
+        assert table is not None
+        return Rewarded(reward, hard, loss, table)
+    return Likelihood(loss) if hard is None else Reinforce(hard, loss)
 
 
 def build_captioner(
@@ -209,7 +103,7 @@ def build_captioner(
     """The model that `config` describes, freshly initialised from `config.seed`.
 
     Raises:
-      UserError: a setting of attention, estimator or reward that this version has not.
+      UserError: a setting of attention, hard or reward that this version has not.
     """
     features = config.decoder.projection or encoder.features
     if config.attention.score == "dot" and features != config.decoder.hidden:
@@ -218,7 +112,7 @@ def build_captioner(
             f"{config.decoder.hidden} units of the state: set config.decoder.projection="
             f"{config.decoder.hidden}"
         )
-    estimator, reward = make_estimator(config), make_reward(config)
+    hard, reward = objective_settings(config)
     rngs = nnx.Rngs(config.seed)
     decoder = Decoder(
         vocabulary=vocabulary_size,
@@ -230,16 +124,16 @@ def build_captioner(
         # Without attention all locations weigh the same: z_t is the mean annotation vector.
         temperature=math.inf if config.attention.kind == "none" else config.attention.temperature,
         grid=encoder.grid,
-        renormalise=estimator is not None,
+        renormalise=hard is not None,
         order=config.attention.order,
         rngs=rngs,
         **config.decoder.to_dict(),
     )
     baseline = None
-    if estimator is not None and estimator.baseline == "learned" and reward is None:
+    if hard is not None and hard.baseline == "learned" and reward is None:
         sizes = config.decoder
         features = sizes.projection or encoder.features
         baseline = LearnedBaseline(sizes.hidden, features, sizes.embedding, rngs=rngs)
     sentences = isinstance(encoder, SentenceEncoder)
     trained = encoder if sentences or config.encoder.trainable_from else None
-    return Captioner(trained, decoder, estimator, baseline, reward)
+    return Captioner(trained, decoder, baseline)

@@ -15,19 +15,18 @@ import json
 import math
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import closing
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
-from flax import nnx, struct
+from flax import nnx
 from flax.traverse_util import flatten_dict, unflatten_dict
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Int
 from ml_collections import ConfigDict
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -41,150 +40,29 @@ from show_attend_tell.data.vocabulary import TOKENIZERS, Subwords, Vocabulary
 from show_attend_tell.errors import UserError
 from show_attend_tell.inference import captioning as evaluate
 from show_attend_tell.inference.captioning import AnyVocabulary
-from show_attend_tell.models.encoders import Encoder
-from show_attend_tell.objectives.reinforce import MovingAverage
-from show_attend_tell.objectives.rewards import IdfTable, idf_table
-from show_attend_tell.runs.build import (
+from show_attend_tell.models.captioner import (
     Captioner,
     all_weights,
+    frozen_weights,
+    trained_weights,
+)
+from show_attend_tell.models.encoders import Encoder
+from show_attend_tell.objectives.rewards import IdfTable, idf_table
+from show_attend_tell.runs.build import (
     build_captioner,
     build_encoder,
-    frozen_weights,
-    make_estimator,
-    make_reward,
-    trained_weights,
+    make_objective,
+    objective_settings,
 )
 from show_attend_tell.runs.checkpoint import Checkpoints
 from show_attend_tell.runs.metrics_log import MetricWriter
 from show_attend_tell.tokens import EOS, PAD
 from show_attend_tell.training.optimizer import make_optimizer
+from show_attend_tell.training.step import eval_params, initial_state, make_train_step
 
 # That early stopping can watch: all but METEOR, which wants Java and seconds.
 METRICS = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-L", "CIDEr", "exact")
 TRANSLATION_METRICS = ("BLEU", "chrF", "exact")  # and of sentences
-
-
-@struct.dataclass
-class TrainState:
-    """Everything a step changes. Random keys follow from the config's seed and `step`."""
-
-    # Typed loosely: JAX rebuilds this class around shapes and placeholders as well as arrays.
-    step: Any  # () int32
-    params: Any
-    optimizer: Any
-    average: Any  # running mean of the parameters
-    start: Any  # the parameters that the run began with, where they are a part of what is evaluated
-    skipped: Any  # () int32, steps skipped since the start
-    skipped_in_a_row: Any  # () int32
-    moving_average: MovingAverage  # of credits, a baseline of hard attention
-
-
-def initial_state(
-    model: Captioner, optimizer: optax.GradientTransformation, *, keep_start: bool = False
-) -> TrainState:
-    """The state before the first step, on every device."""
-    params = trained_weights(model)
-    # Distinct buffers throughout, since a step donates each of them.
-    state = TrainState(
-        step=jnp.zeros((), jnp.int32),
-        params=params,
-        optimizer=optimizer.init(params),
-        average=jax.tree.map(jnp.copy, params),
-        start=jax.tree.map(jnp.copy, params) if keep_start else {},
-        skipped=jnp.zeros((), jnp.int32),
-        skipped_in_a_row=jnp.zeros((), jnp.int32),
-        moving_average=MovingAverage.start(),
-    )
-    return devices.give_all(state)
-
-
-def evaluated(state: TrainState, init_share: float) -> Any:
-    """The weights that are validated and kept: the running mean, moved towards the start.
-
-    Between the weights that a run went on from and those that it came to there are better ones than
-    either (Wortsman et al. 2022, arXiv:2109.01903).
-
-    Args:
-      init_share: share of the start's weights, in [0, 1]; 0 leaves the running mean.
-    """
-    if not init_share:
-        return state.average
-    return optax.incremental_update(state.start, state.average, init_share)
-
-
-def make_train_step(
-    model: Captioner,
-    optimizer: optax.GradientTransformation,
-    *,
-    key: PRNGKeyArray,
-    average: float,
-    doubly_stochastic: float,
-    label_smoothing: float,
-    table: IdfTable | None = None,
-) -> Callable[[TrainState, Mapping[str, Array]], tuple[TrainState, dict[str, Float[Array, ""]]]]:
-    """The jitted step (state, batch) -> (state, metrics). The state given is donated.
-
-    The state lies on every device, the batch is shared out over them (`devices`).
-
-    A step whose loss or gradient is not finite leaves parameters, optimizer and average as they
-    were; it is counted, and the next step draws other dropout masks.
-
-    Args:
-      average: decay of the running mean of the parameters, in [0, 1); 0 keeps the last ones.
-      doubly_stochastic, label_smoothing, table: see `Captioner.loss`.
-    """
-    graph = nnx.graphdef(model)
-
-    def loss_of(
-        params: Any, frozen: Any, batch: Mapping[str, Array], key: PRNGKeyArray, state: TrainState
-    ):
-        return nnx.merge(graph, all_weights(params, frozen)).loss(
-            batch["inputs"],
-            batch["tokens"],
-            key,
-            state.moving_average,
-            state.step,
-            table,
-            doubly_stochastic=doubly_stochastic,
-            label_smoothing=label_smoothing,
-        )
-
-    def step(frozen: Any, state: TrainState, batch: Mapping[str, Array]):
-        step_key = jax.random.fold_in(key, state.step)
-        grad = jax.value_and_grad(loss_of, has_aux=True)
-        (loss, aux), gradients = grad(state.params, frozen, batch, step_key, state)
-        moving_average = aux.pop("moving_average")
-        norm = optax.tree.norm(gradients)
-        finite = jnp.isfinite(loss) & jnp.isfinite(norm)
-        # The mean forgets its start: early on it follows the parameters closely.
-        decay = jnp.minimum(average, (1.0 + state.step) / (10.0 + state.step))
-
-        def update():
-            changes, optimizer_state = optimizer.update(gradients, state.optimizer, state.params)
-            params = optax.apply_updates(state.params, changes)
-            mean = optax.incremental_update(params, state.average, 1.0 - decay)
-            return params, optimizer_state, mean, moving_average
-
-        kept = (state.params, state.optimizer, state.average, state.moving_average)
-        params, optimizer_state, mean, moving_average = jax.lax.cond(finite, update, lambda: kept)
-        skipped = jnp.where(finite, 0, 1)
-        new = TrainState(
-            step=state.step + 1,
-            params=params,
-            optimizer=optimizer_state,
-            average=mean,
-            start=state.start,
-            skipped=state.skipped + skipped,
-            skipped_in_a_row=(state.skipped_in_a_row + skipped) * skipped,
-            moving_average=moving_average,
-        )
-        metrics = {"loss": loss, "gradient_norm": norm, **aux}
-        metrics |= {"skipped": new.skipped, "skipped_in_a_row": new.skipped_in_a_row}
-        return new, metrics
-
-    step = jax.jit(step, donate_argnums=1, out_shardings=devices.everywhere())
-    # An argument: a program would hold what it closes over as constants.
-    return partial(step, frozen_weights(model))
 
 
 @dataclasses.dataclass
@@ -250,6 +128,7 @@ def train(config: ConfigDict, workdir: Path, *, console: Console | None = None) 
     )
 
     model = build_captioner(config, encoder, len(vocabulary))
+    objective = make_objective(config, table)
     frozen = devices.give_all(frozen_weights(model))
     nnx.update(model, frozen)
     total_steps = math.ceil(settings.epochs * plan.batches_per_epoch)
@@ -258,14 +137,13 @@ def train(config: ConfigDict, workdir: Path, *, console: Console | None = None) 
         encoder_learning_rate=config.encoder.get("learning_rate", 0.0),
         **{k: v for k, v in config.optimizer.to_dict().items() if k != "average"},
     )
-    state = initial_state(model, optimizer, keep_start=settings.init_share > 0)
+    state = initial_state(model, objective, optimizer, keep_start=settings.init_share > 0)
     train_step = make_train_step(
         model,
+        objective,
         optimizer,
         key=jax.random.key(config.seed),
         average=config.optimizer.average,
-        table=table,
-        **config.loss.to_dict(),
     )
     greedy = dataclasses.replace(evaluate.Decoding(**config.decode.to_dict()), beam=1)
     run_decode = evaluate.make_decode(model, greedy)
@@ -282,7 +160,7 @@ def train(config: ConfigDict, workdir: Path, *, console: Console | None = None) 
         if settings.init_from:
             folder = Path(settings.init_from)
             origin["init_from"] = _start_from(folder, config, model, vocabulary, source)
-            state = initial_state(model, optimizer, keep_start=settings.init_share > 0)
+            state = initial_state(model, objective, optimizer, keep_start=settings.init_share > 0)
         begun = {"data": data, "finished": False, "resumed": []}
         _record(workdir, configs.provenance(config) | begun | origin)
     else:
@@ -292,7 +170,7 @@ def train(config: ConfigDict, workdir: Path, *, console: Console | None = None) 
         console.print(f"resuming {workdir} at step {first_step} of {total_steps}")
         if progression.finished:
             console.print("this run is finished already")
-            _save_last(workdir, int(state.step), evaluated(state, settings.init_share))
+            _save_last(workdir, int(state.step), eval_params(state, settings.init_share))
             checkpoints.close()
             best.close()
             _record(workdir, _totals(progression))
@@ -319,7 +197,7 @@ def train(config: ConfigDict, workdir: Path, *, console: Console | None = None) 
         checkpoints.save(int(state.step), arrays, dataclasses.asdict(progression))
 
     def validate(step: int) -> None:
-        weights = evaluated(state, settings.init_share)
+        weights = eval_params(state, settings.init_share)
         captions = evaluate.caption_inputs(
             run_decode, all_weights(weights, frozen), val_inputs, vocabulary, greedy.batch_size
         )
@@ -376,7 +254,7 @@ def train(config: ConfigDict, workdir: Path, *, console: Console | None = None) 
                 if progression.finished or stopped:
                     break
     if progression.finished:
-        _save_last(workdir, int(state.step), evaluated(state, settings.init_share))
+        _save_last(workdir, int(state.step), eval_params(state, settings.init_share))
     writer.close()
     _record(workdir, _totals(progression))
     if stopped and not progression.finished:
@@ -565,8 +443,8 @@ def _check(config: ConfigDict, workdir: Path) -> None:
         raise UserError(
             f"config.decoder.dtype is {config.decoder.dtype!r}: choose 'float32' or 'bfloat16'"
         )
-    make_estimator(config)
-    if make_reward(config) is not None and not settings.init_from:
+    _, reward = objective_settings(config)
+    if reward is not None and not settings.init_from:
         raise UserError(
             "config.reward.samples: rewards teach nothing to an untrained model; name the run "
             "to go on from in config.train.init_from"

@@ -11,7 +11,8 @@ from show_attend_tell.cli.parser import main
 from show_attend_tell.evaluation import gradient_variance
 from show_attend_tell.inference import captioning as evaluate
 from show_attend_tell.inference.attention_record import load_attention
-from show_attend_tell.runs.build import trained_weights
+from show_attend_tell.models.captioner import trained_weights
+from show_attend_tell.reports import variance_chart
 
 VERBS = (
     "quickstart",
@@ -120,7 +121,7 @@ def test_gradient_variance_can_be_that_of_fresh_weights(workdir, monkeypatch):
         return [row | {"variance": 1.0, "snr": 1.0, "variance_per_rollout": 1.0}]
 
     monkeypatch.setattr(gradient_variance, "gradient_variance", measure)
-    monkeypatch.setattr(gradient_variance, "write_variance", lambda *_: None)
+    monkeypatch.setattr(variance_chart, "write_variance", lambda *_: None)
     few = ["--batches", "1", "--samples", "2", "--images", "2"]
     for more in ([], ["--fresh"]):
         assert main(["gradient-variance", "--workdir", workdir, *few, *more]) == 0

@@ -10,26 +10,23 @@ import pytest
 import tiny
 from flax import nnx
 
-from show_attend_tell.errors import UserError
 from show_attend_tell.models.attention import Annotations, Choice
-from show_attend_tell.models.decoder import same_caption
-from show_attend_tell.objectives import reinforce as estimators
+from show_attend_tell.models.captioner import Captioner
+from show_attend_tell.objectives import baselines, reinforce
+from show_attend_tell.objectives.baselines import LearnedBaseline, MovingAverage
 from show_attend_tell.objectives.likelihood import soft_loss, token_log_probs
-from show_attend_tell.objectives.reinforce import (
-    LearnedBaseline,
-    MovingAverage,
-    draw_choice,
-    hard_loss,
-)
+from show_attend_tell.objectives.reinforce import Reinforce
+from show_attend_tell.objectives.sampling import TeacherForcing
+from show_attend_tell.settings import BASELINES, Loss
 
 L, T, EOS = 3, 3, 2
 # One caption of three tokens, and two captions packed into one row: 27 paths each.
 ROWS = {"one": jnp.array([[[4, 5, EOS]]]), "packed": jnp.array([[[4, EOS, EOS]]])}
 PATHS = jnp.array(list(itertools.product(range(L), repeat=T)))
 PURE = tiny.PURE
-PLAIN = {"doubly_stochastic": 0.0, "label_smoothing": 0.0}
+PLAIN = Loss(doubly_stochastic=0.0, label_smoothing=0.0)
 SEEN = MovingAverage(jnp.float32(-1.3), jnp.float32(0.6))  # of earlier batches
-COMBINATIONS = [(b, c) for b in estimators.BASELINES for c in ("sequence", "to_go")]
+COMBINATIONS = [(b, c) for b in BASELINES for c in ("sequence", "to_go")]
 
 
 GRAPH, PARAMS = tiny.decoder()
@@ -42,6 +39,20 @@ def forced(paths):
     """The choice that makes N rows of one image take these paths (N, T)."""
     noise = 1e9 * jax.nn.one_hot(paths, L)
     return Choice(noise[None], jnp.zeros((1, len(paths)), bool))
+
+
+def drawn_loss(params, tokens, key, estimator, loss=PLAIN, *, learned=None, step=0, graph=GRAPH):
+    """The loss of a training step, which draws its paths; and its report."""
+    model = Captioner(None, nnx.merge(graph, params), learned)
+    batch = {"inputs": ANNOTATIONS.vectors, "tokens": tokens}
+    value, _, report = Reinforce(estimator, loss).loss(model, batch, key, SEEN, step)
+    return value, report
+
+
+def loss_along(params, tokens, choice, estimator, loss=PLAIN):
+    """The loss along given paths, without dropout; the next moving average; the report."""
+    given = TeacherForcing(nnx.merge(GRAPH, params), ANNOTATIONS, tokens)
+    return Reinforce(estimator, loss).loss_along(given, choice, SEEN, LEARNED)
 
 
 @jax.jit
@@ -67,14 +78,7 @@ def gradient_of(estimator, tokens):
     """The estimate's gradient for given paths (N, T)."""
 
     def loss(params, paths):
-        decoder = nnx.merge(GRAPH, params)
-        key = jax.random.key(0)
-        choice = forced(paths)
-        value, report = hard_loss(
-            decoder, ANNOTATIONS, tokens, key, SEEN, estimator, learned=LEARNED, choice=choice,
-            dropout=False, **PLAIN,
-        )  # fmt: skip
-        return value
+        return loss_along(params, tokens, forced(paths), estimator)[0]
 
     return jax.grad(loss)
 
@@ -120,12 +124,12 @@ def test_biased_estimators_are_caught(mistake, monkeypatch):
     estimator = pure(baseline="leave_one_out" if mistake == "own sample" else "none")
     if mistake == "own sample":
         with_own = lambda x: jnp.broadcast_to(x.mean(axis=1, keepdims=True), x.shape)  # noqa: E731
-        monkeypatch.setattr(estimators, "leave_one_out", with_own)
+        monkeypatch.setattr(baselines, "leave_one_out", with_own)
     elif mistake == "no stop":
         monkeypatch.setattr(jax.lax, "stop_gradient", lambda x: x)
     else:
         estimator = pure(credit="to_go")
-        monkeypatch.setattr(estimators, "credited", lambda same, kind: jnp.triu(same, 1))
+        monkeypatch.setattr(reinforce, "credited", lambda same, kind: jnp.triu(same, 1))
     assert error(expectation(estimator, ROWS["one"]), exact(ROWS["one"])) > 1e-2
 
 
@@ -152,10 +156,7 @@ def sampled_mean(estimator, draws=2000):
 
     def projections(key):
         def loss(params):
-            decoder = nnx.merge(GRAPH, params)
-            return hard_loss(
-                decoder, ANNOTATIONS, ROWS["packed"], key, SEEN, estimator, learned=LEARNED, **PLAIN
-            )[0]
+            return drawn_loss(params, ROWS["packed"], key, estimator, learned=LEARNED)[0]
 
         gradient = jax.grad(loss)(PARAMS)
         return jnp.stack([dot(gradient, d) for d in DIRECTIONS])
@@ -196,7 +197,9 @@ def test_semi_sampling_mixes_the_soft_and_the_hard_gradient():
 
     def soft(params):
         out = nnx.merge(GRAPH, params)(ANNOTATIONS, ROWS["packed"])
-        return soft_loss(out.logits, out.alpha, ROWS["packed"], **PLAIN)[0]
+        return soft_loss(
+            out.logits, out.alpha, ROWS["packed"], doubly_stochastic=0.0, label_smoothing=0.0
+        )[0]
 
     mixed = [jax.jit(jax.grad(soft))(PARAMS), exact(ROWS["packed"])]
     wanted = jnp.stack([0.3 * dot(mixed[0], d) + 0.7 * dot(mixed[1], d) for d in DIRECTIONS])
@@ -208,9 +211,8 @@ def test_the_first_steps_are_soft():
 
     @jax.jit
     def advantage(step):
-        key, decoder = jax.random.key(0), nnx.merge(GRAPH, PARAMS)
-        args = (decoder, ANNOTATIONS, ROWS["one"], key, SEEN, estimator)
-        return hard_loss(*args, step=step, **PLAIN)[1]["advantage"]
+        key = jax.random.key(0)
+        return drawn_loss(PARAMS, ROWS["one"], key, estimator, step=step)[1]["advantage"]
 
     assert advantage(0) == advantage(4) == 0.0
     assert advantage(5) != 0.0
@@ -228,8 +230,7 @@ def test_all_expectation_is_soft_attention():
 
     def hard(params):
         estimator = pure(soft_probability=1.0, baseline="moving_average")
-        decoder = nnx.merge(graph, params)
-        return hard_loss(decoder, ANNOTATIONS, tokens, key, SEEN, estimator, **weights)[0]
+        return drawn_loss(params, tokens, key, estimator, Loss(**weights), graph=graph)[0]
 
     (soft_value, soft_gradient), (hard_value, hard_gradient) = (
         jax.jit(jax.value_and_grad(f))(params) for f in (soft, hard)
@@ -243,10 +244,8 @@ def test_the_learned_baseline_learns_the_credit_and_leaves_the_model_alone():
     graph, network = nnx.split(LEARNED, nnx.Param)
 
     def loss(params, network, key):
-        return hard_loss(
-            nnx.merge(GRAPH, params), ANNOTATIONS, ROWS["one"], key, SEEN, estimator,
-            learned=nnx.merge(graph, network), **PLAIN,
-        )  # fmt: skip
+        learned = nnx.merge(graph, network)
+        return drawn_loss(params, ROWS["one"], key, estimator, learned=learned)
 
     step = jax.jit(jax.value_and_grad(loss, argnums=1, has_aux=True))
     errors = []
@@ -257,43 +256,15 @@ def test_the_learned_baseline_learns_the_credit_and_leaves_the_model_alone():
     assert np.mean(errors[-50:]) < 0.3 * np.mean(errors[:5])
 
 
-def test_a_moving_average_by_hand():
-    average = MovingAverage.start()
-    assert float(average.value()) == 0.0
-    credit = jnp.array([-4.0, -2.0, 100.0])
-    average = average.update(credit, jnp.array([True, True, False]))
-    assert float(average.b) == pytest.approx(-0.3)
-    assert float(average.value()) == pytest.approx(-3.0)
-    average = average.update(jnp.array([-5.0]), jnp.array([True]))
-    # b = 0.9 * -0.3 - 0.5, of weight 1 - 0.81.
-    assert float(average.value()) == pytest.approx(-0.77 / 0.19)
-    same = average.update(credit, jnp.zeros(3, bool))
-    assert float(same.value()) == pytest.approx(float(average.value()))
-
-
-def test_credits_by_hand():
-    same = same_caption(jnp.array([[[4, EOS, 5, EOS, 0]]]))
-    log_probs = jnp.array([-1.0, -2.0, -4.0, -8.0, 0.0])
-    for kind, wanted in {
-        "sequence": [-3, -3, -12, -12, 0],
-        "to_go": [-3, -2, -12, -8, 0],
-        "mean": [-1.5, -1.5, -6, -6, 0],
-    }.items():
-        np.testing.assert_allclose(estimators.credited(same, kind)[0, 0] @ log_probs, wanted)
-
-
 def test_entropy_and_penalty_pull_alpha_apart_and_over_the_image():
     tokens = ROWS["one"]
 
     def of(**changes):
         estimator = pure(soft_probability=0.0, **changes)
-        weights = PLAIN | {"doubly_stochastic": 0.5}
+        weights = dataclasses.replace(PLAIN, doubly_stochastic=0.5)
 
         def loss(params):
-            decoder = nnx.merge(GRAPH, params)
-            return hard_loss(
-                decoder, ANNOTATIONS, tokens, jax.random.key(0), SEEN, estimator, **weights
-            )
+            return drawn_loss(params, tokens, jax.random.key(0), estimator, weights)
 
         return jax.jit(jax.value_and_grad(loss, has_aux=True))(PARAMS)
 
@@ -314,15 +285,13 @@ def test_the_released_variant_is_its_formula():
     for soft in (False, True):
         noise = 1e9 * jax.nn.one_hot(jnp.array([[0, 2, 1], [1, 1, 0]]), L)
         choice = Choice(noise[None], jnp.full((1, 2), soft))
-        key = jax.random.key(0)
 
-        def loss(params, choice=choice, key=key):
-            return hard_loss(
-                nnx.merge(GRAPH, params), ANNOTATIONS, tokens, key, SEEN, estimator, choice=choice,
-                dropout=False, doubly_stochastic=0.5, label_smoothing=0.0,
-            )  # fmt: skip
+        def loss(params, doubly_stochastic, choice=choice):
+            weights = dataclasses.replace(PLAIN, doubly_stochastic=doubly_stochastic)
+            return loss_along(params, tokens, choice, estimator, weights)[:2]
 
-        (value, report), without = jax.jit(jax.value_and_grad(loss, has_aux=True))(PARAMS)
+        of = jax.jit(jax.value_and_grad(loss, has_aux=True), static_argnums=1)
+        (value, average), gradient = of(PARAMS, 0.5)
         out = jax.jit(lambda choice=choice: decoder(ANNOTATIONS, tokens, None, choice))()
         real = np.array(tokens[0] != 0)
         log_p = np.array(token_log_probs(out.logits, tokens)[0])
@@ -338,68 +307,16 @@ def test_the_released_variant_is_its_formula():
         expected = -likelihood - 0.1 * reinforce - 0.002 * entropy + 0.5 * penalty
         # Ours is divided by words, five, where theirs is by captions, two.
         assert float(value) * 5 / 2 == pytest.approx(expected, rel=1e-4)
-        updated = report["moving_average"].b
-        assert float(updated) == pytest.approx(0.9 * b + 0.1 * credit.mean(), rel=1e-5)
-        # The penalty is told, but has no gradient.
-        no_penalty = jax.jit(
-            jax.grad(
-                lambda p, choice=choice, key=key: hard_loss(
-                    nnx.merge(GRAPH, p),
-                    ANNOTATIONS,
-                    tokens,
-                    key,
-                    SEEN,
-                    estimator,
-                    choice=choice,
-                    dropout=False,
-                    **PLAIN,
-                )[0]
-            )
-        )(PARAMS)
-        assert error(without, no_penalty) < 1e-6
-
-
-def test_the_coin_falls_for_an_image_or_for_the_batch():
-    def drawn(coin):
-        keys = jax.random.split(jax.random.key(0), 200)
-        return np.array(jax.vmap(lambda k: draw_choice(k, (4, 2, 1, L), 0.5, coin).expected)(keys))
-
-    for coin in ("image", "batch"):
-        expected = drawn(coin)
-        assert (expected[:, :, 0] == expected[:, :, 1]).all()  # the rows of an image
-        assert 0.35 < expected.mean() < 0.65
-        alike = (expected == expected[:, :1]).all(axis=(1, 2))
-        assert alike.all() if coin == "batch" else alike.mean() < 0.4
+        assert float(average.b) == pytest.approx(0.9 * b + 0.1 * credit.mean(), rel=1e-5)
+        # The penalty is reported, but has no gradient.
+        assert error(gradient, of(PARAMS, 0.0)[1]) < 1e-6
 
 
 def test_certain_attention_stays_finite():
     def loss(scale):
         params = jax.tree.map(lambda p: p * scale, PARAMS)
         estimator = pure(baseline="moving_average", entropy=0.01)
-        decoder = nnx.merge(GRAPH, params)
-        return hard_loss(
-            decoder, ANNOTATIONS, ROWS["one"], jax.random.key(0), SEEN, estimator, **PLAIN
-        )[0]
+        return drawn_loss(params, ROWS["one"], jax.random.key(0), estimator)[0]
 
     value, gradient = jax.jit(jax.value_and_grad(loss))(jnp.float32(300.0))
     assert jnp.isfinite(value) and jnp.isfinite(gradient)
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"baseline": "leave_one_out", "samples": 1}, "samples of 2"),
-        ({"baseline": "median"}, "moving_average"),
-        ({"credit": "all"}, "to_go"),
-        ({"objective": "elbo"}, "multi_sample"),
-        ({"coin": "word"}, "image"),
-        ({"soft_probability": 1.5}, r"\[0, 1\]"),
-        ({"samples": 0}, "at least 1"),
-        ({"entropy": -0.1}, "0 or more"),
-        ({"objective": "multi_sample", "samples": 2, "credit": "to_go"}, "biased"),
-    ],
-)
-def test_bad_settings_are_one_clear_line(changes, message):
-    with pytest.raises(UserError, match=message) as caught:
-        dataclasses.replace(PURE, **changes)
-    assert "\n" not in str(caught.value) and "config.hard" in str(caught.value)

@@ -14,15 +14,16 @@ from ml_collections import ConfigDict
 
 from show_attend_tell import config as configs
 from show_attend_tell import pretrained
-from show_attend_tell.data.batches import BatchPlan, train_batches
 from show_attend_tell.errors import UserError
 from show_attend_tell.inference import captioning as evaluate
-from show_attend_tell.models.decoder import Decoder
-from show_attend_tell.runs.build import Captioner, build_captioner, build_encoder
+from show_attend_tell.objectives.rewards import idf_table
+from show_attend_tell.runs.build import build_captioner, build_encoder, make_objective
 from show_attend_tell.runs.checkpoint import Checkpoints
 from show_attend_tell.runs.metrics_log import MetricWriter, read_metrics
 from show_attend_tell.training import session as training
 from show_attend_tell.training.optimizer import make_optimizer
+
+TABLE = idf_table([[[4, 2]]])  # of no effect on a state's shape
 
 
 def final_state(workdir, config):
@@ -33,7 +34,10 @@ def final_state(workdir, config):
     settings = {k: v for k, v in config.optimizer.to_dict().items() if k != "average"}
     rate = config.encoder.get("learning_rate", 0.0)
     optimizer = make_optimizer(total_steps=1, encoder_learning_rate=rate, **settings)
-    like = training.initial_state(model, optimizer, keep_start=config.train.init_share > 0)
+    objective = make_objective(config, TABLE)
+    like = training.initial_state(
+        model, objective, optimizer, keep_start=config.train.init_share > 0
+    )
     checkpoints = Checkpoints(workdir / "checkpoints", keep=2)
     found = checkpoints.restore(like)
     checkpoints.close()
@@ -194,57 +198,6 @@ def test_early_stopping_counts_validations_without_a_better_score(tmp_path, monk
     assert final_state(tmp_path / "run", config)[0] == 6
 
 
-def tiny_step(**settings):
-    """A model over annotation vectors, its step, and a batch of two images."""
-    decoder = Decoder(
-        vocabulary=9,
-        features=4,
-        projection=0,
-        embedding=3,
-        hidden=5,
-        attention=6,
-        dropout=0.0,
-        annotation_dropout=0.0,
-        output_tanh=True,
-        gate=True,
-        tied=False,
-        rngs=nnx.Rngs(0),
-    )
-    model = Captioner(None, decoder)
-    optimizer = make_optimizer(
-        name="adam",
-        learning_rate=0.1,
-        schedule="constant",
-        final=0.0,
-        warmup_steps=0,
-        total_steps=10,
-        weight_decay=0.0,
-        clip_norm=1.0,
-    )
-    defaults = dict(average=0.5, doubly_stochastic=0.1, label_smoothing=0.0)
-    step = training.make_train_step(
-        model, optimizer, key=jax.random.key(0), **(defaults | settings)
-    )
-    inputs = np.random.default_rng(0).normal(size=(2, 3, 4)).astype(np.float16)
-    tokens = np.array([[[5, 6, 2]], [[7, 2, 0]]], np.int32)
-    return step, training.initial_state(model, optimizer), {"inputs": inputs, "tokens": tokens}
-
-
-def test_a_step_that_is_not_finite_is_skipped_and_counted():
-    step, state, batch = tiny_step()
-    state, _ = step(state, batch)
-    before = jax.tree.map(np.array, state)
-    poisoned = batch | {"inputs": batch["inputs"] * np.float16(np.nan)}
-    state, metrics = step(state, poisoned)
-    assert (int(metrics["skipped"]), int(metrics["skipped_in_a_row"])) == (1, 1)
-    for part in ("params", "optimizer", "average"):
-        jax.tree.map(np.testing.assert_array_equal, getattr(state, part), getattr(before, part))
-    state, metrics = step(state, batch)
-    assert (int(metrics["skipped"]), int(metrics["skipped_in_a_row"])) == (1, 0)
-    assert np.isfinite(float(metrics["loss"]))
-    assert int(state.step) == 3
-
-
 def test_what_is_evaluated_may_keep_a_share_of_the_start(tmp_path, monkeypatch, trained):
     tiny.use_scenes(monkeypatch)
     config = tiny.config(
@@ -264,21 +217,6 @@ def test_what_is_evaluated_may_keep_a_share_of_the_start(tmp_path, monkeypatch, 
     )
 
 
-def test_the_average_is_the_running_mean_of_the_parameters():
-    step, state, batch = tiny_step(average=0.5)
-    # Decay is min(average, (1 + t) / (10 + t)), so 1/10 and then 2/11.
-    expected = jax.tree.map(np.array, state.params)
-    for decay in (1 / 10, 2 / 11):
-        state, _ = step(state, batch)
-        mean = jax.tree.map(
-            lambda m, p, d=decay: d * m + (1 - d) * np.array(p), expected, state.params
-        )
-        expected = mean
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), state.average, expected
-    )
-
-
 def test_many_steps_in_a_row_that_are_not_finite_stop_the_run(tmp_path, monkeypatch):
     tiny.use_scenes(monkeypatch)
     config = tiny.config(tmp_path / "data", max_skipped=2, epochs=2)
@@ -291,18 +229,6 @@ def test_many_steps_in_a_row_that_are_not_finite_stop_the_run(tmp_path, monkeypa
     monkeypatch.setattr(evaluate, "load_inputs", poisoned)
     with pytest.raises(UserError, match="2 steps in a row up to step 2 .*learning_rate"):
         training.train(config, tmp_path / "run")
-
-
-def test_training_compiles_one_program_a_bucket():
-    captions = [[[5] * n + [2]] for n in (2, 3, 7, 8, 2, 3, 7, 8)]
-    plan = BatchPlan(captions, batch_size=2, rows=1, buckets=2, max_length=20, seed=0)
-    inputs = np.ones((8, 3, 4), np.float16)
-    step, state, _ = tiny_step()
-    batches = train_batches(inputs, plan, prefetch=0)
-    for _ in range(3 * plan.batches_per_epoch):
-        state, _ = step(state, next(batches))
-    assert len(plan.lengths) == 2
-    assert step.func._cache_size() == 2
 
 
 def test_what_a_run_leaves(tmp_path, monkeypatch):

@@ -1,0 +1,64 @@
+"""Settings check themselves: what is out of range is one clear line that names the key."""
+
+import dataclasses
+
+import pytest
+import tiny
+
+from show_attend_tell.errors import UserError
+from show_attend_tell.settings import Loss, Reward
+
+REWARD = Reward(samples=2, cider=1.0, bleu=0.5, f_mean=0.3, max_length=8)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"baseline": "leave_one_out", "samples": 1}, "samples of 2"),
+        ({"baseline": "median"}, "baseline is 'median': choose one of .*'moving_average'"),
+        ({"credit": "all"}, "credit is 'all': choose one of .*'to_go'"),
+        ({"objective": "elbo"}, "objective is 'elbo': choose one of .*'multi_sample'"),
+        ({"coin": "word"}, "coin is 'word': choose one of 'image', 'batch'"),
+        ({"soft_probability": 1.5}, r"soft_probability is 1.5: it must lie in \[0, 1\]"),
+        ({"soft_probability": -0.1}, r"soft_probability is -0.1: it must lie in \[0, 1\]"),
+        ({"samples": 0}, "samples is 0: it must be at least 1"),
+        ({"entropy": -0.1}, "entropy is -0.1: it must be at least 0"),
+        ({"reinforce": -0.1}, "reinforce is -0.1: it must be at least 0"),
+        ({"soft_steps": -1}, "soft_steps is -1: it must be at least 0"),
+        ({"objective": "multi_sample", "samples": 2, "credit": "to_go"}, "biased"),
+        ({"objective": "multi_sample", "samples": 2, "baseline": "none"}, "leave_one_out"),
+        (
+            {"objective": "multi_sample", "samples": 2, "baseline": "leave_one_out"}
+            | {"released": True},
+            "released needs config.hard.objective='reinforce'",
+        ),
+    ],
+)
+def test_bad_settings_of_hard_attention(changes, message):
+    with pytest.raises(UserError, match=message) as caught:
+        dataclasses.replace(tiny.PURE, **changes)
+    assert "\n" not in str(caught.value) and "config.hard" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"samples": 1},
+        {"samples": -1},
+        {"cider": -1.0},
+        {"f_mean": -0.1},
+        {"cider": 0.0, "bleu": 0.0, "f_mean": 0.0},
+        {"max_length": 0},
+    ],
+)
+def test_bad_settings_of_the_reward(changes):
+    with pytest.raises(UserError, match="config.reward"):
+        dataclasses.replace(REWARD, **changes)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"doubly_stochastic": -1.0}, {"label_smoothing": 1.0}, {"label_smoothing": -0.1}]
+)
+def test_bad_settings_of_the_loss(changes):
+    with pytest.raises(UserError, match="config.loss"):
+        Loss(**changes)
