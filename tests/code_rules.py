@@ -193,7 +193,9 @@ def asks_kind_of_data(
                 texts |= {side.value for side in sides if isinstance(side, ast.Constant)} & words
             if any(ast.unparse(side).endswith("data.name") for side in sides):
                 texts |= {"data.name"}
-            looked_up = [s for side in sides for s in ast.walk(side) if isinstance(s, ast.Subscript)]
+            looked_up = [
+                s for side in sides for s in ast.walk(side) if isinstance(s, ast.Subscript)
+            ]
             texts |= {last_name(lookup) for lookup in looked_up} & {"GROUPS"}
             texts |= _names_within(s for s in sides if not isinstance(s, ast.Call)) & set(kinds)
             if texts:

@@ -30,10 +30,11 @@ class Checkpoints:
         self._folder = folder.absolute()
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
         # Named here so that a checkpoint's structure can be looked up before it is restored.
-        handlers = {"arrays": ocp.StandardCheckpointHandler(), "record": ocp.JsonCheckpointHandler()}
-        self._manager = ocp.CheckpointManager(
-            self._folder, options=options, item_handlers=handlers
-        )
+        handlers = {
+            "arrays": ocp.StandardCheckpointHandler(),
+            "record": ocp.JsonCheckpointHandler(),
+        }
+        self._manager = ocp.CheckpointManager(self._folder, options=options, item_handlers=handlers)
 
     def steps(self) -> list[int]:
         """The steps that are there, ascending."""
