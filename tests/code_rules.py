@@ -121,19 +121,51 @@ def broad_handlers(source: str, ours: str) -> dict[str, list[str]]:
       ours: name of our package, whose functions a broad handler must not guard.
     """
     tree = ast.parse(source)
+    own = _our_names(tree, ours)
+    found: dict[str, list[str]] = {}
+    for name, attempt in _tries(tree):
+        if any(map(_is_broad, attempt.handlers)):
+            found[name] = found.get(name, []) + _our_calls(attempt.body, own)
+    return found
+
+
+def broad_guards(source: str) -> set[str]:
+    """The context managers whose broad handler guards the body of every `with` that uses them."""
+    return {
+        name.rpartition(".")[2]
+        for name, attempt in _tries(ast.parse(source))
+        if any(map(_is_broad, attempt.handlers))
+        and any(isinstance(n, ast.Yield) for statement in attempt.body for n in ast.walk(statement))
+    }
+
+
+def our_calls_in(guards: Collection[str], source: str, ours: str) -> list[str]:
+    """The calls of our code in the bodies of `with` that these context managers guard."""
+    tree = ast.parse(source)
+    own, found = _our_names(tree, ours), []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.With | ast.AsyncWith) and any(
+            isinstance(item.context_expr, ast.Call) and last_name(item.context_expr) in guards
+            for item in node.items
+        ):
+            found += _our_calls(node.body, own)
+    return found
+
+
+def _our_names(tree: ast.AST, ours: str) -> set[str]:
+    """Functions and classes that a module defines, and what it imports of our package."""
     own = {"self", "cls", "super"}
     own |= {n.name for n in ast.walk(tree) if isinstance(n, (*FUNCTIONS, ast.ClassDef))}
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == ours:
             own |= {alias.asname or alias.name for alias in node.names}
-    found: dict[str, list[str]] = {}
-    for name, attempt in _tries(tree):
-        if any(map(_is_broad, attempt.handlers)):
-            inside = [node for statement in attempt.body for node in ast.walk(statement)]
-            calls = [node.func for node in inside if isinstance(node, ast.Call)]
-            guarded = [ast.unparse(call) for call in calls if _is_ours(call, own)]
-            found[name] = found.get(name, []) + guarded
-    return found
+    return own
+
+
+def _our_calls(body: list[ast.stmt], own: Collection[str]) -> list[str]:
+    inside = [node for statement in body for node in ast.walk(statement)]
+    calls = [node.func for node in inside if isinstance(node, ast.Call)]
+    return [ast.unparse(call) for call in calls if _is_ours(call, own)]
 
 
 def _tries(tree: ast.AST, prefix: str = "") -> Iterator[tuple[str, ast.Try]]:
