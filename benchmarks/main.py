@@ -18,12 +18,13 @@ PARTS = ("train", "estimators", "memory", "scaling", "beam", "extract", "cnns", 
 DEFAULT = ("train", "memory", "scaling", "beam", "extract", "input")
 
 
-def main() -> int:
+def parse() -> tuple[argparse.Namespace, list[str]]:
+    """The arguments and the overrides of the experiment."""
     parser = argparse.ArgumentParser(
         prog="bench",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="Any further --config.a.b=value changes the experiment flickr8k:soft.",
+        epilog=f"Any further --config.a.b=value changes the experiment {EXPERIMENT}.",
         allow_abbrev=False,
     )
     parser.add_argument(
@@ -37,14 +38,16 @@ def main() -> int:
     parser.add_argument("--no-torch", action="store_true", help="leave PyTorch and peers out")
     parser.add_argument("--out", type=Path, default=Path("bench"), help="folder of what is written")
     arguments, overrides = parser.parse_known_args()
-    parts = arguments.what.split(",")
-    unknown = set(parts) - set(PARTS)
-    if unknown or arguments.rounds < 1:
-        parser.error(
-            f"--what {','.join(sorted(unknown))}: choose of {','.join(PARTS)}"
-            if unknown
-            else "--rounds must be at least 1"
-        )
+    unknown = set(arguments.what.split(",")) - set(PARTS)
+    if unknown:
+        parser.error(f"--what {','.join(sorted(unknown))}: choose of {','.join(PARTS)}")
+    if arguments.rounds < 1:
+        parser.error("--rounds must be at least 1")
+    return arguments, overrides
+
+
+def main() -> int:
+    arguments, overrides = parse()
     torch = importlib.util.find_spec("torch") is not None and not arguments.no_torch
     if not torch:
         print("PyTorch and the peers are left out (pip install -e .[bench])", file=sys.stderr)
@@ -84,7 +87,7 @@ def main() -> int:
             "input": lambda: reading.run(settings, rounds),
             "scale": lambda: scale.run(arguments.out),
         }
-        for part in parts:
+        for part in arguments.what.split(","):
             figures, table = run[part]()
             record = figures | provenance(settings)
             files.write_text(arguments.out / f"{part}.json", json.dumps(record, indent=2) + "\n")

@@ -432,12 +432,12 @@ class Settings:
             )
 
 
-# The groups that a data set decides: of images, or of sentences.
+IMAGE_SETS = ("shapes", "flickr8k", "coco", "karpathy", "folder")
+PAIR_SETS = ("multi30k", "reversal")
+# The groups that a data set decides: of images, or of sentence pairs.
 GROUPS: Mapping[str, tuple[type[Data], type[Encoder]]] = {
-    **dict.fromkeys(
-        ("shapes", "flickr8k", "coco", "karpathy", "folder"), (ImageData, ImageEncoder)
-    ),
-    **dict.fromkeys(("multi30k", "reversal"), (SentenceData, SentenceEncoder)),
+    **dict.fromkeys(IMAGE_SETS, (ImageData, ImageEncoder)),
+    **dict.fromkeys(PAIR_SETS, (SentenceData, SentenceEncoder)),
 }
 COMMON: Mapping[str, type[Group]] = {
     group.path.removesuffix("."): group

@@ -70,7 +70,6 @@ BROAD_HANDLERS = {
     "data/builders/coco.py:_Archives._path": "TFDS downloads: network, file system, checksum",
     "data/images.py:_opened": "Pillow's decoders raise all kinds for damaged files",
     "data/records.py:damage_reported": "TFDS, ArrayRecord and protobuf read damaged files",
-    "models/encoders/torch_weights.py:read_state_dict": "a damaged pickle can raise anything",
     "models/encoders/weights.py:find_weights": "the hub's client: disk, server, network",
     "runs/checkpoint.py:Checkpoints.holds": "Orbax and TensorStore raise many kinds",
     "runs/checkpoint.py:Checkpoints.restore": "Orbax and TensorStore raise many kinds",

@@ -174,6 +174,7 @@ def _attend(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
         caption_files,
         caption_split,
     )
+    from show_attend_tell.runs.record import provenance
 
     if arguments.num < 0:
         raise UserError(f"--num {arguments.num}: must be 0 or more")
@@ -196,14 +197,8 @@ def _attend(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
         records = attention_records(run, decoding, subjects, captions)
         _dump(folder, records[:count], shown)
         origin = {"decoding": dataclasses.asdict(decoding), "step": run.step}
-        _write_statistics(folder, records, origin | _provenance(run))
+        _write_statistics(folder, records, origin | provenance(run.settings))
     _reject(wrong)
-
-
-def _provenance(run: Any) -> dict[str, Any]:
-    from show_attend_tell.runs.record import provenance
-
-    return provenance(run.settings)
 
 
 def _dump(

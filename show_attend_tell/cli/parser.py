@@ -1,6 +1,7 @@
 """The command line: show-attend-tell VERB."""
 
 import argparse
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -49,13 +50,18 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def _prepare_libraries() -> None:
-    """Silences libraries' start-up notices, and keeps compiled programs for the next start."""
+    """Silences libraries' notices, shows our own, and keeps compiled programs for the next start."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    import absl.logging
     import jax
     import platformdirs
-    from absl import logging
 
-    logging.set_verbosity(logging.ERROR)
+    absl.logging.set_verbosity(absl.logging.ERROR)
+    log = logging.getLogger("show_attend_tell")
+    log.setLevel(logging.INFO)
+    if not log.handlers:
+        log.addHandler(logging.StreamHandler())
+    log.propagate = False
     if not jax.config.jax_compilation_cache_dir:
         cache = Path(platformdirs.user_cache_dir("show_attend_tell")) / "jax"
         jax.config.update("jax_compilation_cache_dir", str(cache))

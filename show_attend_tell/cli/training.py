@@ -5,6 +5,7 @@ import shlex
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from show_attend_tell.cli.common import Verbs, add_experiment, add_verb
@@ -21,6 +22,7 @@ def add_verbs(verbs: Verbs) -> None:
         "Train, draw and compare soft and hard attention on the generated data set: a few minutes.",
     )
     quickstart.add_argument("--workdir", type=Path, default=Path("runs/quickstart"))
+    quickstart.set_defaults(verbs=verbs)
 
     train = add_verb(
         verbs, "train", _train, "Train an experiment, or resume it in the state of its workdir."
@@ -85,25 +87,24 @@ def _config(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
 
 def _quickstart(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     started = time.monotonic()
+    show = partial(_show, arguments.verbs)
     soft, hard = arguments.workdir / "soft", arguments.workdir / "hard"
     # Hard attention starts from the soft run, which takes half the time of a start from scratch.
     for run, variant, changes in (
         (soft, "soft", ()),
         (hard, "hard-from-soft", (f"--config.train.init_from={soft}",)),
     ):
-        _show("train", "--config", f"shapes:{variant}", "--workdir", run, *changes, *overrides)
-        _show("evaluate", "--workdir", run, "--split", "val")
-        _show("attend", "--workdir", run, "--split", "val", "--num", SHOWN)
+        show("train", "--config", f"shapes:{variant}", "--workdir", run, *changes, *overrides)
+        show("evaluate", "--workdir", run, "--split", "val")
+        show("attend", "--workdir", run, "--split", "val", "--num", SHOWN)
     page = arguments.workdir / "compare"
-    _show("compare", soft, hard, "--split", "val", "--out", page)
+    show("compare", soft, hard, "--split", "val", "--out", page)
     print(f"{(time.monotonic() - started) / 60:.1f} minutes in all")
 
 
-def _show(*command: object) -> None:
+def _show(verbs: Verbs, *command: object) -> None:
     """Prints a command of this program and runs it."""
-    from show_attend_tell.cli.parser import make_parser
-
     words = [str(word) for word in command]
     print(f"\n$ show-attend-tell {shlex.join(words)}", flush=True)
-    arguments, overrides = make_parser().parse_known_args(words)
+    arguments, overrides = verbs.choices[words[0]].parse_known_args(words[1:])
     arguments.run(arguments, overrides)

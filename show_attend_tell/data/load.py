@@ -14,10 +14,8 @@ from show_attend_tell.data.examples import Example, ImageSource, Pair, PairSourc
 from show_attend_tell.data.index import read_index
 from show_attend_tell.data.records import Builder, Records, damaged, first_line, lock_path
 from show_attend_tell.errors import UserError
-from show_attend_tell.settings import GROUPS, ImageData, SentenceData
+from show_attend_tell.settings import IMAGE_SETS, PAIR_SETS
 
-IMAGES = tuple(name for name, (data, _) in GROUPS.items() if issubclass(data, ImageData))
-SENTENCES = tuple(name for name, (data, _) in GROUPS.items() if issubclass(data, SentenceData))
 SPLITS = ("train", "val", "test")
 
 _log = logging.getLogger(__name__)
@@ -37,7 +35,7 @@ def load_images(
     """Opens a split of images with captions, and builds the data set first where needed.
 
     Args:
-      name: one of `IMAGES`.
+      name: one of `settings.IMAGE_SETS`.
       split: "train", "val" or "test".
       data_dir: folder of built data sets.
       manual_dir: folder of the user's download (flickr8k, coco), of images with a JSON file of
@@ -53,7 +51,7 @@ def load_images(
       UserError: the name or the split is unknown; the data set cannot be built from what is there;
         there is no room for it; or its files are damaged.
     """
-    _check_known("data set of images", name, IMAGES)
+    _check_known("data set of images", name, IMAGE_SETS)
     _check_known("split", split, SPLITS)
     builder: Builder[Example] = _built(name, data_dir, manual_dir=manual_dir)
     parts = [split, "restval"] if restval and split == "train" else [split]
@@ -82,7 +80,7 @@ def load_pairs(
     """Opens a split of sentence pairs, and builds the data set first where needed.
 
     Args:
-      name: one of `SENTENCES`.
+      name: one of `settings.PAIR_SETS`.
       split: "train", "val" or "test".
       data_dir: folder of built data sets.
       manual_dir: folder of the user's download (multi30k).
@@ -93,7 +91,7 @@ def load_pairs(
     Raises:
       UserError: as for `load_images`; or multi30k needs `languages`.
     """
-    _check_known("data set of sentences", name, SENTENCES)
+    _check_known("data set of sentences", name, PAIR_SETS)
     _check_known("split", split, SPLITS)
     options = {"manual_dir": manual_dir, "languages": languages}
     builder: Builder[Pair] = _built(name, data_dir, **options)

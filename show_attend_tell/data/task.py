@@ -7,7 +7,7 @@ Everything else treats both kinds alike.
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Protocol, cast, runtime_checkable
 
 import numpy as np
 import platformdirs
@@ -145,12 +145,12 @@ class Task(Protocol):
         """The examples as images to look at; None where there are none."""
         ...
 
-    def subject(self, example: Any) -> Subject:
+    def subject(self, example: Example | Pair) -> Subject:
         """An example of `load` as something to describe."""
         ...
 
     def places(
-        self, subject: Subject, count: int, encoder: Any, source: AnyVocabulary | None
+        self, subject: Subject, count: int, encoder: object, source: AnyVocabulary | None
     ) -> Places:
         """Where the `count` places lie that a model attended to."""
         ...
@@ -219,13 +219,14 @@ class ImageTask:
     def pictures(self, examples: ExampleSource) -> ImageSource | None:
         return cast(ImageSource, examples)
 
-    def subject(self, example: Example) -> Subject:
+    def subject(self, example: Example | Pair) -> Subject:
+        assert isinstance(example, Example)
         return Subject(example.image_id, example.image, example.boxes)
 
     def places(
-        self, subject: Subject, count: int, encoder: Viewer, source: AnyVocabulary | None
+        self, subject: Subject, count: int, encoder: object, source: AnyVocabulary | None
     ) -> Places:
-        assert subject.picture is not None
+        assert subject.picture is not None and isinstance(encoder, Viewer)
         centres = np.array(encoder.centres)
         size = picture_size(subject.picture)
         return Places(centres, centres, size, encoder.image_size, subject.boxes)
@@ -302,11 +303,12 @@ class SentenceTask:
     def pictures(self, examples: ExampleSource) -> ImageSource | None:
         return None
 
-    def subject(self, example: Pair) -> Subject:
+    def subject(self, example: Example | Pair) -> Subject:
+        assert isinstance(example, Pair)
         return Subject(example.pair_id, text=example.source)
 
     def places(
-        self, subject: Subject, count: int, encoder: Any, source: AnyVocabulary | None
+        self, subject: Subject, count: int, encoder: object, source: AnyVocabulary | None
     ) -> Places:
         assert source is not None
         ids = source.encode_text(subject.text)[: self.data.max_source_length]

@@ -3,6 +3,8 @@
 And weights alone in a safetensors file, to be handed on.
 """
 
+import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from show_attend_tell import devices, files
 from show_attend_tell.errors import UserError
 
 WEIGHTS = "weights.safetensors"
+_log = logging.getLogger(__name__)
 
 
 class Checkpoints:
@@ -76,7 +79,9 @@ class Checkpoints:
         except Exception as error:
             raise self._unwritable(error) from error
 
-    def restore(self, like: Any, warn=print) -> tuple[int, Any, dict[str, Any]] | None:
+    def restore(
+        self, like: Any, warn: Callable[[str], object] = _log.warning
+    ) -> tuple[int, Any, dict[str, Any]] | None:
         """The newest readable checkpoint as (step, arrays, record); None where there is none.
 
         The arrays lie on every device, whatever devices they were saved from.

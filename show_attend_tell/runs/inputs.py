@@ -1,5 +1,6 @@
 """What a model reads of a split: annotation vectors, images or words; cached where costly."""
 
+import logging
 from collections.abc import Callable
 from typing import cast
 
@@ -13,6 +14,8 @@ from show_attend_tell.runs.encoding import annotation_cache, image_cache
 from show_attend_tell.settings import ImageData, Settings
 from show_attend_tell.tokens import UNK
 
+_log = logging.getLogger(__name__)
+
 
 def load_inputs(
     settings: Settings,
@@ -22,7 +25,7 @@ def load_inputs(
     source: AnyVocabulary | None = None,
     *,
     split: str = "",
-    warn: Callable[[str], object] = print,
+    warn: Callable[[str], object] = _log.warning,
 ) -> Inputs:
     """What the model reads of all examples of a split.
 

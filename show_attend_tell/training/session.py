@@ -40,6 +40,7 @@ from show_attend_tell.tokens import EOS
 from show_attend_tell.training.loop import Loop, Progression
 from show_attend_tell.training.optimizer import make_optimizer
 from show_attend_tell.training.step import (
+    Step,
     TrainState,
     eval_params,
     from_legacy,
@@ -191,30 +192,14 @@ class _Session:
             part = {"step": first_step} | provenance(settings)
             before = folder.record().get("resumed", [])
             folder.update_record({"resumed": [*before, part]})
-        train_step = make_train_step(
-            self.model,
-            self.objective,
-            self.optimizer,
-            key=jax.random.key(settings.seed),
-            average=settings.optimizer.average,
-        )
-        validation = Validation(
-            settings.decode,
-            self.task,
-            self.model,
-            self.frozen,
-            self.data.vocabulary,
-            self.data.val_inputs,
-            self.data.val_examples,
-        )
         loop = Loop(
             settings=settings.train,
             folder=folder.path,
             console=self.console,
             total_steps=self.total_steps,
             steps_per_epoch=self.data.plan.batches_per_epoch,
-            train_step=train_step,
-            validation=validation,
+            train_step=self._train_step(),
+            validation=self._validation(),
             batches=batches,
             checkpoints=checkpoints,
             best=best,
@@ -231,6 +216,26 @@ class _Session:
             raise KeyboardInterrupt
         self._report(progression)
         return progression
+
+    def _train_step(self) -> Step:
+        return make_train_step(
+            self.model,
+            self.objective,
+            self.optimizer,
+            key=jax.random.key(self.settings.seed),
+            average=self.settings.optimizer.average,
+        )
+
+    def _validation(self) -> Validation:
+        return Validation(
+            self.settings.decode,
+            self.task,
+            self.model,
+            self.frozen,
+            self.data.vocabulary,
+            self.data.val_inputs,
+            self.data.val_examples,
+        )
 
     def _batches(self) -> grain.DatasetIterator:
         return train_batches(

@@ -13,9 +13,10 @@ import math
 import os
 import pickle
 import pickletools
+import struct
 import zipfile
+import zlib
 from collections import OrderedDict
-from collections.abc import Callable
 from io import BufferedIOBase, BufferedReader
 from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
@@ -40,6 +41,14 @@ _STORAGE_DTYPES = {
     "ByteStorage": "u1",
     "BoolStorage": "?",
 }
+
+
+# What a damaged file makes pickle, zipfile and safetensors raise, and the readers below.
+DAMAGE = (
+    *(pickle.PickleError, zipfile.BadZipFile, zlib.error, struct.error),
+    *(ValueError, TypeError, LookupError, AttributeError, EOFError, ImportError, ArithmeticError),
+    *(RuntimeError, MemoryError, safetensors.SafetensorError),
+)
 
 
 class _Storage(NamedTuple):
@@ -227,18 +236,6 @@ def _read_safetensors(file: BufferedReader, ignored: tuple[str, ...]) -> dict[st
         return {name: tensors.get_tensor(name) for name in names}
 
 
-def _layout(
-    file: BufferedReader,
-) -> Callable[[BufferedReader, tuple[str, ...]], dict[str, np.ndarray]]:
-    """The function that reads a file with this beginning."""
-    start = file.read(9)
-    file.seek(0)
-    if start[:4] == b"PK\x03\x04":
-        return _read_zip
-    # A safetensors file begins with its header's length in 8 bytes; the header is a JSON object.
-    return _read_safetensors if start[8:] == b"{" else _read_legacy
-
-
 def read_state_dict(path: Path | str, ignored: tuple[str, ...] = ()) -> dict[str, np.ndarray]:
     """Reads a state dictionary that `torch.save` wrote, in either layout, or a safetensors file.
 
@@ -257,12 +254,19 @@ def read_state_dict(path: Path | str, ignored: tuple[str, ...] = ()) -> dict[str
     """
     try:
         with open(path, "rb") as file:
-            return _layout(file)(file, tuple(ignored))
+            start = file.read(9)
+            file.seek(0)
+            if start[:4] == b"PK\x03\x04":
+                return _read_zip(file, tuple(ignored))
+            # A safetensors file begins with its header's length in 8 bytes; a JSON object follows.
+            if start[8:] == b"{":
+                return _read_safetensors(file, tuple(ignored))
+            return _read_legacy(file, tuple(ignored))
     except UserError as error:
         raise UserError(f"cannot read the weights {path}: {error}") from error
     except OSError as error:
         raise UserError(f"cannot read the weights {path}: {error.strerror or error}") from error
-    except Exception as error:  # a damaged pickle can raise nearly anything
+    except DAMAGE as error:
         raise UserError(
             f"{path} is not a usable weight file ({error}): fetch or install it again"
         ) from error
