@@ -9,6 +9,7 @@ from show_attend_tell.data.batches import (
     Augmentation,
     BatchPlan,
     eval_batches,
+    source_ids,
     train_batches,
 )
 from show_attend_tell.data.images import read_image
