@@ -116,7 +116,7 @@ class RowCache:
         Args:
           folder: of all caches.
           label: begins the name of this cache's folder.
-          key: all that the values depend on besides `ids`, as JSON-able values.
+          key: everything that the values depend on, except `ids`; JSON-able.
           ids: of the N rows, in order.
           row_shape: shape of a row.
           dtype, produce, process, processes: see `RowCache`.

@@ -7,13 +7,13 @@ import pytest
 
 
 @pytest.fixture
-def told(caplog: pytest.LogCaptureFixture) -> Callable[[], str]:
-    """Returns what the package has told since the last call, one message a line."""
+def logged(caplog: pytest.LogCaptureFixture) -> Callable[[], str]:
+    """Returns what the package has logged since the last call, one message a line."""
     caplog.set_level(logging.INFO, "show_attend_tell")
 
-    def told() -> str:
+    def logged() -> str:
         ours = [r.getMessage() for r in caplog.records if r.name.startswith("show_attend_tell")]
         caplog.clear()
         return "".join(f"{message}\n" for message in ours)
 
-    return told
+    return logged

@@ -9,9 +9,11 @@ from show_attend_tell.data.batches import (
     Augmentation,
     BatchPlan,
     eval_batches,
+    source_ids,
     train_batches,
 )
 from show_attend_tell.data.images import read_image
+from show_attend_tell.data.vocabulary import Vocabulary
 
 EOS = 2
 SETTINGS = dict(batch_size=8, rows=3, buckets=4, max_length=40, seed=7)
@@ -79,6 +81,13 @@ def test_counts_are_those_of_an_epoch(captions):
     assert plan.captions == sum(len(of_image) for of_image in captions)
 
 
+def test_an_image_lies_in_the_shortest_bucket_that_holds_it(captions):
+    plan = BatchPlan(captions, **SETTINGS | {"batch_size": 1})
+    for _, tokens in epoch(plan, 0):
+        longest = int((tokens != 0).sum(axis=2).max())
+        assert tokens.shape[2] == min(length for length in plan.lengths if length >= longest)
+
+
 def test_more_buckets_and_packing_leave_less_padding():
     rng = np.random.default_rng(3)
     captions = [[[4] * n + [EOS] for n in rng.integers(5, 25, 5)] for _ in range(400)]
@@ -139,6 +148,48 @@ def test_inputs_are_those_of_the_images(captions, prefetch):
         np.testing.assert_array_equal(batch["tokens"], tokens)
 
 
+@pytest.mark.parametrize("flip", [None, "swap"])
+def test_processes_share_a_batch(captions, flip):
+    plan = BatchPlan(captions, **SETTINGS)
+    inputs = np.random.default_rng(1).integers(0, 256, (61, 6, 6, 3), np.uint8)
+    augmentation = flip and Augmentation(size=4, crop=0.7, flip=flip, sides=(4, 5), seed=0)
+    whole = train_batches(inputs, plan, augmentation=augmentation)
+    halves = [
+        train_batches(inputs, plan, augmentation=augmentation, share=share)
+        for share in (slice(0, 4), slice(4, 8))
+    ]
+    for _ in range(10):
+        expected, parts = next(whole), [next(half) for half in halves]
+        assert all(len(part["inputs"]) == len(part["tokens"]) == 4 for part in parts)
+        for name, value in expected.items():
+            np.testing.assert_array_equal(np.concatenate([p[name] for p in parts]), value)
+
+
+def test_source_sentences_are_cut_to_their_bucket():
+    """Sentence i has 2 + i words, and a translation of one word or of ten."""
+    lengths = np.arange(2, 14)
+    captions = [[[4] * (10 if i % 5 == 0 else 1) + [EOS]] for i in range(12)]
+    inputs = np.zeros((12, 20), np.int32)
+    for row, length in zip(inputs, lengths, strict=True):
+        row[:length] = 7
+    plan = BatchPlan(
+        captions, batch_size=2, rows=1, buckets=3, max_length=40, seed=0, input_lengths=lengths
+    )
+    batches = train_batches(inputs, plan, cut_to_bucket=True)
+    assert len(plan.lengths) == 3 and plan.lengths[-1] == 13
+    seen = []
+    for index in range(plan.batches_per_epoch):
+        images, tokens = plan.batch(index)
+        batch = next(batches)
+        np.testing.assert_array_equal(batch["tokens"], tokens)
+        assert batch["inputs"].shape == (2, tokens.shape[-1])
+        np.testing.assert_array_equal((batch["inputs"] == 7).sum(axis=1), lengths[images])
+        seen += images.tolist()
+    assert sorted(seen) == list(range(12))
+    whole = next(train_batches(inputs, plan))  # only when asked to
+    assert whole["inputs"].shape == (2, 20)
+
+
 @pytest.mark.parametrize("stop", [0, 3, 8, 21])
 def test_an_iterator_set_to_a_state_continues_alike(captions, stop):
     inputs = np.arange(61, dtype=np.float16)[:, None]
@@ -177,6 +228,19 @@ def test_eval_batches_have_one_shape_and_count_what_is_valid():
     assert batch.shape == (3, 2) and valid == 1
 
 
+def test_source_sentences_are_encoded_closed_and_cut():
+    vocabulary = Vocabulary.from_captions([["a", "b", "c"]], 1, "words")
+    ids, cut = source_ids(["a b c", "b a", "", "c ?", "c c c c"], vocabulary, 3)
+    assert ids.dtype == np.int32 and cut == 1
+    assert ids.tolist() == [
+        [4, 5, 6, EOS],
+        [5, 4, EOS, 0],
+        [EOS, 0, 0, 0],
+        [6, 3, EOS, 0],
+        [6, 6, 6, EOS],
+    ]
+
+
 LEFT, RIGHT = 5, 6
 
 
@@ -197,6 +261,12 @@ def test_without_crop_and_flip_an_image_is_only_resized():
     seen, tokens, before = augmented()
     np.testing.assert_array_equal(tokens, before)
     assert (seen[:, :, :4] > 250).all() and (seen[:, :, 6:] < 5).all()
+
+
+@pytest.mark.parametrize("size, crop, stored", [(10, 1.0, 10), (10, 0.5, 20), (10, 0.7, 15)])
+def test_stored_images_are_as_large_as_the_smallest_crop_needs(size, crop, stored):
+    made = Augmentation(size=size, crop=crop, flip="off", sides=(), seed=0)
+    assert made.stored_size == stored and stored * crop >= size
 
 
 def test_a_flipped_image_has_its_words_swapped():

@@ -44,10 +44,10 @@ def rewrite(path: Path, change) -> None:
             archive.writestr(name, value)
 
 
-def test_the_archives_as_they_come(download: Path, told):
+def test_the_archives_as_they_come(download: Path, logged):
     sizes = {split: len(load(download, split)) for split in ("train", "val", "test")}
     assert sizes == {"train": 4, "val": 2, "test": 2}
-    assert told() == f"building data set coco in {download.parent / 'data'}\n"
+    assert logged() == f"building data set coco in {download.parent / 'data'}\n"
     val = load(download, "val")
     assert sorted(val.ids) == [coco_name(10, "val2014"), coco_name(11, "val2014")]
     example = val[val.ids.index(coco_name(11, "val2014"))]
@@ -108,10 +108,12 @@ BAD = coco_name(2, "train2014")
         ("caption_datasets.zip", without_captions, "it has no caption"),
     ],
 )
-def test_one_unusable_image_is_left_out_and_told(download: Path, archive, change, reason, told):
+def test_one_unusable_image_is_left_out_and_reported(
+    download: Path, archive, change, reason, logged
+):
     rewrite(download / archive, change)
     assert len(load(download)) == 3
-    out = told()
+    out = logged()
     assert f"coco train: 1 of 4 images skipped: {reason}" in out and f"(1: {BAD})" in out
     (metadata,) = download.parent.glob("data/coco/2014/*/metadata.json")
     assert json.loads(metadata.read_text())["unusable_images"][BAD].startswith(reason)
@@ -134,11 +136,11 @@ def test_paths_in_an_archive_lead_nowhere(download: Path):
     assert not [*download.parent.rglob("evil.json")]
 
 
-def test_what_is_not_there_would_be_downloaded(download: Path, told):
+def test_what_is_not_there_would_be_downloaded(download: Path, logged):
     (download / "val2014.zip").unlink()
     with pytest.raises(UserError, match=r"val2014\.zip: cannot be downloaded \(no network\); get"):
         load(download)
-    assert "coco: downloading val2014.zip; if you have it: set" in told()
+    assert "coco: downloading val2014.zip; if you have it: set" in logged()
     with pytest.raises(UserError, match="absent: no such folder; set --config.data.manual_dir"):
         load(download.parent / "absent")
 

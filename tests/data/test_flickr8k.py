@@ -57,7 +57,7 @@ def expected(download: Path, split: str) -> dict:
 
 
 @pytest.mark.parametrize("layout", ["zips", "extracted", "nested", "text zip", "images zip"])
-def test_zips_and_folders(download: Path, layout, told):
+def test_zips_and_folders(download: Path, layout, logged):
     wanted = {split: expected(download, split) for split in NAMES}
     if layout == "nested":
         (download / "Flickr8k_Dataset").mkdir()
@@ -79,7 +79,7 @@ def test_zips_and_folders(download: Path, layout, told):
                 shutil.copy(path, download)
     for split in NAMES:
         assert content(load(download, split)) == wanted[split]
-    assert "5 captions name an image that is not there; skipped" in told()
+    assert "5 captions name an image that is not there; skipped" in logged()
     (metadata,) = download.parent.glob("data/**/metadata.json")
     assert metadata.read_text() == '{"captions_without_image": 5, "unusable_images": {}}'
 
@@ -94,7 +94,7 @@ def test_once_built_the_download_is_not_needed(download: Path):
 
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("damage", ["cut", "absent", "no captions"])
-def test_one_unusable_image_is_left_out_and_named(download: Path, packed, damage, told):
+def test_one_unusable_image_is_left_out_and_named(download: Path, packed, damage, logged):
     path = download / "Flicker8k_Dataset" / "1_bb.jpg"
     if damage == "cut":
         path.write_bytes(path.read_bytes()[:300])
@@ -108,13 +108,13 @@ def test_one_unusable_image_is_left_out_and_named(download: Path, packed, damage
         pack(download)
     assert sorted(load(download, "val").ids) == ["0_bb.jpg", "2_bb.jpg"]
     assert len(load(download, "train")) == 6
-    out = told()
+    out = logged()
     assert "flickr8k val: 1 of 3 images skipped: " in out and "(1: 1_bb.jpg)" in out
     (metadata,) = download.parent.glob("data/**/metadata.json")
     assert '"unusable_images": {"1_bb.jpg": "' in metadata.read_text()
 
 
-def test_a_damaged_zip_member_is_left_out(download: Path, told):
+def test_a_damaged_zip_member_is_left_out(download: Path, logged):
     pack(download)
     path = download / "Flickr8k_Dataset.zip"
     image = zipfile.ZipFile(path).read("Flicker8k_Dataset/1_bb.jpg")
@@ -122,7 +122,7 @@ def test_a_damaged_zip_member_is_left_out(download: Path, told):
     assert archive.count(image) == 1
     path.write_bytes(archive.replace(image, image[::-1]))
     assert sorted(load(download, "val").ids) == ["0_bb.jpg", "2_bb.jpg"]
-    assert "val: 1 of 3 images skipped: it cannot be read (Bad CRC-32" in told()
+    assert "val: 1 of 3 images skipped: it cannot be read (Bad CRC-32" in logged()
 
 
 def test_many_unusable_images_are_an_error(download: Path):
@@ -222,22 +222,22 @@ def test_paths_in_an_archive_lead_nowhere(download: Path):
     assert not [*download.parents[1].rglob("evil.jpg"), *download.parent.rglob("absolute.jpg")]
 
 
-def test_a_zip_bomb_is_not_expanded(download: Path, monkeypatch, told):
+def test_a_zip_bomb_is_not_expanded(download: Path, monkeypatch, logged):
     monkeypatch.setattr(common, "MAX_MEMBER_BYTES", 10_000)
     image = download / "Flicker8k_Dataset" / "1_bb.jpg"
     image.write_bytes(image.read_bytes() + bytes(100_000))
     pack(download)
     assert len(load(download, "val")) == 2
-    assert "bytes are too many" in told()
+    assert "bytes are too many" in logged()
 
 
-def test_the_official_splits(shared: Path, tmp_path: Path, told):
+def test_the_official_splits(shared: Path, tmp_path: Path, logged):
     folder = shared / "flickr8k"
     splits = {
         split: load_images("flickr8k", split, data_dir=tmp_path, manual_dir=folder)
         for split in ("train", "val", "test")
     }
-    assert "5 captions name an image that is not there" in told()
+    assert "5 captions name an image that is not there" in logged()
     assert {split: len(examples) for split, examples in splits.items()} == {
         "train": 6000,
         "val": 1000,

@@ -36,16 +36,16 @@ def everything(folder: Path) -> dict[str, Example]:
     return {e.image_id: e for split in ("train", "val", "test") for e in load(folder, split)}
 
 
-def test_ten_images_and_a_table(folder: Path, told):
+def test_ten_images_and_a_table(folder: Path, logged):
     assert [len(load(folder, split)) for split in ("train", "val", "test")] == [7, 2, 1]
     examples = everything(folder)
     assert sorted(examples) == NAMES
     assert examples["3.jpg"].captions == ("A dog, number 3 .",)
     assert examples["3.jpg"].image == sources.picture(3)
-    assert told().count("\n") == 1  # it is built once
+    assert logged().count("\n") == 1  # it is built once
 
 
-def test_an_edited_folder_is_built_anew_and_an_unchanged_one_is_not(folder: Path, told):
+def test_an_edited_folder_is_built_anew_and_an_unchanged_one_is_not(folder: Path, logged):
     first = load(folder)
     fingerprints = [first.fingerprint]
     (folder / "metadata.csv").write_text(CSV.replace("dog", "cat"))
@@ -54,11 +54,11 @@ def test_an_edited_folder_is_built_anew_and_an_unchanged_one_is_not(folder: Path
     fingerprints.append(load(folder).fingerprint)
     (folder / load(folder).ids[0]).unlink()
     fingerprints.append(load(folder).fingerprint)
-    assert told().count("building data set folder") == 4
+    assert logged().count("building data set folder") == 4
     for i, one in enumerate(fingerprints):
         assert one not in fingerprints[:i]
     load(folder)
-    assert "building" not in told()
+    assert "building" not in logged()
 
 
 def test_json_lines(folder: Path):
@@ -85,12 +85,12 @@ def test_json_lines(folder: Path):
     assert load(folder, "val").ids == ["2.jpg"]
 
 
-def test_images_without_a_row_are_told(folder: Path, told):
+def test_images_without_a_row_are_reported(folder: Path, logged):
     (folder / "metadata.csv").write_text("\n".join(CSV.splitlines()[:6]) + "\n")
     load(folder)
     assert (
         "folder: 5 images have no row in metadata.csv and are left out: 5.jpg, 6.jpg, 7.jpg, ...\n"
-    ) in told()
+    ) in logged()
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
@@ -143,7 +143,7 @@ def test_all_kinds_of_images_become_what_is_readable(folder: Path):
         assert stored[name] == kinds[name]
 
 
-def test_what_cannot_be_used_is_counted_by_reason(folder: Path, told):
+def test_what_cannot_be_used_is_counted_by_reason(folder: Path, logged):
     rows = [
         f"{i}.jpg,A dog .,{'train' if i < 8 else 'val' if i == 8 else 'test'}" for i in range(10)
     ]
@@ -152,7 +152,7 @@ def test_what_cannot_be_used_is_counted_by_reason(folder: Path, told):
     (folder / "metadata.csv").write_text("file_name,caption,split\n" + "\n".join(rows) + "\n")
     (folder / "0.jpg").write_bytes(b"")
     assert len(load(folder)) == 6
-    out = told()
+    out = logged()
     assert "folder train: 4 of 10 images skipped: " in out
     assert "not an image of a known format; save it as JPEG or PNG (1: 0.jpg)" in out
     assert "it has no caption (1: 2.jpg)" in out
@@ -174,7 +174,7 @@ def test_no_image_left_is_an_error(folder: Path):
     assert not list(folder.parent.glob("data/**/*.array_record*"))
 
 
-def test_names_stay_inside_the_folder(folder: Path, told):
+def test_names_stay_inside_the_folder(folder: Path, logged):
     secret = folder.parent / "secret.jpg"
     secret.write_bytes(sources.picture(99))
     (folder / "link.jpg").symlink_to(secret)
@@ -185,7 +185,7 @@ def test_names_stay_inside_the_folder(folder: Path, told):
     rows += "7.jpg,A dog .,val\n8.jpg,A dog .,test\n"
     (folder / "metadata.csv").write_text("file_name,caption,split\n" + rows)
     assert sorted(load(folder).ids) == NAMES[:6]
-    assert "it is not in the folder (5: ../secret.jpg, " in told()
+    assert "it is not in the folder (5: ../secret.jpg, " in logged()
 
 
 @pytest.mark.parametrize(

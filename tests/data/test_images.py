@@ -52,6 +52,11 @@ def test_a_window_is_what_is_read():
     # Of 400 columns 100 to 300: the middle stays in the middle.
     middle = read_image(data, 16, (0.25, 0.25, 0.75, 0.75))
     assert (middle[:, :6] == RED).all() and (middle[:, 10:] == BLUE).all()
+    # Its four numbers are ymin, xmin, ymax, xmax.
+    low = read_image(encode(halves(400, 200).transpose(Image.Transpose.ROTATE_270), "PNG"), 16)
+    assert (low[:6] == RED).all() and (low[10:] == BLUE).all()
+    right = read_image(data, 16, (0.1, 0.6, 0.9, 0.8))
+    assert (right == BLUE).all()
     # The window of the upright picture: this one lies on its side, its red half on top.
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 6
@@ -114,6 +119,12 @@ def test_modes(data, value):
         np.testing.assert_allclose(image[3, 0], RED, atol=3)
     else:
         np.testing.assert_allclose(image, np.broadcast_to(value, (6, 6, 3)), atol=2)
+
+
+@pytest.mark.parametrize("value", [0, 256, 257, 40_000, 49_343, 65_535])
+def test_16_bit_grey_is_scaled(value):
+    data = encode(Image.fromarray(np.full((4, 4), value, np.uint16)), "PNG")
+    assert (read_image(data, 4) == value // 257).all()
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
@@ -228,6 +239,23 @@ def test_what_is_kept_as_it_is(format, mode, kept, monkeypatch):
     monkeypatch.setattr(images, "MAX_KEPT_BYTES", len(data) - 1)
     monkeypatch.setattr(images, "KEPT_SIDE", 20)
     assert picture_size(keepable(data)) == (20, 20)
+
+
+def test_a_jpeg_with_more_pictures_behind_it_is_kept():
+    data = encode(halves(), "MPO", save_all=True, append_images=[noise(40, 40)])
+    with Image.open(io.BytesIO(data)) as image:
+        assert image.format == "MPO"
+    assert keepable(data) == data
+    np.testing.assert_allclose(read_image(data, 8)[4, 0], RED, atol=6)
+
+
+def test_a_bug_of_ours_does_not_blame_the_file(monkeypatch):
+    def to_rgb(image):
+        raise AttributeError("a bug")
+
+    monkeypatch.setattr(images, "_to_rgb", to_rgb)
+    with pytest.raises(AttributeError, match="a bug"):
+        read_image(encode(halves(), "PNG"), 8)
 
 
 def test_what_cannot_be_decoded_is_not_kept():

@@ -33,14 +33,14 @@ def load(folder: Path, split: str = "train", **options) -> ImageSource:
     return load_images("karpathy", split, data_dir=data, manual_dir=folder, **options)
 
 
-def test_images_anywhere_below_the_folder(folder: Path, told):
+def test_images_anywhere_below_the_folder(folder: Path, logged):
     for split, names in SPLITS.items():
         assert sorted(load(folder, split).ids) == names
     examples = {example.image_id: example for example in load(folder)}
     assert examples["b.jpg"].image == sources.picture(ord("b"))
     assert examples["b.jpg"].captions == ("A dog number 1 .", "The train dog runs .")
     assert examples["b.jpg"].boxes == ()
-    assert told().count("\n") == 1  # it is built once
+    assert logged().count("\n") == 1  # it is built once
 
 
 def test_another_file_is_another_data_set(folder: Path):
@@ -56,23 +56,23 @@ def test_another_file_is_another_data_set(folder: Path):
     assert load(folder).fingerprint == first.fingerprint
 
 
-def test_filepath_tells_images_of_one_name_apart(folder: Path, told):
+def test_filepath_tells_images_of_one_name_apart(folder: Path, logged):
     (folder / "images" / "held out" / "a.jpg").write_bytes(sources.picture(1))
     assert len(load(folder)) == 3
-    assert "it is in several folders (1: a.jpg)" in told()
+    assert "it is in several folders (1: a.jpg)" in logged()
     write(folder, sources.karpathy(SPLITS, filepath="held out", cocoid=3))
     assert len(load(folder)) == 4
     images = {example.image_id: example.image for example in load(folder)}
     assert images["a.jpg"] == sources.picture(1)
 
 
-def test_unusable_images_are_left_out_and_counted(folder: Path, told):
+def test_unusable_images_are_left_out_and_counted(folder: Path, logged):
     content = sources.karpathy(SPLITS)
     content["images"][1]["sentences"] = sources.sentences(" ", "")
     write(folder, content)
     (folder / "images" / "held out" / "e.jpg").unlink()
     assert sorted(load(folder).ids) == ["a.jpg", "c.jpg", "d.jpg"]
-    out = told()
+    out = logged()
     assert "karpathy train: 1 of 4 images skipped: it has no caption (1: b.jpg)\n" in out
     assert "karpathy val: 1 of 2 images skipped: it is not there (1: e.jpg)\n" in out
     (metadata,) = folder.parent.glob("data/**/metadata.json")
@@ -89,12 +89,12 @@ def test_a_split_without_images_is_an_error(folder: Path):
     assert not list(folder.parent.glob("data/**/*.array_record*"))
 
 
-def test_a_name_does_not_lead_out_of_the_folder(folder: Path, told):
+def test_a_name_does_not_lead_out_of_the_folder(folder: Path, logged):
     (folder.parent / "secret.jpg").write_bytes(sources.picture(0))
     splits = SPLITS | {"train": ["a.jpg", "b.jpg", "../secret.jpg"]}
     write(folder, sources.karpathy(splits))
     assert len(load(folder)) == 2
-    assert "it is not there (1: ../secret.jpg)" in told()
+    assert "it is not there (1: ../secret.jpg)" in logged()
 
 
 @pytest.mark.parametrize(

@@ -63,18 +63,20 @@ def test_examples_survive_pickling(built: Path):
     assert (copy.ids, copy.fingerprint) == (val.ids, val.fingerprint)
 
 
-def test_building_again_gives_the_same_in_the_same_order(built: Path, tmp_path: Path, capfd, told):
+def test_building_again_gives_the_same_in_the_same_order(
+    built: Path, tmp_path: Path, capfd, logged
+):
     first = load_images("shapes", "train", data_dir=built)
-    capfd.readouterr(), told()
+    capfd.readouterr(), logged()
     again = load_images("shapes", "train", data_dir=tmp_path)
-    assert told() == f"building data set shapes in {tmp_path}\n"
+    assert logged() == f"building data set shapes in {tmp_path}\n"
     # TFDS's bars and notices are silenced.
     out, err = capfd.readouterr()
     assert out == ""
     assert not [line for line in err.splitlines() if line and not line.startswith("WARNING")]
     assert list(again) == list(first) and again.fingerprint == first.fingerprint
     load_images("shapes", "val", data_dir=tmp_path)
-    assert (capfd.readouterr().out, told()) == ("", "")
+    assert (capfd.readouterr().out, logged()) == ("", "")
 
 
 def test_the_fingerprint_tells_contents_apart(built: Path, tmp_path: Path, monkeypatch):
@@ -256,13 +258,13 @@ def test_images_are_read_only_when_they_are_asked_for(built: Path, monkeypatch):
     assert train[61].captions == captions[61] and reads == [1]
 
 
-def test_a_data_set_without_an_index_gets_one(tmp_path: Path, monkeypatch, told):
+def test_a_data_set_without_an_index_gets_one(tmp_path: Path, monkeypatch, logged):
     first = load_images("shapes", "val", data_dir=tmp_path)
     (index,) = tmp_path.rglob("index-val.jsonl")
     written = index.read_bytes()
     reads = count_reads(monkeypatch)
     monkeypatch.setattr(indexes, "MANY", 10)
-    told()
+    logged()
     for content in (
         None,
         b"",
@@ -277,7 +279,7 @@ def test_a_data_set_without_an_index_gets_one(tmp_path: Path, monkeypatch, told)
         assert reads == list(range(10)) and index.read_bytes() == written
         assert (again.ids, again.captions()) == (first.ids, first.captions())
         assert again.fingerprint == first.fingerprint
-        assert told() == "shapes val: reading the captions of 10 images\n"
+        assert logged() == "shapes val: reading the captions of 10 images\n"
         reads.clear()
 
 

@@ -81,6 +81,9 @@ def test_a_bad_file_is_named_with_its_line_and_builds_nothing(
 def test_absent_languages_and_folders_are_named(tmp_path, files):
     with pytest.raises(UserError, match=r"no train.fr.gz or train.fr \(there is de, en\)"):
         read(tmp_path, files, "val", ("en", "fr"))
+    for languages in (None, ("", ""), ("en", "")):
+        with pytest.raises(UserError, match="multi30k: name its languages, config.data.source and"):
+            read(tmp_path, files, "val", languages)
     with pytest.raises(UserError, match="nowhere: no such folder"):
         read(tmp_path, tmp_path / "nowhere", "val")
     with pytest.raises(UserError, match="no folder to build it from is set"):

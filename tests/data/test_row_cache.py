@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -150,6 +151,7 @@ def test_doubtful_rest_of_an_attempt_is_computed_again(tmp_path, lost):
     else:
         (folder / "manifest.json").unlink()
     mended = Numbers(20)
+    assert mended.cache(tmp_path).finished() == 0
     np.testing.assert_array_equal(mended.load(tmp_path)[:], expected(20))
     assert min(mended.reads) == 0
 
@@ -166,17 +168,23 @@ def test_killed_computation_is_resumed(tmp_path):
     assert min(resumed.reads) == 40
 
 
-def test_rows_that_did_not_reach_the_disk_are_not_counted(tmp_path, monkeypatch):
-    monkeypatch.setattr(row_cache, "SYNC_SECONDS", -1.0)  # after every block
+def fail_syncs(monkeypatch, after):
+    """Makes the syncs of rows to disk fail, but for the first ones."""
     sync, calls = os.fsync, []
 
     def failing(number):
-        calls.append(number)
-        if len(calls) > 3:  # after the manifest, the first four rows and their count
-            raise OSError(5, "Input/output error")
+        if Path(os.readlink(f"/proc/self/fd/{number}")).name.startswith("partial"):
+            calls.append(number)
+            if len(calls) > after:
+                raise OSError(5, "Input/output error")
         sync(number)
 
     monkeypatch.setattr(os, "fsync", failing)
+
+
+def test_rows_that_did_not_reach_the_disk_are_not_counted(tmp_path, monkeypatch):
+    monkeypatch.setattr(row_cache, "SYNC_SECONDS", -1.0)  # after every block
+    fail_syncs(monkeypatch, 1)
     with pytest.raises(UserError, match=r"cannot keep the feature cache \(Input/output error\)"):
         Numbers(20).load(tmp_path)
     assert counted(only_folder(tmp_path)) == 4
@@ -186,11 +194,7 @@ def test_an_old_count_does_not_vouch_for_new_rows(tmp_path, monkeypatch):
     with pytest.raises(UserError):
         Numbers(20, broken=9).load(tmp_path)
     (only_folder(tmp_path) / "partial-0000000.npy").unlink()
-
-    def failing(number):
-        raise OSError(5, "Input/output error")
-
-    monkeypatch.setattr(os, "fsync", failing)
+    fail_syncs(monkeypatch, 0)
     with pytest.raises(UserError):
         Numbers(20, broken=19).load(tmp_path)  # 16 rows are written, none safely
     assert Numbers(20).cache(tmp_path).finished() == 0
@@ -203,6 +207,24 @@ def test_two_at_once_compute_it_once(tmp_path):
     for rows in found:
         np.testing.assert_array_equal(rows[:], expected(10))
     assert sorted(numbers.reads) == list(range(10))
+
+
+def test_rows_of_another_process_are_counted_once(tmp_path, monkeypatch):
+    with pytest.raises(UserError):
+        Numbers(20, broken=9).load(tmp_path)
+    locked, updates = row_cache.files.locked, []
+
+    @contextmanager
+    def overtaken(path):
+        monkeypatch.setattr(row_cache.files, "locked", locked)
+        Numbers(20).load(tmp_path)
+        with locked(path):
+            yield
+
+    monkeypatch.setattr(row_cache.files, "locked", overtaken)
+    [shard] = Numbers(20).cache(tmp_path)._shards()
+    np.testing.assert_array_equal(shard.made(updates.append), expected(20))
+    assert updates == [12]
 
 
 def test_rows_of_another_form_or_number_are_refused(tmp_path):

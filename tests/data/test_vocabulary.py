@@ -2,7 +2,14 @@ import json
 
 import pytest
 
-from show_attend_tell.data.vocabulary import Subwords, Vocabulary, join, load, split_words
+from show_attend_tell.data.vocabulary import (
+    Subwords,
+    Vocabulary,
+    build_vocabulary,
+    join,
+    load,
+    split_words,
+)
 from show_attend_tell.errors import UserError
 from show_attend_tell.tokens import BOS, EOS, PAD, UNK
 
@@ -126,6 +133,19 @@ def test_subwords_write_any_text_of_known_letters_and_join_to_it(tmp_path):
     assert loaded.encode_text("Ein Mann") == subwords.encode_text("Ein Mann")
     with pytest.raises(IndexError):
         subwords.decode([len(subwords)])
+
+
+def test_a_vocabulary_is_built_of_texts():
+    texts = ["A dog runs.", "A dog sleeps.", "a cat"]
+    options = {"min_count": 1, "size": 0, "subwords": 60}
+    captions = build_vocabulary(texts, kind="ptb", **options)
+    assert (captions.words, captions.tokenizer) == (("a", "dog", "cat", "runs", "sleeps"), "ptb")
+    assert captions.counts == (3, 2, 1, 1, 1)
+    words = build_vocabulary(texts, kind="words", **options | {"min_count": 2})
+    assert (words.words, words.tokenizer, words.min_count) == ((".", "A", "dog"), "words", 2)
+    assert build_vocabulary(texts, kind="ptb", **options | {"size": 2}).words == ("a", "dog")
+    subwords = build_vocabulary(SENTENCES, kind="subwords", **options)
+    assert subwords.words == Subwords.from_texts(SENTENCES, 60).words
 
 
 def test_bad_subwords_are_refused(tmp_path):

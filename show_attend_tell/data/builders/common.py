@@ -81,7 +81,7 @@ def read_pair(record: Record) -> Pair:
 class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """A TFDS builder that knows how to read its records, and does not print.
 
-    TFDS prints where it writes, before and after; load.py has said it in one line.
+    TFDS prints where it writes, before and after; load.py logs one line instead.
     """
 
     def __init__(self, *, manual_dir: Path | None = None, **kwargs):
@@ -95,7 +95,7 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     @property
     def _metadata(self) -> dict[str, Any]:
-        """What the data set keeps besides its records, in `metadata.json`."""
+        """The content of the data set's `metadata.json`."""
         return cast(dict[str, Any], self.info.metadata)
 
     def _log_download_bytes(self) -> None:

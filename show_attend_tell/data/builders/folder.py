@@ -130,9 +130,9 @@ def read_rows(path: Path) -> dict[str, Row]:
                 f"{path}, line {line}: {name} is in split {split} here but in {before} above; "
                 "choose one"
             )
-        said = [caption for text in texts if (caption := " ".join(text.split()))]
-        captions += said
-        blank += len(texts) - len(said)
+        kept = [caption for text in texts if (caption := " ".join(text.split()))]
+        captions += kept
+        blank += len(texts) - len(kept)
     if blank:
         _log.warning("%s: %d blank captions skipped", path, blank)
     if not rows:

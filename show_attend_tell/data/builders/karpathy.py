@@ -124,9 +124,9 @@ def read_entries(path: Path) -> dict[str, Entries]:
         if name in names:
             raise UserError(f"{path}, image {number}: {name} comes twice; remove one of them")
         names.add(name)
-        said = [caption for caption in captions if caption]
-        entries.setdefault(split, {})[name] = (folder, said)
-        blank += len(captions) - len(said)
+        kept = [caption for caption in captions if caption]
+        entries.setdefault(split, {})[name] = (folder, kept)
+        blank += len(captions) - len(kept)
     if blank:
         _log.warning("%s: %d blank captions skipped", path, blank)
     return entries
