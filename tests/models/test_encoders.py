@@ -405,8 +405,8 @@ def test_bad_settings_are_named(name, size, options, message):
 
 
 def test_every_encoder_gives_annotations():
-    encoder, images = make("small", 16, features=8), random_images(2, 16)
-    vectors, mask = encoder.annotations(jnp.asarray(images), jax.random.key(0))
+    encoder, images = make("small", 16, features=8), jnp.asarray(random_images(2, 16))
+    vectors, mask = encoder.annotations(images, jax.random.key(0))
     np.testing.assert_array_equal(vectors, encoder(images))
     assert mask is None
     precomputed = Precomputed(encoder.features, encoder.grid)
