@@ -268,7 +268,7 @@ def test_grid_and_features_of_cnns(cnns, folder, name, size, options, side, feat
         ("vgg19", "conv5", {4}),
     ],
 )
-def test_a_step_changes_the_trained_stages_alone(cnns, folder, name, stage, expected):
+def test_a_step_changes_only_the_trained_stages(cnns, folder, name, stage, expected):
     if name in cnns.NAMES:
         encoder = cnns.make(name, 32, folder, trainable_from=stage)
     else:
