@@ -1,6 +1,6 @@
-"""VGG-19 and ResNets with random weights: ours, PyTorch's, and what the products alone would take.
+"""VGG-19 and ResNets with random weights: ours, PyTorch's, and the bound set by their products.
 
-Speed does not ask what the weights are, and the tests compare the two implementations with these.
+The weights do not affect the speed. The tests use the same ones to compare both implementations.
 """
 
 import math
@@ -157,12 +157,12 @@ def make(name: str, size: int, folder: Path, **options: Any) -> ImageEncoder:
 
 
 def run(rounds: int, torch: bool) -> tuple[dict[str, Any], str]:
-    """Times the networks alone; returns the figures, and the table as Markdown."""
+    """Times only the networks; returns the figures, and the table as Markdown."""
     images = np.random.default_rng(0).integers(0, 256, (IMAGES, SIZE, SIZE, 3), np.uint8)
     flops, contestants = {}, {PRODUCT_NAME: make_product()}
     with tempfile.TemporaryDirectory() as folder:
         for name in NAMES:
-            # Where all is trained, every convolution is computed as it is written.
+            # If all of it is trained, every convolution is computed the plain way.
             plain = make(name, SIZE, Path(folder), trainable_from="all")
             one = nnx.jit(lambda encoder, image: encoder(image)).lower(plain, images[:1])
             flops[name] = one.cost_analysis()["flops"]

@@ -1,9 +1,9 @@
-"""The same captioner in PyTorch as a plain user writes it: the contestant of the benchmarks.
+"""The same captioner in PyTorch, as most users would write it, to compare with in the benchmarks.
 
-The mathematics is that of `show_attend_tell.decoder` (soft attention), and the weights are taken
-from it, so that both must give the same loss before anything is timed. One row a caption, padded to
-the batch's longest, an LSTMCell in a Python loop, annotations projected once and repeated for an
-image's captions, words put out in one product after the loop.
+It computes what `show_attend_tell.models.decoder` does with soft attention, and takes its weights,
+so both must give the same loss before anything is timed. Each caption has a row, padded to the
+longest of the batch. An LSTMCell runs in a Python loop. Annotations are projected once and repeated
+for an image's captions; one product after the loop gives the words' logits.
 """
 
 from typing import Any

@@ -19,12 +19,12 @@ DEFAULT = ("train", "memory", "scaling", "beam", "extract", "input")
 
 
 def parse() -> tuple[argparse.Namespace, list[str]]:
-    """The arguments and the overrides of the experiment."""
+    """The arguments, and the overrides of the experiment."""
     parser = argparse.ArgumentParser(
         prog="bench",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog=f"Any further --config.a.b=value changes the experiment {EXPERIMENT}.",
+        epilog="Any further --config.a.b=value changes the experiment flickr8k:soft.",
         allow_abbrev=False,
     )
     parser.add_argument(
@@ -33,16 +33,19 @@ def parse() -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument(
         "--peer-dir", type=Path, action="append", default=[], help="a peer's checkout; repeatable"
     )
-    parser.add_argument("--rounds", type=int, default=10, help="timed, after one that is not")
-    parser.add_argument("--workdir", type=Path, help="a trained run, whose captions beam decodes")
-    parser.add_argument("--no-torch", action="store_true", help="leave PyTorch and peers out")
-    parser.add_argument("--out", type=Path, default=Path("bench"), help="folder of what is written")
+    parser.add_argument("--rounds", type=int, default=10, help="timed rounds, after a warm-up")
+    parser.add_argument("--workdir", type=Path, help="a trained run, for `beam` to decode")
+    parser.add_argument("--no-torch", action="store_true", help="without PyTorch and the peers")
+    parser.add_argument("--out", type=Path, default=Path("bench"), help="output folder")
     arguments, overrides = parser.parse_known_args()
-    unknown = set(arguments.what.split(",")) - set(PARTS)
-    if unknown:
-        parser.error(f"--what {','.join(sorted(unknown))}: choose of {','.join(PARTS)}")
-    if arguments.rounds < 1:
-        parser.error("--rounds must be at least 1")
+    arguments.what = arguments.what.split(",")
+    unknown = set(arguments.what) - set(PARTS)
+    if unknown or arguments.rounds < 1:
+        parser.error(
+            f"--what {','.join(sorted(unknown))}: choose of {','.join(PARTS)}"
+            if unknown
+            else "--rounds must be at least 1"
+        )
     return arguments, overrides
 
 
@@ -87,7 +90,7 @@ def main() -> int:
             "input": lambda: reading.run(settings, rounds),
             "scale": lambda: scale.run(arguments.out),
         }
-        for part in arguments.what.split(","):
+        for part in arguments.what:
             figures, table = run[part]()
             record = figures | provenance(settings)
             files.write_text(arguments.out / f"{part}.json", json.dumps(record, indent=2) + "\n")

@@ -1,4 +1,4 @@
-"""The input pipeline alone: time of a batch from a feature cache that memory holds."""
+"""Only the input pipeline: time of a batch from a feature cache that memory holds."""
 
 import tempfile
 import time

@@ -1,7 +1,7 @@
-"""Memory and speed with many images: a folder is built, its features are cached, a model trains.
+"""Memory and speed with many images: builds a folder, caches its features, trains a model.
 
-The verbs run as a user starts them. What counts is memory that is the process's own (`RssAnon`):
-pages of the feature cache that the system keeps for it are given back when others need them.
+The verbs run as a user would start them. The memory reported is the process's own (`RssAnon`): the
+system can reclaim the pages of the feature cache at any time, so they do not count.
 """
 
 import csv

@@ -1,7 +1,7 @@
-"""Interleaved timing, for a noisy machine, and tables of what it gives.
+"""Interleaved timing for a noisy machine, and tables of the results.
 
-Every round runs all contestants once, in an order drawn anew, so that what slows the machine slows
-all alike; what is reported are ratios of the same round.
+Every round runs all contestants once, in a new random order, so whatever slows the machine slows
+all of them alike. The reported ratios compare times of the same round.
 """
 
 import time
@@ -16,7 +16,7 @@ from rich.table import Table
 
 PRODUCT = 2048  # rows and columns of the square matrices whose product is timed
 PRODUCT_NAME = "matrix product"
-PAUSE = 0.5  # seconds, in which the threads of the one before, which wait busily, fall asleep
+PAUSE = 0.5  # seconds, until the previous contestant's busily waiting threads fall asleep
 
 
 def make_product() -> Callable[[], None]:
@@ -32,7 +32,7 @@ def product_speed(seconds: np.ndarray) -> np.ndarray:
 
 
 def interleaved(contestants: dict[str, Callable[[], None]], rounds: int) -> dict[str, np.ndarray]:
-    """Seconds of each contestant in each round; a first round, which compiles, is left out."""
+    """Seconds of each contestant in each round, without a first one that compiles."""
     rng = np.random.default_rng(0)
     seconds = {name: [] for name in contestants}
     for _ in track(range(rounds + 1), "rounds", console=Console(stderr=True)):
@@ -45,7 +45,7 @@ def interleaved(contestants: dict[str, Callable[[], None]], rounds: int) -> dict
 
 
 def spread(values: np.ndarray, digits: int = 2) -> str:
-    """Median, and in brackets the least and the greatest."""
+    """Median, then minimum and maximum in brackets."""
     least, middle, most = np.min(values), np.median(values), np.max(values)
     return f"{middle:,.{digits}f} ({least:,.{digits}f} to {most:,.{digits}f})"
 

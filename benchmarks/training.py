@@ -131,7 +131,7 @@ def make_batch(plan: BatchPlan, locations: int, features: int) -> dict[str, jax.
 
 
 def unpacked(tokens: Any) -> np.ndarray:
-    """The captions of packed rows (B, R, T), one a row: (B * 5, longest)."""
+    """The captions of packed rows (B, R, T), each in a row of its own: (B * 5, longest)."""
     captions = []
     for image in np.array(tokens):
         for row in image:
@@ -147,8 +147,8 @@ def training_flops(settings: Settings, tokens: jax.Array) -> float:
     """Multiplications and additions of products, forward and backward, for a batch's real tokens.
 
     With several samples of hard attention a token counts once for each; further rollouts of a
-    baseline do not count. Backward is twice forward, but for the projection of the given annotation
-    vectors, of which no gradient is taken. Element-wise work does not count.
+    baseline do not count. Backward is twice forward, except for the projection of the given
+    annotation vectors, which get no gradient. Element-wise work does not count.
     """
     sizes = settings.decoder
     locations = GRID[0] * GRID[1]
@@ -230,7 +230,7 @@ BASE = {"images": 64, "rows": 5, "steps": 24, "locations": 196}
 
 
 def memory(settings: Settings) -> tuple[dict[str, Any], str]:
-    """Bytes that a training step takes beside its inputs, as XLA plans them, against its sizes."""
+    """Bytes that XLA plans for a training step besides its inputs, for several sizes."""
     sizes = [
         BASE,
         *(BASE | {"images": n} for n in (16, 32)),

@@ -50,7 +50,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def _prepare_libraries() -> None:
-    """Silences libraries' notices, shows our own, and keeps compiled programs for the next start."""
+    """Silences libraries, shows our own messages, keeps compiled programs for the next start."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     import absl.logging
     import jax

@@ -10,7 +10,7 @@ from show_attend_tell.models import fast_scan, recurrence
 from show_attend_tell.models.attention import Choice
 
 SAMPLED = jnp.array([[False, True, False], [True, False, False]])
-# Soft and hard attention differ in the read-out alone.
+# Soft and hard attention differ only in what they read.
 HARD = ("additive", "luong, additive, local_p", "local_p, renormalised", "self-attention")
 CASES = [(variant, "soft") for variant in (*DECODERS, *ENCODERS)] + [
     (variant, "hard") for variant in HARD

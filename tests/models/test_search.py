@@ -242,7 +242,7 @@ def test_length_penalty_by_hand():
 
 
 def test_finished_hypotheses_do_not_crowd_out_unfinished_ones():
-    # "<eos>" is the best after one step. With a place less "5" would be lost, and with it the best.
+    # "<eos>" is the best after one step. One slot fewer would lose "5", and with it the best caption.
     table = {BOS: {EOS: 0.4, 4: 0.35, 5: 0.25}, 4: {4: 1.0}, 5: {EOS: 1.0}}
     found = run(table, length_penalty=1.0)
     assert words_of(found, 0) == [5, EOS]  # log(0.25) / 2 = -0.69 > log(0.4) = -0.92
@@ -254,7 +254,7 @@ def test_a_finished_hypothesis_precedes_a_more_probable_unfinished_one():
     assert found.finished[0].tolist() == [True, False]
 
 
-def test_places_without_a_hypothesis_are_empty():
+def test_slots_without_a_hypothesis_are_empty():
     found = run({BOS: {EOS: 0.1, 4: 0.5, 5: 0.4}}, beam=5, max_length=1)
     assert found.tokens[0].tolist() == [[EOS], [4], [5], [PAD], [PAD]]
     assert found.lengths[0].tolist() == [1, 1, 1, 0, 0]
@@ -271,9 +271,9 @@ def test_equal_candidates_are_taken_in_the_order_of_beam_then_word():
     [
         # Nothing that continues "4" (0.4) can beat "<eos>" (0.6).
         ({BOS: {EOS: 0.6, 4: 0.4}, 4: {4: 1.0}}, 0.0, 1),
-        # As a mean of four tokens log(0.4) / 4 = -0.23 would beat log(0.6) = -0.51: it must go on.
+        # As a mean of four tokens log(0.4) / 4 = -0.23 would beat log(0.6) = -0.51: no early end.
         ({BOS: {EOS: 0.6, 4: 0.4}, 4: {4: 1.0}}, 1.0, 4),
-        # Both places are filled after two steps, by "<eos>" and "4 <eos>".
+        # Both slots are filled after two steps, by "<eos>" and "4 <eos>".
         ({BOS: {EOS: 0.6, 4: 0.4}, 4: {4: 0.5, EOS: 0.5}}, 1.0, 2),
         # After "4 5" no word is left, <pad> being banned.
         ({BOS: {EOS: 0.4, 4: 0.6}, 4: {5: 1.0}, 5: {PAD: 1.0}}, 1.0, 3),
@@ -303,7 +303,7 @@ def test_impossible_settings_are_refused(settings, message):
 
 def test_poor_early_ends_do_not_cut_off_a_better_caption():
     # <eos> is the second best word at every step, until the fourth, where it is nearly certain.
-    # After two steps two poor hypotheses have finished; the sure one still goes on.
+    # After two steps two poor hypotheses have finished; the sure one still continues.
     going, ending = jnp.log(jnp.array([0.9, 0.1])), jnp.log(jnp.array([0.01, 0.99]))
 
     def step(state, words):

@@ -71,7 +71,7 @@ def test_padding_changes_nothing(name, annotations):
     assert jnp.abs(gradient[jnp.array([2, 4, 5, 6, 7, 8])]).max(axis=1).min() > 1e-5
 
 
-def test_one_direction_sees_the_words_before_alone():
+def test_one_direction_sees_only_earlier_words():
     encoder = make("lstm", bidirectional=False)
     assert encoder.features == 4
     before = encoder.annotations(WORDS).vectors[0]

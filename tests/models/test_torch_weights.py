@@ -169,7 +169,7 @@ def test_reads_what_torch_writes(tmp_path, new):
         assert str(expected.dtype) == f"torch.{array.dtype}"
         np.testing.assert_array_equal(array.astype(np.float32), expected.float().numpy())
     torch.save({"epoch": 3, "model": tensors}, path, _use_new_zipfile_serialization=new)
-    with pytest.raises(UserError, match=r"w\.bin: .*dictionary, 'model': save that one alone"):
+    with pytest.raises(UserError, match=r"w\.bin: .*dictionary, 'model': save only that one"):
         read_state_dict(path)
 
 

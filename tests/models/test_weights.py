@@ -77,7 +77,7 @@ def test_a_repository_gives_safetensors_or_else_pytorchs_file(hub, tmp_path):
         (OSError("disk full"), "disk full.*or name a file"),
     ],
 )
-def test_what_the_hub_lacks_is_told(hub, error, message):
+def test_what_the_hub_lacks_is_reported(hub, error, message):
     hub.found = {"model.safetensors": error, "pytorch_model.bin": error}
     with pytest.raises(UserError, match=message):
         find_weights(NAME)
@@ -90,7 +90,7 @@ def test_the_extra_is_named_where_it_is_absent(monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["gone", "a/b/c", "../gone", "folder/w.pth", "/a/b", "a/b c"])
-def test_what_can_be_neither_is_told_without_asking(hub, name):
+def test_impossible_names_are_reported_without_asking(hub, name):
     with pytest.raises(UserError, match=f"no weights {name}: there is no such file"):
         find_weights(name)
     assert not hub.asked

@@ -13,11 +13,10 @@ import math
 import os
 import pickle
 import pickletools
-import struct
 import zipfile
-import zlib
 from collections import OrderedDict
-from io import BufferedIOBase, BufferedReader
+from collections.abc import Callable
+from io import BufferedIOBase, BufferedReader, BytesIO
 from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
 
@@ -43,14 +42,6 @@ _STORAGE_DTYPES = {
 }
 
 
-# What a damaged file makes pickle, zipfile and safetensors raise, and the readers below.
-DAMAGE = (
-    *(pickle.PickleError, zipfile.BadZipFile, zlib.error, struct.error),
-    *(ValueError, TypeError, LookupError, AttributeError, EOFError, ImportError, ArithmeticError),
-    *(RuntimeError, MemoryError, safetensors.SafetensorError),
-)
-
-
 class _Storage(NamedTuple):
     key: str
     dtype: np.dtype
@@ -70,6 +61,8 @@ class _Tensor(NamedTuple):
     strides: tuple[int, ...]
 
     def read(self, storages: dict[str, np.ndarray]) -> np.ndarray:
+        if self.storage.key not in storages:
+            raise ValueError("a tensor has no storage")
         flat = storages[self.storage.key]
         # as_strided checks nothing: a view outside the storage would read foreign memory, and one
         # with zero strides could claim any amount of it.
@@ -146,15 +139,24 @@ class _PlainUnpickler(pickle.Unpickler):
 
 
 def _load(unpickler: type[pickle.Unpickler], file: BufferedIOBase) -> Any:
-    """The object of the pickle that begins here."""
+    """The object of the pickle that begins here.
+
+    Raises:
+        ValueError: the pickle is damaged, or names something forbidden.
+    """
     start = file.tell()
-    for count, (opcode, argument, _) in enumerate(pickletools.genops(cast(IO[bytes], file))):
-        # The memo is as long as its largest index: one of 2^32 would take all memory.
-        indexed = opcode.name in ("PUT", "BINPUT", "LONG_BINPUT")
-        if indexed and (argument is None or not 0 <= argument <= count):
-            raise pickle.UnpicklingError("it is not what PyTorch writes")
-    file.seek(start)
-    return unpickler(file).load()
+    try:
+        for count, (opcode, argument, _) in enumerate(pickletools.genops(cast(IO[bytes], file))):
+            # The memo is as long as its largest index: one of 2^32 would take all memory.
+            indexed = opcode.name in ("PUT", "BINPUT", "LONG_BINPUT")
+            if indexed and (argument is None or not 0 <= argument <= count):
+                raise pickle.UnpicklingError("it is not what PyTorch writes")
+        file.seek(start)
+        return unpickler(file).load()
+    except OSError:
+        raise
+    except Exception as error:  # a damaged pickle can raise nearly anything
+        raise ValueError(str(error)) from error
 
 
 def _load_tensors(file: BufferedIOBase, ignored: tuple[str, ...]) -> dict[str, _Tensor]:
@@ -178,15 +180,19 @@ def _load_tensors(file: BufferedIOBase, ignored: tuple[str, ...]) -> dict[str, _
 def _read_legacy(file: BufferedReader, ignored: tuple[str, ...]) -> dict[str, np.ndarray]:
     if _load(_PlainUnpickler, file) != _MAGIC or _load(_PlainUnpickler, file) != _PROTOCOL:
         raise ValueError("it does not begin as a weight file does")
-    if _load(_PlainUnpickler, file).get("little_endian") is not True:
+    machine = _load(_PlainUnpickler, file)
+    if not isinstance(machine, dict) or machine.get("little_endian") is not True:
         raise ValueError("it is not little-endian")
     # All tensors, even unwanted ones, since they say how long their storages are.
     tensors = _load_tensors(file, ())
     declared = {tensor.storage.key: tensor.storage for tensor in tensors.values()}
     wanted = {name: tensor for name, tensor in tensors.items() if not name.startswith(ignored)}
     keys = {tensor.storage.key for tensor in wanted.values()}
+    stored = _load(_PlainUnpickler, file)
+    if not isinstance(stored, list) or not all(isinstance(key, str) for key in stored):
+        raise ValueError("it has no list of storages")
     storages = {}
-    for key in _load(_PlainUnpickler, file):
+    for key in stored:
         size = int.from_bytes(file.read(8), "little")
         if key not in declared or size != declared[key].size:
             raise ValueError("its storages do not fit its tensors")
@@ -200,40 +206,82 @@ def _read_legacy(file: BufferedReader, ignored: tuple[str, ...]) -> dict[str, np
     return {name: tensor.read(storages) for name, tensor in wanted.items()}
 
 
+def _open_zip(file: BufferedReader) -> zipfile.ZipFile:
+    try:
+        return zipfile.ZipFile(file)
+    except OSError:
+        raise
+    except Exception as error:  # zipfile raises many kinds for a damaged directory
+        raise ValueError(str(error)) from error
+
+
+def _read_member(archive: zipfile.ZipFile, name: str) -> bytes:
+    try:
+        return archive.read(name)
+    except OSError:
+        raise
+    except Exception as error:  # zipfile raises many kinds for a damaged member
+        raise ValueError(str(error)) from error
+
+
+def _check_members(archive: zipfile.ZipFile, size: int) -> dict[str, zipfile.ZipInfo]:
+    """The members of an archive of `size` bytes by name, after a check that they are harmless."""
+    members = {info.filename: info for info in archive.infolist()}
+    if len(members) < len(archive.infolist()):
+        raise ValueError("two of its members have the same name")
+    for name, info in members.items():
+        if name.startswith("/") or "\\" in name or {"..", "."} & set(name.split("/")):
+            raise ValueError(f"it has a member {name!r}")
+        # Without compression it cannot be a bomb: its contents are no longer than the file.
+        if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size:
+            raise ValueError("it is compressed")
+    if sum(info.file_size for info in members.values()) > size:
+        raise ValueError("its members are longer than the file")
+    return members
+
+
 def _read_zip(file: BufferedReader, ignored: tuple[str, ...]) -> dict[str, np.ndarray]:
-    with zipfile.ZipFile(file) as archive:
-        members = {info.filename: info for info in archive.infolist()}
-        if len(members) < len(archive.infolist()):
-            raise ValueError("two of its members have the same name")
-        for name, info in members.items():
-            if name.startswith("/") or "\\" in name or {"..", "."} & set(name.split("/")):
-                raise ValueError(f"it has a member {name!r}")
-            # Without compression it cannot be a bomb: its contents are no longer than the file.
-            if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size:
-                raise ValueError("it is compressed")
-        if sum(info.file_size for info in members.values()) > os.fstat(file.fileno()).st_size:
-            raise ValueError("its members are longer than the file")
+    with _open_zip(file) as archive:
+        members = _check_members(archive, os.fstat(file.fileno()).st_size)
         roots = [name for name in members if name.count("/") == 1 and name.endswith("/data.pkl")]
         if len(roots) != 1:
             raise ValueError("it is a zip archive, but not of weights")
         root = roots[0].removesuffix("data.pkl")
-        if f"{root}byteorder" in members and archive.read(f"{root}byteorder") != b"little":
+        order = f"{root}byteorder"
+        if order in members and _read_member(archive, order) != b"little":
             raise ValueError("it is not little-endian")
-        with archive.open(roots[0]) as pickled:
-            tensors = _load_tensors(cast(BufferedIOBase, pickled), ignored)
+        tensors = _load_tensors(BytesIO(_read_member(archive, roots[0])), ignored)
         storages = {}
         for storage in {tensor.storage for tensor in tensors.values()}:
-            info = members.get(f"{root}data/{storage.key}")
-            if info is None or info.file_size != storage.nbytes or storage.key in storages:
+            name = f"{root}data/{storage.key}"
+            fits = name in members and members[name].file_size == storage.nbytes
+            if not fits or storage.key in storages:
                 raise ValueError("its storages do not fit its tensors")
-            storages[storage.key] = np.frombuffer(archive.read(info), storage.dtype)
+            storages[storage.key] = np.frombuffer(_read_member(archive, name), storage.dtype)
     return {name: tensor.read(storages) for name, tensor in tensors.items()}
 
 
 def _read_safetensors(file: BufferedReader, ignored: tuple[str, ...]) -> dict[str, np.ndarray]:
-    with safetensors.safe_open(file.name, "numpy") as tensors:
-        names = sorted(name for name in tensors.keys() if not name.startswith(ignored))  # noqa: SIM118
-        return {name: tensors.get_tensor(name) for name in names}
+    try:
+        with safetensors.safe_open(file.name, "numpy") as tensors:
+            names = sorted(name for name in tensors.keys() if not name.startswith(ignored))  # noqa: SIM118
+            return {name: tensors.get_tensor(name) for name in names}
+    except OSError:
+        raise
+    except Exception as error:  # safetensors documents no list of what it raises
+        raise ValueError(str(error)) from error
+
+
+def _layout(
+    file: BufferedReader,
+) -> Callable[[BufferedReader, tuple[str, ...]], dict[str, np.ndarray]]:
+    """The function that reads a file with this beginning."""
+    start = file.read(9)
+    file.seek(0)
+    if start[:4] == b"PK\x03\x04":
+        return _read_zip
+    # A safetensors file begins with its header's length in 8 bytes; the header is a JSON object.
+    return _read_safetensors if start[8:] == b"{" else _read_legacy
 
 
 def read_state_dict(path: Path | str, ignored: tuple[str, ...] = ()) -> dict[str, np.ndarray]:
@@ -254,19 +302,12 @@ def read_state_dict(path: Path | str, ignored: tuple[str, ...] = ()) -> dict[str
     """
     try:
         with open(path, "rb") as file:
-            start = file.read(9)
-            file.seek(0)
-            if start[:4] == b"PK\x03\x04":
-                return _read_zip(file, tuple(ignored))
-            # A safetensors file begins with its header's length in 8 bytes; a JSON object follows.
-            if start[8:] == b"{":
-                return _read_safetensors(file, tuple(ignored))
-            return _read_legacy(file, tuple(ignored))
+            return _layout(file)(file, tuple(ignored))
     except UserError as error:
         raise UserError(f"cannot read the weights {path}: {error}") from error
     except OSError as error:
         raise UserError(f"cannot read the weights {path}: {error.strerror or error}") from error
-    except DAMAGE as error:
+    except (ValueError, OverflowError) as error:  # OverflowError: a stride beyond all numbers
         raise UserError(
             f"{path} is not a usable weight file ({error}): fetch or install it again"
         ) from error
