@@ -10,6 +10,7 @@ from flax import nnx
 from show_attend_tell.models.attention import Annotations
 from show_attend_tell.models.captioner import Captioner
 from show_attend_tell.models.decoder import Decoder, TeacherForced
+from show_attend_tell.models.encoders import Encoder
 from show_attend_tell.objectives.likelihood import (
     Likelihood,
     doubly_stochastic_penalty,
@@ -101,7 +102,7 @@ def test_the_objective_hands_keys_mask_and_weights_on(monkeypatch):
 
     monkeypatch.setattr(Captioner, "annotations", annotations)
     monkeypatch.setattr(Decoder, "__call__", run)
-    model = Captioner(None, nnx.merge(*tiny.decoder()))
+    model = Captioner(Encoder(), nnx.merge(*tiny.decoder()))
     objective = Likelihood(Loss(doubly_stochastic=0.4, label_smoothing=0.3))
     batch = {"inputs": jnp.zeros((1, LOCATIONS, 4)), "tokens": TOKENS}
     value, state, report = objective.loss(model, batch, key, objective.init(), 0)
