@@ -1,14 +1,15 @@
 """Scores of sampled captions, computed on the device inside the training step.
 
-Symbols: B images, N sampled captions of each, S their steps; P positions of an image's reference
-captions, n the length of an n-gram. `<eos>` counts as a word: else captions learn to end in the
-middle of a phrase, whose n-grams are common.
+Symbols: B images, N sampled captions of each, S their steps; R rows of T reference words; P = R T
+positions of an image's references; n the length of an n-gram, G n-grams of a corpus. `<eos>`
+counts as a word: otherwise captions learn to end in the middle of a phrase, whose n-grams are
+common.
 
-Words are compared by number, so out-of-vocabulary words of references are alike.
+Words are compared by number, so all out-of-vocabulary words of references are the same word.
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeVar
 
 import jax.numpy as jnp
 import numpy as np
@@ -17,13 +18,14 @@ from jaxtyping import Array, Bool, Float, Int, UInt32
 from show_attend_tell.models.decoder import same_caption
 from show_attend_tell.tokens import EOS, PAD
 
+Words = TypeVar("Words", np.ndarray, Array)
 ORDERS = (1, 2, 3, 4)
-_SIGMA = 6.0  # of CIDEr-D's penalty on another length, in words
+_SIGMA = 6.0  # of CIDEr-D's Gaussian penalty on a difference in length, in words
 _ALPHA = 0.85  # weight of recall in F_mean, METEOR 1.5's for English
 
 
 class IdfTable(NamedTuple):
-    """Inverse document frequencies of a corpus' n-grams, where a document is an image."""
+    """Inverse document frequencies of a corpus' n-grams; a document is an image's captions."""
 
     hashes: UInt32[Array, " G"]  # ascending
     idf: Float[Array, " G"]  # log(images / images that have the n-gram), nats
@@ -33,10 +35,11 @@ class IdfTable(NamedTuple):
 def idf_table(captions: Iterable[Sequence[Sequence[int]]]) -> IdfTable:
     """The table of a corpus.
 
-    Two n-grams share a hash of 32 bits with a chance of about G / 2^32 each, and then count as one.
+    An n-gram shares its hash of 32 bits with another one with a probability of about G / 2^32; the
+    two then count as one.
 
     Args:
-      captions: per image its captions as word ids, each closed by `<eos>`.
+      captions: for each image its captions as word ids, each closed by `<eos>`.
     """
     found, images = [], 0
     for of_image in captions:
@@ -48,11 +51,11 @@ def idf_table(captions: Iterable[Sequence[Sequence[int]]]) -> IdfTable:
     return IdfTable(jnp.asarray(hashes), jnp.asarray(idf), jnp.float32(np.log(images)))
 
 
-def _hash(words: Any, n: int) -> Any:
-    """A hash of the n words from each position on: (..., S) -> (..., S - n + 1) uint32."""
+def _hash(words: Words, n: int) -> Words:
+    """A hash of the n words that begin at each position: (..., S) -> (..., S - n + 1) uint32."""
     size = words.shape[-1] - n + 1
     words = words.astype(np.uint32)
-    # Far from any word's number, or n words could hash as n - 1 others.
+    # The start is far from any word's number: otherwise n words could hash like n - 1 others.
     value = words[..., :size] * np.uint32(0) + np.uint32(n * 0x2545F491)
     for k in range(n):
         value = (value ^ words[..., k : k + size]) * np.uint32(0x9E3779B1)
@@ -64,13 +67,13 @@ class Ngrams(NamedTuple):
     """The n-grams that begin at each position of rows of words."""
 
     hashes: UInt32[Array, "*S"]
-    there: Bool[Array, "*S"]  # n words of one caption begin here
+    there: Bool[Array, "*S"]  # whether n words of one caption begin here
 
 
 def _ngrams(tokens: Int[Array, "*B R T"], n: int) -> Ngrams:
     behind = [(0, 0)] * (tokens.ndim - 1)
     hashes = _hash(jnp.pad(tokens, [*behind, (0, n - 1)]), n)
-    # Neither <pad> nor, but as the last word, <eos> lies in it.
+    # An n-gram holds no <pad>, and <eos> only as its last word.
     padded = jnp.pad(tokens, [*behind, (0, n - 1)], constant_values=PAD)
     steps = tokens.shape[-1]
     words = [padded[..., k : k + steps] for k in range(n)]
@@ -87,13 +90,13 @@ def _idf(table: IdfTable, hashes: UInt32[Array, "*S"]) -> Float[Array, "*S"]:
 
 
 def _equal(a: Ngrams, b: Ngrams) -> Float[Array, "*B S T"]:
-    """1 where the n-gram at a position of a is that at a position of b, else 0."""
+    """1 where a position of a and a position of b hold the same n-gram, else 0."""
     same = a.hashes[..., :, None] == b.hashes[..., None, :]
     return (same & a.there[..., :, None] & b.there[..., None, :]).astype(jnp.float32)
 
 
 class Scores(NamedTuple):
-    """Of sampled captions."""
+    """Scores of sampled captions."""
 
     cider: Float[Array, "B N"]  # CIDEr-D, in [0, 10]
     bleu: Float[Array, "B N"]  # in [0, 1]
@@ -105,21 +108,23 @@ def caption_scores(
 ) -> Scores:
     """CIDEr-D, BLEU-4 and F_mean of captions against the references of their images.
 
-    CIDEr-D (Vedantam et al. 2015, section 5) is the scorer's that evaluates, but for `<eos>` and
-    the corpus of its document frequencies. BLEU is a sentence's, with brevity penalty against the
-    closest reference and 1 added to matches and n-grams of n > 1 (Lin and Och 2004), since four
-    matching words are rare in one sentence. F_mean is METEOR's core (Denkowski and
-    Lavie 2014) with equal words alone, m / (0.85 r + 0.15 c) of m matches of c words with a
-    reference of r; the best reference's.
+    CIDEr-D (Vedantam et al. 2015, section 5) is that of the evaluation's scorer, except for
+    `<eos>` and the corpus of its document frequencies. BLEU is computed for one sentence, with the
+    brevity penalty against the closest reference. For n > 1 it adds 1 to matches and to n-grams
+    (Lin and Och 2004), since four matching words are rare in one sentence. F_mean is METEOR's core
+    (Denkowski and Lavie 2014), of exact matches only: m / (0.85 r + 0.15 c) for m matches of c
+    words with a reference of r words; the best reference counts.
 
     Args:
       sampled: captions, each closed by `<eos>` (or cut at S), then `<pad>`.
-      tokens: the references, packed into rows (see `decoder`); an image without any scores 0.
+      tokens: the references, packed into rows (see `models.decoder`); an image without any scores
+        0.
       table: of the training captions.
     """
     images, rows, steps = tokens.shape
     ends = (tokens == EOS).reshape(images, 1, -1)
-    # Which positions share a caption; and in column e the words of the caption that ends at e.
+    # `together`: which positions share a caption. `belongs`: column e marks the words of the
+    # caption that ends at position e.
     belongs = jnp.zeros((images, rows, steps, rows, steps))
     diagonal = jnp.arange(rows)
     belongs = belongs.at[:, diagonal, :, diagonal, :].set(jnp.moveaxis(same_caption(tokens), 1, 0))
@@ -130,7 +135,7 @@ def caption_scores(
     lengths = belongs.sum(axis=1)[:, None]  # (B, 1, P)
     apart = jnp.where(ends, jnp.abs(lengths - length[..., None]), jnp.inf)
 
-    cider, log_precision = 0.0, 0.0
+    cider, log_precision, f_mean = 0.0, 0.0, jnp.zeros(())
     for n in ORDERS:
         said, known = _ngrams(sampled, n), _ngrams(tokens, n)
         known = Ngrams(*(x.reshape(images, 1, -1) for x in known))

@@ -1,5 +1,6 @@
 """The training step: one jitted function for every objective."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from functools import partial
 
@@ -152,7 +153,8 @@ def make_train_step(
         kept = (state.params, state.optimizer, state.average, state.objective)
         params, optimizer_state, mean, new = jax.lax.cond(finite, update, lambda: kept)
         skipped = jnp.where(finite, 0, 1)
-        state = state.replace(
+        state = dataclasses.replace(
+            state,
             step=state.step + 1,
             params=params,
             optimizer=optimizer_state,

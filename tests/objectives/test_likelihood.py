@@ -4,12 +4,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny
+from flax import nnx
 
+from show_attend_tell.models.attention import Annotations
+from show_attend_tell.models.captioner import Captioner
+from show_attend_tell.models.decoder import Decoder, TeacherForced
+from show_attend_tell.models.encoders import Encoder
 from show_attend_tell.objectives.likelihood import (
+    Likelihood,
     doubly_stochastic_penalty,
     soft_loss,
     token_log_probs,
 )
+from show_attend_tell.objectives.objective import encoder_key
+from show_attend_tell.settings import Loss
 
 # Two captions in one row: "4 <eos>" and "5 <eos>", then padding.
 TOKENS = jnp.array([[[4, 2, 5, 2, 0]]])
@@ -21,6 +30,11 @@ def test_penalty_by_hand():
     # First caption pays (1.5, 0.5): 0.25 + 0.25. Second pays (0, 2): 1 + 1. Padding: nothing.
     penalty = doubly_stochastic_penalty(ALPHA, TOKENS)
     assert float(penalty) == pytest.approx(2.5)
+
+
+def test_the_penalty_leaves_padded_places_out():
+    # Of the first place the captions leave 0.25 and 1 unpaid.
+    assert float(doubly_stochastic_penalty(ALPHA, TOKENS, jnp.array([[True, False]]))) == 1.25
 
 
 def loss(logits, alpha=ALPHA, doubly_stochastic=0.0, label_smoothing=0.0):
@@ -69,3 +83,31 @@ def test_token_log_probs_stay_finite_for_extreme_logits():
     logits = jnp.array([[1e4, -1e4, 0.0], [0.0, 0.0, 0.0]])
     log_probs = token_log_probs(logits, jnp.array([1, 0]))
     assert log_probs.tolist() == [-2e4, 0.0]
+
+
+def test_the_objective_hands_keys_mask_and_weights_on(monkeypatch):
+    mask, key, used = jnp.array([[True, False]]), jax.random.key(3), []
+
+    def annotations(self, inputs, key=None):
+        used.append(key)
+        return Annotations(inputs, mask)
+
+    def run(self, annotations, tokens, key=None, choice=None):
+        used.append(key)
+        zeros = jnp.zeros((1, 1, 5))
+        logits = jnp.zeros((1, 1, 5, 6))
+        return TeacherForced(
+            logits, jnp.log(ALPHA), zeros.astype(int), zeros, logits, logits[:, 0, 0]
+        )
+
+    monkeypatch.setattr(Captioner, "annotations", annotations)
+    monkeypatch.setattr(Decoder, "__call__", run)
+    model = Captioner(Encoder(), nnx.merge(*tiny.decoder()))
+    objective = Likelihood(Loss(doubly_stochastic=0.4, label_smoothing=0.3))
+    batch = {"inputs": jnp.zeros((1, LOCATIONS, 4)), "tokens": TOKENS}
+    value, state, report = objective.loss(model, batch, key, objective.init(), 0)
+    assert float(value) == pytest.approx(np.log(6) + 0.4 * 1.25 / 4, rel=1e-6)
+    assert state == {} and float(report["penalty"]) == 0.625
+    of_encoder, of_decoder = (jax.random.key_data(k) for k in used)
+    np.testing.assert_array_equal(of_encoder, jax.random.key_data(encoder_key(key)))
+    np.testing.assert_array_equal(of_decoder, jax.random.key_data(key))

@@ -15,9 +15,17 @@ import tiny
 from flax import nnx
 
 from show_attend_tell.models.attention import Annotations, Choice
+from show_attend_tell.models.captioner import Captioner
+from show_attend_tell.models.encoders import Encoder
 from show_attend_tell.objectives.baselines import LearnedBaseline, MovingAverage
+from show_attend_tell.objectives.objective import encoder_key
 from show_attend_tell.objectives.reinforce import Reinforce, Steps, averaged, fit_error
-from show_attend_tell.objectives.sampling import Rollout, TeacherForcing
+from show_attend_tell.objectives.sampling import (
+    Rollout,
+    TeacherForcing,
+    draw_choice,
+    sampling_key,
+)
 from show_attend_tell.settings import Loss
 
 EOS, L, N = 2, 3, 2
@@ -180,3 +188,32 @@ def test_the_multi_sample_bound_has_no_signal_in_soft_rows(decoder):
     close(by_choice, wanted)
     share = np.exp(of_caption) / np.exp(of_caption).sum(-1, keepdims=True)
     close(by_word, -N * (share[..., None] * REAL) / COUNT)
+
+
+@pytest.mark.parametrize("coin", ["image", "batch"])
+def test_a_step_draws_its_paths_by_the_settings(decoder, monkeypatch, coin):
+    """N paths a row from the step's sampling key; the coin has p, which is 1 in the first steps."""
+    took = []
+
+    def loss_along(self, given, choice, average, learned=None):
+        took.append((given, choice, learned))
+        return jnp.float32(0.0), average, {}
+
+    def annotations(self, inputs, key=None):
+        assert (jax.random.key_data(key) == jax.random.key_data(encoder_key(step_key))).all()
+        return Annotations(inputs)
+
+    monkeypatch.setattr(Reinforce, "loss_along", loss_along)
+    monkeypatch.setattr(Captioner, "annotations", annotations)
+    learned, step_key = LearnedBaseline(4, 3, 3, rngs=nnx.Rngs(0)), jax.random.key(5)
+    model = Captioner(Encoder(), decoder, learned)
+    batch = {"inputs": jnp.zeros((2, L, 4)), "tokens": TOKENS}
+    for p, soft_steps, step, soft in ((0.0, 0, 0, False), (1.0, 0, 9, True), (0.0, 4, 3, True)):
+        hard = dataclasses.replace(tiny.PURE, samples=N, soft_probability=p, coin=coin)
+        hard = dataclasses.replace(hard, soft_steps=soft_steps)
+        _, state, _ = Reinforce(hard, PLAIN).loss(model, batch, step_key, SEEN, step)
+        given, choice, baseline = took[-1]
+        assert (choice.expected == soft).all() and choice.noise.shape == (2, N, 3, L)
+        noise = draw_choice(sampling_key(step_key), (2, N, 3, L)).noise
+        np.testing.assert_array_equal(choice.noise, noise)
+        assert given.key is step_key and baseline is learned and state is SEEN
