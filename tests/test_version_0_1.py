@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -22,9 +23,12 @@ EXPECTED = json.loads((OLD / "expected.json").read_text())
 
 @pytest.fixture(scope="module")
 def places(tmp_path_factory):
-    """Overrides that say where the old run's data lie."""
-    data = tmp_path_factory.mktemp("data")
-    return [f"--config.data.manual_dir={OLD / 'scenes'}", f"--config.data.dir={data}"]
+    """Overrides that say where the old run's data lie, with the times that they had."""
+    folder = tmp_path_factory.mktemp("places")
+    shutil.copytree(OLD / "scenes", folder / "scenes")
+    for name, time in EXPECTED["mtimes_ns"].items():  # they are a part of what identifies a folder
+        os.utime(folder / "scenes" / name, ns=(time, time))
+    return [f"--config.data.manual_dir={folder / 'scenes'}", f"--config.data.dir={folder}"]
 
 
 @pytest.mark.parametrize("folder, more", [("run", ()), ("exported", ("--config.data.limit=40",))])
@@ -52,12 +56,15 @@ def test_a_cut_run_resumes_to_the_same_end(places, tmp_path, capsys):
     workdir = tmp_path / "run"
     shutil.copytree(OLD / "run", workdir)
     settings = json.loads((workdir / "config.json").read_text())
-    settings["data"] |= {"manual_dir": str(OLD / "scenes"), "dir": places[1].split("=")[1]}
+    settings["data"] |= {
+        "manual_dir": places[0].split("=")[1],
+        "dir": places[1].split("=")[1],
+    }
     (workdir / "config.json").write_text(json.dumps(settings))
 
     experiment = str(OLD / "scenes_hard.py")
     assert main(["train", "--config", experiment, "--workdir", str(workdir), *places]) == 0
-    error = capsys.readouterr().err
+    error = " ".join(capsys.readouterr().err.split())
     assert "states 44 settings that are the defaults" in error
     assert "resuming" in error and "at step 80 of 120" in error
 

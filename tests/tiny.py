@@ -12,8 +12,10 @@ import numpy as np
 from flax import nnx
 from PIL import Image
 
+from show_attend_tell import config
 from show_attend_tell.data.builders.shapes import render_scene
-from show_attend_tell.data.load import Box, Example
+from show_attend_tell.data.examples import Box, Example
+from show_attend_tell.data.task import ImageTask
 from show_attend_tell.models.decoder import Decoder
 from show_attend_tell.settings import Attention, Hard, Settings
 from show_attend_tell.settings import Decoder as DecoderSizes

@@ -7,7 +7,7 @@ Everything else treats both kinds alike.
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, cast, runtime_checkable
 
 import numpy as np
 import platformdirs
@@ -31,6 +31,7 @@ from show_attend_tell.settings import ImageData, SentenceData
 from show_attend_tell.tokens import PAD
 
 
+@runtime_checkable
 class Viewer(Protocol):
     """What an encoder tells about the places that it annotates."""
 
@@ -75,6 +76,7 @@ class Places:
     source: tuple[str, ...] = ()
 
 
+@runtime_checkable
 class Task(Protocol):
     """What differs between captioning images and translating sentences.
 

@@ -41,7 +41,7 @@ ROLLOUTS = {
 _FIT_STEPS = 200  # of the learned baselines
 _SAMPLES = 2  # paths drawn together, so that leave_one_out has another one
 
-Batch = tuple[Inputs, Int[Array, "B R T"]]  # inputs and tokens
+Batch = tuple[Array, Int[Array, "_ _ _"]]  # inputs and tokens
 Row = dict[str, str | int | float]
 
 
@@ -214,7 +214,7 @@ def cotangent(
     baseline: str,
     credit: str,
     average: MovingAverage,
-    learned: LearnedBaseline,
+    learned: LearnedBaseline | None = None,
 ) -> tuple[Float[Array, "B Q T"], Float[Array, "B Q T"]]:
     """d J / d log p(y_t|s) and d J / d log p(s_t) of one combination, J per real token.
 

@@ -16,9 +16,9 @@ class Captioner(nnx.Module):
     """An encoder and a decoder.
 
     Args:
-      encoder: what turns inputs into annotation vectors; `Precomputed` where they are computed once,
-        outside of this module. The first stages of a trained encoder may still be frozen (see
-        `frozen_weights`).
+      encoder: what turns inputs into annotation vectors; `Precomputed` where they are computed
+        once, outside of this module. The first stages of a trained encoder may still be frozen
+        (see `frozen_weights`).
       decoder: what turns annotation vectors into words.
       baseline: an auxiliary module of the objective, trained with the rest. Neither encoder nor
         decoder uses it.

@@ -131,21 +131,21 @@ def beam_search(
         raise UserError(f"length_penalty is {length_penalty}; it must be 0 (none) or more")
     if eos in banned:
         raise UserError("<eos> is among the banned words, so no caption could end; remove it")
-    words = _Words(bos, eos, pad, jnp.array(sorted({bos, pad, *banned})))
+    ids = _Words(bos, eos, pad, jnp.array(sorted({bos, pad, *banned})))
     divisors = jnp.arange(1, max_length + 1, dtype=jnp.float32) ** length_penalty
     search = lax.while_loop(
         lambda search: (search.time < max_length) & ~search.done.all(),
-        partial(_advance, step, words, divisors),
-        _start(step, state, words, batch, beam, max_length),
+        partial(_advance, step, ids, divisors),
+        _start(step, state, ids, batch, beam, max_length),
     )
-    return _collect(search, words)
+    return _collect(search, ids)
 
 
 def _start(
-    step: Step, state: PyTree, words: _Words, batch: int, beam: int, max_length: int
+    step: Step, state: PyTree, ids: _Words, batch: int, beam: int, max_length: int
 ) -> _Search:
     """The search before its first step."""
-    first = jnp.full((batch, beam), words.bos)
+    first = jnp.full((batch, beam), ids.bos)
     state = jax.tree.map(lambda leaf: jnp.repeat(leaf[:, None], beam, axis=1), state)
     trace = jax.eval_shape(step, state, first)[2]
     nothing = jnp.full((batch, beam), -jnp.inf)

@@ -29,7 +29,12 @@ class Checkpoints:
     def __init__(self, folder: Path, *, keep: int):
         self._folder = folder.absolute()
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
-        self._manager = ocp.CheckpointManager(self._folder, options=options)
+        # Named here so that a checkpoint's structure can be looked up before it is restored.
+        handlers = {
+            "arrays": ocp.StandardCheckpointHandler(),
+            "record": ocp.JsonCheckpointHandler(),
+        }
+        self._manager = ocp.CheckpointManager(self._folder, options=options, item_handlers=handlers)
 
     def steps(self) -> list[int]:
         """The steps that are there, ascending."""

@@ -258,8 +258,8 @@ BODY = dictionary({"w": tensor("a", 3, 0, (3,), (1,))})
         ({"others": {"w/../../a": b"x"}}, "member"),
         ({"others": {"/etc/a": b"x"}}, "member"),
         ({"others": {"w\\a": b"x"}}, "member"),
-        ({"again": {"w/data/a": b"x" * 12}}, "one name"),
-        ({"again": {"w/data.pkl": BODY}}, "one name"),
+        ({"again": {"w/data/a": b"x" * 12}}, "same name"),
+        ({"again": {"w/data.pkl": BODY}}, "same name"),
     ],
 )
 @pytest.mark.filterwarnings("ignore:Duplicate name")

@@ -107,7 +107,7 @@ def test_the_hubs_own_cache_is_used(tmp_path):
     file.touch()
     # Where the cache lies is read when the hub's package is imported: in another process.
     program = f"""
-from show_attend_tell.encoders.weights import find_weights
+from show_attend_tell.models.encoders.weights import find_weights
 from show_attend_tell.errors import UserError
 print(find_weights({NAME!r}))
 try:

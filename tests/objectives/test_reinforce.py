@@ -12,6 +12,7 @@ from flax import nnx
 
 from show_attend_tell.models.attention import Annotations, Choice
 from show_attend_tell.models.captioner import Captioner
+from show_attend_tell.models.encoders import Precomputed
 from show_attend_tell.objectives import baselines, reinforce
 from show_attend_tell.objectives.baselines import LearnedBaseline, MovingAverage
 from show_attend_tell.objectives.likelihood import soft_loss, token_log_probs
@@ -43,7 +44,7 @@ def forced(paths):
 
 def drawn_loss(params, tokens, key, estimator, loss=PLAIN, *, learned=None, step=0, graph=GRAPH):
     """The loss of a training step, which draws its paths; and its report."""
-    model = Captioner(None, nnx.merge(graph, params), learned)
+    model = Captioner(Precomputed(4, (1, 3)), nnx.merge(graph, params), learned)
     batch = {"inputs": ANNOTATIONS.vectors, "tokens": tokens}
     value, _, report = Reinforce(estimator, loss).loss(model, batch, key, SEEN, step)
     return value, report

@@ -10,23 +10,25 @@ import pytest
 import tiny
 from flax import nnx
 
-from show_attend_tell.errors import UserError
-from show_attend_tell.models import search as decode
+from show_attend_tell.models import search
 from show_attend_tell.models.attention import Annotations, Choice
-from show_attend_tell.objectives import rewarded as sequence_training
+from show_attend_tell.models.captioner import Captioner
+from show_attend_tell.models.encoders import Precomputed
+from show_attend_tell.objectives import rewarded
 from show_attend_tell.objectives.likelihood import token_log_probs
-from show_attend_tell.objectives.reinforce import roll_out
-from show_attend_tell.objectives.rewarded import Reward, draw_captions, reward_loss
-from show_attend_tell.objectives.rewards import caption_scores, idf_table
-from show_attend_tell.runs.build import Captioner
+from show_attend_tell.objectives.rewarded import Rewarded, draw_captions
+from show_attend_tell.objectives.rewards import Scores, caption_scores, idf_table
+from show_attend_tell.objectives.sampling import Rollout, roll_out
+from show_attend_tell.settings import Loss, Optimizer, Reward
 from show_attend_tell.training.optimizer import make_optimizer
-from show_attend_tell.training.session import initial_state, make_train_step
+from show_attend_tell.training.step import initial_state, make_train_step
 
 EOS, L, T = 2, 2, 2
 WORDS = (EOS, 4, 5)
 REFERENCES = jnp.array([[[4, 5, EOS], [4, EOS, 0]]])
 TABLE = idf_table([[[4, 5, EOS], [4, EOS]], [[5, 5, EOS]]])
 REWARD = Reward(samples=2, cider=1.0, bleu=0.5, f_mean=0.3, max_length=T)
+PLAIN = Loss(doubly_stochastic=0.0, label_smoothing=0.0)
 # All captions of at most two tokens over three words, and all paths of two locations.
 CAPTIONS = jnp.array([(EOS, 0), *itertools.product((4, 5), WORDS)])
 PATHS = jnp.array(list(itertools.product(range(L), repeat=T)))
@@ -52,7 +54,7 @@ def log_p(params, captions, noise):
     """log p of each caption, and of its path: of the steps that it has."""
     decoder = nnx.merge(GRAPH, params)
     out = roll_out(decoder, ANNOTATIONS, captions[None], None, as_choice(noise))
-    words = token_log_probs(decode.without(out.logits, (0, 1, 3)), captions[None])[0].sum(-1)
+    words = token_log_probs(search.without(out.logits, (0, 1, 3)), captions[None])[0].sum(-1)
     there = captions != 0
     return words, jnp.where(there, out.log_p_s[0], 0.0).sum(-1)
 
@@ -83,10 +85,9 @@ def error_of_the_expected_estimate(hard):
     def estimate(params, first, second):
         index = jnp.array([first, second])
         drawn = captions[index][None], as_choice(None if noise is None else noise[index])
-        loss, report = reward_loss(
-            nnx.merge(GRAPH, params), ANNOTATIONS, REFERENCES, jax.random.key(0), REWARD, TABLE,
-            tiny.PURE if hard else None, doubly_stochastic=0.0, drawn=drawn,
-        )  # fmt: skip
+        objective = Rewarded(REWARD, tiny.PURE if hard else None, PLAIN, TABLE)
+        decoder = nnx.merge(GRAPH, params)
+        loss, report = objective.loss_of(decoder, ANNOTATIONS, REFERENCES, *drawn)
         return loss * report["tokens"] / REWARD.samples
 
     pairs = jnp.array(list(itertools.product(range(len(captions)), repeat=2)))
@@ -102,9 +103,8 @@ def test_the_expected_estimate_is_the_gradient_of_the_expected_reward(hard):
 
 
 def test_a_baseline_that_contains_its_own_sample_is_found_out(monkeypatch):
-    monkeypatch.setattr(
-        sequence_training, "leave_one_out", lambda r: r.mean(axis=1, keepdims=True) + 0 * r
-    )
+    with_own = lambda r: r.mean(axis=1, keepdims=True) + 0 * r  # noqa: E731
+    monkeypatch.setattr(rewarded, "leave_one_out", with_own)
     assert error_of_the_expected_estimate(hard=False) > 0.1
 
 
@@ -135,11 +135,9 @@ def test_images_that_fill_a_batch_teach_nothing():
     drawn = jnp.array([[[4, EOS], [5, EOS]], [[4, 4], [5, 5]]])
 
     def loss(params, annotations, tokens, drawn):
-        decoder = nnx.merge(GRAPH, params)
-        return reward_loss(
-            decoder, annotations, tokens, jax.random.key(0), REWARD, TABLE,
-            doubly_stochastic=0.1, drawn=(drawn, None),
-        )[0]  # fmt: skip
+        loss = dataclasses.replace(PLAIN, doubly_stochastic=0.1)
+        objective = Rewarded(REWARD, None, loss, TABLE)
+        return objective.loss_of(nnx.merge(GRAPH, params), annotations, tokens, drawn, None)[0]
 
     gradient = jax.jit(jax.grad(loss))
     alone = gradient(PARAMS, ANNOTATIONS, REFERENCES, drawn[:1])
@@ -147,45 +145,135 @@ def test_images_that_fill_a_batch_teach_nothing():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), alone, filled)
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {"samples": 1},
-        {"cider": -1.0},
-        {"f_mean": -0.1},
-        {"cider": 0.0, "bleu": 0.0, "f_mean": 0.0},
-        {"max_length": 0},
-    ],
-)
-def test_settings_out_of_range_are_told(settings):
-    with pytest.raises(UserError, match="config.reward"):
-        dataclasses.replace(REWARD, **settings)
+def test_words_are_drawn_along_the_paths_whose_gradient_is_taken():
+    """Where the location decides the word, captions are certain along their own paths only."""
+    vector = jax.random.normal(jax.random.key(2), (1, 1, 4))
+    annotations = Annotations(jnp.concatenate([vector, -vector], axis=1))
+    objective = Rewarded(Reward(samples=64, max_length=T), tiny.PURE, PLAIN, TABLE)
+
+    @jax.jit
+    def log_p(params, key):
+        decoder = nnx.merge(GRAPH, params)
+        decoder.attention.score.kernel[...] *= 0.0  # all locations are as probable
+        decoder.output_z.kernel[...] *= 10.0
+        decoder.output_word.kernel[...] *= 40.0
+        captions, choice = objective.draw(decoder, annotations, key)
+        other = choice._replace(noise=jnp.roll(choice.noise, 1, axis=1))
+        found = []
+        for along in (choice, other):
+            out = roll_out(decoder, annotations, captions, None, along)
+            words = token_log_probs(search.without(out.logits, (0, 1, 3)), captions)
+            found.append(words.mean())
+        return found
+
+    own, others = log_p(PARAMS, jax.random.key(0))
+    assert own > -0.1 and others < -1
+
+
+@pytest.mark.parametrize("coin", ["image", "batch"])
+def test_the_loss_takes_what_was_drawn_from_the_steps_key(monkeypatch, coin):
+    """And the coin has `soft_probability`, which 1 makes certain."""
+    captions, took = jnp.array([[[4, EOS], [5, EOS]]]), []
+
+    def draw(decoder, annotations, key, choice, *, samples, max_length):
+        took.append((jax.random.key_data(key), choice))
+        return captions
+
+    def loss_of(self, *arguments):
+        took.append(arguments)
+        return jnp.float32(1.0), {}
+
+    monkeypatch.setattr(rewarded, "draw_captions", draw)
+    monkeypatch.setattr(Rewarded, "loss_of", loss_of)
+    model, key = Captioner(Precomputed(4, (1, 3)), nnx.merge(GRAPH, PARAMS)), jax.random.key(8)
+    batch = {"inputs": ANNOTATIONS.vectors, "tokens": REFERENCES}
+    for p in (0.0, 1.0):
+        hard = dataclasses.replace(tiny.PURE, soft_probability=p, coin=coin)
+        Rewarded(REWARD, hard, PLAIN, TABLE).loss(model, batch, key, {}, 0)
+        (word_key, choice), (decoder, _, tokens, sampled, along) = took[-2:]
+        assert (choice.expected == (p == 1.0)).all() and along is choice
+        assert sampled is captions and tokens is REFERENCES and decoder is model.decoder
+        assert choice.noise.shape == (1, 2, T, L)
+        assert (word_key == jax.random.key_data(jax.random.split(key)[0])).all()
+
+
+def test_every_term_has_its_sign_its_weight_and_its_steps(monkeypatch):
+    """By hand: two images of two captions each; the second image's paths are soft."""
+    sampled = jnp.array([[[4, EOS, 0], [5, 4, 4]], [[4, EOS, 0], [EOS, 0, 0]]])
+    real = np.array(sampled != 0)
+    words = real.sum()
+    tokens = jnp.tile(REFERENCES, (2, 1, 1))
+    mask = jnp.array([[True, True], [True, False]])
+    rng = np.random.default_rng(0)
+    logits = jnp.asarray(rng.normal(size=(2, 2, 3, 6)), jnp.float32)
+    log_p_s = jnp.asarray(rng.uniform(-2, -1, (2, 2, 3)), jnp.float32)
+    log_alpha = jax.nn.log_softmax(jnp.asarray(rng.normal(size=(2, 2, 3, L)), jnp.float32))
+    alpha = np.array(jnp.exp(log_alpha), np.float64)
+    scores = Scores(*(jnp.asarray(rng.uniform(size=(2, 2)), jnp.float32) for _ in range(3)))
+    choice = Choice(jnp.zeros((2, 2, 3, L)), jnp.array([[False] * 2, [True] * 2]))
+    annotations = Annotations(jnp.zeros((2, L, 4)), mask)
+    hard = dataclasses.replace(tiny.PURE, reinforce=0.3, entropy=0.07)
+    objective = Rewarded(REWARD, hard, Loss(doubly_stochastic=0.5, label_smoothing=0.1), TABLE)
+    monkeypatch.setattr(rewarded, "caption_scores", lambda *_: scores)
+
+    def loss(logits, log_p_s, log_alpha):
+        rollout = Rollout(sampled, log_p_s, log_p_s, log_alpha, log_alpha, logits[:, 0, 0], logits)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(rewarded, "roll_out", lambda *_: rollout)
+            decoder = nnx.merge(GRAPH, PARAMS)
+            return objective.loss_of(decoder, annotations, tokens, sampled, choice)
+
+    (value, report), (by_word, by_choice, by_alpha) = jax.value_and_grad(
+        loss, argnums=(0, 1, 2), has_aux=True
+    )(logits, log_p_s, log_alpha)
+    reward = np.array(scores.cider + 0.5 * scores.bleu + 0.3 * scores.f_mean)
+    advantage = (reward - reward[:, ::-1])[..., None]
+    drawn = real & np.array([True, False])[:, None, None]
+    possible = np.array(logits, np.float64)
+    possible[..., [0, 1, 3]] = -np.inf
+    log_p = possible - np.log(np.exp(possible).sum(-1, keepdims=True))
+    chosen = np.take_along_axis(log_p, np.array(sampled)[..., None], -1)[..., 0]
+    chosen = np.where(real, chosen, 0)
+    entropy = -(alpha * np.log(alpha)).sum(-1)
+    ended = np.array([[True, False], [True, True]])[..., None]  # one caption is cut
+    paid = (alpha * real[..., None]).sum(2)
+    penalty = (np.square(1 - paid) * ended * np.array(mask)[:, None]).sum()
+    wanted = (
+        0.5 * penalty
+        - (advantage * chosen).sum()
+        - 0.3 * (advantage * np.array(log_p_s) * drawn).sum()
+        - 0.07 * (entropy * drawn).sum()
+    ) / words
+    assert float(value) == pytest.approx(wanted, rel=1e-5)
+
+    def close(found, wanted):
+        np.testing.assert_allclose(np.array(found), wanted, rtol=1e-5, atol=1e-6)
+
+    one_hot = np.eye(6)[np.array(sampled)]
+    close(by_word, -(advantage * real)[..., None] * (one_hot - np.exp(log_p)) / words)
+    close(by_choice, -0.3 * advantage * drawn / words)
+    of_penalty = -2 * ((1 - paid) * ended * np.array(mask)[:, None])[:, :, None] * alpha
+    of_entropy = alpha * (np.log(alpha) + 1) * drawn[..., None]
+    close(by_alpha, (0.5 * of_penalty * real[..., None] + 0.07 * of_entropy) / words)
+    assert float(report["reward"]) == pytest.approx(reward.mean(), rel=1e-5)
+    assert float(report["penalty"]) == pytest.approx(penalty / 4, rel=1e-5)
+    assert float(report["entropy"]) == pytest.approx((entropy * real).sum() / words, rel=1e-5)
+    assert float(report["sampled_nll"]) == pytest.approx(-chosen.sum() / words, rel=1e-5)
+    rms = np.sqrt(np.square(advantage).mean())
+    assert float(report["advantage"]) == pytest.approx(rms, rel=1e-5)
 
 
 def test_training_raises_the_reward():
     decoder = nnx.merge(GRAPH, jax.tree.map(jnp.copy, PARAMS))  # a step donates its own
     reward = dataclasses.replace(REWARD, samples=8)
-    model = Captioner(None, decoder, tiny.PURE, None, reward)
+    model = Captioner(Precomputed(4, (1, 3)), decoder)
+    objective = Rewarded(reward, tiny.PURE, PLAIN, TABLE)
     optimizer = make_optimizer(
-        name="adam",
-        learning_rate=0.02,
-        schedule="constant",
-        final=0.0,
-        warmup_steps=0,
+        Optimizer(learning_rate=0.02, schedule="constant", warmup_steps=0, clip_norm=1.0),
         total_steps=60,
-        weight_decay=0.0,
-        clip_norm=1.0,
     )
-    step = make_train_step(
-        model,
-        optimizer,
-        key=jax.random.key(0),
-        average=0.0,
-        doubly_stochastic=0.0,
-        label_smoothing=0.0,
-        table=TABLE,
-    )
-    state = initial_state(model, optimizer)
+    step = make_train_step(model, objective, optimizer, key=jax.random.key(0), average=0.0)
+    state = initial_state(model, objective, optimizer)
     batch = {
         "inputs": jnp.tile(ANNOTATIONS.vectors, (8, 1, 1)),
         "tokens": jnp.tile(REFERENCES, (8, 1, 1)),

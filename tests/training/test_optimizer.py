@@ -1,28 +1,26 @@
 """The optimizer's schedule, clipping and decay, against values worked out by hand."""
 
+import dataclasses
+
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
 from show_attend_tell.errors import UserError
+from show_attend_tell.settings import Optimizer
 from show_attend_tell.training.optimizer import make_optimizer
 
-SETTINGS = dict(
-    name="adam",
-    learning_rate=0.1,
-    schedule="constant",
-    final=0.0,
-    warmup_steps=0,
-    total_steps=10,
-    weight_decay=0.0,
-    clip_norm=0.0,
-)
+PLAIN = Optimizer(learning_rate=0.1, schedule="constant", warmup_steps=0, clip_norm=0.0)
 
 
-def changes(gradients, params=None, **settings):
+def changes(gradients, params=None, encoder_learning_rate=0.0, **options):
     """What each step adds to the parameters."""
-    optimizer = make_optimizer(**(SETTINGS | settings))
+    optimizer = make_optimizer(
+        dataclasses.replace(PLAIN, **options),
+        total_steps=10,
+        encoder_learning_rate=encoder_learning_rate,
+    )
     params = jnp.ones(2) if params is None else params
     state, found = optimizer.init(params), []
     for gradient in gradients:
@@ -97,16 +95,16 @@ def test_decay_spares_biases():
 
 
 @pytest.mark.parametrize(
-    "settings",
+    "options",
     [
         {"name": "sgd"},
         {"schedule": "linear"},
         {"final": 2.0},
         {"final": 0.5},
         {"weight_decay": 0.1},
-        {"schedule": "cosine", "warmup_steps": 10, "total_steps": 10},
+        {"schedule": "cosine", "warmup_steps": 10},
     ],
 )
-def test_what_it_does_not_know_it_refuses(settings):
+def test_what_it_does_not_know_it_rejects(options):
     with pytest.raises(UserError, match="choose|needs|must lie"):
-        make_optimizer(**(SETTINGS | settings))
+        make_optimizer(dataclasses.replace(PLAIN, **options), total_steps=10)

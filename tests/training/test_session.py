@@ -11,7 +11,6 @@ import pytest
 import tiny
 from flax import nnx
 from flax.traverse_util import flatten_dict
-from show_attend_tell.training.step import initial_state
 
 from show_attend_tell import config, pretrained
 from show_attend_tell.errors import UserError
@@ -24,6 +23,7 @@ from show_attend_tell.runs.metrics_log import MetricWriter, read_metrics
 from show_attend_tell.training import session
 from show_attend_tell.training.optimizer import make_optimizer
 from show_attend_tell.training.session import train
+from show_attend_tell.training.step import initial_state
 
 
 def final_state(workdir):
