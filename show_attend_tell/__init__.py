@@ -10,8 +10,8 @@
 """
 
 import importlib
-from typing import TYPE_CHECKING
 
+TYPE_CHECKING = False  # as `typing` has it, whose import costs as much as all else here
 if TYPE_CHECKING:
     from show_attend_tell.pretrained import caption, draw, load
 

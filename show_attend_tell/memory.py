@@ -11,7 +11,6 @@ program with `GLIBC_TUNABLES` set. The process number, signals, open files and e
 import contextlib
 import os
 import sys
-from collections.abc import Sequence
 
 TUNABLES = ":".join(
     f"glibc.malloc.{name}"
@@ -29,15 +28,10 @@ VERBS = (
 _STARTED_AGAIN = "SHOW_ATTEND_TELL_STARTED_AGAIN"
 
 
-def with_tunables(argv: Sequence[str] | None) -> None:
-    """Gives the command line its memory settings, for the verbs that compute: `start_again`.
-
-    Args:
-      argv: what the command line's `main` was called with. None stands for the process's own
-        arguments; a caller that passes arguments keeps its process.
-    """
+def with_tunables() -> None:
+    """Gives the program its memory settings where its verb computes something: `start_again`."""
     words = sys.argv[1:]
-    if argv is None and words and words[0] in VERBS and not {"-h", "--help"} & set(words):
+    if words and words[0] in VERBS and not {"-h", "--help"} & set(words):
         start_again()
 
 

@@ -4,17 +4,23 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # tolerances are the CPU's; set it to test another
-# Compiled programs are kept for the next run and for the processes that tests start: a second run
-# takes half the processor time. `pytest --cache-clear` removes them.
+# Compiled programs are kept for the next run, for pytest's other process and for those that tests
+# start. Small ones count: a test's operations outside of jit are hundreds of programs of 20 ms.
+# `pytest --cache-clear` removes them.
 CACHE = Path(__file__).parents[1] / ".pytest_cache" / "d" / "jax"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 # Programs here are compiled once for each shape and run for moments: optimising them costs more.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+# The older emitters of fusions compile in half the time of the newer ones.
+XLA_FLAGS = ["--xla_backend_optimization_level=0"]
+if version("jaxlib").startswith("0.10."):  # XLA ends a process that names a flag it does not know
+    XLA_FLAGS += ["--xla_cpu_use_fusion_emitters=false", "--xla_cpu_parallel_codegen_split_count=1"]
+os.environ.setdefault("XLA_FLAGS", " ".join(XLA_FLAGS))
 
 import jax  # noqa: E402  (reads the environment)
 import pytest  # noqa: E402
@@ -28,30 +34,59 @@ from show_attend_tell.training.session import train  # noqa: E402
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 # Files that take longest go first, so that no process has a long one left when the other is done.
-SLOW = (
-    "train",
-    "translate",
-    "devices",
-    "estimators",
-    "encoders",
-    "sequence_training",
-    "main",
-    "gradient_variance",
-    "sweep",
-    "decoder",
-    "evaluate",
-    "flickr8k",
-    "sources",
-    "caption_metrics",
-    "ptb_tokenizer",
+LONGEST = (
+    "training/test_session",
+    "inference/test_translate",
+    "test_devices",
+    "models/test_encoders",
+    "objectives/test_reinforce",
+    "objectives/test_rewarded",
+    "cli/test_parser",
+    "evaluation/test_gradient_variance",
+    "test_benchmarks",
+    "cli/test_sweep",
+    "models/test_decoder",
+    "models/test_recurrence",
+    "inference/test_captioning",
+    "test_pretrained",
+    "data/test_flickr8k",
+    "data/test_sources",
+    "evaluation/test_caption_metrics",
+    "data/test_ptb_tokenizer",
 )
+# What --quick leaves out: files that train, compile large models or read the real data sets.
+NOT_QUICK = (*LONGEST, "test_wheel")
 
 SHARED = Path(__file__).parents[1].parent / "shared"
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    order = {f"test_{name}": place for place, name in enumerate(SLOW)}
-    items.sort(key=lambda item: order.get(item.path.stem, len(SLOW)))
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("how much of the suite")
+    group.addoption("--quick", action="store_true", help="only what takes under 90 seconds")
+    group.addoption("--all", action="store_true", help="also the tests that are marked slow")
+
+
+def stem(item: pytest.Item) -> str:
+    """A test's file below tests/, without its ending."""
+    return item.path.relative_to(Path(__file__).parent).with_suffix("").as_posix()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    quick, everything = config.getoption("--quick"), config.getoption("--all")
+    if quick and everything:
+        raise pytest.UsageError("--quick and --all: choose one")
+
+    def left_out(item: pytest.Item) -> bool:
+        if item.get_closest_marker("slow"):
+            return not everything and not config.getoption("-m")
+        return quick and stem(item) in NOT_QUICK
+
+    config.hook.pytest_deselected(items=[item for item in items if left_out(item)])
+    order = {name: place for place, name in enumerate(LONGEST)}
+    items[:] = sorted(
+        (item for item in items if not left_out(item)),
+        key=lambda item: order.get(stem(item), len(LONGEST)),
+    )
 
 
 @pytest.fixture

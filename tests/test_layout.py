@@ -405,6 +405,15 @@ def test_pictures_of_attention_need_no_jax(module):
     run_python(f"import sys; sys.modules['jax'] = None; import show_attend_tell.{module}")
 
 
+def test_shapes_and_types_are_checked_in_all_packages():
+    unchecked = {"memory", "errors", "tokens", "schema", "settings", "__init__", "__main__"}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    options = project["tool"]["pytest"]["ini_options"]["addopts"]
+    *checked, checker = options[options.index("--jaxtyping-packages") + 1].split(",")
+    assert {name.removeprefix("show_attend_tell.") for name in checked} == {*ORDER} - unchecked
+    assert checker == "beartype.beartype"
+
+
 def locked(name: str = "requirements.lock") -> dict[str, str]:
     lock = (ROOT / name).read_text()
     return dict(re.findall(r"^([a-z0-9-]+)==([^\s;]+)", lock, re.MULTILINE))

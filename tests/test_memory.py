@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 PROGRAM = """
 import os, signal, sys, time
 from show_attend_tell import memory
-memory.with_tunables(None)
+memory.with_tunables()
 try:
     print(os.getpid(), os.environ.get("GLIBC_TUNABLES"), *sys.argv[1:], sep="|", flush=True)
     if "wait" in sys.argv:
@@ -85,7 +85,7 @@ def started(monkeypatch) -> list[tuple]:
 
 
 def test_the_interpreter_gets_its_own_command_line(started):
-    memory.with_tunables(None)
+    memory.with_tunables()
     ((path, arguments, environment),) = started
     assert path == sys.executable
     assert arguments == [sys.executable, "-m", "show_attend_tell", "train", "--workdir", "w"]
@@ -97,29 +97,28 @@ def test_the_interpreter_gets_its_own_command_line(started):
 def test_what_computes_nothing_starts_once(started, monkeypatch, words):
     monkeypatch.setattr(sys, "argv", ["show-attend-tell", *words])
     monkeypatch.setattr(sys, "orig_argv", ["python", "-m", "show_attend_tell", *words])
-    memory.with_tunables(None)
+    memory.with_tunables()
     assert started == []
 
 
-def test_a_callers_process_is_not_replaced(started, monkeypatch):
-    memory.with_tunables(["train", "--workdir", "w"])
+def test_a_process_that_was_started_in_another_way_is_not_replaced(started, monkeypatch):
     monkeypatch.setattr(sys, "orig_argv", ["python", "-m", "pytest", "tests"])
-    memory.with_tunables(None)
+    memory.with_tunables()
     assert started == []
 
 
 def test_no_second_start_where_the_setting_was_lost(started, monkeypatch):
     monkeypatch.setenv(memory._STARTED_AGAIN, "1")
-    memory.with_tunables(None)
+    memory.with_tunables()
     assert started == []
 
 
 def test_another_c_library_or_a_debugger_keeps_the_process(started, monkeypatch):
     monkeypatch.setattr(sys, "gettrace", lambda: print)
-    memory.with_tunables(None)
+    memory.with_tunables()
     monkeypatch.setattr(sys, "gettrace", lambda: None)
     monkeypatch.setattr(memory, "_has_glibc", lambda: False)
-    memory.with_tunables(None)
+    memory.with_tunables()
     assert started == []
 
 
@@ -128,4 +127,24 @@ def test_a_failed_start_goes_on_without(started, monkeypatch):
         raise OSError("Exec format error")
 
     monkeypatch.setattr(memory.os, "execve", fail)
-    memory.with_tunables(None)
+    memory.with_tunables()
+
+
+@glibc
+def test_both_ways_to_start_the_program_set_its_memory_up(tmp_path):
+    # Where Python starts, it notes the settings that it was started with.
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, sys; print(os.environ.get('GLIBC_TUNABLES'), file=sys.stderr)"
+    )
+    script = "import sys; from show_attend_tell.__main__ import main; sys.exit(main())"
+    (tmp_path / "show-attend-tell").write_text(script)
+    for program in (["-m", "show_attend_tell"], [str(tmp_path / "show-attend-tell")]):
+        done = subprocess.run(
+            [sys.executable, *program, "train", "--no-such-option"],
+            env={"PATH": os.environ["PATH"], "PYTHONPATH": f"{tmp_path}:{ROOT}"},
+            capture_output=True,
+            text=True,
+        )
+        first, second, *message = done.stderr.splitlines()
+        assert (first, second, done.returncode) == ("None", memory.TUNABLES, 2)
+        assert "required" in message[-1]
