@@ -13,6 +13,7 @@ from PIL import Image
 from show_attend_tell.data import task as tasks
 from show_attend_tell.data.task import ImageTask
 from show_attend_tell.errors import UserError
+from show_attend_tell.evaluation.grounding import steps_naming
 from show_attend_tell.evaluation.results_file import read_results
 from show_attend_tell.evaluation.split_scores import score_split
 from show_attend_tell.inference.captioning import (
@@ -94,7 +95,7 @@ def test_records_carry_geometry_and_boxes(run):
     record = attention_records(run, run.decoding, subjects, captions)[0]
     assert record.grid == (8, 8) and record.original_size == (96, 96)
     assert len(record.boxes) == len(examples[0].boxes)
-    assert all(record.steps_of(box) == [box.word_index] for box in record.boxes)
+    assert all(steps_naming(record, box) == [box.word_index] for box in record.boxes)
 
 
 def test_a_file_is_captioned_as_the_split_was(run, tmp_path):
