@@ -141,7 +141,7 @@ class Task(Protocol):
         """Words of each input; None where inputs are all of one size."""
         ...
 
-    def pictures(self, examples: ExampleSource) -> ImageSource | None:
+    def pictures(self, examples: ExampleSource) -> ExampleSource[Example] | None:
         """The examples as images to look at; None where there are none."""
         ...
 
@@ -216,8 +216,8 @@ class ImageTask:
     def input_lengths(self, inputs: Inputs) -> Int[np.ndarray, " N"] | None:
         return None
 
-    def pictures(self, examples: ExampleSource) -> ImageSource | None:
-        return cast(ImageSource, examples)
+    def pictures(self, examples: ExampleSource) -> ExampleSource[Example] | None:
+        return examples
 
     def subject(self, example: Example | Pair) -> Subject:
         assert isinstance(example, Example)
@@ -300,7 +300,7 @@ class SentenceTask:
     def input_lengths(self, inputs: Inputs) -> Int[np.ndarray, " N"] | None:
         return (cast(np.ndarray, inputs) != PAD).sum(axis=1)
 
-    def pictures(self, examples: ExampleSource) -> ImageSource | None:
+    def pictures(self, examples: ExampleSource) -> ExampleSource[Example] | None:
         return None
 
     def subject(self, example: Example | Pair) -> Subject:

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from rich.console import Console
 
 from show_attend_tell import files
-from show_attend_tell.data.examples import Example, ImageSource
+from show_attend_tell.data.examples import Example, ExampleSource
 from show_attend_tell.data.images import picture_size, read_picture
 from show_attend_tell.data.task import task_of
 from show_attend_tell.data.vocabulary import AnyVocabulary
@@ -99,7 +99,7 @@ def _described(
     }
 
 
-def _draw(pictures: ImageSource, folder: Path, seed: int) -> dict[str, list[int]]:
+def _draw(pictures: ExampleSource[Example], folder: Path, seed: int) -> dict[str, list[int]]:
     """Writes the contact sheet of some pictures; returns the extent of their sizes."""
     chosen = np.random.default_rng(seed).permutation(len(pictures))[:MEASURED].tolist()
     sizes = [picture_size(pictures[i].image) for i in chosen]

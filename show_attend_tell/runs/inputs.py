@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import cast
 
 from show_attend_tell.data.batches import Augmentation, Inputs
-from show_attend_tell.data.examples import ExampleSource, ImageSource
+from show_attend_tell.data.examples import Example, ExampleSource
 from show_attend_tell.data.row_cache import RowCache
 from show_attend_tell.data.task import Task, data_folder
 from show_attend_tell.data.vocabulary import AnyVocabulary
@@ -67,7 +67,7 @@ def make_augmentation(
     )
 
 
-def row_cache(settings: Settings, encoder: Encoder, examples: ImageSource, split: str) -> RowCache:
+def row_cache(settings: Settings, encoder: Encoder, examples: ExampleSource[Example], split: str) -> RowCache:
     """The annotation vectors of a frozen encoder, or the images that a trained one reads.
 
     Training images to be augmented are stored so large that the smallest random crop still has
