@@ -140,9 +140,14 @@ def test_what_is_no_run_or_is_damaged_is_told(trained, tmp_path):
 
 def test_copies_are_only_for_training(tmp_path, monkeypatch):
     settings = tiny.settings(tmp_path, {"data.mirrored": True, "data.crops": 2})
-    monkeypatch.setattr(tasks, "load_images", lambda name, split, **options: options)
-    task = tasks.task_of(settings.data)
-    plain = task.load("train")
-    assert (plain["mirrored"], plain["crops"]) == (False, 0)
-    training = task.load("train", copies=True)
-    assert (training["mirrored"], training["crops"]) == (True, 2)
+    asked = []
+
+    def load(name, split, **options):
+        asked.append((options["mirrored"], options["crops"]))
+        raise UserError("enough")
+
+    monkeypatch.setattr(tasks, "load_images", load)
+    for copies in (False, True):
+        with pytest.raises(UserError):
+            tasks.task_of(settings.data).load("train", copies=copies)
+    assert asked == [(False, 0), (True, 2)]
