@@ -44,15 +44,13 @@ class Checkpoints:
         return sorted(self._manager.all_steps())
 
     def holds(self, name: str) -> bool:
-        """Whether the newest checkpoint's arrays have an entry of this name at the top."""
-        steps = self.steps()
-        if not steps:
-            return False
-        try:
-            tree = self._manager.item_metadata(steps[-1])["arrays"].tree
-        except Exception:  # Orbax raises many kinds; `restore` then says what is wrong
-            return False
-        return name in tree
+        """Whether the newest readable checkpoint's arrays have an entry of this name at the top."""
+        for step in reversed(self.steps()):
+            try:
+                return name in self._manager.item_metadata(step)["arrays"].tree
+            except Exception:  # Orbax raises many kinds; `restore` says what is wrong
+                continue
+        return False
 
     def save(self, step: int, arrays: Any, record: dict[str, Any]) -> None:
         """Starts to write `arrays` and the JSON-able `record`; a step once saved stays.
