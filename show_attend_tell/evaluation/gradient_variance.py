@@ -245,11 +245,12 @@ def fit_baselines(
     optimizer = optax.adam(3e-3)
     carried = {}
     for credit in CREDITS:
-        step = jax.jit(partial(_fit, graph, form, optimizer, _pure("learned", credit)))
+        # The weights are constants of the program: as arguments they would change last digits.
+        step = jax.jit(partial(_fit, graph, form, optimizer, _pure("learned", credit), params))
         fitted, state = Carried(MovingAverage.start(), start), optimizer.init(start)
         for i in range(_FIT_STEPS):
             step_key = jax.random.fold_in(key, i)
-            fitted, state = step(params, fitted, state, *batches[i % len(batches)], step_key)
+            fitted, state = step(fitted, state, *batches[i % len(batches)], step_key)
         carried[credit] = fitted
     return form, carried
 
