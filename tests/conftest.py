@@ -66,6 +66,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--all", action="store_true", help="also the tests that are marked slow")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    for name in LONGEST:
+        if not (Path(__file__).parent / f"{name}.py").is_file():
+            raise pytest.UsageError(f"LONGEST in {__file__}: there is no tests/{name}.py")
+
+
 def stem(item: pytest.Item) -> str:
     """A test's file below tests/, without its ending."""
     return item.path.relative_to(Path(__file__).parent).with_suffix("").as_posix()

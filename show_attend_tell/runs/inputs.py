@@ -67,7 +67,9 @@ def make_augmentation(
     )
 
 
-def row_cache(settings: Settings, encoder: Encoder, examples: ExampleSource[Example], split: str) -> RowCache:
+def row_cache(
+    settings: Settings, encoder: Encoder, examples: ExampleSource[Example], split: str
+) -> RowCache:
     """The annotation vectors of a frozen encoder, or the images that a trained one reads.
 
     Training images to be augmented are stored so large that the smallest random crop still has
