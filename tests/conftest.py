@@ -33,7 +33,8 @@ from show_attend_tell.training.session import train  # noqa: E402
 # (H,) against (B, H) must be written out: silent broadcasting hides wrong shapes.
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-# Files that take longest go first, so that no process has a long one left when the other is done.
+# Files that train, compile large models or read the real data sets. --quick leaves them out. They
+# go first, the longest before the others, so that both processes end at about the same time.
 LONGEST = (
     "training/test_session",
     "inference/test_translate",
@@ -41,22 +42,21 @@ LONGEST = (
     "models/test_encoders",
     "objectives/test_reinforce",
     "objectives/test_rewarded",
+    "test_wheel",
     "cli/test_parser",
-    "evaluation/test_gradient_variance",
     "test_benchmarks",
-    "cli/test_sweep",
-    "models/test_decoder",
-    "models/test_recurrence",
-    "inference/test_captioning",
     "test_pretrained",
-    "data/test_flickr8k",
+    "models/test_decoder",
+    "cli/test_sweep",
+    "test_version_0_1",
+    "evaluation/test_gradient_variance",
+    "inference/test_captioning",
     "data/test_sources",
+    "data/test_flickr8k",
+    "data/test_multi30k",
     "evaluation/test_caption_metrics",
     "data/test_ptb_tokenizer",
 )
-# What --quick leaves out: files that train, compile large models or read the real data sets.
-NOT_QUICK = (*LONGEST, "test_wheel")
-
 SHARED = Path(__file__).parents[1].parent / "shared"
 
 
@@ -64,6 +64,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("how much of the suite")
     group.addoption("--quick", action="store_true", help="only what takes under 90 seconds")
     group.addoption("--all", action="store_true", help="also the tests that are marked slow")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    for name in LONGEST:
+        if not (Path(__file__).parent / f"{name}.py").is_file():
+            raise pytest.UsageError(f"LONGEST in {__file__}: there is no tests/{name}.py")
 
 
 def stem(item: pytest.Item) -> str:
@@ -79,7 +85,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     def left_out(item: pytest.Item) -> bool:
         if item.get_closest_marker("slow"):
             return not everything and not config.getoption("-m")
-        return quick and stem(item) in NOT_QUICK
+        return quick and stem(item) in LONGEST
 
     config.hook.pytest_deselected(items=[item for item in items if left_out(item)])
     order = {name: place for place, name in enumerate(LONGEST)}

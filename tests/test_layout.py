@@ -155,6 +155,7 @@ def component(path: Path) -> str:
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
+@cache
 def imports_of(path: Path) -> set[str]:
     return rules.imported_names(parsed(path), ".".join(path.relative_to(ROOT).parent.parts))
 
@@ -162,6 +163,7 @@ def imports_of(path: Path) -> set[str]:
 MODULES = {module_of(path): path for path in FILES}
 
 
+@cache
 def our_modules(path: Path) -> set[str]:
     """The modules of ours that a file imports, in functions and for annotations too."""
     found = set()
