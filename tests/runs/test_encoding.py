@@ -13,7 +13,7 @@ from PIL import Image
 from show_attend_tell.data.examples import Example
 from show_attend_tell.data.images import read_image
 from show_attend_tell.errors import UserError
-from show_attend_tell.models.encoders.base import Encoder
+from show_attend_tell.models.encoders.base import ImageEncoder
 from show_attend_tell.runs import encoding
 from show_attend_tell.runs.encoding import annotation_cache, image_cache
 
@@ -60,7 +60,7 @@ class Colours:
         return [()] * self.count
 
 
-class Means(Encoder):
+class Means(ImageEncoder):
     """Mean colour of the four quarters of an image, times a weight."""
 
     def __init__(self, weight=0.5):

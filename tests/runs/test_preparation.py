@@ -63,7 +63,11 @@ def test_a_full_disk_is_seen_first(tmp_path, monkeypatch):
 
 def test_sentences_are_only_built(tmp_path, monkeypatch):
     class Three(list):
-        splits = ("train", "val", "test")
+        name, split, splits, stored = "three", "train", ("train", "val", "test"), 3
+        ids, left_out, fingerprint = ["1", "2", "3"], {}, {}
+
+        def captions(self):
+            return [("b a",)] * 3
 
     pairs = Three([Pair("1", "a b", "b a")] * 3)
     monkeypatch.setattr(SentenceTask, "load", lambda task, split, copies=False: pairs)
