@@ -8,14 +8,14 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-
-from show_attend_tell import config
 from show_attend_tell.cli.common import EXPERIMENT, EXPERIMENT_HELP, Verbs, add_verb
 from show_attend_tell.cli.reporting import add_pictures, show_comparison
 from show_attend_tell.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 CLUSTERS = ("local", "slurm")
 
@@ -107,6 +107,8 @@ def grid(
     Raises:
       UserError: no such key, a value of another type, or the same variant twice.
     """
+    from show_attend_tell import config
+
     variants = [experiment.partition(":")[2] for experiment in experiments]
     if len(set(variants)) < len(variants):
         raise UserError(f"{', '.join(experiments)}: name each variant once")
@@ -137,7 +139,7 @@ def run_all(
     cluster: str,
     hours: float,
     partition: str = "",
-    console: Console | None = None,
+    console: "Console | None" = None,
 ) -> None:
     """Trains and evaluates all runs and dumps their attention; skips what is done already.
 
@@ -155,6 +157,7 @@ def run_all(
       UserError: an unknown cluster, or runs that failed; it names their logs.
     """
     import submitit
+    from rich.console import Console
     from submitit.core.utils import UncompletedJobError
 
     console = console or Console(stderr=True)
@@ -204,6 +207,7 @@ def run_all(
 
 def _missing(job: Job, split: str) -> list[list[str]]:
     """The verbs that a run still needs, with their arguments."""
+    from show_attend_tell import config
     from show_attend_tell.evaluation.split_scores import reported_contexts, score_stem
 
     workdir = ["--workdir", str(job.workdir)]
