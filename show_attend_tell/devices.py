@@ -39,7 +39,7 @@ def start(
     hosts = os.environ.get("TPU_WORKER_HOSTNAMES", "").split(",")
     if not any(given) and max(tasks, len(hosts)) == 1:
         return
-    if all(given) and not 0 <= process < processes:
+    if process is not None and processes is not None and not 0 <= process < processes:
         raise UserError(f"--process {process}: it must be from 0 to {processes - 1}")
     # Before there is a backend. Programs of a CPU run beside each other otherwise, and what they
     # send can overtake.

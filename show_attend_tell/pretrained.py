@@ -88,7 +88,7 @@ def caption(
     expect(run.task, "caption", run.workdir)
     decoding = decoding or run.decoding
     sources = [Path(p) if isinstance(p, str) else p for p in pictures]
-    images = [read_image(source, run.encoder.image_size) for source in sources]
+    images = [read_image(source, run.image_size) for source in sources]
     captions = caption_images(run, images, decoding)
     names = [s.name if isinstance(s, Path) else f"picture {i}" for i, s in enumerate(sources)]
     subjects = [Subject(name, source) for name, source in zip(names, sources, strict=True)]

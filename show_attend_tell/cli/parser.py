@@ -62,7 +62,7 @@ def _prepare_libraries() -> None:
     if not log.handlers:
         log.addHandler(logging.StreamHandler())
     log.propagate = False
-    if not jax.config.jax_compilation_cache_dir:
+    if not getattr(jax.config, "jax_compilation_cache_dir", None):
         cache = Path(platformdirs.user_cache_dir("show_attend_tell")) / "jax"
         jax.config.update("jax_compilation_cache_dir", str(cache))
         # Small programs, too: the hundred that make a model's first weights take seconds.

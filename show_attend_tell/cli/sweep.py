@@ -155,6 +155,7 @@ def run_all(
       UserError: an unknown cluster, or runs that failed; it names their logs.
     """
     import submitit
+    from submitit.core.utils import UncompletedJobError
 
     console = console or Console(stderr=True)
     if cluster not in CLUSTERS:
@@ -171,7 +172,7 @@ def run_all(
     def wait(chain: Sequence[Job], running: Any) -> None:
         try:
             running.result()
-        except submitit.core.utils.UncompletedJobError:
+        except UncompletedJobError:
             workdir = next(job.workdir for job in chain if _missing(job, split))
             failed.append(f"{workdir} (log: {running.paths.stderr})")
             console.print(f"{workdir}: failed")

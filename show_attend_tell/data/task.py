@@ -4,10 +4,11 @@ A task knows how to read a data set, what a model reads of an example, and what 
 Everything else treats both kinds alike.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, cast, runtime_checkable
+from typing import ClassVar, Protocol, cast, runtime_checkable
 
 import numpy as np
 import platformdirs
@@ -76,8 +77,7 @@ class Places:
     source: tuple[str, ...] = ()
 
 
-@runtime_checkable
-class Task(Protocol):
+class Task(ABC):
     """What differs between captioning images and translating sentences.
 
     Attributes:
@@ -90,30 +90,31 @@ class Task(Protocol):
       reads_words: whether inputs are words, whose vocabulary the encoder needs.
     """
 
-    noun: str
-    token: str
-    verb: str
-    scorer: str
-    metrics: tuple[str, ...]
-    progress_metric: str
-    reads_words: bool
+    noun: ClassVar[str]
+    token: ClassVar[str]
+    verb: ClassVar[str]
+    scorer: ClassVar[str]
+    metrics: ClassVar[tuple[str, ...]]
+    progress_metric: ClassVar[str]
+    reads_words: ClassVar[bool]
 
+    @abstractmethod
     def load(self, split: str, *, copies: bool = False) -> ExampleSource:
         """The examples of a split; with `copies` also those that only training sees."""
-        ...
 
+    @abstractmethod
     def target_vocabulary(self, texts: Iterable[str]) -> AnyVocabulary:
         """The vocabulary of training targets."""
-        ...
 
+    @abstractmethod
     def source_vocabulary(self, examples: ExampleSource) -> AnyVocabulary | None:
         """The vocabulary of training inputs; None where inputs are not words."""
-        ...
 
+    @abstractmethod
     def row_cache(self, examples: ExampleSource, make: Callable[..., RowCache]) -> RowCache | None:
         """The cache `make(examples)` of the inputs; None where inputs need none."""
-        ...
 
+    @abstractmethod
     def inputs(
         self,
         examples: ExampleSource,
@@ -129,48 +130,45 @@ class Task(Protocol):
           make: see `row_cache`.
           warn: called with a line about inputs that were cut.
         """
-        ...
 
+    @abstractmethod
     def encode(
         self, sentences: Sequence[str], source: AnyVocabulary
     ) -> tuple[Int[np.ndarray, "N S"], list[int]]:
         """Sentences of one's own as inputs of one shape, and which of them were cut."""
-        ...
 
+    @abstractmethod
     def input_lengths(self, inputs: Inputs) -> Int[np.ndarray, " N"] | None:
         """Words of each input; None where inputs are all of one size."""
-        ...
 
+    @abstractmethod
     def pictures(self, examples: ExampleSource) -> ExampleSource[Example] | None:
         """The examples as images to look at; None where there are none."""
-        ...
 
+    @abstractmethod
     def subject(self, example: Example | Pair) -> Subject:
         """An example of `load` as something to describe."""
-        ...
 
+    @abstractmethod
     def places(
         self, subject: Subject, count: int, encoder: object, source: AnyVocabulary | None
     ) -> Places:
         """Where the `count` places lie that a model attended to."""
-        ...
 
 
 @dataclass(frozen=True)
-class ImageTask:
+class ImageTask(Task):
     """Captions of images."""
 
     data: ImageData
-    noun: str = "images"
-    token: str = "words"
-    verb: str = "caption"
-    scorer: str = "captions"
+    noun = "images"
+    token = "words"
+    verb = "caption"
+    scorer = "captions"
     # All but METEOR, which needs Java and seconds.
-    metrics: tuple[str, ...] = (
-        *("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-L", "CIDEr", "exact"),
-    )
-    progress_metric: str = "CIDEr"
-    reads_words: bool = False
+    metrics = (*("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-L", "CIDEr", "exact"),)
+    progress_metric = "CIDEr"
+    reads_words = False
 
     def load(self, split: str, *, copies: bool = False) -> ImageSource:
         return load_images(
@@ -233,17 +231,17 @@ class ImageTask:
 
 
 @dataclass(frozen=True)
-class SentenceTask:
+class SentenceTask(Task):
     """Translations of sentences."""
 
     data: SentenceData
-    noun: str = "sentences"
-    token: str = "tokens"
-    verb: str = "translate"
-    scorer: str = "translations"
-    metrics: tuple[str, ...] = ("BLEU", "chrF", "exact")
-    progress_metric: str = "BLEU"
-    reads_words: bool = True
+    noun = "sentences"
+    token = "tokens"
+    verb = "translate"
+    scorer = "translations"
+    metrics = ("BLEU", "chrF", "exact")
+    progress_metric = "BLEU"
+    reads_words = True
 
     def load(self, split: str, *, copies: bool = False) -> PairSource:
         languages = (self.data.source, self.data.target) if self.data.source else None

@@ -178,7 +178,7 @@ def caption_files(
     images, wrong = {}, {}
     for path in paths:
         try:
-            images[path] = read_image(path, run.encoder.image_size)
+            images[path] = read_image(path, run.image_size)
         except UserError as error:
             wrong[path] = str(error)
     captions = caption_images(run, list(images.values()), decoding)

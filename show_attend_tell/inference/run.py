@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -19,7 +19,7 @@ from show_attend_tell.models.captioner import (
     frozen_weights,
     trained_weights,
 )
-from show_attend_tell.models.encoders import Encoder
+from show_attend_tell.models.encoders import Encoder, ImageEncoder
 from show_attend_tell.runs.build import build_captioner, build_encoder
 from show_attend_tell.runs.checkpoint import in_half, read_weights
 from show_attend_tell.runs.folder import SOURCE, TARGET, RunFolder
@@ -50,6 +50,11 @@ class Run:
     model: Captioner
     params: dict[str, Any]
     step: int
+
+    @property
+    def image_size(self) -> int:
+        """Side of the square images that it reads, in pixels."""
+        return cast(ImageEncoder, self.encoder).image_size
 
     @property
     def decoding(self) -> Decode:

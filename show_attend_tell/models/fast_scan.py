@@ -15,8 +15,8 @@ To add a matrix
 When a step multiplies by one more matrix, change these:
 
 1. `recurrence.Matrices`: give it a field, None for variants without it.
-2. `recurrence.step` and its helpers: multiply with `times("name", x)`. A plain `@` would have no
-   tap, and the matrix would get a wrong gradient.
+2. `recurrence.step` and its helpers: multiply with `times("name", x)`. A plain `@` has no tap, so
+   the gradient of the matrix would be 0.
 3. `_multiplied` below: say what the step multiplied by it, at all steps at once, rebuilt from the
    states and the `StepOutput`. If these do not determine it, add it to `StepOutput`.
 4. `Decoder.weights`, or `SentenceEncoder`: fill the field from a parameter.

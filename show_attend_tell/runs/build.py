@@ -1,5 +1,7 @@
 """From settings to a typed model and its objective: the only door."""
 
+from typing import cast
+
 import jax
 from flax import nnx
 
@@ -28,8 +30,9 @@ def build_encoder(settings: s.Settings, source_words: int = 0) -> Encoder:
     """
     if source_words:
         key = jax.random.fold_in(jax.random.key(settings.seed), _ENCODER)
-        return SentenceEncoder(settings.encoder, vocabulary=source_words, rngs=nnx.Rngs(key))
-    return make_encoder(settings.encoder, rngs=nnx.Rngs(settings.seed))
+        options = cast(s.SentenceEncoder, settings.encoder)
+        return SentenceEncoder(options, vocabulary=source_words, rngs=nnx.Rngs(key))
+    return make_encoder(cast(s.ImageEncoder, settings.encoder), rngs=nnx.Rngs(settings.seed))
 
 
 def build_captioner(settings: s.Settings, encoder: Encoder, vocabulary_size: int) -> Captioner:

@@ -151,7 +151,7 @@ def write_weights(path: Path, params: Any, step: int) -> None:
     Raises:
       UserError: a weight is not finite in half precision.
     """
-    flat = flatten_dict(in_half(params, path))
+    flat: dict[Any, Any] = dict(flatten_dict(in_half(params, path)))
     arrays = {".".join(map(str, keys)): value for keys, value in flat.items()}
     content = safetensors.numpy.save(arrays, {"step": str(step)})
     with files.replacing(path) as file:
@@ -173,7 +173,7 @@ def read_weights(path: Path, like: Any) -> tuple[int, Any]:
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, ValueError, safetensors.SafetensorError) as error:
         raise UserError(f"{path}: not readable weights ({error}); export them again") from error
-    flat = flatten_dict(like)
+    flat: dict[Any, Any] = dict(flatten_dict(like))
     keys_of = {".".join(map(str, keys)): keys for keys in flat}
     shapes = {name: flat[keys].shape for name, keys in keys_of.items()}
     found = {name: value.shape for name, value in arrays.items()}

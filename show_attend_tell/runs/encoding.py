@@ -21,13 +21,17 @@ from show_attend_tell.data.examples import Example, ExampleSource
 from show_attend_tell.data.images import read_image
 from show_attend_tell.data.row_cache import RowCache
 from show_attend_tell.errors import UserError
-from show_attend_tell.models.encoders.base import Encoder
+from show_attend_tell.models.encoders.base import ImageEncoder
 
 DECODE_BATCH = 64
 
 
 def annotation_cache(
-    examples: ExampleSource[Example], encoder: Encoder, cache_dir: Path, *, batch_size: int = 16
+    examples: ExampleSource[Example],
+    encoder: ImageEncoder,
+    cache_dir: Path,
+    *,
+    batch_size: int = 16,
 ) -> RowCache:
     """The cache of the annotation vectors a of all examples, (N, L, D) in half precision.
 
@@ -116,7 +120,7 @@ def _decode(
 
 
 def _encode(
-    examples: ExampleSource[Example], encoder: Encoder, start: int, stop: int, batch_size: int
+    examples: ExampleSource[Example], encoder: ImageEncoder, start: int, stop: int, batch_size: int
 ) -> Iterator[Float16[np.ndarray, "b L D"]]:
     """Annotation vectors of images number `start` to `stop` - 1."""
     graph, state = nnx.split(encoder)

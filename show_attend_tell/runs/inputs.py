@@ -5,13 +5,14 @@ from collections.abc import Callable
 from typing import cast
 
 from show_attend_tell.data.batches import Augmentation, Inputs
-from show_attend_tell.data.examples import Example, ExampleSource
+from show_attend_tell.data.examples import ExampleSource
 from show_attend_tell.data.row_cache import RowCache
 from show_attend_tell.data.task import Task, data_folder
 from show_attend_tell.data.vocabulary import AnyVocabulary
 from show_attend_tell.models.encoders import Encoder, ImageEncoder
 from show_attend_tell.runs.encoding import annotation_cache, image_cache
 from show_attend_tell.settings import ImageData, Settings
+from show_attend_tell.settings import ImageEncoder as EncoderOptions
 from show_attend_tell.tokens import UNK
 
 _log = logging.getLogger(__name__)
@@ -53,13 +54,12 @@ def make_augmentation(
       settings: of the experiment.
       vocabulary: of the captions, whose words for sides change with a flipped image.
     """
-    data = settings.data
+    data = cast(ImageData, settings.data)
     if not getattr(data, "augmented", False):
         return None
-    data = cast(ImageData, data)
     sides = vocabulary.encode_text("left right") if vocabulary else ()
     return Augmentation(
-        size=settings.encoder.image_size,
+        size=cast(EncoderOptions, settings.encoder).image_size,
         crop=data.random_crop,
         flip=data.random_flip,
         sides=tuple(i for i in sides if i != UNK),
@@ -68,7 +68,7 @@ def make_augmentation(
 
 
 def row_cache(
-    settings: Settings, encoder: Encoder, examples: ExampleSource[Example], split: str
+    settings: Settings, encoder: Encoder, examples: ExampleSource, split: str
 ) -> RowCache:
     """The annotation vectors of a frozen encoder, or the images that a trained one reads.
 

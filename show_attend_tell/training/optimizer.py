@@ -38,8 +38,8 @@ def make_optimizer(
         update = optax.chain(update, optax.masked(scale, _is_encoder))
     if not options.clip_norm:
         return update
-    parts = {part: optax.clip_by_global_norm(options.clip_norm) for part in ("model", "baseline")}
-    return optax.chain(optax.partition(parts, _part), update)
+    clip = optax.clip_by_global_norm(options.clip_norm)
+    return optax.chain(optax.partition({"model": clip, "baseline": clip}, _part), update)
 
 
 def _schedule(options: Optimizer, total_steps: int) -> optax.Schedule:

@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import grain
 import jax
@@ -23,7 +23,7 @@ from show_attend_tell.data.task import Task, task_of
 from show_attend_tell.data.vocabulary import AnyVocabulary
 from show_attend_tell.errors import UserError
 from show_attend_tell.models.captioner import frozen_weights
-from show_attend_tell.models.encoders import Encoder
+from show_attend_tell.models.encoders import Encoder, ImageEncoder
 from show_attend_tell.objectives.rewards import IdfTable, idf_table
 from show_attend_tell.runs.build import (
     build_captioner,
@@ -296,9 +296,10 @@ class _Session:
 
 def _pinned(settings: Settings, encoder: Encoder) -> Settings:
     """Settings with the checksum of the encoder's weights, which are then those of the run."""
-    if settings.encoder.weights_sha256:
+    if getattr(settings.encoder, "weights_sha256", ""):
         return settings
-    return config.replaced(settings, {"encoder.weights_sha256": encoder.checksum})
+    checksum = cast(ImageEncoder, encoder).checksum
+    return config.replaced(settings, {"encoder.weights_sha256": checksum})
 
 
 def _check(settings: Settings, task: Task, folder: RunFolder) -> None:

@@ -105,11 +105,13 @@ def _check_settings(folder: Path, other: Run, settings: Settings) -> None:
 
 
 def _update(folder: Path, other: Run, model: Captioner) -> None:
-    given, own = flatten_dict(other.params), flatten_dict(trained_weights(model))
+    given: dict[Any, Any] = dict(flatten_dict(other.params))
+    own: dict[Any, Any] = dict(flatten_dict(trained_weights(model)))
     if not other.encoder.trained:
         given |= {name: value for name, value in own.items() if name[0] == "encoder"}
     for name, value in own.items():
-        if name[0] != "baseline" and jnp.shape(given.get(name)) != value.shape:
+        shape = jnp.shape(given[name]) if name in given else None
+        if name[0] != "baseline" and shape != value.shape:
             raise UserError(
                 f"config.train.init_from={folder}: its weights {'.'.join(map(str, name))} do not "
                 "fit; choose a run with the same encoder, attention and decoder settings"

@@ -13,6 +13,7 @@ from PIL import Image
 from show_attend_tell.data import task as tasks
 from show_attend_tell.data.task import ImageTask
 from show_attend_tell.errors import UserError
+from show_attend_tell.evaluation.grounding import steps_naming
 from show_attend_tell.evaluation.results_file import read_results
 from show_attend_tell.evaluation.split_scores import score_split
 from show_attend_tell.inference.captioning import (
@@ -94,7 +95,7 @@ def test_records_carry_geometry_and_boxes(run):
     record = attention_records(run, run.decoding, subjects, captions)[0]
     assert record.grid == (8, 8) and record.original_size == (96, 96)
     assert len(record.boxes) == len(examples[0].boxes)
-    assert all(record.steps_of(box) == [box.word_index] for box in record.boxes)
+    assert all(steps_naming(record, box) == [box.word_index] for box in record.boxes)
 
 
 def test_a_file_is_captioned_as_the_split_was(run, tmp_path):
@@ -139,9 +140,14 @@ def test_what_is_no_run_or_is_damaged_is_told(trained, tmp_path):
 
 def test_copies_are_only_for_training(tmp_path, monkeypatch):
     settings = tiny.settings(tmp_path, {"data.mirrored": True, "data.crops": 2})
-    monkeypatch.setattr(tasks, "load_images", lambda name, split, **options: options)
-    task = tasks.task_of(settings.data)
-    plain = task.load("train")
-    assert (plain["mirrored"], plain["crops"]) == (False, 0)
-    training = task.load("train", copies=True)
-    assert (training["mirrored"], training["crops"]) == (True, 2)
+    asked = []
+
+    def load(name, split, **options):
+        asked.append((options["mirrored"], options["crops"]))
+        raise UserError("enough")
+
+    monkeypatch.setattr(tasks, "load_images", load)
+    for copies in (False, True):
+        with pytest.raises(UserError):
+            tasks.task_of(settings.data).load("train", copies=copies)
+    assert asked == [(False, 0), (True, 2)]

@@ -242,7 +242,7 @@ def test_length_penalty_by_hand():
 
 
 def test_finished_hypotheses_do_not_crowd_out_unfinished_ones():
-    # "<eos>" is the best after one step. One slot fewer would lose "5", and the best caption with it.
+    # "<eos>" is the best after one step. One slot fewer would lose "5" and so the best caption.
     table = {BOS: {EOS: 0.4, 4: 0.35, 5: 0.25}, 4: {4: 1.0}, 5: {EOS: 1.0}}
     found = run(table, length_penalty=1.0)
     assert words_of(found, 0) == [5, EOS]  # log(0.25) / 2 = -0.69 > log(0.4) = -0.92
