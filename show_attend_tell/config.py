@@ -19,7 +19,7 @@ from ml_collections import ConfigDict, config_flags
 from show_attend_tell import files
 from show_attend_tell.errors import UserError
 from show_attend_tell.schema import Group, Meaning
-from show_attend_tell.settings import COMMON, GROUPS, Settings
+from show_attend_tell.settings import COMMON, GROUPS, PAIR_SETS, Settings
 
 # Where experiments lie: inside the installed package, or at the top of a checkout.
 FOLDERS = (Path(__file__).parent / "experiments", Path(__file__).parents[1] / "experiments")
@@ -59,7 +59,9 @@ def read_experiment(reference: str) -> dict[str, Any]:
         config = module.get_config(variant) if variant else module.get_config()
     except Exception as error:  # the user's own code
         raise UserError(f"{reference}: {_last_line(error)}") from error
-    return config.to_dict() if isinstance(config, ConfigDict) else dict(config)
+    if not isinstance(config, ConfigDict):
+        raise UserError(f"{path}: get_config() must return a ConfigDict, not {config!r}")
+    return config.to_dict()
 
 
 def find_experiment(reference: str) -> tuple[Path, str]:
@@ -108,7 +110,15 @@ def load_run(path: Path, overrides: Sequence[str] = ()) -> Settings:
         raise UserError(f"{path}: not a readable config ({error}); train again") from error
     if not isinstance(content, dict):
         raise UserError(f"{path}: not a readable config (no JSON object); train again")
-    return _settings(_migrated(content), overrides)
+    content = _migrated(content)
+    try:
+        from_dict(content)
+    except UserError as error:
+        raise UserError(
+            f"{path}: {error} (if another version of this program wrote it, use the commit that "
+            "run.json names)"
+        ) from error
+    return _settings(content, overrides)
 
 
 def _migrated(content: dict[str, Any]) -> dict[str, Any]:
@@ -116,6 +126,9 @@ def _migrated(content: dict[str, Any]) -> dict[str, Any]:
     encoder = content.get("encoder")
     if isinstance(encoder, dict) and "trainable" in encoder:  # before 0.1
         encoder["trainable_from"] = "all" if encoder.pop("trainable") else ""
+    data = content.get("data")
+    if isinstance(data, dict) and data.get("name") in PAIR_SETS:
+        data.setdefault("vocabulary", "ptb")
     return content
 
 
@@ -227,8 +240,10 @@ def _settings(content: Mapping[str, Any], overrides: Sequence[str]) -> Settings:
     for name, value in flatten(content):
         group, _, key = name.rpartition(".")
         target = whole[group] if group else whole
-        # A whole number is a value of a real setting, too.
-        target[key] = float(value) if type(target[key]) is float else value
+        # A whole number is a value of a real setting, too, and JSON has lists only.
+        if type(target[key]) is float and type(value) is int:
+            value = float(value)
+        target[key] = tuple(value) if isinstance(value, list) else value
     changed = _overridden(whole, overrides, classes)
     if _classes(changed) != classes:
         raise UserError(
@@ -264,7 +279,7 @@ def _classes(content: Mapping[str, Any]) -> dict[str, type[Group]]:
     """The class of each group of an experiment, which its data set decides."""
     data = content.get("data")
     name = data.get("name", "") if isinstance(data, Mapping) else ""
-    if name not in GROUPS:
+    if not isinstance(name, str) or name not in GROUPS:
         near = difflib.get_close_matches(str(name), GROUPS, n=1, cutoff=0.0)[0]
         raise UserError(
             f"config.data.name is {name!r}: the nearest data set is {near!r} of "

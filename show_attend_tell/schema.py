@@ -84,6 +84,8 @@ class Group:
         name, value = f"config.{self.path}{field.name}", getattr(self, field.name)
         if field.type is float and type(value) is int:
             value = float(value)
+        elif field.type is int and type(value) is float and value.is_integer():
+            value = int(value)
         elif field.type == tuple[str, ...]:
             if not isinstance(value, list | tuple) or not all(isinstance(v, str) for v in value):
                 raise UserError(f"{name} is {value!r}: it must be a list of texts")

@@ -31,7 +31,7 @@ class Data(Group):
     manual_dir: str = setting("", "folder of your download or of your own data")
     limit: int = setting(0, "examples taken of each split, from the first; 0: all", least=0)
     min_count: int = setting(
-        1, "occurrences a training word needs to enter the vocabulary", least=1
+        1, "occurrences a training word needs to enter the vocabulary", least=0
     )
     max_length: int = setting(40, "tokens of a target kept for training, without <eos>", least=1)
 
@@ -208,7 +208,8 @@ class Hard(Group):
     )
     released: bool = setting(False, "reproduce the normalisation of the paper's released code")
 
-    def check(self) -> None:
+    def check_used(self) -> None:
+        """Rejects what does not go together (UserError); of no concern to soft attention."""
         if self.baseline == "leave_one_out" and self.samples < 2:
             raise UserError(
                 "config.hard.baseline 'leave_one_out' needs config.hard.samples of 2 or more"
@@ -388,6 +389,8 @@ class Settings:
             raise UserError(f"config.seed is {self.seed!r}: it must be a whole number of 0 or more")
         if isinstance(self.encoder, ImageEncoder):
             self._check_images(cast(ImageData, self.data), self.encoder)
+        if self.attention.hard:
+            self.hard.check_used()
         if self.attention.hard and self.hard.released:
             if self.attention.temperature != 1:
                 raise UserError("config.hard.released needs config.attention.temperature=1")

@@ -103,6 +103,9 @@ def test_a_fault_in_an_experiment_file_is_one_line(tmp_path):
     path.write_text("def get_config():\n    raise ValueError('not today')")
     with pytest.raises(UserError, match="broken.py: not today"):
         config.load_experiment(str(path))
+    path.write_text("def get_config():\n    config = {}")
+    with pytest.raises(UserError, match="must return a ConfigDict, not None"):
+        config.load_experiment(str(path))
     path.write_text("x = 1")
     with pytest.raises(UserError, match="has no get_config"):
         config.load_experiment(str(path))
@@ -161,6 +164,34 @@ def test_a_folder_that_is_no_run(tmp_path):
         (tmp_path / "config.json").write_text(text)
         with pytest.raises(UserError, match="not a readable config"):
             config.load_run(tmp_path / "config.json")
+
+
+def test_an_error_in_a_runs_config_names_the_file(tmp_path):
+    path = tmp_path / "config.json"
+    for content, message in (
+        ({}, "config.data.name is ''"),
+        ({"data": {"name": ["shapes"]}}, "config.data.name is"),
+        ({"data": {"name": "shapes"}, "foo": {"bar": 1}}, "config.foo.bar: no such key"),
+    ):
+        path.write_text(json.dumps(content))
+        with pytest.raises(UserError, match=message) as caught:
+            config.load_run(path)
+        assert str(caught.value).startswith(f"{path}: ")
+        assert "use the commit that run.json names" in str(caught.value)
+
+
+def test_a_bad_value_beside_an_override_is_one_line(tmp_path):
+    path = tmp_path / "bad.py"
+    for value in ("'abc'", "True"):
+        path.write_text(FILE.replace('"epochs": 3', f'"epochs": {value}'))
+        with pytest.raises(UserError, match="epochs"):
+            config.load_experiment(str(path), ["--config.seed=1"])
+
+
+def test_a_saved_list_can_be_overridden(file, tmp_path):
+    config.save(config.load_experiment(file), tmp_path / "config.json")
+    override = "--config.encoder.endpoints=('head',)"
+    assert config.load_run(tmp_path / "config.json", [override]).encoder.endpoints == ("head",)
 
 
 def test_every_setting_is_described(file):

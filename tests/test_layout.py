@@ -75,7 +75,6 @@ BROAD_HANDLERS = {
     "models/encoders/torch_weights.py:_read_member": "zipfile raises many kinds for damaged files",
     "models/encoders/torch_weights.py:_read_safetensors": "safetensors lists no errors",
     "models/encoders/weights.py:find_weights": "the hub's client: disk, server, network",
-    "runs/checkpoint.py:Checkpoints.holds": "Orbax and TensorStore raise many kinds",
     "runs/checkpoint.py:Checkpoints.restore": "Orbax and TensorStore raise many kinds",
     "runs/checkpoint.py:Checkpoints.save": "Orbax and TensorStore raise many kinds",
     "runs/checkpoint.py:Checkpoints.wait": "Orbax and TensorStore raise many kinds",

@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 import tiny
 
+from show_attend_tell import config
 from show_attend_tell.errors import UserError
 from show_attend_tell.settings import Loss, Reward
 
@@ -36,7 +37,7 @@ REWARD = Reward(samples=2, cider=1.0, bleu=0.5, f_mean=0.3, max_length=8)
 )
 def test_bad_settings_of_hard_attention(changes, message):
     with pytest.raises(UserError, match=message) as caught:
-        dataclasses.replace(tiny.PURE, **changes)
+        dataclasses.replace(tiny.PURE, **changes).check_used()
     assert "\n" not in str(caught.value) and "config.hard" in str(caught.value)
 
 
@@ -62,3 +63,40 @@ def test_bad_settings_of_the_reward(changes):
 def test_bad_settings_of_the_loss(changes):
     with pytest.raises(UserError, match="config.loss"):
         Loss(**changes)
+
+
+def test_settings_of_hard_attention_are_of_no_concern_to_soft_attention():
+    stated = {"data": {"name": "shapes"}, "hard": {"baseline": "leave_one_out"}}
+    assert config.from_dict(stated).hard.samples == 1
+    with pytest.raises(UserError, match="samples of 2 or more"):
+        config.from_dict(stated | {"attention": {"kind": "hard"}})
+
+
+@pytest.mark.parametrize(
+    ("stated", "message"),
+    [
+        ({"data": {"random_crop": 0.5}}, "random_crop and .random_flip .*encoder.trainable_from"),
+        ({"data": {"random_crop": 0.0}}, r"random_crop is 0.0: it must lie in \(0, 1\]"),
+        ({"data": {"random_flip": "mirror"}}, "random_flip is 'mirror': choose one of 'off'"),
+        ({"encoder": {"checkpointing": True}}, "are for a trained encoder"),
+        ({"encoder": {"learning_rate": -1.0}}, "encoder.learning_rate is -1.0"),
+        ({"attention": {"window": "local_m"}}, "local_m' follows the steps through a sentence"),
+        ({"attention": {"kind": "none", "window": "local_p"}}, "'none' has no window"),
+        ({"optimizer": {"final": 0.5, "schedule": "constant"}}, "final needs"),
+        ({"decoder": {"dtype": "float8"}}, "dtype is 'float8': choose one of 'float32'"),
+        ({"train": {"batch_size": 2.5}}, "batch_size is 2.5: it must be a whole number"),
+        ({"train": {"epochs": True}}, "epochs is True: it must be a number"),
+        ({"encoder": {"endpoints": "head"}}, "endpoints is 'head': it must be a list of texts"),
+        ({"seed": -1}, "seed is -1"),
+    ],
+)
+def test_what_does_not_go_together_is_one_line(stated, message):
+    data = {"name": "shapes"} | stated.get("data", {})
+    with pytest.raises(UserError, match=message) as caught:
+        config.from_dict(stated | {"data": data})
+    assert "\n" not in str(caught.value) and str(caught.value).startswith("config.")
+
+
+def test_numbers_come_in_the_settings_type():
+    settings = config.from_dict({"data": {"name": "shapes"}, "train": {"epochs": 3, "rows": 2.0}})
+    assert type(settings.train.epochs) is float and type(settings.train.rows) is int

@@ -197,7 +197,7 @@ def _attend(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
         records = attention_records(run, decoding, subjects, captions)
         _dump(folder, records[:count], shown)
         origin = {"decoding": dataclasses.asdict(decoding), "step": run.step}
-        _write_statistics(folder, records, origin | provenance(run.settings))
+        _write_statistics(folder, records, run.task.noun, origin | provenance(run.settings))
     _reject(wrong)
 
 
@@ -227,7 +227,7 @@ def _dump(
 
 
 def _write_statistics(
-    folder: Path, records: Sequence["AttentionRecord"], origin: Mapping[str, Any]
+    folder: Path, records: Sequence["AttentionRecord"], noun: str, origin: Mapping[str, Any]
 ) -> None:
     """Measures the maps, writes statistics.json beside the pictures, prints the main figures."""
     from show_attend_tell.evaluation.grounding import attention_statistics, write_statistics
@@ -235,8 +235,7 @@ def _write_statistics(
     statistics = attention_statistics(records) | dict(origin)
     write_statistics(folder / "statistics.json", statistics)
     print(
-        f"attention over {statistics['images']} "
-        f"{'images' if statistics['grid'] else 'sentences'}: entropy "
+        f"attention over {statistics['images']} {noun}: entropy "
         f"{statistics['mean_entropy'] or 0:.2f} of {statistics['uniform_entropy']:.2f} nats, "
         f"change from word to word {statistics['mean_change'] or 0:.2f} of 1"
     )

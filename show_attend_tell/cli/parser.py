@@ -49,6 +49,13 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+class _Messages(logging.Handler):
+    """Shows messages on the standard error, whatever that is at the time."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(self.format(record), file=sys.stderr, flush=True)
+
+
 def _prepare_libraries() -> None:
     """Silences libraries, shows our own messages, keeps compiled programs for the next start."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -60,7 +67,7 @@ def _prepare_libraries() -> None:
     log = logging.getLogger("show_attend_tell")
     log.setLevel(logging.INFO)
     if not log.handlers:
-        log.addHandler(logging.StreamHandler())
+        log.addHandler(_Messages())
     log.propagate = False
     if not getattr(jax.config, "jax_compilation_cache_dir", None):
         cache = Path(platformdirs.user_cache_dir("show_attend_tell")) / "jax"

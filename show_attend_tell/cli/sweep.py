@@ -3,7 +3,6 @@
 import argparse
 import dataclasses
 import itertools
-import json
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -209,16 +208,18 @@ def _missing(job: Job, split: str) -> list[list[str]]:
     """The verbs that a run still needs, with their arguments."""
     from show_attend_tell import config
     from show_attend_tell.evaluation.split_scores import reported_contexts, score_stem
+    from show_attend_tell.runs.folder import RunFolder
 
     workdir = ["--workdir", str(job.workdir)]
     wanted = config.load_experiment(job.config, job.overrides)
     commands = []
+    folder = RunFolder(job.workdir)
     try:
-        record = json.loads((job.workdir / "run.json").read_text(encoding="utf-8"))
-        finished = record.get("finished", False)
         # Where the folder holds a run of another config, `train` says so.
-        finished &= not config.changes(config.load_run(job.workdir / "config.json"), wanted)
-    except (OSError, ValueError, UserError):
+        finished = bool(folder.record().get("finished")) and not config.changes(
+            folder.settings(), wanted
+        )
+    except UserError:
         finished = False
     if not finished:
         commands.append(["train", "--config", job.config, *workdir, *job.overrides])

@@ -51,15 +51,15 @@ def _train(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     from show_attend_tell import config, devices
     from show_attend_tell.training.session import train
 
+    devices.start(arguments.coordinator, arguments.processes, arguments.process)
     settings = config.load_experiment(arguments.config, overrides)
     needless = config.needless(config.read_experiment(arguments.config))
-    if needless:
+    if needless and devices.is_first():
         print(
             f"note: {arguments.config} states {len(needless)} settings that are the defaults; "
             f"`show-attend-tell config --config {arguments.config} --changes` lists the others",
             file=sys.stderr,
         )
-    devices.start(arguments.coordinator, arguments.processes, arguments.process)
     train(settings, arguments.workdir)
 
 

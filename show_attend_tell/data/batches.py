@@ -25,7 +25,7 @@ from show_attend_tell.data.vocabulary import AnyVocabulary
 from show_attend_tell.tokens import EOS, PAD
 
 # Annotation vectors (N, L, D), images (N, S, S, 3) or source words (N, S).
-Inputs = Shaped[np.ndarray, "N ..."] | Rows
+Inputs = Shaped[np.ndarray, "_ ..."] | Rows
 
 
 class BatchPlan:

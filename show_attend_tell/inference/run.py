@@ -81,7 +81,8 @@ def load_run(
     folder = RunFolder(workdir)
     settings = folder.settings(overrides)
     vocabulary, source = vocabularies.load(workdir / TARGET), None
-    if (workdir / SOURCE).exists():
+    task = task_of(settings.data)
+    if task.reads_words:
         source = vocabularies.load(workdir / SOURCE)
     encoder = build_encoder(settings, 0 if source is None else len(source))
     model = build_captioner(settings, encoder, len(vocabulary))
@@ -89,7 +90,7 @@ def load_run(
     return Run(
         workdir=workdir,
         settings=settings,
-        task=task_of(settings.data),
+        task=task,
         vocabulary=vocabulary,
         source_vocabulary=source,
         encoder=encoder,

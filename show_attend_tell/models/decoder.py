@@ -290,7 +290,7 @@ class Decoder(nnx.Module):
 
 def _bias(layer: nnx.Linear) -> Float[Array, " J"]:
     assert layer.bias is not None
-    return layer.bias[...]
+    return jnp.asarray(layer.bias[...])
 
 
 def _mean(a: Float[Array, "B L D"], mask: Bool[Array, "B L"] | None) -> Float[Array, "B D"]:

@@ -45,7 +45,8 @@ def inspect(settings: Settings, folder: Path, console: Console) -> dict[str, Any
         "data": settings.data.name,
         "vocabulary": len(vocabulary),
         "splits": [
-            {"split": split} | _described(of_split, vocabulary, settings.data.max_length)
+            {"split": split, task.noun: len(of_split)}
+            | _described(of_split, vocabulary, settings.data.max_length)
             for split, of_split in captions.items()
         ],
         "left out": train.left_out,
@@ -89,7 +90,6 @@ def _described(
     lengths = np.array([len(ids) for ids in encoded])
     unknown = sum(ids.count(UNK) for ids in encoded)
     return {
-        "images": len(captions),
         "captions": len(encoded),
         "mean length": round(float(lengths.mean()), 2),
         "95 % within": int(np.percentile(lengths, 95)),

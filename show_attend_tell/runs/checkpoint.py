@@ -32,25 +32,11 @@ class Checkpoints:
     def __init__(self, folder: Path, *, keep: int):
         self._folder = folder.absolute()
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
-        # Named here so that a checkpoint's structure can be looked up before it is restored.
-        handlers = {
-            "arrays": ocp.StandardCheckpointHandler(),
-            "record": ocp.JsonCheckpointHandler(),
-        }
-        self._manager = ocp.CheckpointManager(self._folder, options=options, item_handlers=handlers)
+        self._manager = ocp.CheckpointManager(self._folder, options=options)
 
     def steps(self) -> list[int]:
         """The steps that are there, ascending."""
         return sorted(self._manager.all_steps())
-
-    def holds(self, name: str) -> bool:
-        """Whether the newest readable checkpoint's arrays have an entry of this name at the top."""
-        for step in reversed(self.steps()):
-            try:
-                return name in self._manager.item_metadata(step)["arrays"].tree
-            except Exception:  # Orbax raises many kinds; `restore` says what is wrong
-                continue
-        return False
 
     def save(self, step: int, arrays: Any, record: dict[str, Any]) -> None:
         """Starts to write `arrays` and the JSON-able `record`; a step once saved stays.
@@ -78,7 +64,7 @@ class Checkpoints:
             raise self._unwritable(error) from error
 
     def restore(
-        self, like: Any, warn: Callable[[str], object] = _log.warning
+        self, like: Any, *others: Any, warn: Callable[[str], object] = _log.warning
     ) -> tuple[int, Any, dict[str, Any]] | None:
         """The newest readable checkpoint as (step, arrays, record); None where there is none.
 
@@ -86,27 +72,26 @@ class Checkpoints:
 
         Args:
           like: a pytree of the same structure, shapes and dtypes as was saved.
+          others: further such pytrees, tried in turn, for checkpoints of earlier versions.
           warn: called with a line for each checkpoint that cannot be read.
 
         Raises:
-          UserError: checkpoints are there, but none can be read.
+          UserError: there are checkpoints, but none can be read.
         """
-        # With a sharding Orbax refuses an array of another shape; without one it hands it over.
-        sharding = devices.everywhere()
-        abstract = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), like
-        )
-        args = ocp.args.Composite(
-            arrays=ocp.args.StandardRestore(abstract), record=ocp.args.JsonRestore()
-        )
         steps = self.steps()
         for step in reversed(steps):
-            try:
-                restored = self._manager.restore(step, args=args)
-                return step, restored["arrays"], restored["record"]
-            except Exception as error:  # Orbax and TensorStore raise many kinds
-                reason = str(error).strip().splitlines()[0][:200] if str(error) else repr(error)
-                warn(f"warning: checkpoint {self._folder / str(step)} cannot be read: {reason}")
+            reasons = []
+            for form in (like, *others):
+                args = ocp.args.Composite(
+                    arrays=ocp.args.StandardRestore(_abstract(form)), record=ocp.args.JsonRestore()
+                )
+                try:
+                    restored = self._manager.restore(step, args=args)
+                except Exception as error:  # Orbax and TensorStore raise many kinds
+                    reasons.append(_reason(error))
+                else:
+                    return step, restored["arrays"], restored["record"]
+            warn(f"warning: checkpoint {self._folder / str(step)} cannot be read: {reasons[0]}")
         if steps:
             raise UserError(
                 f"{self._folder}: no checkpoint in it can be read; "
@@ -120,11 +105,22 @@ class Checkpoints:
         self._manager.close()
 
     def _unwritable(self, error: Exception) -> UserError:
-        reason = str(error).strip().splitlines()[0][:200] if str(error) else repr(error)
         return UserError(
-            f"{self._folder}: a checkpoint could not be written ({reason}); "
+            f"{self._folder}: a checkpoint could not be written ({_reason(error)}); "
             "make room or choose another --workdir: earlier checkpoints are kept"
         )
+
+
+def _abstract(tree: Any) -> Any:
+    """Shapes and dtypes, to lie on every device."""
+    # With a sharding Orbax rejects an array of another shape; without one it hands it over.
+    sharding = devices.everywhere()
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
+
+
+def _reason(error: Exception) -> str:
+    """The first line of what went wrong."""
+    return str(error).strip().splitlines()[0][:200] if str(error) else repr(error)
 
 
 def in_half(params: Any, source: Path) -> Any:

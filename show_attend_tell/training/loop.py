@@ -59,7 +59,7 @@ class Progression:
         """
         before = self.best_score
         self.stale = 0 if before is None or score > before else self.stale + 1
-        if before is not None and score < before:
+        if before is not None and not score >= before:  # nor is a score that is no number
             return False
         self.best_score, self.best_step = score, step
         return True

@@ -271,14 +271,14 @@ class _Session:
 
     def _restore(self, checkpoints: Checkpoints) -> tuple[int, TrainState, dict[str, Any]] | None:
         """Step, state and record of the newest readable checkpoint, of this version or of 0.1."""
-        like, warn = self._initial_state(), self.console.print
-        if not checkpoints.holds("moving_average"):
-            return checkpoints.restore(like, warn=warn)
-        restored = checkpoints.restore(legacy_like(like), warn=warn)
+        like = self._initial_state()
+        restored = checkpoints.restore(like, legacy_like(like), warn=self.console.print)
         if restored is None:
             return None
-        step, tree, record = restored
-        return step, from_legacy(tree, self.objective), record
+        step, state, record = restored
+        if not isinstance(state, TrainState):
+            state = from_legacy(state, self.objective)
+        return step, state, record
 
     def _save_last(self, state: TrainState) -> None:
         """Keeps the evaluated weights of the last step, where they are not kept yet."""

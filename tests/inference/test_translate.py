@@ -72,14 +72,31 @@ def data(tmp_path_factory):
     return folder
 
 
+def repeat_training_pairs(patch: pytest.MonkeyPatch, times: int) -> None:
+    """An epoch has the pairs many times over: steps without as many validations and checkpoints."""
+    load = SentenceTask.load
+
+    def load_repeated(task, split, *, copies=False):
+        pairs = load(task, split)
+        if copies:
+            pairs._pairs, pairs.ids = pairs._pairs * times, pairs.ids * times
+            pairs.stored = len(pairs.ids)
+        return pairs
+
+    patch.setattr(SentenceTask, "load", load_repeated)
+
+
 @pytest.fixture(scope="module")
 def trained(data, tmp_path_factory):
     """A run that has learnt most of its twelve training pairs, on which it is validated, too."""
     workdir = tmp_path_factory.mktemp("trained") / "run"
-    load = SentenceTask.load
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(SentenceTask, "load", lambda task, *_, **__: load(task, "train"))
-        train(tiny_settings(data, "bahdanau", {"train.epochs": 200.0}), workdir)
+        repeat_training_pairs(patch, 40)
+        load = SentenceTask.load
+        patch.setattr(
+            SentenceTask, "load", lambda task, _, copies=False: load(task, "train", copies=copies)
+        )
+        train(tiny_settings(data, "bahdanau", {"train.epochs": 5.0}), workdir)
     return workdir
 
 
@@ -112,8 +129,9 @@ def test_every_score_is_one_of_a_model(variant, data):
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_every_variant_trains_and_translates(variant, data, tmp_path):
-    changes = {"train.epochs": 20.0, "train.log_every": 1}
+def test_every_variant_trains_and_translates(variant, data, tmp_path, monkeypatch):
+    repeat_training_pairs(monkeypatch, 20)
+    changes = {"train.log_every": 1}
     train(tiny_settings(data, variant, changes), tmp_path / "run")
     run = load_run(tmp_path / "run")
     losses = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").open()]
