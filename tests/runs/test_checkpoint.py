@@ -63,3 +63,20 @@ def test_another_shape_is_refused(tmp_path):
     other = {"w": np.zeros((5, 2), np.float32), "n": np.array(0, np.int32)}
     with pytest.raises(UserError, match="another config"):
         Checkpoints(folder, keep=2).restore(other, warn=lambda line: None)
+
+
+@pytest.mark.parametrize("damaged", ["2", "2/arrays/d"])
+def test_an_earlier_versions_checkpoint_serves_where_a_newer_one_is_damaged(tmp_path, damaged):
+    folder = tmp_path / "c"
+    old = {"weights": np.full(3, 7.0, np.float32)}
+    checkpoints = Checkpoints(folder, keep=2)
+    checkpoints.save(1, old, {})
+    checkpoints.save(2, arrays(2), {})
+    checkpoints.close()
+    again = Checkpoints(folder, keep=2)
+    assert again.restore(arrays(0), old)[0] == 2
+    cut(folder / damaged)
+    told = []
+    step, restored, _ = Checkpoints(folder, keep=2).restore(arrays(0), old, warn=told.append)
+    assert step == 1 and restored["weights"][0] == 7
+    assert len(told) == 1 and str(folder / "2") in told[0]
