@@ -3,15 +3,15 @@
 #
 #   ./launch.sh VERB ...           the console script show-attend-tell; --help lists its verbs
 #   ./launch.sh test [ARGUMENT ..] the test suite; arguments go to pytest, paths from this folder
-#     --quick                      what takes under 90 seconds
+#     --quick                      only tests that together take under 90 seconds
 #     --all                        also the tests that are marked slow
 #   ./launch.sh bench ...          the benchmarks; --help lists their parts
 #
-# requirements.lock names what is installed, by version and hash. For an accelerator, set
-# SHOW_ATTEND_TELL_EXTRA=cuda (or tpu) once. This adds jax's plugins in the versions that match the
-# locked jax, without a check of their hashes; later starts keep them. Set it to nothing to remove
-# them. SHOW_ATTEND_TELL_EXTRA=hub adds the client that fetches weights of vgg19, resnet50 and
-# resnet101; bench adds PyTorch for the benchmarks. Join several by commas: cuda,hub.
+# requirements.lock pins what is installed, by version and hash. For an accelerator, set
+# SHOW_ATTEND_TELL_EXTRA=cuda (or tpu) once. This adds the jax plugins that match the locked jax,
+# without checking their hashes; later starts keep them. Set it to an empty value to remove them.
+# SHOW_ATTEND_TELL_EXTRA=hub adds the client that fetches weights of vgg19, resnet50 and resnet101;
+# bench adds PyTorch for the benchmarks. Join several with commas: cuda,hub.
 set -euo pipefail
 
 root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)
@@ -38,7 +38,7 @@ find_python() {
 make_venv() {
   local python
   python=$(find_python)
-  if have uv; then  # fetches a Python where there is none
+  if have uv; then  # fetches a Python if there is none
     uv venv --quiet --allow-existing --python "${python:-3.13}" "$venv"
   elif [ -z "$python" ]; then
     echo "no Python 3.11 to 3.14 found: install one (or uv) and start again"
@@ -59,8 +59,8 @@ pip_install() {
   fi
 }
 
-# The build tool first and then no build isolation: an isolated build would fetch whatever release
-# of the build tool is newest, and one locked package comes as source only.
+# Installs the build tool first, then builds without isolation: an isolated build would fetch the
+# newest release of the build tool, and one locked package comes only as source.
 install_all() {
   cd "$root" &&
     sed -n '/^setuptools==/,/[^\\]$/p' requirements.lock >"$venv/build.lock" &&
@@ -80,8 +80,8 @@ set_up() {
   fi
   if ! up_to_date; then
     case $(cat "$stamp" 2>/dev/null) in
-      '' | *" $root") ;;     # made by hand, or finished in this place: brought up to date
-      *) rm -rf "$venv" ;;   # interrupted, or moved (its scripts name the old place)
+      '' | *" $root") ;;     # made by hand, or completed here: bring it up to date
+      *) rm -rf "$venv" ;;   # interrupted, or moved (its scripts name the old folder)
     esac
     mkdir -p "$venv"
     echo unfinished >"$stamp"
@@ -91,7 +91,7 @@ set_up() {
     fi
     if ! (install_all) >"$log" 2>&1; then
       tail -n 15 "$log" >&2
-      die "the installation failed (network? disk full?); all of it: $log. Start again to retry"
+      die "the installation failed (network? disk full?); full log: $log. Start again to retry"
     fi
     echo "$extra" >"$venv/extra"
     echo "$want" >"$stamp"

@@ -3,12 +3,12 @@
     ./launch.sh train --config coco:soft --workdir runs/coco-soft \\
         --config.data.manual_dir=FOLDER_OF_THE_FOUR_ZIPS
 
-Files that the folder lacks are downloaded; see `data/builders/coco.py`. The annotation vectors take
-15 GB on disk, those of VGG-19 25 GB.
+Missing files are downloaded; see `data/builders/coco.py`. The annotation vectors take 15 GB on
+disk, or 25 GB with VGG-19.
 
 Variants:
     soft, hard              over EfficientNet-Lite0
-    paper-soft, paper-hard  over VGG-19 and trained as in the paper, as far as it says: weight 1 for
+    paper-soft, paper-hard  over VGG-19, trained as the paper says, as far as it does: weight 1 for
                             the doubly stochastic penalty, Adam at a constant rate, no smoothing,
                             stopping by BLEU-4
 """
@@ -46,7 +46,7 @@ def get_config(variant: str = "soft") -> ConfigDict:
         {
             "data": {
                 "name": "coco",
-                "restval": True,  # trains, too, as in most papers
+                "restval": True,  # also for training, as in most papers
                 "vocabulary_size": 10000,
             },
             "optimizer": {"warmup_steps": 500},

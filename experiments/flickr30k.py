@@ -3,11 +3,11 @@
     ./launch.sh train --config flickr30k:soft --workdir runs/flickr30k-soft \\
         --config.data.manual_dir=FOLDER_OF_dataset_flickr30k.json_AND_THE_IMAGES
 
-The annotation vectors take 7 GB on disk, half of it for the mirrored images; those of VGG-19 6 GB.
+The annotation vectors take 7 GB on disk, half of it for mirrored images, or 6 GB with VGG-19.
 
 Variants:
     soft, hard              over EfficientNet-Lite0
-    paper-soft, paper-hard  over VGG-19 and trained as in the paper, as far as it says: weight 1 for
+    paper-soft, paper-hard  over VGG-19, trained as the paper says, as far as it does: weight 1 for
                             the doubly stochastic penalty, Adam at a constant rate, no smoothing,
                             stopping by BLEU-4
 """

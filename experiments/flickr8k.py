@@ -9,7 +9,7 @@ Variants:
     hard-released   hard attention as the paper's released code computes it
     hard-best       our hard attention, from scratch
     hard-from-soft  the same, from the weights of a soft run
-    soft-reward     trains a soft run further on what its captions score
+    soft-reward     continues a soft run, trained on the scores of its captions
     hard-reward     the same for hard-from-soft
     small           a smaller encoder and decoder, no crops, fewer steps: for ablations
     small-hard      hard-from-soft of that size
@@ -25,7 +25,7 @@ HARD_BEST = {
 }
 HARD_FROM_SOFT = HARD_BEST | {"train.epochs": 0.5, "optimizer.learning_rate": 5e-4}
 REWARD = {
-    "train.init_weights": "last",  # annealed, a better start than the best ones
+    "train.init_weights": "last",  # annealed: a better start than the best weights
     "train.init_share": 0.4,
     "reward.samples": 10,
     "reward.bleu": 1.0,

@@ -1,4 +1,4 @@
-"""Attention on a folder of your own images; the settings suit as few as ten.
+"""Attention on a folder of your own images, even as few as ten.
 
     ./launch.sh train --config folder --workdir runs/own \\
         --config.data.manual_dir=FOLDER_OF_THE_IMAGES_AND_metadata.csv

@@ -1,4 +1,4 @@
-"""Translation of Multi30k's sentences: the systems that came before attention to images.
+"""Translation on Multi30k, with the systems that preceded attention to images.
 
     ./launch.sh train --config multi30k:bahdanau --workdir runs/bahdanau \\
         --config.data.manual_dir=FOLDER --config.data.source=en --config.data.target=de

@@ -1,15 +1,15 @@
-"""The generated data set "reversal": made-up words, repeated backwards from a given one.
+"""The generated data set "reversal": made-up words, repeated backwards from a given word.
 
     ./launch.sh train --config reversal:luong   --workdir runs/reversal-luong
     ./launch.sh train --config reversal:seq2seq --workdir runs/reversal-seq2seq
 
-Within a minute or two each, the first learns what the second, which has to keep a whole sentence in
-one vector, does not: see BLEU by length, which `evaluate` prints.
+Each takes a minute or two. The first learns the task; the second, which must keep a whole sentence
+in one vector, does not. `evaluate` prints BLEU by length, which shows the difference.
 
 Variants:
     seq2seq   one vector for a whole sentence (Cho et al. 2014; Sutskever et al. 2014)
     bahdanau  additive attention of the previous state (Bahdanau et al. 2015)
-    luong     attention of the current state, which has read the last word: sure at any length
+    luong     attention of the current state, which has read the last word: right at any length
     lstmn     self-attention in encoder and decoder (Cheng et al. 2016)
 """
 

@@ -8,7 +8,7 @@ Variants:
     hard            hard attention as in the paper
     hard-released   hard attention as the paper's released code computes it
     hard-best       our hard attention, from scratch
-    hard-from-soft  the same, from the weights of a soft run
+    hard-from-soft  the same, starting from the weights of a soft run
 """
 
 from ml_collections import ConfigDict

@@ -11,7 +11,7 @@
 
 import importlib
 
-TYPE_CHECKING = False  # as `typing` has it, whose import costs as much as all else here
+TYPE_CHECKING = False  # as in `typing`, whose import would cost as much as all the rest
 if TYPE_CHECKING:
     from show_attend_tell.pretrained import caption, draw, load
 

@@ -6,8 +6,8 @@ from show_attend_tell import memory
 
 
 def main() -> int:
-    """Sets the process's memory up, then runs the command line; returns the exit status."""
-    memory.with_tunables()  # may start the program again: before the imports that take time
+    """Sets up the process's memory, then runs the command line; returns the exit status."""
+    memory.with_tunables()  # may restart the program, so it precedes the slow imports
     from show_attend_tell.cli.parser import main as run
 
     return run()

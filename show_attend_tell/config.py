@@ -1,7 +1,7 @@
-"""From files and the command line to `Settings`: the one door where a ConfigDict dies.
+"""Reads `Settings` from files and the command line. No other module handles a ConfigDict.
 
-An experiment is a Python file whose `get_config(variant)` returns a ConfigDict of what differs
-from the defaults. A run keeps all settings in its `config.json`.
+An experiment is a Python file whose `get_config(variant)` returns a ConfigDict with only what
+differs from the defaults. A run keeps all settings in its `config.json`.
 """
 
 import dataclasses
@@ -21,9 +21,9 @@ from show_attend_tell.errors import UserError
 from show_attend_tell.schema import Group, Meaning
 from show_attend_tell.settings import COMMON, GROUPS, PAIR_SETS, Settings
 
-# Where experiments lie: inside the installed package, or at the top of a checkout.
+# Folders of experiments: inside the installed package, or at the top of a checkout.
 FOLDERS = (Path(__file__).parent / "experiments", Path(__file__).parents[1] / "experiments")
-# Where data and weights lie on disk. It changes no result: the checksum tells weights apart.
+# Paths of data and weights on disk. They change no result: the checksum identifies the weights.
 PLACES = ("data.dir", "data.manual_dir", "encoder.weights")
 
 
@@ -41,7 +41,7 @@ def load_experiment(reference: str, overrides: Sequence[str] = ()) -> Settings:
 
 
 def read_experiment(reference: str) -> dict[str, Any]:
-    """What an experiment states, as nested dictionaries; arguments and errors as above."""
+    """What an experiment states, as nested dictionaries. See `load_experiment` for the errors."""
     path, variant = find_experiment(reference)
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None and spec.loader is not None
@@ -82,12 +82,12 @@ def find_experiment(reference: str) -> tuple[Path, str]:
     near = difflib.get_close_matches(Path(name).stem, known, n=1, cutoff=0.0)[0]
     raise UserError(
         f"--config={reference}: there is no file {name}; the nearest installed experiment is "
-        f"{near} of {', '.join(sorted(known))}"
+        f"{near} (all: {', '.join(sorted(known))})"
     )
 
 
 def needless(content: Mapping[str, Any]) -> list[str]:
-    """The keys that an experiment states although they have the default value."""
+    """The keys that an experiment sets to their default value."""
     defaults = dict(flatten(_defaults(content)))
     return [
         name
@@ -122,7 +122,7 @@ def load_run(path: Path, overrides: Sequence[str] = ()) -> Settings:
 
 
 def _migrated(content: dict[str, Any]) -> dict[str, Any]:
-    """A run's config with the keys of today. What it lacks had the effect of today's default."""
+    """A run's config with the current keys. A missing key behaved like its current default."""
     encoder = content.get("encoder")
     if isinstance(encoder, dict) and "trainable" in encoder:  # before 0.1
         encoder["trainable_from"] = "all" if encoder.pop("trainable") else ""
@@ -144,7 +144,7 @@ def to_dict(settings: Settings) -> dict[str, Any]:
 
 
 def from_dict(content: Mapping[str, Any]) -> Settings:
-    """Settings from nested dictionaries; what they leave out has its default.
+    """Settings from nested dictionaries; missing keys get their defaults.
 
     Raises:
       UserError: an unknown key, or a value that is out of range.
@@ -186,9 +186,9 @@ def differences(a: Settings, b: Settings) -> list[str]:
 
 
 def changes(saved: Settings, wanted: Settings) -> list[str]:
-    """The `differences` of a run's settings from those it is asked for with.
+    """The `differences` between a run's saved settings and the wanted ones.
 
-    A checksum that either leaves open fits the other.
+    An empty checksum matches any.
     """
     open_ = "encoder.weights_sha256"
     sums = [dict(flatten(settings)).get(open_, "") for settings in (saved, wanted)]
@@ -196,13 +196,13 @@ def changes(saved: Settings, wanted: Settings) -> list[str]:
 
 
 def digest(settings: Settings) -> str:
-    """Ten hexadecimal digits that tell experiments apart, wherever their data lie."""
+    """Ten hexadecimal digits that identify an experiment, wherever its data are stored."""
     content = to_dict(without_places(settings))
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:10]
 
 
 def replaced(settings: Settings, values: Mapping[str, Any]) -> Settings:
-    """Settings with other values by dotted name."""
+    """A copy of the settings with new values, given by dotted name."""
     content = to_dict(settings)
     for name, value in values.items():
         group, _, key = name.rpartition(".")
@@ -211,18 +211,18 @@ def replaced(settings: Settings, values: Mapping[str, Any]) -> Settings:
 
 
 def without_places(settings: Settings) -> Settings:
-    """Settings that do not say where data and weights lie on disk."""
+    """Settings without the paths of data and weights."""
     names = dict(flatten(settings))
     return replaced(settings, {name: "" for name in PLACES if name in names})
 
 
 def experiment(settings: Settings, source: Mapping[str, Any] | None = None) -> Settings:
-    """Settings without what differs between runs of one experiment: the seed and places of data.
+    """Settings without what differs between runs of one experiment: the seed and the paths.
 
     Args:
       settings: of a run.
-      source: what run.json records of the run that `train.init_from` names. Seeds may each start
-        from the run of their own seed.
+      source: what run.json records about the run that `train.init_from` names. Its experiment
+        replaces its path, since each seed may start from a run with that seed.
     """
     values: dict[str, Any] = {"seed": 0}
     if source:
@@ -231,7 +231,7 @@ def experiment(settings: Settings, source: Mapping[str, Any] | None = None) -> S
 
 
 def _settings(content: Mapping[str, Any], overrides: Sequence[str]) -> Settings:
-    """Completes what is stated with defaults, then with overrides of their types."""
+    """Fills in defaults, then applies the overrides, each parsed as its setting's type."""
     classes = _classes(content)
     _check_keys((name for name, _ in flatten(content)), classes)
     if not overrides:
@@ -276,21 +276,21 @@ def _overridden(
 
 
 def _classes(content: Mapping[str, Any]) -> dict[str, type[Group]]:
-    """The class of each group of an experiment, which its data set decides."""
+    """The class of each group of settings; the data set decides."""
     data = content.get("data")
     name = data.get("name", "") if isinstance(data, Mapping) else ""
     if not isinstance(name, str) or name not in GROUPS:
         near = difflib.get_close_matches(str(name), GROUPS, n=1, cutoff=0.0)[0]
         raise UserError(
-            f"config.data.name is {name!r}: the nearest data set is {near!r} of "
-            + ", ".join(GROUPS)
+            f"config.data.name is {name!r}: the nearest data set is {near!r} "
+            f"(all: {', '.join(GROUPS)})"
         )
     data_class, encoder_class = GROUPS[name]
     return {"data": data_class, "encoder": encoder_class, **COMMON}
 
 
 def _defaults(content: Mapping[str, Any]) -> dict[str, Any]:
-    """Every default, as nested dictionaries, of an experiment with this data set."""
+    """All defaults of an experiment on this data set, as nested dictionaries."""
     groups = {name: dataclasses.asdict(group()) for name, group in _classes(content).items()}
     return {"seed": 0, **groups}
 
@@ -301,7 +301,7 @@ def _check_keys(
     *,
     option: bool = False,
 ) -> None:
-    """Refuses an unknown key and names the nearest."""
+    """Rejects an unknown key and names the nearest known one."""
     known = ["seed"]
     for name, group in classes.items():
         known += [f"{name}.{field.name}" for field in dataclasses.fields(group)]
@@ -317,5 +317,5 @@ def _plain(value: Any) -> Any:
 
 
 def _last_line(error: Exception) -> str:
-    """Where the experiment file itself fails, the last line of many says why."""
+    """The last line of an error's message, which says why an experiment file fails."""
     return (str(error).strip().splitlines() or [type(error).__name__])[-1]

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, and locks between processes."""
+"""Atomic writes of files, and locks between processes."""
 
 import fcntl
 import logging
@@ -11,9 +11,9 @@ from typing import BinaryIO
 
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file that is synced to disk and takes its name once it is whole.
+    """Opens a file that replaces `path` once it is complete and synced to disk.
 
-    Nothing is left of one that fails; what had the name before then stays.
+    If writing fails, nothing of the new file remains, and an old file stays.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -29,7 +29,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """One process at a time. The lock ends with its process, so a killed one blocks nobody."""
+    """Admits one process at a time. The lock ends with its process: a killed one blocks nobody."""
     with path.open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -40,6 +40,6 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes UTF-8 text, whole or not at all."""
+    """Writes UTF-8 text atomically."""
     with replacing(path) as file:
         file.write(text.encode())

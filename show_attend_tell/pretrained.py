@@ -1,11 +1,11 @@
-"""Trained models that can be handed on: a small folder each.
+"""Trained models for sharing. Each is a small folder:
 
-    weights.safetensors    the weights in half precision, and the step of training they are of
-    config.json            how the model was trained and decodes
-    vocabulary.json        its words; of sentences source_vocabulary.json, too
-    README.md              the model card, of those that come with the package
+    weights.safetensors    the weights in half precision, and their training step
+    config.json            how the model was trained and how it decodes
+    vocabulary.json        its words; a translation model also has source_vocabulary.json
+    README.md              the model card, for models that come with the package
 
-Nothing in it can hold code. `inference.run.load_run` reads such a folder as it reads a run's.
+None of these files can contain code. `inference.run.load_run` reads such a folder like a run's.
 """
 
 import dataclasses
@@ -29,7 +29,7 @@ from show_attend_tell.runs.checkpoint import WEIGHTS, write_weights
 from show_attend_tell.runs.folder import SOURCE, TARGET, RunFolder
 from show_attend_tell.settings import Decode
 
-# What `compare` and a reader need of a run; neither weights nor pictures.
+# What `compare` and readers need from a run: neither weights nor pictures.
 RECORDS = (
     "run.json",
     "vocabulary.json",
@@ -52,11 +52,11 @@ def load(model: str | Path, overrides: Sequence[str] = ()) -> Run:
     """A model that comes with the package, or one in a folder: a run or an exported model.
 
     Args:
-      model: a name of `names()`, whose results are then written to `runs/NAME`; or the folder.
+      model: a name from `names()`, whose results go to `runs/NAME`; or a folder.
       overrides: of its config, as on the command line: `--config.decode.beam=3`.
 
     Raises:
-      UserError: there is no such model, or a file of it is damaged.
+      UserError: there is no such model, or one of its files is damaged.
     """
     if str(model) in names():
         return dataclasses.replace(
@@ -71,19 +71,20 @@ def load(model: str | Path, overrides: Sequence[str] = ()) -> Run:
 def caption(
     run: Run, pictures: Sequence[Picture | str], decoding: Decode | None = None
 ) -> list[AttentionRecord]:
-    """Captions pictures: the words, and for each token where the model looked.
+    """Captions pictures: the words, and where the model looked for each token.
 
     Args:
       run: from `load`.
       pictures: files (JPEG, PNG, WebP, BMP, GIF), encoded images, or RGB arrays (H, W, 3) of uint8.
-      decoding: how captions are searched for; None is as the model's config says. For another beam
-        pass `dataclasses.replace(run.decoding, beam=3)`.
+      decoding: how to search for captions; None: as in the model's config. For another beam pass
+        `dataclasses.replace(run.decoding, beam=3)`.
 
     Returns:
-      One record for each: `text`, `tokens` (T), `alpha` (T, L), L row by row of `grid`, and more.
+      One record per picture: `text`, `tokens` (T), `alpha` (T, L) with L row by row of `grid`, and
+      more.
 
     Raises:
-      UserError: a picture cannot be read (it is named), or the run translates sentences.
+      UserError: a picture cannot be read (the message names it), or the run translates sentences.
     """
     expect(run.task, "caption", run.workdir)
     decoding = decoding or run.decoding
@@ -96,23 +97,23 @@ def caption(
 
 
 def draw(record: AttentionRecord, picture: Picture | str) -> Image.Image:
-    """The attention of a caption over its picture, which a notebook shows; `.save(path)` keeps it.
+    """Draws a caption's attention over its picture. A notebook shows it; `.save(path)` stores it.
 
     Args:
       record: from `caption`.
-      picture: the one that it was made of.
+      picture: the captioned picture.
     """
     source = Path(picture) if isinstance(picture, str) else picture
     return attention_picture(read_picture(source, 512), record)
 
 
 def export(run: Run, folder: Path) -> int:
-    """Writes a run's weights, in half precision, with its config and words to `folder`.
+    """Writes a run's weights in half precision, its config and its vocabulary to `folder`.
 
-    The config no longer says where data lay on disk and which run the weights started from.
+    The config no longer names the paths of data or the run that the weights started from.
 
     Returns:
-      The size of the weights' file in bytes.
+      The size of the weights file in bytes.
 
     Raises:
       UserError: the folder holds a run, or a weight does not fit half precision.
@@ -120,7 +121,7 @@ def export(run: Run, folder: Path) -> int:
     if RunFolder(folder).begun:
         raise UserError(f"{folder}: the folder of a run; export to another one")
     folder.mkdir(parents=True, exist_ok=True)
-    # Without the frozen ones, which the encoder that the config names brings along.
+    # Without the frozen weights, which the encoder named in the config supplies.
     trained, _ = split_weights(run.model, run.params)
     write_weights(folder / WEIGHTS, trained, run.step)
     settings = config.replaced(config.without_places(run.settings), {"train.init_from": ""})
@@ -132,10 +133,10 @@ def export(run: Run, folder: Path) -> int:
 
 
 def publish(workdir: Path, folder: Path) -> list[Path]:
-    """Writes a run's records to `folder`, from which `compare` makes its page without the run.
+    """Writes a run's records to `folder`, so that `compare` can make its page without the run.
 
-    The records are config, curves, captions, scores and statistics of attention: no weights, no
-    pictures, and no places of data.
+    The records are config, curves, captions, scores and attention statistics. They contain no
+    weights, no pictures and no paths of data.
 
     Returns:
       The files written.
@@ -162,7 +163,7 @@ def publish(workdir: Path, folder: Path) -> list[Path]:
 
 
 def _without_places(content: Any) -> Any:
-    """A record whose command does not say where files lay."""
+    """A record whose command no longer names paths of data or of the initial run."""
     if not isinstance(content, dict):
         return content
     places = tuple(f"--config.{name}=" for name in (*config.PLACES, "train.init_from"))

@@ -1,4 +1,4 @@
-"""What a group of settings is made of: fields with a meaning and a range, checked when made."""
+"""Building blocks of settings: fields with a meaning and a range, checked on creation."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -14,8 +14,8 @@ class Meaning:
     """What a field means and which values it takes.
 
     Attributes:
-      text: for people; units included.
-      choices: the values it takes; empty: any within the bounds.
+      text: an explanation for readers, with units.
+      choices: the allowed values; empty: any within the bounds.
       least, most: inclusive bounds.
       above, below: exclusive bounds.
     """
@@ -66,7 +66,7 @@ _NAMES = {int: "a whole number", float: "a number", str: "text", bool: "True or 
 
 @dataclass(frozen=True)
 class Group:
-    """Settings that belong together, checked when they are made.
+    """Settings that belong together, checked on creation.
 
     Raises:
       UserError: a value of the wrong type or out of range; the message names the key.
@@ -88,7 +88,7 @@ class Group:
             value = int(value)
         elif field.type == tuple[str, ...]:
             if not isinstance(value, list | tuple) or not all(isinstance(v, str) for v in value):
-                raise UserError(f"{name} is {value!r}: it must be a list of texts")
+                raise UserError(f"{name} is {value!r}: it must be a list of strings")
             value = tuple(value)
         elif type(value) is not field.type:
             wanted = _NAMES.get(cast(type, field.type), "of another type")
@@ -99,4 +99,4 @@ class Group:
             raise UserError(f"{name} is {value!r}: {meaning.range}")
 
     def check(self) -> None:
-        """Raises UserError where values do not go together."""
+        """Raises UserError for values that do not fit each other."""

@@ -1,8 +1,8 @@
 """Every setting of an experiment: its type, default, meaning, unit and range.
 
-An experiment file lists only what differs from these defaults. Each group checks itself when it is
-made, so code that receives a group never checks it again. `Settings` holds all groups and checks
-what concerns several of them.
+An experiment file lists only what differs from these defaults. Each group validates itself on
+creation, so code that receives a group never checks it again. `Settings` holds all groups and
+checks how they combine.
 
 Symbols as in `models.decoder`: D annotation features, E embedding, H LSTM units, A attention units,
 N samples, L places.
@@ -22,18 +22,18 @@ BASELINES = ("none", "moving_average", "learned", "self_critical", "expected", "
 
 @dataclass(frozen=True)
 class Data(Group):
-    """What every data set has (`config.data`)."""
+    """Settings of every data set (`config.data`)."""
 
     path: ClassVar[str] = "data."
 
     name: str = setting("", "data set; each experiment names its own")
     dir: str = setting("", "folder of built data sets and caches; empty: the user's cache folder")
-    manual_dir: str = setting("", "folder of your download or of your own data")
-    limit: int = setting(0, "examples taken of each split, from the first; 0: all", least=0)
+    manual_dir: str = setting("", "folder with your download or your own data")
+    limit: int = setting(0, "use only the first examples of each split; 0: all", least=0)
     min_count: int = setting(
         1, "occurrences a training word needs to enter the vocabulary", least=0
     )
-    max_length: int = setting(40, "tokens of a target kept for training, without <eos>", least=1)
+    max_length: int = setting(40, "target tokens kept for training, without <eos>", least=1)
 
 
 @dataclass(frozen=True)
@@ -44,18 +44,20 @@ class ImageData(Data):
     crops: int = setting(0, "cropped copies of every training image", least=0)
     random_crop: float = setting(
         1.0,
-        "smallest side of a random view, as a share of the image's; for a trained encoder",
+        "smallest side of a random crop, as a share of the image's; needs a trained encoder",
         above=0,
         most=1,
     )
     random_flip: str = setting(
         "off",
-        "mirror half of the views; `swap` also exchanges left and right in the captions, `skip` "
-        "spares images whose captions have these words; for a trained encoder",
+        "mirror a training image with probability 0.5; `swap` also exchanges left and right in its "
+        "captions, `skip` never mirrors images with these words; needs a trained encoder",
         choices=("off", "swap", "skip"),
     )
-    restval: bool = setting(False, "whether Karpathy's `restval` split trains, too")
-    vocabulary_size: int = setting(0, "most frequent words kept; 0: all of `min_count`", least=0)
+    restval: bool = setting(False, "whether to train on Karpathy's `restval` split, too")
+    vocabulary_size: int = setting(
+        0, "number of most frequent words to keep; 0: all that reach `min_count`", least=0
+    )
 
     @property
     def augmented(self) -> bool:
@@ -67,20 +69,20 @@ class ImageData(Data):
 class SentenceData(Data):
     """A data set of sentence pairs."""
 
-    source: str = setting("", "language to read, such as en; empty where there is one pair only")
-    target: str = setting("", "language to write")
+    source: str = setting("", "source language, for example en; empty if there is only one pair")
+    target: str = setting("", "target language")
     vocabulary: str = setting(
         "subwords",
-        "`subwords`: pieces of words by sentencepiece; `words`: as written; `ptb`: lower-cased",
+        "`subwords`: units of sentencepiece; `words`: words as written; `ptb`: lower-cased words",
         choices=("subwords", "words", "ptb"),
     )
-    subwords: int = setting(5000, "pieces of each language, with vocabulary `subwords`", least=1)
+    subwords: int = setting(5000, "units per language, with vocabulary `subwords`", least=1)
     max_source_length: int = setting(60, "source tokens kept, without <eos>", least=1)
 
 
 @dataclass(frozen=True)
 class Encoder(Group):
-    """What every encoder has (`config.encoder`)."""
+    """Settings of every encoder (`config.encoder`)."""
 
     path: ClassVar[str] = "encoder."
 
@@ -89,7 +91,7 @@ class Encoder(Group):
 
 @dataclass(frozen=True)
 class ImageEncoder(Encoder):
-    """A CNN whose map is the grid of annotation vectors."""
+    """A CNN whose feature map is the grid of annotation vectors."""
 
     name: str = setting(
         "efficientnet_lite0",
@@ -101,24 +103,24 @@ class ImageEncoder(Encoder):
         False, "recompute a trained stage's activations in the backward pass, to save memory"
     )
     learning_rate: float = setting(
-        0.0, "peak rate of a trained encoder; 0: the optimizer's", least=0
+        0.0, "peak learning rate of a trained encoder; 0: the optimizer's", least=0
     )
     endpoints: tuple[str, ...] = setting(
-        (), "stages whose channels are concatenated; none: the network's own choice"
+        (), "stages whose channels are concatenated; empty: the network's default"
     )
     grid_stride: int = setting(
-        0, "pixels between places, 8, 16 or 32; 0: the network's own", least=0
+        0, "pixels between places: 8, 16 or 32; 0: the network's default", least=0
     )
-    features: int = setting(64, "D of the network `small`; of no other", least=4)
-    weights: str = setting("", "file, or OWNER/NAME on the hub; empty: the network's own")
+    features: int = setting(64, "D, for the network `small` only", least=4)
+    weights: str = setting("", "file, or OWNER/NAME on the hub; empty: the network's default")
     weights_sha256: str = setting(
-        "", "checksum that the weights must have; empty: any, and a run records what it found"
+        "", "checksum that the weights must have; empty: any, and the run records it"
     )
 
     def check(self) -> None:
         if not self.trainable_from and (self.learning_rate or self.checkpointing):
             raise UserError(
-                "config.encoder.learning_rate and .checkpointing are for a trained encoder: set "
+                "config.encoder.learning_rate and .checkpointing need a trained encoder: set "
                 "config.encoder.trainable_from"
             )
 
@@ -132,7 +134,7 @@ class SentenceEncoder(Encoder):
     )
     embedding: int = setting(256, "size of source word vectors", least=1)
     hidden: int = setting(256, "units of each direction", least=1)
-    bidirectional: bool = setting(True, "whether a second network reads from the end")
+    bidirectional: bool = setting(True, "whether a second network reads backwards")
     annotations: str = setting(
         "all", "annotate `all` words, or only the `last` (a fixed context)", choices=("all", "last")
     )
@@ -168,7 +170,7 @@ class Attention(Group):
 
     @property
     def normalised(self) -> bool:
-        """Whether the weights of a step sum to 1: not in the Gaussian window of soft attention."""
+        """Whether a step's weights sum to 1. Soft attention's Gaussian window lowers them."""
         return self.window != "local_p" or self.hard
 
     def check(self) -> None:
@@ -178,7 +180,7 @@ class Attention(Group):
 
 @dataclass(frozen=True)
 class Hard(Group):
-    """How hard attention is trained (`config.hard`); of no effect on soft attention."""
+    """How hard attention is trained (`config.hard`). Soft attention ignores it."""
 
     path: ClassVar[str] = "hard."
 
@@ -187,17 +189,17 @@ class Hard(Group):
         "`reinforce`: Xu et al. 2015, section 4.1; `multi_sample`: the tighter bound of VIMCO",
         choices=("reinforce", "multi_sample"),
     )
-    samples: int = setting(1, "N, attention paths drawn for a caption", least=1)
+    samples: int = setting(1, "N, attention paths sampled per caption", least=1)
     soft_probability: float = setting(
-        0.5, "p, with which a coin replaces samples by their expectation", least=0, most=1
+        0.5, "p, probability that a coin replaces samples by their expectation", least=0, most=1
     )
-    soft_steps: int = setting(0, "first training steps, in which p is 1", least=0)
-    coin: str = setting("image", "what shares one draw of the coin", choices=("image", "batch"))
+    soft_steps: int = setting(0, "number of initial training steps with p = 1", least=0)
+    coin: str = setting("image", "what shares one toss of the coin", choices=("image", "batch"))
     reinforce: float = setting(1.0, "lambda_r, weight of the score-function term", least=0)
     entropy: float = setting(0.01, "lambda_e, weight of attention's entropy in nats", least=0)
     credit: str = setting(
         "sequence",
-        "log-likelihood that a choice is credited with: of the whole caption, of the words "
+        "log-likelihood credited to a choice: that of the whole `sequence`, that of the words "
         "`to_go`, or the `mean` over words",
         choices=("sequence", "to_go", "mean"),
     )
@@ -212,12 +214,12 @@ class Hard(Group):
         """Rejects what does not go together (UserError); of no concern to soft attention."""
         if self.baseline == "leave_one_out" and self.samples < 2:
             raise UserError(
-                "config.hard.baseline 'leave_one_out' needs config.hard.samples of 2 or more"
+                "config.hard.baseline 'leave_one_out' needs config.hard.samples of at least 2"
             )
         if self.objective == "multi_sample":
             if (self.credit, self.baseline) != ("sequence", "leave_one_out"):
                 raise UserError(
-                    "config.hard.objective 'multi_sample' has credit 'sequence' and baseline "
+                    "config.hard.objective 'multi_sample' needs credit 'sequence' and baseline "
                     "'leave_one_out'; set both (with 'to_go' its gradient would be biased)"
                 )
             if self.released:
@@ -226,24 +228,24 @@ class Hard(Group):
 
 @dataclass(frozen=True)
 class Reward(Group):
-    """Training on what sampled captions score (`config.reward`)."""
+    """Training on the scores of sampled captions (`config.reward`)."""
 
     path: ClassVar[str] = "reward."
 
-    samples: int = setting(0, "N, captions drawn of an image; 0: train on likelihood", least=0)
+    samples: int = setting(0, "N, captions sampled per image; 0: train on likelihood", least=0)
     cider: float = setting(1.0, "weight of CIDEr-D, which lies in [0, 10]", least=0)
     bleu: float = setting(0.0, "weight of sentence BLEU-4, in [0, 1]", least=0)
     f_mean: float = setting(0.0, "weight of METEOR's F_mean, in [0, 1]", least=0)
-    max_length: int = setting(16, "tokens of a drawn caption, <eos> included", least=1)
+    max_length: int = setting(16, "tokens of a sampled caption, <eos> included", least=1)
 
     def check(self) -> None:
         if self.samples == 1:
             raise UserError(
-                "config.reward.samples is 1: choose 0 (no reward) or 2 and more, since each sample "
+                "config.reward.samples is 1: choose 0 (no reward) or at least 2, since each sample "
                 "is compared with the others"
             )
         if self.samples and not any((self.cider, self.bleu, self.f_mean)):
-            raise UserError("config.reward.cider, .bleu and .f_mean: one of them must be over 0")
+            raise UserError("config.reward.cider, .bleu and .f_mean: at least one must be over 0")
 
 
 @dataclass(frozen=True)
@@ -269,9 +271,11 @@ class Decoder(Group):
     deep_output: bool = setting(
         True, "predict words from y_{t-1}, h_t and z_t (eq. 7), not from h_t only"
     )
-    output_tanh: bool = setting(True, "tanh around the deep output's sum, as the released code has")
+    output_tanh: bool = setting(
+        True, "apply tanh to the deep output's sum, as the released code does"
+    )
     gate: bool = setting(True, "scale the context by the gate beta_t")
-    tied: bool = setting(True, "use the embedding's transpose as output matrix (Press and Wolf)")
+    tied: bool = setting(True, "use the transposed embedding as output matrix (Press and Wolf)")
     dtype: str = setting(
         "float32",
         "number format of products; `bfloat16` is for accelerators",
@@ -303,13 +307,13 @@ class Optimizer(Group):
 
     name: str = setting("adam", "update rule", choices=("adam", "adamw", "rmsprop"))
     learning_rate: float = setting(2e-3, "peak of the schedule", least=0)
-    schedule: str = setting("cosine", "course of the rate", choices=("constant", "cosine"))
-    final: float = setting(0.0, "last rate of `cosine`, as a share of the peak", least=0, most=1)
+    schedule: str = setting("cosine", "shape of the schedule", choices=("constant", "cosine"))
+    final: float = setting(0.0, "final rate of `cosine`, as a share of the peak", least=0, most=1)
     warmup_steps: int = setting(100, "steps of linear warm-up", least=0)
-    weight_decay: float = setting(0.0, "decoupled decay of matrices, for adamw", least=0)
+    weight_decay: float = setting(0.0, "decoupled weight decay of matrices, adamw only", least=0)
     clip_norm: float = setting(5.0, "largest global norm of the gradient; 0: no clipping", least=0)
     average: float = setting(
-        0.998, "decay of the running mean of parameters; 0: the last ones", least=0, below=1
+        0.998, "decay of the running mean of parameters; 0: keep the last ones", least=0, below=1
     )
 
     def check(self) -> None:
@@ -325,23 +329,23 @@ class Train(Group):
 
     path: ClassVar[str] = "train."
 
-    init_from: str = setting("", "run folder whose weights to start from; empty: from scratch")
+    init_from: str = setting("", "folder of the run to start from; empty: from scratch")
     init_weights: str = setting("best", "which of that run's weights", choices=("best", "last"))
     init_share: float = setting(
         0.0, "share of the initial weights in the evaluated ones", least=0, most=1
     )
     epochs: float = setting(5.0, "passes over the training split; 0.5: half of one", above=0)
-    batch_size: int = setting(64, "B, images or sentences of a step", least=1)
+    batch_size: int = setting(64, "B, images or sentences per step", least=1)
     rows: int = setting(2, "R, rows that the captions of an image are packed into", least=1)
-    buckets: int = setting(8, "distinct row lengths, each one compiled program", least=1)
+    buckets: int = setting(8, "distinct row lengths; each compiles a program", least=1)
     log_every: int = setting(50, "steps between two records of the metrics", least=1)
     checkpoint_every: int = setting(500, "steps between two checkpoints", least=1)
     metric: str = setting("CIDEr", "validation score that picks the best weights")
     patience: int = setting(
-        4, "validations without a better score that end the run; 0: never", least=0
+        4, "stop after this many validations without a better score; 0: never", least=0
     )
     max_skipped: int = setting(
-        20, "consecutive steps with a non-finite gradient that end the run", least=1
+        20, "stop after this many consecutive steps with a non-finite gradient", least=1
     )
 
 
@@ -360,15 +364,15 @@ class Decode(Group):
     batch_size: int = setting(50, "images or sentences decoded together", least=1)
     context: str = setting(
         "expected",
-        "what a step reads: `expected`, the mean by alpha; `argmax`, the place of the largest "
-        "alpha; `sample`, one drawn by alpha, the same for the same input, step and beam",
+        "what a step reads: `expected`, the alpha-weighted mean; `argmax`, the place with the "
+        "largest alpha; `sample`, a place drawn from alpha, reproducible per input, step and beam",
         choices=("expected", "argmax", "sample"),
     )
 
 
 @dataclass(frozen=True)
 class Settings:
-    """An experiment, complete."""
+    """All settings of an experiment."""
 
     data: ImageData | SentenceData
     encoder: ImageEncoder | SentenceEncoder
@@ -380,13 +384,13 @@ class Settings:
     optimizer: Optimizer = Optimizer()
     train: Train = Train()
     decode: Decode = Decode()
-    seed: int = setting(0, "of all random numbers", least=0)
+    seed: int = setting(0, "seed of all random numbers", least=0)
 
     path: ClassVar[str] = ""
 
     def __post_init__(self):
         if type(self.seed) is not int or self.seed < 0:
-            raise UserError(f"config.seed is {self.seed!r}: it must be a whole number of 0 or more")
+            raise UserError(f"config.seed is {self.seed!r}: it must be a whole number, at least 0")
         if isinstance(self.encoder, ImageEncoder):
             self._check_images(cast(ImageData, self.data), self.encoder)
         if self.attention.hard:
@@ -395,13 +399,13 @@ class Settings:
             if self.attention.temperature != 1:
                 raise UserError("config.hard.released needs config.attention.temperature=1")
             if self.reward.samples:
-                raise UserError("config.hard.released and config.reward.samples do not go together")
+                raise UserError("config.hard.released and config.reward.samples exclude each other")
 
     def check_start(self) -> None:
-        """Rejects settings with which no run can start, although a handed-on model may keep them.
+        """Rejects settings with which no run can start. An exported model may still have them.
 
         Raises:
-          UserError: a reward or a share of initial weights without a run to start from.
+          UserError: a reward or a share of initial weights, but no run to start from.
         """
         if self.train.init_from:
             return
@@ -437,7 +441,7 @@ class Settings:
 
 IMAGE_SETS = ("shapes", "flickr8k", "coco", "karpathy", "folder")
 PAIR_SETS = ("multi30k", "reversal")
-# The groups that a data set decides: of images, or of sentence pairs.
+# The groups that depend on the data set: for images, or for sentence pairs.
 GROUPS: Mapping[str, tuple[type[Data], type[Encoder]]] = {
     **dict.fromkeys(IMAGE_SETS, (ImageData, ImageEncoder)),
     **dict.fromkeys(PAIR_SETS, (SentenceData, SentenceEncoder)),

@@ -82,7 +82,9 @@ def test_other_words_on_the_command_line_are_errors(file):
 def test_an_experiment_is_found_by_name_or_by_path(file, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)  # an installed program is not started in a checkout
     assert config.load_experiment("shapes:hard").attention.kind == "hard"
-    with pytest.raises(UserError, match=r"there is no file shape; .* nearest .* is shapes of coco"):
+    with pytest.raises(
+        UserError, match=r"there is no file shape; .* nearest .* is shapes \(all: coco"
+    ):
         config.load_experiment("shape")
     with pytest.raises(UserError, match="there is no file nowhere.py"):
         config.load_experiment("nowhere.py")

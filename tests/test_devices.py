@@ -152,7 +152,7 @@ def test_a_job_of_several_is_found_from_its_surroundings(monkeypatch, variable, 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--processes", "2"], "given together"),
+        (["--processes", "2"], "together, or none of them"),
         (["--coordinator", "localhost:1", "--processes", "2", "--process", "2"], "from 0 to 1"),
     ],
 )

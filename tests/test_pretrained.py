@@ -126,7 +126,7 @@ def test_what_is_no_model_is_told(trained, exported, tmp_path):
     name = sorted(arrays)[0]
     for wrong in ({k: v for k, v in arrays.items() if k != name}, arrays | {"more": arrays[name]}):
         safetensors.numpy.save_file(wrong, weights)
-        with pytest.raises(UserError, match="its weights are not the config's"):
+        with pytest.raises(UserError, match="its weights do not fit the config"):
             pretrained.load(exported)
     weights.write_bytes(b"no weights")
     with pytest.raises(UserError, match="weights.safetensors: not readable weights"):

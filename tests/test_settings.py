@@ -15,7 +15,7 @@ REWARD = Reward(samples=2, cider=1.0, bleu=0.5, f_mean=0.3, max_length=8)
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"baseline": "leave_one_out", "samples": 1}, "samples of 2"),
+        ({"baseline": "leave_one_out", "samples": 1}, "samples of at least 2"),
         ({"baseline": "median"}, "baseline is 'median': choose one of .*'moving_average'"),
         ({"credit": "all"}, "credit is 'all': choose one of .*'to_go'"),
         ({"objective": "elbo"}, "objective is 'elbo': choose one of .*'multi_sample'"),

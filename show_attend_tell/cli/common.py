@@ -49,7 +49,7 @@ def add_experiment(parser: argparse.ArgumentParser) -> None:
 def add_run(parser: argparse.ArgumentParser, default: str | None = None) -> None:
     """The options that name a trained run and how it decodes."""
     which = parser.add_mutually_exclusive_group(required=default is None)
-    which.add_argument("--workdir", type=Path, help="folder of a trained run, or an exported one")
+    which.add_argument("--workdir", type=Path, help="folder of a trained run or an exported model")
     packaged = "a model that comes with the package"
     which.add_argument(
         "--pretrained",
@@ -64,12 +64,12 @@ def add_run(parser: argparse.ArgumentParser, default: str | None = None) -> None
     parser.add_argument(
         "--context",
         help="what hard attention reads: expected, argmax or sample (default: the config's; "
-        "evaluate reports expected and argmax of a hard run)",
+        "evaluate reports both expected and argmax for a hard run)",
     )
 
 
 def load(arguments: argparse.Namespace, overrides: Sequence[str]) -> tuple["Run", "Decode"]:
-    """The run that `add_run`'s options name, and how it is to decode."""
+    """The run named by `add_run`'s options, and its decoding settings."""
     from show_attend_tell import pretrained
     from show_attend_tell.inference.run import load_run
 

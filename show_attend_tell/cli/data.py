@@ -1,4 +1,4 @@
-"""The verbs `prepare` and `inspect`: data before a run."""
+"""The verbs `prepare` and `inspect`, which work on data before a run."""
 
 import argparse
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ def add_verbs(verbs: Verbs) -> None:
         verbs, "prepare", _prepare, "Build an experiment's data set and feature cache, or resume."
     )
     inspect = add_verb(
-        verbs, "inspect", _inspect, "Show what an experiment's data set holds; draw a sheet of it."
+        verbs, "inspect", _inspect, "Summarise an experiment's data set and draw a contact sheet."
     )
     for data in (prepare, inspect):
         add_experiment(data)

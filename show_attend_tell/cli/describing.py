@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from show_attend_tell.data.task import Subject
     from show_attend_tell.inference.attention_record import AttentionRecord
 
-PRETRAINED = "flickr8k-soft"  # what `caption` takes where no run is named
+PRETRAINED = "flickr8k-soft"  # what `caption` uses if no run is named
 
 
 def add_verbs(verbs: Verbs) -> None:
@@ -30,14 +30,14 @@ def add_verbs(verbs: Verbs) -> None:
     caption = add_verb(verbs, "caption", _caption, "Caption image files and draw their attention.")
     add_run(caption, default=PRETRAINED)
     caption.add_argument("images", type=Path, nargs="+", metavar="IMAGE")
-    caption.add_argument("--out", type=Path, help="folder of the pictures (default: W/captions)")
+    caption.add_argument("--out", type=Path, help="folder to write (default: RUN/captions)")
 
     translate = add_verb(
-        verbs, "translate", _translate, "Translate sentences, from arguments or a pipe."
+        verbs, "translate", _translate, "Translate sentences from arguments or standard input."
     )
     add_run(translate)
     translate.add_argument(
-        "sentences", nargs="*", metavar="SENTENCE", help="(default: lines of input)"
+        "sentences", nargs="*", metavar="SENTENCE", help="default: lines of standard input"
     )
     translate.add_argument("--out", type=Path, help="folder for pictures of the alignments")
 
@@ -48,7 +48,7 @@ def add_verbs(verbs: Verbs) -> None:
     attend.add_argument("images", type=Path, nargs="*", metavar="IMAGE", help="instead of a split")
     attend.add_argument("--split", default="val", help="train, val or test (default: val)")
     attend.add_argument("--num", type=int, default=16, help="images to draw (default: 16)")
-    attend.add_argument("--out", type=Path, help="folder (default: W/attention)")
+    attend.add_argument("--out", type=Path, help="folder to write (default: RUN/attention)")
 
 
 def _evaluate(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
@@ -70,7 +70,7 @@ def _evaluate(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
 
 
 def _print_scores(records: Sequence[Mapping[str, Any]]) -> None:
-    """Scores of one split, a column for each way of decoding."""
+    """Prints the scores of one split, with a column for each context."""
     from rich.console import Console
     from rich.table import Table
 
@@ -111,13 +111,13 @@ def _caption(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
 
 
 def _reject(wrong: Mapping[Path, str]) -> None:
-    """Ends with an error where files were left out, after all others are done."""
+    """Raises an error for files that were left out, once all others are done."""
     if wrong:
         raise UserError("; ".join(wrong.values()))
 
 
 def _named(paths: Sequence[Path]) -> list["Subject"]:
-    """Image files, each by its name, or by its path where a name comes twice."""
+    """Image files as subjects, each named by its file name, or by its path if names repeat."""
     from show_attend_tell.data.task import Subject
 
     names = Counter(path.name for path in paths)
@@ -163,7 +163,9 @@ def _sentences(given: Sequence[str]) -> list[str]:
         if not sentence:
             raise UserError(f"sentence {number} is empty; give words to translate")
     if not sentences:
-        raise UserError("no sentence was given; name one, or write some to the input, one a line")
+        raise UserError(
+            "no sentence was given; pass some as arguments, or one a line on standard input"
+        )
     return sentences
 
 
@@ -229,7 +231,7 @@ def _dump(
 def _write_statistics(
     folder: Path, records: Sequence["AttentionRecord"], noun: str, origin: Mapping[str, Any]
 ) -> None:
-    """Measures the maps, writes statistics.json beside the pictures, prints the main figures."""
+    """Measures the maps, writes statistics.json beside the pictures and prints a summary."""
     from show_attend_tell.evaluation.grounding import attention_statistics, write_statistics
 
     statistics = attention_statistics(records) | dict(origin)
@@ -247,7 +249,7 @@ def _write_statistics(
             f"{objects['matched']} nouns"
         )
     elif objects:
-        print("attention in the objects' boxes: no caption named one in its place")
+        print("attention in the objects' boxes: no caption named one at the expected word")
     for warning in statistics["warnings"]:
         print(f"warning: {warning}")
     print(f"pictures and statistics: {folder}")

@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("interrupted", file=sys.stderr)
         return 130
     except OSError as error:
-        # What no module foresaw: a full disk, a folder without permission.
+        # What no module handles: a full disk, a folder without permission.
         where = f"{error.filename}: " if error.filename else ""
         print(f"error: {where}{error.strerror or error}", file=sys.stderr)
         return 2
@@ -57,7 +57,7 @@ class _Messages(logging.Handler):
 
 
 def _prepare_libraries() -> None:
-    """Silences libraries, shows our own messages, keeps compiled programs for the next start."""
+    """Silences libraries, shows our own messages and caches compiled programs."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     import absl.logging
     import jax
@@ -72,7 +72,7 @@ def _prepare_libraries() -> None:
     if not getattr(jax.config, "jax_compilation_cache_dir", None):
         cache = Path(platformdirs.user_cache_dir("show_attend_tell")) / "jax"
         jax.config.update("jax_compilation_cache_dir", str(cache))
-        # Small programs, too: the hundred that make a model's first weights take seconds.
+        # Small programs, too: the hundred that initialise a model take seconds.
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 

@@ -18,30 +18,34 @@ def add_verbs(verbs: Verbs) -> None:
         verbs,
         "compare",
         _compare,
-        "Compare runs: a page, a table and their numbers.",
+        "Compare runs on a page, in a table and as JSON.",
         overrides=False,
     )
     compare.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="workdir of a run")
-    compare.add_argument("--split", default="test", help="that all were evaluated on (test)")
+    compare.add_argument("--split", default="test", help="split of all runs (default: test)")
     compare.add_argument("--out", type=Path, default=Path("runs/compare"), help="folder to write")
     add_pictures(compare)
 
     export = add_verb(
-        verbs, "export", _export, "Write only a run's weights, config and words, to hand on."
+        verbs, "export", _export, "Export a run for sharing: its weights, config and words."
     )
     export.add_argument("--workdir", type=Path, required=True, help="folder of a trained run")
-    export.add_argument("--weights", choices=("best", "last"), default="best", help="(best)")
+    export.add_argument(
+        "--weights", choices=("best", "last"), default="best", help="(default: best)"
+    )
     export.add_argument("--out", type=Path, required=True, help="folder to write")
 
     publish = add_verb(
         verbs,
         "publish",
         _publish,
-        "Write a run's records, without weights and pictures, for `compare`.",
+        "Write runs' records for `compare`, without weights and pictures.",
         overrides=False,
     )
     publish.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="workdir of a run")
-    publish.add_argument("--out", type=Path, required=True, help="folder of their folders")
+    publish.add_argument(
+        "--out", type=Path, required=True, help="folder to write, with a subfolder per run"
+    )
 
     tables = add_verb(
         verbs,
@@ -51,7 +55,7 @@ def add_verbs(verbs: Verbs) -> None:
         overrides=False,
     )
     tables.add_argument("pages", type=Path, help="folder of Markdown pages with marked tables")
-    tables.add_argument("--records", type=Path, default=Path("results"), help="folder (results)")
+    tables.add_argument("--records", type=Path, default=Path("results"), help="(default: results)")
 
     variance = add_verb(
         verbs,
@@ -62,9 +66,9 @@ def add_verbs(verbs: Verbs) -> None:
     variance.add_argument("--workdir", type=Path, required=True, help="folder of a trained run")
     variance.add_argument("--batches", type=int, default=4, help="(default: 4)")
     variance.add_argument("--samples", type=int, default=64, help="per batch (default: 64)")
-    variance.add_argument("--images", type=int, default=8, help="of a batch (default: 8)")
+    variance.add_argument("--images", type=int, default=8, help="per batch (default: 8)")
     variance.add_argument(
-        "--fresh", action="store_true", help="initial weights instead of the trained ones"
+        "--fresh", action="store_true", help="use initial weights instead of the trained ones"
     )
 
 
@@ -75,12 +79,12 @@ def add_pictures(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=12,
         metavar="N",
-        help="images on the page; 0 for a page that may be passed on whatever the data (12)",
+        help="images on the page; 0: none, so that the page may be shared (default: 12)",
     )
 
 
 def show_comparison(runs: Sequence[Path], split: str, out: Path, pictures: int) -> None:
-    """Compares runs, prints the table and says where the page lies."""
+    """Compares runs, prints the table and names the page."""
     from show_attend_tell.reports.compare import compare
 
     compare(runs, split, out, shown=pictures)
@@ -98,7 +102,7 @@ def _export(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
 
     run = load_run(arguments.workdir, overrides, weights=arguments.weights)
     size = pretrained.export(run, arguments.out)
-    print(f"{arguments.out}: step {run.step}, {size / 1e6:.1f} MB; caption with --workdir of it")
+    print(f"{arguments.out}: step {run.step}, {size / 1e6:.1f} MB; use it as --workdir")
 
 
 def _publish(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
@@ -117,7 +121,7 @@ def _tables(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     for page in changed:
         print(f"{page}: tables generated")
     if not changed:
-        print(f"{arguments.pages}: all tables are as the records say")
+        print(f"{arguments.pages}: all tables agree with the records")
 
 
 def _gradient_variance(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
@@ -180,7 +184,7 @@ def _print_variance(rows: Sequence[Mapping[str, Any]]) -> None:
     from rich.table import Table
 
     table = Table(
-        title="trace of the gradient's covariance; relative: to none + sequence, at equal rollouts"
+        title="trace of the gradient's covariance; relative to none + sequence at equal rollouts"
     )
     for name in ("baseline", "credit", "rollouts", "trace", "relative", "signal to noise"):
         table.add_column(name, justify="left" if name in ("baseline", "credit") else "right")

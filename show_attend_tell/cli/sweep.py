@@ -1,4 +1,4 @@
-"""The verb `sweep`: a grid of runs, one after another here or on a SLURM cluster, then compared."""
+"""The verb `sweep`: a grid of runs, in sequence here or on a SLURM cluster, then a comparison."""
 
 import argparse
 import dataclasses
@@ -28,8 +28,8 @@ def add_verbs(verbs: Verbs) -> None:
         "config",
         nargs="+",
         metavar=EXPERIMENT,
-        help=f"{EXPERIMENT_HELP}; of several, one may start from an earlier one's run with the "
-        "same seed",
+        help=f"{EXPERIMENT_HELP}; an experiment may start from an earlier one's run with the same "
+        "seed",
     )
     sweep.add_argument(
         "--set",
@@ -38,15 +38,15 @@ def add_verbs(verbs: Verbs) -> None:
         metavar="KEY=VALUE,VALUE",
         help="values of a setting, for example attention.kind=soft,hard; may be repeated",
     )
-    sweep.add_argument("--seeds", default="0", help="separated by commas (default: 0)")
+    sweep.add_argument("--seeds", default="0", help="comma-separated (default: 0)")
     sweep.add_argument(
         "--workdir", type=Path, default=Path("runs/sweep"), help="folder of the runs"
     )
-    sweep.add_argument("--split", default="test", help="to evaluate (default: test)")
+    sweep.add_argument("--split", default="test", help="split to evaluate (default: test)")
     sweep.add_argument("--cluster", default="local", help="local or slurm (default: local)")
-    sweep.add_argument("--partition", default="", help="of SLURM")
+    sweep.add_argument("--partition", default="", help="SLURM partition")
     add_pictures(sweep)
-    sweep.add_argument("--hours", type=float, default=24.0, help="that a seed may take (24)")
+    sweep.add_argument("--hours", type=float, default=24.0, help="limit per seed (default: 24)")
 
 
 def _sweep(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
@@ -75,7 +75,7 @@ def _sweep(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """One run: its experiment, its folder and what it overrides."""
+    """One run: its experiment, folder and overrides."""
 
     config: str
     workdir: Path
@@ -91,7 +91,7 @@ def grid(
 ) -> list[list[Job]]:
     """Every combination of the settings' values, with every seed; each config is checked.
 
-    Each combination is a chain of runs, one of each experiment, in the order given. An experiment
+    Each combination is a chain of runs, one per experiment, in the order given. An experiment
     whose `train.init_from` is `runs/NAME-VARIANT` of an earlier one starts from that experiment's
     run with the same seed and settings.
 
@@ -99,12 +99,12 @@ def grid(
       experiments: NAME[:VARIANT] or FILE.py[:VARIANT] of each.
       settings: values by key, for example {"attention.kind": ["soft", "hard"]}.
       seeds: of each combination.
-      folder: of the runs' folders, which are named after variant (where there are several
-        experiments), settings and seed.
-      overrides: of all runs.
+      folder: parent of the runs' folders. Their names consist of the variant (if there are several
+        experiments), the settings and the seed.
+      overrides: for all runs.
 
     Raises:
-      UserError: no such key, a value of another type, or the same variant twice.
+      UserError: an unknown key, a value of the wrong type, or the same variant twice.
     """
     from show_attend_tell import config
 
@@ -140,20 +140,20 @@ def run_all(
     partition: str = "",
     console: "Console | None" = None,
 ) -> None:
-    """Trains and evaluates all runs and dumps their attention; skips what is done already.
+    """Trains and evaluates all runs and dumps their attention; skips what is already done.
 
-    A run that was cut short resumes from its checkpoint. A failed run ends its own chain only.
+    An interrupted run resumes from its checkpoint. A failed run ends only its own chain.
 
     Args:
-      chains, folder: of `grid`.
-      split: to evaluate.
+      chains, folder: from `grid`.
+      split: the split to evaluate.
       cluster: `local`, one run after another on this machine; or `slurm`, all chains at once.
-      hours: that a chain may take.
+      hours: time limit of a chain.
       partition: of SLURM, "" for its default.
       console: where progress is shown.
 
     Raises:
-      UserError: an unknown cluster, or runs that failed; it names their logs.
+      UserError: an unknown cluster, or failed runs; the message names their logs.
     """
     import submitit
     from rich.console import Console
@@ -185,7 +185,7 @@ def run_all(
         commands = []
         for job in chain:
             missing = _missing(job, split)
-            what = ", ".join(command[0] for command in missing) or "done already"
+            what = ", ".join(command[0] for command in missing) or "already done"
             console.print(f"{job.workdir}: {what}")
             commands += missing
         if not commands:
@@ -235,6 +235,6 @@ def _missing(job: Job, split: str) -> list[list[str]]:
 
 
 def _run(commands: Sequence[Sequence[str]]) -> None:
-    """What a job does: the verbs, as a user would call them."""
+    """Runs a job's verbs as a user would call them."""
     for command in commands:
         subprocess.run([sys.executable, "-m", "show_attend_tell", *command], check=True)

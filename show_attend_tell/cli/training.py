@@ -10,7 +10,7 @@ from pathlib import Path
 
 from show_attend_tell.cli.common import Verbs, add_experiment, add_verb
 
-SHOWN = 16  # pictures that quickstart draws of each run
+SHOWN = 16  # pictures that quickstart draws per run
 
 
 def add_verbs(verbs: Verbs) -> None:
@@ -19,26 +19,26 @@ def add_verbs(verbs: Verbs) -> None:
         verbs,
         "quickstart",
         _quickstart,
-        "Train, draw and compare soft and hard attention on the generated data set: a few minutes.",
+        "Train, draw and compare soft and hard attention on generated data, in a few minutes.",
     )
     quickstart.add_argument("--workdir", type=Path, default=Path("runs/quickstart"))
     quickstart.set_defaults(verbs=verbs)
 
     train = add_verb(
-        verbs, "train", _train, "Train an experiment, or resume it in the state of its workdir."
+        verbs, "train", _train, "Train an experiment, or resume the run in its workdir."
     )
     add_experiment(train)
     train.add_argument("--workdir", type=Path, required=True, help="folder of the run")
     job = train.add_argument_group(
         "several processes",
-        "One run on the devices of all; SLURM steps of several tasks and TPU pods need no options. "
-        "The folders of runs and data must be the same for all.",
+        "One run on the devices of all processes. SLURM steps with several tasks and TPU pods need "
+        "no options. All processes must share the folders of runs and data.",
     )
     job.add_argument(
         "--coordinator", metavar="HOST:PORT", help="address of process 0, with a free port"
     )
-    job.add_argument("--processes", type=int, help="how many there are")
-    job.add_argument("--process", type=int, help="number of this one, from 0")
+    job.add_argument("--processes", type=int, help="number of processes")
+    job.add_argument("--process", type=int, help="index of this one, from 0")
 
     config = add_verb(verbs, "config", _config, "Print every setting of an experiment.")
     add_experiment(config)
@@ -56,7 +56,7 @@ def _train(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     needless = config.needless(config.read_experiment(arguments.config))
     if needless and devices.is_first():
         print(
-            f"note: {arguments.config} states {len(needless)} settings that are the defaults; "
+            f"note: {arguments.config} sets {len(needless)} settings to their defaults; "
             f"`show-attend-tell config --config {arguments.config} --changes` lists the others",
             file=sys.stderr,
         )
@@ -89,7 +89,7 @@ def _quickstart(arguments: argparse.Namespace, overrides: Sequence[str]) -> None
     started = time.monotonic()
     show = partial(_show, arguments.verbs)
     soft, hard = arguments.workdir / "soft", arguments.workdir / "hard"
-    # Hard attention starts from the soft run, which takes half the time of a start from scratch.
+    # Hard attention starts from the soft run, in half the time of a start from scratch.
     for run, variant, changes in (
         (soft, "soft", ()),
         (hard, "hard-from-soft", (f"--config.train.init_from={soft}",)),

@@ -1,6 +1,6 @@
 """Images or sentences? The only module that asks.
 
-A task knows how to read a data set, what a model reads of an example, and what results are called.
+A task knows how to read a data set, what a model sees of an example, and what results are called.
 Everything else treats both kinds alike.
 """
 
@@ -34,7 +34,7 @@ from show_attend_tell.tokens import PAD
 
 @runtime_checkable
 class Viewer(Protocol):
-    """What an encoder tells about the places that it annotates."""
+    """What an encoder knows about the places that it annotates."""
 
     image_size: int
     centres: tuple[float, ...]
@@ -42,10 +42,10 @@ class Viewer(Protocol):
 
 @dataclass(frozen=True)
 class Subject:
-    """Something that is captioned or translated.
+    """Something to caption or translate.
 
     Attributes:
-      name: id of an example, or a file's name.
+      name: id of an example, or name of a file.
       picture: an image: encoded, a file, or RGB values.
       boxes: known objects in it.
       text: a source sentence.
@@ -59,7 +59,7 @@ class Subject:
 
 @dataclass(frozen=True, eq=False)
 class Places:
-    """Where the L places of an input lie.
+    """The positions of an input's L places.
 
     Attributes:
       row_centres, column_centres: of the grid (h, w), in [0, 1]; L = h * w, row by row.
@@ -83,11 +83,11 @@ class Task(ABC):
     Attributes:
       noun: what examples are called: "images" or "sentences".
       token: what the parts of a target are called: "words" or "tokens".
-      verb: the command that describes inputs of one's own: "caption" or "translate".
+      verb: the command that describes new inputs: "caption" or "translate".
       scorer: name of the scorer in `evaluation.scoring`.
       metrics: validation scores that can pick the best weights.
       progress_metric: the score by which progress is compared.
-      reads_words: whether inputs are words, whose vocabulary the encoder needs.
+      reads_words: whether inputs are text, so that the encoder needs a vocabulary.
     """
 
     noun: ClassVar[str]
@@ -100,7 +100,7 @@ class Task(ABC):
 
     @abstractmethod
     def load(self, split: str, *, copies: bool = False) -> ExampleSource:
-        """The examples of a split; with `copies` also those that only training sees."""
+        """The examples of a split; with `copies`, also the copies that only training sees."""
 
     @abstractmethod
     def target_vocabulary(self, texts: Iterable[str]) -> AnyVocabulary:
@@ -108,11 +108,11 @@ class Task(ABC):
 
     @abstractmethod
     def source_vocabulary(self, examples: ExampleSource) -> AnyVocabulary | None:
-        """The vocabulary of training inputs; None where inputs are not words."""
+        """The vocabulary of training inputs; None if inputs are not text."""
 
     @abstractmethod
     def row_cache(self, examples: ExampleSource, make: Callable[..., RowCache]) -> RowCache | None:
-        """The cache `make(examples)` of the inputs; None where inputs need none."""
+        """The cache `make(examples)` of the inputs; None if inputs need none."""
 
     @abstractmethod
     def inputs(
@@ -122,7 +122,7 @@ class Task(ABC):
         make: Callable[..., RowCache],
         warn: Callable[[str], object],
     ) -> Inputs:
-        """What the model reads of each example.
+        """The model's input for each example.
 
         Args:
           examples: a split.
@@ -135,25 +135,25 @@ class Task(ABC):
     def encode(
         self, sentences: Sequence[str], source: AnyVocabulary
     ) -> tuple[Int[np.ndarray, "N S"], list[int]]:
-        """Sentences of one's own as inputs of one shape, and which of them were cut."""
+        """New sentences as inputs of one shape, and the indices of those that were cut."""
 
     @abstractmethod
     def input_lengths(self, inputs: Inputs) -> Int[np.ndarray, " N"] | None:
-        """Words of each input; None where inputs are all of one size."""
+        """The number of words of each input; None if all inputs have one size."""
 
     @abstractmethod
     def pictures(self, examples: ExampleSource) -> ExampleSource[Example] | None:
-        """The examples as images to look at; None where there are none."""
+        """The examples as images to look at; None if they are not images."""
 
     @abstractmethod
     def subject(self, example: Example | Pair) -> Subject:
-        """An example of `load` as something to describe."""
+        """An example from `load`, as a subject to describe."""
 
     @abstractmethod
     def places(
         self, subject: Subject, count: int, encoder: object, source: AnyVocabulary | None
     ) -> Places:
-        """Where the `count` places lie that a model attended to."""
+        """The positions of the `count` places that a model attended to."""
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,7 @@ class ImageTask(Task):
     token = "words"
     verb = "caption"
     scorer = "captions"
-    # All but METEOR, which needs Java and seconds.
+    # All but METEOR, which needs Java and takes seconds.
     metrics = (*("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-L", "CIDEr", "exact"),)
     progress_metric = "CIDEr"
     reads_words = False
@@ -209,7 +209,7 @@ class ImageTask(Task):
     def encode(
         self, sentences: Sequence[str], source: AnyVocabulary
     ) -> tuple[Int[np.ndarray, "N S"], list[int]]:
-        raise TypeError("a model of images reads no sentences")
+        raise TypeError("an image model reads no sentences")
 
     def input_lengths(self, inputs: Inputs) -> Int[np.ndarray, " N"] | None:
         return None
@@ -292,7 +292,7 @@ class SentenceTask(Task):
         limit = self.data.max_source_length
         cut = [i for i, text in enumerate(sentences) if len(source.encode_text(text)) > limit]
         ids, _ = source_ids(sentences, source, limit)
-        # One shape whatever the sentences and their number, so that nothing compiles twice.
+        # The same length for any sentences, so that nothing compiles twice.
         return np.pad(ids, ((0, 0), (0, limit + 1 - ids.shape[1]))), cut
 
     def input_lengths(self, inputs: Inputs) -> Int[np.ndarray, " N"] | None:
@@ -333,7 +333,7 @@ def expect(task: Task, verb: str, where: Path) -> None:
 
 
 def data_folder(data: ImageData | SentenceData) -> Path:
-    """Where built data sets and caches lie: `config.data.dir`, or the user's cache folder."""
+    """The folder of built data sets and caches: `config.data.dir`, or the user's cache folder."""
     return Path(data.dir or platformdirs.user_cache_dir("show_attend_tell"))
 
 

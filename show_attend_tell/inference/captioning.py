@@ -43,12 +43,12 @@ class Caption:
 
     Attributes:
       tokens: words, then "<eos>" where the caption finished.
-      log_prob: of the tokens, in nats.
+      log_prob: log p of the tokens, in nats.
       score: log_prob / T ** length_penalty.
       alpha: attention weights.
       beta: the gate.
-      location: the place read by hard attention; otherwise that of the largest alpha.
-      self_alpha: of self-attention.
+      location: the place read by hard attention; otherwise the place with the largest alpha.
+      self_alpha: weights of self-attention.
     """
 
     tokens: tuple[str, ...]
@@ -61,15 +61,15 @@ class Caption:
 
     @property
     def text(self) -> str:
-        """Only the words."""
+        """The words, without `<eos>`."""
         return vocabularies.join(token for token in self.tokens if token != EOS_WORD)
 
 
 def make_decode(model: Captioner, decoding: Decode) -> DecodeFunction:
     """A jitted function (parameters, inputs (B, ...), numbers (B,)) -> hypotheses.
 
-    `model` gives the form. The numbers of the inputs seed what is drawn for them (context
-    `sample`). The same arguments give the same function, so that nothing compiles twice.
+    Only the structure of `model` matters. The numbers of the inputs seed their random draws
+    (context `sample`). The same arguments give the same function, so that nothing compiles twice.
     """
     return _decode_function(nnx.graphdef(model), decoding)
 
@@ -151,7 +151,7 @@ def caption_inputs(
 
 
 def texts(examples: ExampleSource, captions: Iterable[Caption]) -> dict[str, str]:
-    """Id of an example to what its caption says."""
+    """The text of each caption, by the id of its example."""
     return {name: caption.text for name, caption in zip(examples.ids, captions, strict=True)}
 
 
@@ -170,7 +170,7 @@ def caption_split(run: Run, split: str, decoding: Decode) -> tuple[ExampleSource
 def caption_files(
     run: Run, paths: Sequence[Path], decoding: Decode
 ) -> tuple[dict[Path, Caption], dict[Path, str]]:
-    """Captions of image files, which are read as training images were.
+    """Captions image files, which are read like training images.
 
     Returns:
       The caption of each readable image file, and what is wrong with each of the others.
@@ -188,7 +188,7 @@ def caption_files(
 def caption_images(
     run: Run, images: Sequence[UInt8[np.ndarray, "S S 3"]], decoding: Decode
 ) -> list[Caption]:
-    """Captions of images as `images.read_image` gives them."""
+    """Captions images as `images.read_image` returns them."""
     if not images:
         return []
     inputs = np.stack(images)
@@ -204,7 +204,7 @@ def caption_images(
 def translate(
     run: Run, sentences: Sequence[str], decoding: Decode
 ) -> tuple[list[Caption], list[int]]:
-    """Translations of sentences, and which of them (0 is the first) were cut to be read."""
+    """Translations of sentences, and the indices (from 0) of those that were cut."""
     if not sentences:
         return [], []
     assert run.source_vocabulary is not None
@@ -221,9 +221,9 @@ def attention_records(
 
     Args:
       run, decoding: those that made the captions.
-      subjects: what was captioned. Taken one at a time, since a large split's images would fill
-        the memory.
-      captions: one for each.
+      subjects: what was captioned. They are taken one at a time, since a large split's images
+        would fill the memory.
+      captions: one per subject.
     """
     records = []
     for subject, caption in zip(subjects, captions, strict=True):

@@ -33,12 +33,12 @@ class Run:
     Attributes:
       workdir: where results are written.
       settings, task: of its experiment.
-      vocabulary: of what it says.
-      source_vocabulary: of what it reads, where that is words.
-      encoder: also where it is frozen, and so not in the model.
-      model: its form.
-      params: all weights that the model needs, frozen ones among them.
-      step: of training, at which the weights were kept.
+      vocabulary: of its output.
+      source_vocabulary: of its input, if that is text.
+      encoder: the encoder, even if it is frozen and so not part of `model`.
+      model: the structure of the model.
+      params: all weights that the model needs, including frozen ones.
+      step: the training step at which the weights were saved.
     """
 
     workdir: Path
@@ -53,12 +53,12 @@ class Run:
 
     @property
     def image_size(self) -> int:
-        """Side of the square images that it reads, in pixels."""
+        """Side of the square images that the encoder reads, in pixels."""
         return cast(ImageEncoder, self.encoder).image_size
 
     @property
     def decoding(self) -> Decode:
-        """How its settings decode."""
+        """The decoding settings of its experiment."""
         return self.settings.decode
 
 
@@ -70,13 +70,13 @@ def load_run(
     Args:
       workdir: its folder.
       overrides: of its settings, as on the command line.
-      weights: the `best` or, of a finished run, the `last` ones. An exported model has one set.
-      half: whether weights are rounded to half precision, so that a run captions and scores as the
-        model does that is exported from it.
+      weights: `best`, or `last` for a finished run. An exported model has only one set.
+      half: whether to round weights to half precision, so that a run captions and scores exactly
+        like the model exported from it.
 
     Raises:
       UserError: the folder holds no run, the run has no such weights yet, a file is damaged, an
-        override is not understood, or a weight is beyond half precision.
+        override is not understood, or a weight does not fit half precision.
     """
     folder = RunFolder(workdir)
     settings = folder.settings(overrides)

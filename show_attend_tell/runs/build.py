@@ -1,4 +1,4 @@
-"""From settings to a typed model and its objective: the only door."""
+"""Builds models and objectives from settings. No other module does."""
 
 from typing import cast
 
@@ -18,7 +18,7 @@ from show_attend_tell.objectives.reinforce import Reinforce
 from show_attend_tell.objectives.rewarded import Rewarded
 from show_attend_tell.objectives.rewards import IdfTable
 
-_ENCODER = 0xE4C  # folded into the seed: an encoder of words draws other numbers than the decoder
+_ENCODER = 0xE4C  # folded into the seed, so that sentence encoder and decoder differ
 
 
 def build_encoder(settings: s.Settings, source_words: int = 0) -> Encoder:
@@ -74,7 +74,7 @@ def make_objective(settings: s.Settings, table: IdfTable | None = None) -> Objec
 
     Args:
       settings: of the experiment.
-      table: of the training captions' n-grams, where captions are rewarded.
+      table: n-grams of the training captions; needed for rewards.
     """
     hard = settings.hard if settings.attention.hard else None
     if settings.reward.samples:

@@ -1,6 +1,6 @@
-"""Checkpoints through Orbax: the whole training state, and the weights of the best step.
+"""Orbax checkpoints of the whole training state, and of the best weights.
 
-And weights alone in a safetensors file, to be handed on.
+For export, weights also go to a safetensors file.
 """
 
 import logging
@@ -25,8 +25,8 @@ _log = logging.getLogger(__name__)
 class Checkpoints:
     """Numbered checkpoints in a folder, each a pytree of arrays and a JSON record.
 
-    A save is complete or absent (Orbax writes to a temporary name and renames); the newest `keep`
-    stay. A checkpoint that cannot be read is named and the one before it is used.
+    A save is complete or absent (Orbax writes to a temporary name and renames). The newest `keep`
+    stay. An unreadable checkpoint is reported, and the one before it is used.
     """
 
     def __init__(self, folder: Path, *, keep: int):
@@ -35,11 +35,11 @@ class Checkpoints:
         self._manager = ocp.CheckpointManager(self._folder, options=options)
 
     def steps(self) -> list[int]:
-        """The steps that are there, ascending."""
+        """The saved steps, ascending."""
         return sorted(self._manager.all_steps())
 
     def save(self, step: int, arrays: Any, record: dict[str, Any]) -> None:
-        """Starts to write `arrays` and the JSON-able `record`; a step once saved stays.
+        """Starts to write `arrays` and the JSON-able `record`; never overwrites a saved step.
 
         Raises:
           UserError: it cannot be written (for example, the disk is full).
@@ -53,7 +53,7 @@ class Checkpoints:
             raise self._unwritable(error) from error
 
     def wait(self) -> None:
-        """Blocks until what was saved is on disk.
+        """Blocks until all saves are on disk.
 
         Raises:
           UserError: it could not be written.
@@ -66,9 +66,9 @@ class Checkpoints:
     def restore(
         self, like: Any, *others: Any, warn: Callable[[str], object] = _log.warning
     ) -> tuple[int, Any, dict[str, Any]] | None:
-        """The newest readable checkpoint as (step, arrays, record); None where there is none.
+        """The newest readable checkpoint as (step, arrays, record); None if there is none.
 
-        The arrays lie on every device, whatever devices they were saved from.
+        The arrays are replicated on every device, whatever devices they were saved from.
 
         Args:
           like: a pytree of the same structure, shapes and dtypes as was saved.
@@ -94,8 +94,8 @@ class Checkpoints:
             warn(f"warning: checkpoint {self._folder / str(step)} cannot be read: {reasons[0]}")
         if steps:
             raise UserError(
-                f"{self._folder}: no checkpoint in it can be read; "
-                "it is damaged or of another config: delete the folder to start again"
+                f"{self._folder}: none of its checkpoints can be read; they are damaged or "
+                "belong to another config: delete the folder to start again"
             )
         return None
 
@@ -124,10 +124,10 @@ def _reason(error: Exception) -> str:
 
 
 def in_half(params: Any, source: Path) -> Any:
-    """Parameters in half precision, as models are handed on.
+    """Parameters in half precision, as in exported models.
 
     Raises:
-      UserError: a weight is not finite in half precision; it names `source`.
+      UserError: a weight is not finite in half precision; the message names `source`.
     """
     arrays = {}
     for keys, value in flatten_dict(params).items():
@@ -140,7 +140,7 @@ def in_half(params: Any, source: Path) -> Any:
 
 
 def write_weights(path: Path, params: Any, step: int) -> None:
-    """Writes parameters in half precision, whole or not at all.
+    """Writes parameters in half precision, atomically.
 
     Raises:
       UserError: a weight is not finite in half precision.
@@ -156,7 +156,7 @@ def read_weights(path: Path, like: Any) -> tuple[int, Any]:
     """The step and the parameters that `write_weights` wrote, in float32.
 
     Args:
-      like: parameters whose names and shapes they must have, no more and no fewer.
+      like: parameters whose names and shapes the file must match exactly.
 
     Raises:
       UserError: the file is missing, damaged, or has other weights.
@@ -174,7 +174,7 @@ def read_weights(path: Path, like: Any) -> tuple[int, Any]:
     wrong = sorted({name for name, _ in shapes.items() ^ found.items()})
     if wrong:
         raise UserError(
-            f"{path}: its weights are not the config's ({', '.join(wrong[:3])}"
+            f"{path}: its weights do not fit the config ({', '.join(wrong[:3])}"
             f"{', ...' if len(wrong) > 3 else ''}); export both again"
         )
     params = {keys_of[name]: value.astype(np.float32) for name, value in arrays.items()}

@@ -1,4 +1,4 @@
-"""The caches of what a captioner takes: annotation vectors of a frozen encoder, or images.
+"""Caches of a captioner's inputs: annotation vectors of a frozen encoder, or images.
 
 Symbols: N images, B images of a batch, b rows of a block; L, D and S as in `models.encoders.base`.
 """
@@ -42,7 +42,7 @@ def annotation_cache(
       examples: a split of a data set; the rows are in its order.
       encoder: the frozen encoder.
       cache_dir: folder of all caches.
-      batch_size: images that the network takes at a time.
+      batch_size: images that the network processes at a time.
     """
     height, width = encoder.grid
     key = {"encoder": encoder.fingerprint(), "data": examples.fingerprint}
@@ -87,7 +87,7 @@ def image_cache(examples: ExampleSource[Example], size: int, cache_dir: Path) ->
 def annotate(
     graph: nnx.GraphDef, state: Any, images: UInt8[Array, "B S S 3"]
 ) -> tuple[Float16[Array, "B L D"], Bool[Array, " B"]]:
-    """Annotation vectors of images in half precision, and whether each image's are finite.
+    """Annotation vectors of images in half precision, and whether they are finite, by image.
 
     Args:
       graph, state: of the encoder, as `nnx.split` returns them.
@@ -100,7 +100,7 @@ def annotate(
 def _decode(
     examples: ExampleSource[Example], size: int, start: int, stop: int, batch_size: int
 ) -> Iterator[UInt8[np.ndarray, "b S S 3"]]:
-    """Images number `start` to `stop` - 1; threads decode the next ones ahead."""
+    """Images `start` to `stop` - 1; threads decode the next ones ahead."""
 
     def read(index: int) -> np.ndarray:
         example = examples[index]  # reports damaged records itself
@@ -122,7 +122,7 @@ def _decode(
 def _encode(
     examples: ExampleSource[Example], encoder: ImageEncoder, start: int, stop: int, batch_size: int
 ) -> Iterator[Float16[np.ndarray, "b L D"]]:
-    """Annotation vectors of images number `start` to `stop` - 1."""
+    """Annotation vectors of images `start` to `stop` - 1."""
     graph, state = nnx.split(encoder)
 
     def fetch(first: int, count: int, annotations: Array, finite: Array) -> np.ndarray:
@@ -154,6 +154,6 @@ def _label(key: Mapping[str, Any]) -> str:
 
 
 def _readable(fingerprint: Mapping[str, Any]) -> str:
-    """A short name for a folder or a message, made of what identifies a data set or an encoder."""
+    """A short name of a data set or an encoder, for folders and messages."""
     parts = [str(fingerprint[k]) for k in ("name", "split", "image_size") if k in fingerprint]
     return re.sub(r"[^A-Za-z0-9_.-]+", "-", "-".join(parts))[:60]

@@ -1,14 +1,14 @@
-"""A run's folder: the same object makes one and reads one.
+"""A run's folder. One object both creates it and reads it.
 
     config.json, run.json      all settings; command, versions, commit, totals
-    vocabulary.json            words, counted on the training split; source_vocabulary.json beside
-                               it where inputs are words, too
-    metrics.jsonl, events/     what was measured, for scripts and for TensorBoard
+    vocabulary.json            words, counted on the training split; text inputs have their own in
+                               source_vocabulary.json
+    metrics.jsonl, events/     metrics, for scripts and for TensorBoard
     checkpoints/               the whole training state; a resumed run continues bit for bit
     best/                      the weights with the best validation score
-    last/                      those of the last step, once the run is finished
+    last/                      the weights of the last step, once the run is finished
 
-An exported model has `weights.safetensors` in the place of the three folders of checkpoints.
+An exported model has `weights.safetensors` instead of the three checkpoint folders.
 """
 
 import json
@@ -40,7 +40,7 @@ class RunFolder:
 
     @property
     def exported_weights(self) -> Path | None:
-        """The weights' file of an exported model."""
+        """The weights file of an exported model; None for a run."""
         path = self.path / WEIGHTS
         return path if path.exists() else None
 
@@ -49,7 +49,7 @@ class RunFolder:
         return config.load_run(self.path / "config.json", overrides)
 
     def claim(self, settings: Settings) -> None:
-        """Makes the folder that of `settings`, or checks that it is.
+        """Claims the folder for `settings`, or checks that it already belongs to them.
 
         Raises:
           UserError: it holds a run with other settings, or cannot be written.
@@ -60,8 +60,9 @@ class RunFolder:
                 changed = config.changes(self.settings(), settings)
                 if changed:
                     raise UserError(
-                        f"{self.path} holds a run of another config ({', '.join(changed[:5])} "
-                        "differ); choose another --workdir, or delete that folder"
+                        f"{self.path} holds a run of another config (differing in "
+                        f"{', '.join(changed[:5])}); choose another --workdir, or delete that "
+                        "folder"
                     )
             else:
                 config.save(settings, self.path / "config.json")
@@ -69,23 +70,23 @@ class RunFolder:
             raise UserError(f"{self.path}: cannot be written ({error.strerror})") from error
 
     def record(self) -> dict[str, Any]:
-        """What run.json holds; nothing where it is absent or damaged."""
+        """The content of run.json; empty if it is absent or damaged."""
         try:
             return json.loads((self.path / "run.json").read_text(encoding="utf-8"))
         except (FileNotFoundError, ValueError):
             return {}
 
     def update_record(self, changes: Mapping[str, Any]) -> None:
-        """Changes entries of run.json; the others, of earlier parts of the run, stay."""
+        """Changes entries of run.json and keeps the others."""
         if devices.is_first():
             record = self.record() | dict(changes)
             files.write_text(self.path / "run.json", json.dumps(record, indent=2) + "\n")
 
     def check_data(self, fingerprints: Mapping[str, Any]) -> None:
-        """Rejects data that are no longer those that the run began with.
+        """Rejects data that have changed since the run began.
 
         Raises:
-          UserError: they differ.
+          UserError: the fingerprints differ.
         """
         if self.begun and self.record().get("data", fingerprints) != fingerprints:
             raise UserError(
@@ -96,9 +97,9 @@ class RunFolder:
     def vocabulary(
         self, name: str, build: Callable[[], AnyVocabulary | None]
     ) -> AnyVocabulary | None:
-        """A run's vocabulary: that of a run that has begun; or else what `build` makes, saved.
+        """The saved vocabulary if the run has begun; otherwise the one that `build` makes.
 
-        None where it makes none.
+        The new vocabulary is saved. The result is None if `build` makes none.
         """
         path = self.path / name
         if path.exists() and self.begun:
@@ -109,9 +110,9 @@ class RunFolder:
         return vocabulary
 
     def checkpoints(self) -> Checkpoints:
-        """Those of the whole training state."""
+        """Checkpoints of the whole training state."""
         return Checkpoints(self.path / "checkpoints", keep=2)
 
     def weights(self, which: str) -> Checkpoints:
-        """The `best` or the `last` weights."""
+        """Checkpoints of the `best` or the `last` weights."""
         return Checkpoints(self.path / which, keep=1)

@@ -1,4 +1,4 @@
-"""What a model reads of a split: annotation vectors, images or words; cached where costly."""
+"""A model's inputs for a split: annotation vectors, images or words, cached if costly."""
 
 import logging
 from collections.abc import Callable
@@ -28,13 +28,13 @@ def load_inputs(
     split: str = "",
     warn: Callable[[str], object] = _log.warning,
 ) -> Inputs:
-    """What the model reads of all examples of a split.
+    """The model's inputs for all examples of a split.
 
     Args:
       settings, task, encoder: of the experiment.
       examples: the split.
-      source: vocabulary of the inputs, where they are words.
-      split: "train" where images may change from epoch to epoch.
+      source: vocabulary of the inputs, if they are text.
+      split: "train" if images may change from epoch to epoch.
       warn: called with a line about inputs that were cut.
 
     Raises:
@@ -48,11 +48,11 @@ def load_inputs(
 def make_augmentation(
     settings: Settings, vocabulary: AnyVocabulary | None = None
 ) -> Augmentation | None:
-    """How training images change from epoch to epoch; None where they do not.
+    """How training images change from epoch to epoch; None if they do not.
 
     Args:
       settings: of the experiment.
-      vocabulary: of the captions, whose words for sides change with a flipped image.
+      vocabulary: of the captions; its words for left and right matter to a flipped image.
     """
     data = cast(ImageData, settings.data)
     if not getattr(data, "augmented", False):
@@ -72,8 +72,8 @@ def row_cache(
 ) -> RowCache:
     """The annotation vectors of a frozen encoder, or the images that a trained one reads.
 
-    Training images to be augmented are stored so large that the smallest random crop still has
-    every pixel that the encoder takes.
+    Training images to be augmented are stored large enough for the smallest random crop to fill
+    the encoder's input.
     """
     folder = data_folder(settings.data) / "features"
     encoder = cast(ImageEncoder, encoder)

@@ -1,4 +1,4 @@
-"""What a run writes while it trains: metrics.jsonl and TensorBoard event files."""
+"""The metrics that a run writes while it trains: metrics.jsonl and TensorBoard event files."""
 
 import json
 from collections.abc import Mapping
@@ -12,9 +12,9 @@ from show_attend_tell import devices, files
 class MetricWriter:
     """Appends scalars to `workdir/metrics.jsonl` and to TensorBoard event files beside it.
 
-    A resumed run goes on in the same file: records of steps after `first_step` that an earlier,
-    cut run left behind are dropped first, so every step stands there once. Of several processes
-    the first one writes.
+    A resumed run appends to the same file. It first drops records after `first_step`, which an
+    interrupted run left behind, so every step appears once. Only the first of several processes
+    writes.
     """
 
     def __init__(self, workdir: Path, first_step: int = 0):
@@ -46,7 +46,7 @@ class MetricWriter:
 
 
 def read_metrics(path: Path) -> list[dict]:
-    """The records of a metrics.jsonl; a last line cut short by a kill is passed over."""
+    """The records of a metrics.jsonl, without a last line that a kill cut short."""
     records = []
     for line in path.read_text().splitlines():
         try:

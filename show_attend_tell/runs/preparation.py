@@ -17,7 +17,7 @@ from show_attend_tell.runs.build import build_encoder
 from show_attend_tell.runs.inputs import row_cache
 from show_attend_tell.settings import Settings
 
-PROBED = 48  # images that are timed before the time of all is announced
+PROBED = 48  # images timed to estimate the time of all
 
 Record = dict[str, Any]  # of a split
 
@@ -25,19 +25,19 @@ Record = dict[str, Any]  # of a split
 def prepare(settings: Settings, console: Console) -> list[Record]:
     """Builds the data set of an experiment, then the caches of its inputs, for every split.
 
-    What exists is not made again, and an interrupted cache is continued. Size and time are
-    announced once the data set is built, before the caches are computed.
+    What exists is reused, and an interrupted cache is continued. Size and time are announced once
+    the data set is built, before the caches are computed.
 
     Returns:
-      A record for each split: its number of examples and, where there is a cache, its bytes and how
-      many rows were in it before.
+      A record for each split: its number of examples and, if there is a cache, its bytes and the
+      number of rows that it already had.
 
     Raises:
       UserError: the data cannot be built or read, or there is no room for them.
     """
     task = task_of(settings.data)
     splits = usable_splits(task, task.load("train", copies=True))
-    encoder = cache(partial(build_encoder, settings))  # built where a cache asks for it
+    encoder = cache(partial(build_encoder, settings))  # built only if a cache needs it
     caches = {}
     for split, examples in splits.items():
         found = task.row_cache(
@@ -53,7 +53,7 @@ def prepare(settings: Settings, console: Console) -> list[Record]:
         {"split": split, task.noun: cache.shape[0], "bytes": cache.size, "done": cache.finished()}
         for split, cache in caches.items()
     ]
-    console.print(table_of("cache of what the encoder gives", records))
+    console.print(table_of("cached inputs", records))
     _announce(settings, task, caches, records, console)
     for split, found in caches.items():
         found.load()
@@ -68,7 +68,7 @@ def usable_splits(task: Task, train: ExampleSource) -> dict[str, ExampleSource]:
 
 
 def table_of(title: str, records: Iterable[Mapping[str, Any]]) -> Table:
-    """A table for the console; records are its lines."""
+    """A table for the console, with a row per record."""
     records = list(records)
     table = Table(title=title)
     for name in records[0]:
@@ -86,7 +86,7 @@ def _announce(
     records: list[Record],
     console: Console,
 ) -> None:
-    """Prints how much there is to do, and checks that there is room for it."""
+    """Prints how much work is left, and checks that the disk has room for it."""
     missing = sum(record[task.noun] - record["done"] for record in records)
     need = sum(r["bytes"] // r[task.noun] * (r[task.noun] - r["done"]) for r in records)
     folder = data_folder(settings.data) / "features"

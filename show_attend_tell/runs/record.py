@@ -1,4 +1,4 @@
-"""What a run or a figure records of itself: settings, seed, commit, versions, command."""
+"""What a run or a figure records about itself: settings, seed, commit, versions, command."""
 
 import importlib.metadata
 import os
@@ -17,7 +17,7 @@ PACKAGES += ("sacrebleu", "sentencepiece")
 
 
 def provenance(settings: Settings) -> dict[str, Any]:
-    """What every figure must carry with it, for JSON."""
+    """What every figure must carry with it, as JSON values."""
     return {
         "config_digest": config.digest(settings),
         "seed": settings.seed,
@@ -30,7 +30,7 @@ def provenance(settings: Settings) -> dict[str, Any]:
 
 
 def _commit() -> str | None:
-    """The commit of the source tree, "-dirty" where it was changed; None outside of git."""
+    """The commit of the source tree, with "-dirty" if it has changes; None outside git."""
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)

@@ -1,4 +1,4 @@
-"""The training loop: one for every experiment. It knows neither data nor objective."""
+"""The training loop, the same for all experiments. It knows neither data nor objective."""
 
 import dataclasses
 import signal
@@ -28,14 +28,14 @@ from show_attend_tell.training.validation import SHOWN, Validation
 
 @dataclass
 class Progression:
-    """How far a run has come: what a checkpoint records beside the arrays.
+    """How far a run has come; checkpoints record this beside the arrays.
 
     Attributes:
-      input_position: of the batches.
+      input_position: position in the batches.
       best_score, best_step: of validation.
       stale: validations since the best one.
       seconds: spent training, validation included, over all parts of the run.
-      tokens: real ones trained on.
+      tokens: tokens trained on, without padding.
       finished: whether the run is over.
     """
 
@@ -53,9 +53,9 @@ class Progression:
         return {name: getattr(self, name) for name in names}
 
     def note(self, step: int, score: float) -> bool:
-        """Takes in a validation; returns whether it is the best so far, or equal to the best.
+        """Takes in a validation; returns whether it is at least as good as the best so far.
 
-        Of equal scores the weights trained longer are kept.
+        Among equal scores, the weights that trained longer are kept.
         """
         before = self.best_score
         self.stale = 0 if before is None or score > before else self.stale + 1
@@ -76,8 +76,8 @@ class Loop:
       total_steps, steps_per_epoch: of the whole run.
       train_step: from `step.make_train_step`.
       validation: scores weights.
-      batches: without end, in a fixed order.
-      checkpoints, best: of the whole state, and of the best weights.
+      batches: endless, in a fixed order.
+      checkpoints, best: checkpoints of the whole state, and of the best weights.
       progression: updated in place.
     """
 
@@ -103,7 +103,7 @@ class Loop:
           UserError: `max_skipped` consecutive steps were not finite, or nothing can be written.
         """
         stop = _Stop(self.settings.log_every)
-        # Also where a step fails: what is being written is finished first.
+        # Pending writes finish first, even if a step fails.
         with closing(self.checkpoints), closing(self.best), _bar(self.console) as bar, stop:
             task = bar.add_task("training", total=self.total_steps, completed=first_step, status="")
             meter = _Meter(writer, self.settings, self.folder)
@@ -113,7 +113,7 @@ class Loop:
                 batch = next(self.batches)
                 waited = time.perf_counter() - waited
                 state, metrics = self.train_step(state, devices.shard_batch(batch))
-                # Metrics of the step before are fetched while this one runs: the device never
+                # The previous step's metrics are fetched while this one runs: the device never
                 # waits.
                 if pending is not None:
                     self.progression.tokens += meter.add(*pending)
@@ -125,7 +125,7 @@ class Loop:
                     bar.update(task, completed=step, status=meter.status)
                     pending = None
                     self._pause(step, state, writer, meter)
-                    # A stop may be asked for while the state is saved, too.
+                    # A stop may also be requested while the state is saved.
                     if self.progression.finished or stopped or stop.agreed(step):
                         break
         writer.close()
@@ -135,7 +135,7 @@ class Loop:
         return step % self.steps_per_epoch == 0 or step == self.total_steps
 
     def _pauses(self, step: int) -> bool:
-        """Whether something is to be done after this step."""
+        """Whether to validate or save after this step."""
         return self._ends_epoch(step) or step % self.settings.checkpoint_every == 0
 
     def _pause(self, step: int, state: TrainState, writer: MetricWriter, meter: "_Meter") -> None:
@@ -190,7 +190,7 @@ def _bar(console: Console) -> Progress:
 
 
 class _Meter:
-    """Means of the metrics over some steps, written and put in a line for the progress bar."""
+    """Averages metrics over some steps, writes them and words the progress bar's status."""
 
     def __init__(self, writer: MetricWriter, settings: Train, folder: Path):
         self._writer, self._settings, self._folder = writer, settings, folder
@@ -198,18 +198,18 @@ class _Meter:
         self.restart()
 
     def restart(self) -> None:
-        """Begins a new mean, so that time spent elsewhere is not counted."""
+        """Starts a new average, so that time spent elsewhere does not count."""
         self._rows: list[dict[str, float]] = []
         self._start = time.perf_counter()
 
     def add(self, step: int, metrics: Mapping[str, Array], waited: float) -> float:
-        """Takes in a step's metrics; returns its number of real tokens."""
+        """Takes in a step's metrics; returns its number of tokens without padding."""
         row = {k: float(v) for k, v in jax.device_get(metrics).items()} | {"waited": waited}
         self._rows.append(row)
         if row["skipped_in_a_row"] >= self._settings.max_skipped:
             raise UserError(
                 f"{self._folder}: {self._settings.max_skipped} consecutive steps up to step {step} "
-                "had a loss or gradient that is not finite; lower optimizer.learning_rate or "
+                "had a non-finite loss or gradient; lower optimizer.learning_rate or "
                 "optimizer.clip_norm: the last good checkpoint is kept"
             )
         if step % self._settings.log_every == 0:
@@ -235,7 +235,7 @@ class _Meter:
 
 
 class _Stop:
-    """Notes SIGINT and SIGTERM instead of dying of them; a second one kills."""
+    """Notes a SIGINT or SIGTERM instead of dying; a second one kills."""
 
     def __init__(self, every: int):
         self._requested, self._every = False, every
@@ -243,7 +243,7 @@ class _Stop:
     def agreed(self, step: int) -> bool:
         """Whether to stop after this step, the same in all processes.
 
-        Several processes ask each other, and only every few steps.
+        Several processes ask each other only every few steps.
         """
         if jax.process_count() > 1 and step % self._every:
             return False
@@ -252,7 +252,7 @@ class _Stop:
     def __enter__(self) -> "_Stop":
         self._before = {}
         for number in (signal.SIGINT, signal.SIGTERM):
-            # Only the main thread can set handlers; elsewhere the run is not interruptible.
+            # Only the main thread can set handlers; in others a run cannot be interrupted.
             try:
                 self._before[number] = signal.signal(number, self._note)
             except ValueError:

@@ -13,27 +13,26 @@ def make_optimizer(
 ) -> optax.GradientTransformation:
     """Gradient clipping, then Adam, AdamW or RMSProp with a learning-rate schedule.
 
-    A learned baseline (the parameters' entry `baseline`) is clipped apart, so that its gradient
-    does not scale the model's.
+    A learned baseline (the parameters under `baseline`) is clipped separately, so that its
+    gradient does not scale the model's.
 
     Args:
-      options: see `settings.Optimizer`. Averaged weights, if they are what is evaluated, need no
-        final rate of zero to settle.
+      options: see `settings.Optimizer`. Averaged weights settle without a final rate of zero.
       total_steps: length of the whole run, in steps.
-      encoder_learning_rate: peak rate of the parameters' entry `encoder`, whose schedule has the
-        same form; over 0 only with a learning rate over 0. 0: the rate of all others.
+      encoder_learning_rate: peak rate of the parameters under `encoder`, with the same form of
+        schedule. It needs a positive `options.learning_rate`. 0: the rate of all others.
 
     Raises:
-      UserError: a cosine schedule is all warm-up.
+      UserError: the warm-up fills the whole cosine schedule.
     """
     if options.schedule == "cosine" and total_steps <= options.warmup_steps:
         raise UserError(
-            f"config.optimizer.warmup_steps is {options.warmup_steps}, and the whole run has "
+            f"config.optimizer.warmup_steps is {options.warmup_steps}, but the whole run has only "
             f"{total_steps} steps: choose a shorter warm-up or more epochs"
         )
     update = _update(options, _schedule(options, total_steps))
     if encoder_learning_rate:
-        # What each of these optimizers does is proportional to the rate.
+        # The updates of all these optimizers are proportional to the rate.
         scale = optax.scale(encoder_learning_rate / options.learning_rate)
         update = optax.chain(update, optax.masked(scale, _is_encoder))
     if not options.clip_norm:

@@ -1,4 +1,4 @@
-"""A training session: data, model and state made ready, then handed to the loop.
+"""A training session: prepares data, model and state, then runs the loop.
 
 `show_attend_tell.runs.folder` describes the files that a run writes.
 """
@@ -53,15 +53,15 @@ from show_attend_tell.training.warm_start import check_init_from, start_from
 
 
 def train(settings: Settings, workdir: Path, *, console: Console | None = None) -> Progression:
-    """Trains an experiment in the folder `workdir`, or resumes the run that is there.
+    """Trains an experiment in the folder `workdir`, or resumes the run in it.
 
     Validation is free-running greedy decoding of the whole validation split, after every epoch and
-    at the end; teacher-forced scores are never used. On SIGINT or SIGTERM the current step is
-    finished, a checkpoint is written and KeyboardInterrupt is raised.
+    at the end; teacher-forced scores are never used. On SIGINT or SIGTERM, `train` finishes the
+    current step, writes a checkpoint and raises KeyboardInterrupt.
 
     Raises:
       UserError: a setting does not fit, the workdir holds a run of another config, data cannot be
-        read, nothing can be written, or `train.max_skipped` consecutive steps were not finite.
+        read, files cannot be written, or `train.max_skipped` consecutive steps were not finite.
     """
     console = console or Console(stderr=True, quiet=not devices.is_first())
     folder, task = RunFolder(workdir), task_of(settings.data)
@@ -81,7 +81,7 @@ def train(settings: Settings, workdir: Path, *, console: Console | None = None) 
 def make_plan(
     settings: Settings, examples: ExampleSource, vocabulary: AnyVocabulary, *, batch_size: int
 ) -> BatchPlan:
-    """The plan of a training split's batches of `batch_size` inputs, for a known vocabulary."""
+    """Plans a training split's batches of `batch_size` inputs, for a known vocabulary."""
     return _plan(settings, _encode(examples, vocabulary), batch_size, None)
 
 
@@ -132,7 +132,7 @@ def _load_data(
     console.print(
         f"{len(plan)} {task.noun}{known}, {plan.captions} captions ({plan.truncated} cut to "
         f"{settings.data.max_length} {task.token}), {len(vocabulary)} {task.token}, "
-        f"{plan.batches_per_epoch} steps an epoch of row lengths {plan.lengths}, "
+        f"{plan.batches_per_epoch} steps per epoch with row lengths {plan.lengths}, "
         f"{1 - plan.tokens_per_epoch / plan.positions_per_epoch:.0%} padding"
     )
     return _Data(
@@ -149,7 +149,7 @@ def _load_data(
 
 
 class _Session:
-    """Model, optimizer and state of a run, fresh or as its newest checkpoint has them."""
+    """Model, optimizer and state of a run, fresh or from its newest checkpoint."""
 
     def __init__(
         self, settings: Settings, task: Task, folder: RunFolder, data: _Data, console: Console
@@ -168,7 +168,7 @@ class _Session:
         )
 
     def run(self) -> Progression:
-        """Trains to the end, or until a signal; returns how far it came."""
+        """Trains to the end, or until a signal; returns the run's progression."""
         settings, folder = self.settings, self.folder
         batches = self._batches()
         checkpoints, best = folder.checkpoints(), folder.weights("best")
@@ -182,7 +182,7 @@ class _Session:
             batches.set_state(progression.input_position)
             self.console.print(f"resuming {folder.path} at step {first_step} of {self.total_steps}")
         if progression.finished:
-            self.console.print("this run is finished already")
+            self.console.print("this run is already finished")
             checkpoints.close()
             best.close()
             self._save_last(state)
@@ -255,7 +255,7 @@ class _Session:
         )
 
     def _begin(self) -> TrainState:
-        """The state of a new run, whose origin goes on record."""
+        """The state of a new run; records its origin."""
         origin = {}
         if self.settings.train.init_from:
             origin["init_from"] = start_from(
@@ -281,7 +281,7 @@ class _Session:
         return step, state, record
 
     def _save_last(self, state: TrainState) -> None:
-        """Keeps the evaluated weights of the last step, where they are not kept yet."""
+        """Saves the evaluated weights of the last step, unless they are already saved."""
         weights = eval_params(state, self.settings.train.init_share)
         last, step = self.folder.weights("last"), int(state.step)
         last.save(step, devices.fetch(weights), {"step": step})
@@ -295,7 +295,7 @@ class _Session:
 
 
 def _pinned(settings: Settings, encoder: Encoder) -> Settings:
-    """Settings with the checksum of the encoder's weights, which are then those of the run."""
+    """Settings with the checksum of the encoder's weights, which ties the run to them."""
     if getattr(settings.encoder, "weights_sha256", ""):
         return settings
     checksum = cast(ImageEncoder, encoder).checksum
@@ -314,13 +314,13 @@ def _check(settings: Settings, task: Task, folder: RunFolder) -> None:
             f"config.train.metric is {settings.train.metric!r}: choose one of "
             f"{', '.join(task.metrics)}"
         )
-    if settings.train.init_from and not folder.begun:  # a run that has begun needs it no longer
+    if settings.train.init_from and not folder.begun:  # no longer needed once begun
         check_init_from(settings)
     devices.check_batch(settings.train.batch_size, "config.train.batch_size")
 
 
 def _encode(examples: ExampleSource, vocabulary: AnyVocabulary) -> list[list[list[int]]]:
-    ids_of = cache(vocabulary.encode_text)  # of an image's copies, most captions are the same
+    ids_of = cache(vocabulary.encode_text)  # most copies of an image share their captions
     return [[[*ids_of(c), EOS] for c in of_one] for of_one in examples.captions()]
 
 

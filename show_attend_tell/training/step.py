@@ -23,21 +23,21 @@ from show_attend_tell.objectives.objective import Batch, Objective, Report
 
 @struct.dataclass
 class TrainState:
-    """Everything that a step changes. Random keys follow from the config's seed and `step`.
+    """Everything that a step changes. Random keys derive from the config's seed and `step`.
 
     Attributes:
       step: number of the next step, () int32.
       params: the trained weights.
       optimizer: the optimizer's state.
       average: running mean of the parameters.
-      start: the parameters that the run began with, where the evaluated ones hold a share of them;
-        else empty.
+      start: the run's initial parameters, if the evaluated ones include a share of them; else
+        empty.
       skipped: steps skipped since the run began, () int32.
-      skipped_in_a_row: consecutive steps skipped just now, () int32.
+      skipped_in_a_row: consecutive skipped steps up to now, () int32.
       objective: the objective's state.
     """
 
-    # Loose types: JAX builds this class around shapes and placeholders as well as around arrays.
+    # Loose types, since JAX also fills this class with shapes and placeholders.
     step: PyTree
     params: PyTree
     optimizer: PyTree
@@ -110,10 +110,10 @@ def make_train_step(
     objective's state as they were. It is counted, and the next step draws other random numbers.
 
     Args:
-      model: the model; its trained weights are the state's, its frozen ones stay as they are.
-      objective: what is minimised.
-      optimizer: how.
-      key: of the run; a step's key follows from it and the step's number.
+      model: the model. Its trained weights come from the state; its frozen ones do not change.
+      objective: what to minimise.
+      optimizer: how to minimise it.
+      key: of the run; a step's key derives from it and the step's number.
       average: decay of the running mean of the parameters, in [0, 1); 0 keeps the last ones.
 
     Returns:
@@ -168,14 +168,14 @@ def make_train_step(
         return state, metrics
 
     step = jax.jit(step, donate_argnums=2, out_shardings=devices.everywhere())
-    # Arguments: a program would hold what it closes over as constants.
+    # Passed as arguments, since a program holds what it closes over as constants.
     return partial(step, frozen_weights(model), devices.replicate(objective))
 
 
 def legacy_like(state: TrainState) -> dict[str, PyTree]:
-    """A tree of the shape that version 0.1 saved, to restore its checkpoints with.
+    """A tree with the structure of version 0.1's checkpoints, to restore them with.
 
-    That version kept a moving average of credits whatever the objective.
+    That version kept a moving average of credits for every objective.
     """
     tree = {name: getattr(state, name) for name in TrainState.__dataclass_fields__}
     del tree["objective"]
@@ -183,11 +183,11 @@ def legacy_like(state: TrainState) -> dict[str, PyTree]:
 
 
 def from_legacy(tree: Mapping[str, PyTree], objective: Objective) -> TrainState:
-    """The state that a tree of `legacy_like`'s shape stands for.
+    """Converts a tree with the structure of `legacy_like` to a state.
 
     Args:
-      tree: what was restored.
-      objective: of the run; one whose state is a moving average continues the restored one.
+      tree: the restored tree.
+      objective: of the run. If its state is a moving average, it continues the restored one.
     """
     fields = dict(tree)
     average = fields.pop("moving_average")

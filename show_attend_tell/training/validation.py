@@ -15,11 +15,11 @@ from show_attend_tell.inference.captioning import caption_inputs, make_decode, t
 from show_attend_tell.models.captioner import Captioner, all_weights
 from show_attend_tell.settings import Decode
 
-SHOWN = ("BLEU", "chrF", "BLEU-4", "CIDEr", "exact")  # scores worth a line of the console
+SHOWN = ("BLEU", "chrF", "BLEU-4", "CIDEr", "exact")  # scores shown on the console
 
 
 class Validation:
-    """Scores weights on the validation split, as they would caption it."""
+    """Scores weights by the captions that they give the validation split."""
 
     def __init__(
         self,
@@ -34,9 +34,9 @@ class Validation:
         """Prepares the split.
 
         Args:
-          decoding: of the run; validation decodes likewise, but greedily.
+          decoding: of the run; validation uses it, but decodes greedily.
           task, model, vocabulary: of the run.
-          frozen: the model's weights that training leaves alone.
+          frozen: the weights that training does not change.
           inputs, examples: of the validation split.
         """
         self._decoding = dataclasses.replace(decoding, beam=1)
@@ -47,7 +47,7 @@ class Validation:
         self._references = references(examples)
 
     def score(self, weights: PyTree) -> dict[str, Any]:
-        """The scores, by name, of trained weights; METEOR, which takes seconds, is left out."""
+        """The scores of trained weights by name, without METEOR, which takes seconds."""
         captions = caption_inputs(
             self._decode,
             all_weights(weights, self._frozen),

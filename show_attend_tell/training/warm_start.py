@@ -15,9 +15,9 @@ from show_attend_tell.models.captioner import Captioner, trained_weights
 from show_attend_tell.runs.folder import RunFolder
 from show_attend_tell.settings import Settings
 
-# Settings that no weight's shape gives away.
+# Settings that must agree, but that the weights' shapes do not reveal.
 SAME = ("encoder.", "attention.", "decoder.output_tanh")
-# Of those, what may differ: shapes tell the units, and a checksum the weights.
+# Exceptions: shapes reveal the units, and a checksum identifies the weights.
 MAY_DIFFER = (
     "attention.kind",
     "attention.units",
@@ -34,13 +34,13 @@ def start_from(
     vocabulary: AnyVocabulary,
     source: AnyVocabulary | None,
 ) -> dict[str, Any]:
-    """Gives the model another run's weights. A baseline's network stays fresh.
+    """Loads another run's weights into the model. A learned baseline may stay fresh.
 
     Returns:
       What identifies that run and its weights, for run.json.
 
     Raises:
-      UserError: the runs' vocabularies, settings or weights do not fit each other.
+      UserError: the two runs' vocabularies, settings or weights do not match.
     """
     other = load_run(folder, weights=settings.train.init_weights, half=False)
     _check_vocabularies(folder, other, vocabulary, source)
@@ -58,16 +58,16 @@ def start_from(
 
 
 def check_init_from(settings: Settings) -> None:
-    """Rejects `train.init_from` where it has no such weights yet.
+    """Rejects a `train.init_from` without the weights to start from.
 
     Raises:
-      UserError: they are absent.
+      UserError: the weights are absent.
     """
     weights = Path(settings.train.init_from) / settings.train.init_weights
     if not weights.is_dir():
         raise UserError(
-            f"config.train.init_from={settings.train.init_from}: no {weights.name} weights of a "
-            "trained run there; train that first, to its end"
+            f"config.train.init_from={settings.train.init_from}: this folder has no "
+            f"{weights.name} weights of a trained run; train that run to its end first"
         )
 
 
@@ -91,7 +91,7 @@ def _check_settings(folder: Path, other: Run, settings: Settings) -> None:
     may_differ = MAY_DIFFER
     if not other.encoder.trained:  # its stages may be trained from now on
         may_differ += ("encoder.trainable_from",)
-    # A checksum that either leaves open fits the other.
+    # An empty checksum matches any.
     changed = [
         name
         for name in config.changes(other.settings, settings)
@@ -99,8 +99,8 @@ def _check_settings(folder: Path, other: Run, settings: Settings) -> None:
     ]
     if changed:
         raise UserError(
-            f"config.train.init_from={folder}: it was trained with other {', '.join(changed)}; "
-            "choose another run, or set these as it has them"
+            f"config.train.init_from={folder}: it was trained with other values of "
+            f"{', '.join(changed)}; choose another run, or use its values"
         )
 
 

@@ -128,7 +128,7 @@ def test_what_is_no_run_or_is_damaged_is_told(trained, tmp_path):
     for path in (copy / "best").rglob("*"):
         if path.is_file():
             path.write_bytes(path.read_bytes()[:10])
-    with pytest.raises(UserError, match=r"best: no checkpoint in it can be read"):
+    with pytest.raises(UserError, match=r"best: none of its checkpoints can be read"):
         load_run(copy)
     shutil.rmtree(copy / "best")
     with pytest.raises(UserError, match=r"best: not there; train"):

@@ -139,7 +139,7 @@ def test_a_workdir_of_another_config_is_refused_and_kept(trained):
     ("changes", "message"),
     [
         ({"train.metric": "METEOR"}, "metric is 'METEOR': choose one of BLEU-1"),
-        ({"train.init_from": "nowhere"}, "init_from=nowhere: no best weights of a trained run"),
+        ({"train.init_from": "nowhere"}, "nowhere: this folder has no best weights of a trained"),
         ({"train.init_share": 0.5}, "init_share is 0.5: .*without config.train.init_from"),
         ({"reward.samples": 2}, "name a trained run in config.train.init_from"),
     ],
@@ -248,7 +248,7 @@ def test_a_run_can_start_from_another(tmp_path, monkeypatch, trained):
     assert last.step == step >= before.step
     source = json.loads((tmp_path / "hard" / "run.json").read_text())["init_from"]
     assert (source["step"], source["seed"]) == (before.step, 0)
-    with pytest.raises(UserError, match=r"run: it was trained with other attention.temperature"):
+    with pytest.raises(UserError, match=r"run: it was trained with other values of attention.temp"):
         train(config.replaced(hard, {"attention.temperature": 0.5}), tmp_path / "other")
     with pytest.raises(UserError, match=r"init_from=.*run: its weights decoder.* do not fit"):
         train(config.replaced(hard, {"decoder.hidden": 32}), tmp_path / "misfit")
@@ -362,7 +362,7 @@ def test_a_fine_tuned_model_is_handed_on_without_its_frozen_weights(tmp_path, fi
     "changes, message",
     [
         ({"encoder.trainable_from": "stage9"}, "trainable_from of efficientnet_lite0 must be"),
-        ({"encoder.grid_stride": 16}, "trained with other encoder.grid_stride"),
+        ({"encoder.grid_stride": 16}, "other values of encoder.grid_stride"),
     ],
 )
 def test_fine_tuning_that_cannot_be(tmp_path, monkeypatch, on_frozen, changes, message):
@@ -374,5 +374,5 @@ def test_fine_tuning_that_cannot_be(tmp_path, monkeypatch, on_frozen, changes, m
 def test_a_frozen_run_cannot_start_from_a_fine_tuned_one(tmp_path, monkeypatch, fine_tuned):
     tiny.use_scenes(monkeypatch)
     settings = tiny.settings(tmp_path / "data", LITE0 | {"train.init_from": str(fine_tuned)})
-    with pytest.raises(UserError, match="trained with other encoder.trainable_from"):
+    with pytest.raises(UserError, match="other values of encoder.trainable_from"):
         train(settings, tmp_path / "frozen")
