@@ -55,9 +55,7 @@ class ImageData(Data):
         choices=("off", "swap", "skip"),
     )
     restval: bool = setting(False, "whether to train on Karpathy's `restval` split, too")
-    vocabulary_size: int = setting(
-        0, "number of most frequent words to keep; 0: all that reach `min_count`", least=0
-    )
+    vocabulary_size: int = setting(0, "most frequent words to keep; 0: all", least=0)
 
     @property
     def augmented(self) -> bool:

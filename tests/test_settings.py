@@ -68,7 +68,7 @@ def test_bad_settings_of_the_loss(changes):
 def test_settings_of_hard_attention_are_of_no_concern_to_soft_attention():
     stated = {"data": {"name": "shapes"}, "hard": {"baseline": "leave_one_out"}}
     assert config.from_dict(stated).hard.samples == 1
-    with pytest.raises(UserError, match="samples of 2 or more"):
+    with pytest.raises(UserError, match="samples of at least 2"):
         config.from_dict(stated | {"attention": {"kind": "hard"}})
 
 
@@ -78,7 +78,7 @@ def test_settings_of_hard_attention_are_of_no_concern_to_soft_attention():
         ({"data": {"random_crop": 0.5}}, "random_crop and .random_flip .*encoder.trainable_from"),
         ({"data": {"random_crop": 0.0}}, r"random_crop is 0.0: it must lie in \(0, 1\]"),
         ({"data": {"random_flip": "mirror"}}, "random_flip is 'mirror': choose one of 'off'"),
-        ({"encoder": {"checkpointing": True}}, "are for a trained encoder"),
+        ({"encoder": {"checkpointing": True}}, "need a trained encoder"),
         ({"encoder": {"learning_rate": -1.0}}, "encoder.learning_rate is -1.0"),
         ({"attention": {"window": "local_m"}}, "local_m' follows the steps through a sentence"),
         ({"attention": {"kind": "none", "window": "local_p"}}, "'none' has no window"),
@@ -86,7 +86,7 @@ def test_settings_of_hard_attention_are_of_no_concern_to_soft_attention():
         ({"decoder": {"dtype": "float8"}}, "dtype is 'float8': choose one of 'float32'"),
         ({"train": {"batch_size": 2.5}}, "batch_size is 2.5: it must be a whole number"),
         ({"train": {"epochs": True}}, "epochs is True: it must be a number"),
-        ({"encoder": {"endpoints": "head"}}, "endpoints is 'head': it must be a list of texts"),
+        ({"encoder": {"endpoints": "head"}}, "endpoints is 'head': it must be a list of strings"),
         ({"seed": -1}, "seed is -1"),
     ],
 )
