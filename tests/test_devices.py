@@ -19,7 +19,7 @@ from show_attend_tell.runs.metrics_log import read_metrics
 from show_attend_tell.settings import Settings
 from show_attend_tell.training.session import train
 
-# Trains in its own process. Arguments: data folder, workdir, `stop` or `go on`, devices.start's.
+# Trains in its own process. Arguments: data folder, workdir, `stop` or `continue`, devices.start's.
 TRAIN = """
 import os, signal, sys
 from pathlib import Path
@@ -117,7 +117,7 @@ def test_eight_devices_train_as_one_and_one_resumes_from_their_checkpoint(whole,
 def test_two_processes_train_as_one_and_stop_together(whole):
     assert all("stopped" in output for output in two(whole, "two", "stop"))
     assert len(losses(whole / "two")) < 4
-    first, other = two(whole, "two", "go on")
+    first, other = two(whole, "two", "continue")
     assert "resuming" in first and "resuming" not in other  # only one of them reports
     check_same(whole, "two")
 

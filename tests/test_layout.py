@@ -209,7 +209,7 @@ def test_data_models_and_objectives_never_see_a_config(path):
 def test_only_the_task_asks_for_the_kind_of_data(path):
     if named(path) in KIND_OF_DATA:
         return
-    # A builder is one data set, and knows which.
+    # A builder serves one data set, so it knows which kind it is.
     names = () if named(path).startswith("data/builders/") else tuple(GROUPS)
     assert list(rules.asks_kind_of_data(parsed(path), KINDS, TASKS, names)) == []
 

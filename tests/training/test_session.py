@@ -130,7 +130,7 @@ def test_another_seed_is_another_run(tmp_path, monkeypatch):
 def test_a_workdir_of_another_config_is_rejected_and_kept(trained):
     run, _ = trained
     settings = config.replaced(RunFolder(run).settings(), {"decoder.hidden": 64})
-    with pytest.raises(UserError, match=r"another config \(decoder.hidden differ\)"):
+    with pytest.raises(UserError, match=r"another config \(differing in decoder.hidden\)"):
         train(settings, run)
     assert (run / "best").is_dir()
 
