@@ -8,7 +8,7 @@ disk, or 25 GB with VGG-19.
 
 Variants:
     soft, hard              over EfficientNet-Lite0
-    paper-soft, paper-hard  over VGG-19, trained as the paper says, as far as it does: weight 1 for
+    paper-soft, paper-hard  over VGG-19, with the settings that the paper states: weight 1 for
                             the doubly stochastic penalty, Adam at a constant rate, no smoothing,
                             stopping by BLEU-4
 """

@@ -7,7 +7,7 @@ The annotation vectors take 7 GB on disk, half of it for mirrored images, or 6 G
 
 Variants:
     soft, hard              over EfficientNet-Lite0
-    paper-soft, paper-hard  over VGG-19, trained as the paper says, as far as it does: weight 1 for
+    paper-soft, paper-hard  over VGG-19, with the settings that the paper states: weight 1 for
                             the doubly stochastic penalty, Adam at a constant rate, no smoothing,
                             stopping by BLEU-4
 """

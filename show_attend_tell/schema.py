@@ -40,7 +40,7 @@ class Meaning:
 
     @property
     def range(self) -> str:
-        """The range in words; empty where every value of the type is allowed."""
+        """The range in words; empty if every value of the type is allowed."""
         if self.choices:
             return "choose one of " + ", ".join(map(repr, self.choices))
         if self.least is not None and (self.most is not None or self.below is not None):

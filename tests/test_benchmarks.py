@@ -1,4 +1,4 @@
-"""The benchmarks: what they time is what they say."""
+"""The benchmarks: they time what they claim to time."""
 
 import json
 import os
@@ -45,19 +45,19 @@ def settings():
     return config.replaced(config.load_experiment("flickr8k:soft"), sizes)
 
 
-def test_packed_rows_come_apart_into_captions(training):
+def test_packed_rows_are_unpacked_into_captions(training):
     rows = training.unpacked(TOKENS)
     expected = [[5, 6, 2], [7, 2], [8, 9, 4, 5, 6, 2], [4, 2], [5, 2], [7, 8, 2]]
     assert [row[row > 0].tolist() for row in rows] == expected
 
 
-def test_flops_are_those_of_the_products(training, settings):
+def test_flops_count_the_matrix_products(training, settings):
     one = training.training_flops(settings, TOKENS[:1, :1, :3])
     two = training.training_flops(settings, TOKENS[:1, :1])
-    # A token: gates, query, scores and context of four locations, deep output; thrice, times 2.
+    # Per token: gates, query, scores and context of four locations, deep output; thrice, times 2.
     token = 28 * (5 + 7 + 6) + 7 * 8 + 4 * (8 + 6) + 5 * (7 + 6 + 10)
     assert two - one == 2 * 3 * 2 * token
-    # An image: keys of four locations thrice, the projection of given vectors twice.
+    # Per image: keys of four locations thrice, the projection of given vectors twice.
     assert one == 2 * (3 * 3 * token + 3 * 4 * 6 * 8 + 2 * 4 * 12 * 6)
 
 
@@ -83,7 +83,7 @@ def test_pytorchs_beam_search_finds_the_same_words(training, settings):
 
     model = build_captioner(settings, Precomputed(12, (2, 2)), 10)
     bias = model.decoder.output_bias
-    bias[...] = jnp.array([-1e9] * 4 + [0.0] * 6)  # words alone: no caption ends
+    bias[...] = jnp.array([-1e9] * 4 + [0.0] * 6)  # only words: no caption ends
     annotations = np.random.default_rng(0).normal(size=(3, 4, 12)).astype(np.float32)
     decode = make_decode(model, Decode(beam=3, max_length=6, length_penalty=0.0, batch_size=3))
     ours = decode(nnx.to_pure_dict(nnx.state(model, nnx.Param)), annotations, jnp.arange(3))
@@ -117,13 +117,13 @@ def test_memory_grows_with_each_size(training, settings):
         assert bytes_ < more < 8 * bytes_, name
 
 
-def test_unknown_parts_are_told(tmp_path):
+def test_unknown_parts_are_reported(tmp_path):
     command = [sys.executable, BENCHMARKS / "main.py", "--what", "speed", "--out", tmp_path]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2 and "choose of train," in done.stderr
 
 
-def test_memory_of_its_own_is_what_a_process_takes(monkeypatch):
+def test_own_memory_is_what_a_process_allocates(monkeypatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     import scale
 
@@ -133,7 +133,7 @@ def test_memory_of_its_own_is_what_a_process_takes(monkeypatch):
     assert len(taken) == 50_000_000 and scale.own_memory(2**22 + 1) == 0
 
 
-def test_a_generated_folder_is_one_that_can_be_trained_on(monkeypatch, tmp_path):
+def test_a_generated_folder_can_be_trained_on(monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     import scale
 

@@ -1,4 +1,4 @@
-"""From experiment files, runs and the command line to settings."""
+"""Settings from experiment files, runs and the command line."""
 
 import json
 import re
@@ -72,7 +72,7 @@ def test_an_override_out_of_range_is_an_error(file):
         config.load_experiment(file, ["--config.train.epochs=-1"])
 
 
-def test_other_words_on_the_command_line_are_errors(file):
+def test_stray_words_on_the_command_line_are_errors(file):
     with pytest.raises(UserError, match="--epochs: no such option"):
         config.load_experiment(file, ["--epochs=3"])
     with pytest.raises(UserError, match="more: not understood"):
@@ -80,7 +80,7 @@ def test_other_words_on_the_command_line_are_errors(file):
 
 
 def test_an_experiment_is_found_by_name_or_by_path(file, monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)  # an installed program is not started in a checkout
+    monkeypatch.chdir(tmp_path)  # an installed program does not start in a checkout
     assert config.load_experiment("shapes:hard").attention.kind == "hard"
     with pytest.raises(
         UserError, match=r"there is no file shape; .* nearest .* is shapes \(all: coco"
@@ -88,7 +88,7 @@ def test_an_experiment_is_found_by_name_or_by_path(file, monkeypatch, tmp_path):
         config.load_experiment("shape")
     with pytest.raises(UserError, match="there is no file nowhere.py"):
         config.load_experiment("nowhere.py")
-    (tmp_path / "shapes").write_text(FILE)  # a file of that name comes first, whatever its suffix
+    (tmp_path / "shapes").write_text(FILE)  # a file with that name comes first
     assert config.find_experiment("shapes:hard") == (Path("shapes"), "hard")
 
 
@@ -113,7 +113,7 @@ def test_a_fault_in_an_experiment_file_is_one_line(tmp_path):
         config.load_experiment(str(path))
 
 
-def test_another_data_set_must_have_the_same_settings(file):
+def test_another_data_set_needs_the_same_settings(file):
     assert config.load_experiment(file, ["--config.data.name=folder"]).data.name == "folder"
     with pytest.raises(UserError, match="needs other settings than 'shapes': choose another"):
         config.load_experiment(file, ["--config.data.name=multi30k"])
@@ -136,7 +136,7 @@ def test_saved_settings_come_back_with_overrides(file, tmp_path):
         config.load_run(path, ["--config.see=4"])
 
 
-def test_a_checksum_left_open_fits_any(file):
+def test_an_empty_checksum_matches_any(file):
     pinned = config.load_experiment(file, ["--config.encoder.weights_sha256=ab"])
     other = config.load_experiment(file, ["--config.encoder.weights_sha256=cd"])
     left_open = config.load_experiment(file)
@@ -144,7 +144,7 @@ def test_a_checksum_left_open_fits_any(file):
     assert config.changes(pinned, other) == ["encoder.weights_sha256"]
 
 
-def test_seeds_and_places_are_no_part_of_an_experiment(file):
+def test_seeds_and_paths_do_not_tell_experiments_apart(file):
     a = config.load_experiment(file, ["--config.seed=3", "--config.data.manual_dir=/here"])
     assert config.experiment(a) == config.experiment(config.load_experiment(file))
     b = config.experiment(a, {"experiment": "0123"})
@@ -159,7 +159,7 @@ def test_a_config_from_before_0_1_is_brought_up_to_date(trainable, since, tmp_pa
     assert (settings.encoder.name, settings.encoder.trainable_from) == ("small", since)
 
 
-def test_a_folder_that_is_no_run(tmp_path):
+def test_a_folder_without_a_run_is_an_error(tmp_path):
     with pytest.raises(UserError, match="folder of a run"):
         config.load_run(tmp_path / "config.json")
     for text in ("{", "[1]"):
@@ -206,13 +206,13 @@ def test_every_setting_is_described(file):
         assert type(value) is type(default), name
 
 
-def test_values_that_are_the_defaults_are_counted(file):
+def test_settings_stated_with_their_defaults_are_found(file):
     assert config.needless(config.read_experiment(file)) == []
     old = config.needless(config.read_experiment(str(OLD / "scenes_hard.py")))
     assert len(old) > 30 and "attention.score" in old and "attention.kind" not in old
 
 
-def test_a_whole_config_of_0_1_still_runs():
+def test_a_complete_config_of_0_1_still_runs():
     settings = config.load_experiment(str(OLD / "scenes_hard.py"))
     stated = config.read_experiment(str(OLD / "scenes_hard.py"))
     known = dict(config.flatten(settings))

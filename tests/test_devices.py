@@ -1,4 +1,4 @@
-"""Several devices and several processes: the same training as on one device."""
+"""Several devices and several processes train like one device."""
 
 import json
 import os
@@ -19,7 +19,7 @@ from show_attend_tell.runs.metrics_log import read_metrics
 from show_attend_tell.settings import Settings
 from show_attend_tell.training.session import train
 
-# A training in a process of its own: folder of data, workdir, `stop` or `go on`, devices.start's.
+# Trains in its own process. Arguments: data folder, workdir, `stop` or `continue`, devices.start's.
 TRAIN = """
 import os, signal, sys
 from pathlib import Path
@@ -90,7 +90,7 @@ def losses(workdir: Path) -> dict[int, float]:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory) -> Path:
-    """A run on one device; the others lie beside it."""
+    """The folder of a run on one device; other runs are put beside it."""
     folder = tmp_path_factory.mktemp("devices")
     with pytest.MonkeyPatch.context() as patch:
         tiny.use_scenes(patch)
@@ -104,7 +104,7 @@ def check_same(folder: Path, name: str) -> None:
     np.testing.assert_allclose(list(other.values()), list(one.values()), rtol=1e-5)
 
 
-def test_eight_devices_train_as_one_and_one_goes_on_from_their_checkpoint(whole, monkeypatch):
+def test_eight_devices_train_as_one_and_one_resumes_from_their_checkpoint(whole, monkeypatch):
     [output] = finish(start(whole, "eight", "stop", devices=8))
     assert "stopped" in output
     cut = json.loads((whole / "eight" / "run.json").read_text())
@@ -117,19 +117,19 @@ def test_eight_devices_train_as_one_and_one_goes_on_from_their_checkpoint(whole,
 def test_two_processes_train_as_one_and_stop_together(whole):
     assert all("stopped" in output for output in two(whole, "two", "stop"))
     assert len(losses(whole / "two")) < 4
-    first, other = two(whole, "two", "go on")
-    assert "resuming" in first and "resuming" not in other  # one of them reports
+    first, other = two(whole, "two", "continue")
+    assert "resuming" in first and "resuming" not in other  # only one of them reports
     check_same(whole, "two")
 
 
-def test_a_batch_that_devices_cannot_share_is_refused(tmp_path, monkeypatch):
+def test_a_batch_that_devices_cannot_split_is_rejected(tmp_path, monkeypatch):
     monkeypatch.setattr(jax, "device_count", lambda: 8)
     with pytest.raises(UserError, match="train.batch_size is 4: it must be a multiple of the 8"):
         train(tiny.settings(tmp_path / "data"), tmp_path / "run")
     assert not list(tmp_path.iterdir())
 
 
-def test_a_lone_process_needs_no_others(monkeypatch):
+def test_a_single_process_needs_no_others(monkeypatch):
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "1")
     monkeypatch.setenv("TPU_WORKER_HOSTNAMES", "localhost")
     devices.start()
@@ -140,7 +140,7 @@ def test_a_lone_process_needs_no_others(monkeypatch):
 @pytest.mark.parametrize(
     ("variable", "value"), [("SLURM_STEP_NUM_TASKS", "4"), ("TPU_WORKER_HOSTNAMES", "a,b")]
 )
-def test_a_job_of_several_is_found_from_its_surroundings(monkeypatch, variable, value):
+def test_a_job_of_several_processes_is_found_in_the_environment(monkeypatch, variable, value):
     called = []
     monkeypatch.setattr(jax.distributed, "initialize", lambda *job: called.append(job))
     monkeypatch.setenv(variable, value)
@@ -156,7 +156,7 @@ def test_a_job_of_several_is_found_from_its_surroundings(monkeypatch, variable, 
         (["--coordinator", "localhost:1", "--processes", "2", "--process", "2"], "from 0 to 1"),
     ],
 )
-def test_half_told_jobs_are_refused(tmp_path, capsys, options, message):
+def test_incomplete_job_options_are_rejected(tmp_path, capsys, options, message):
     command = ["train", "--config", "shapes", "--workdir", str(tmp_path / "run")]
     assert main([*command, *options]) == 2
     assert message in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""The documentation: its commands parse, its links lead somewhere, its lines are short."""
+"""The documentation: its commands parse, its links resolve, its lines are short."""
 
 import dataclasses
 import json
@@ -22,17 +22,17 @@ PAGES = [
     *sorted((ROOT / "docs").rglob("*.md")),
 ]
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
-OURS = ("test", "bench", "--help")  # what launch.sh does itself, or what is no verb
+OURS = ("test", "bench", "--help")  # what launch.sh handles itself, or what is not a verb
 WRITTEN_BY_READERS = "experiments/luong.py"  # a file that a recipe asks its reader to write
 
 
 def shell_of(text: str) -> str:
-    """The shell commands of a page: its bash blocks, indented ones too, one after the other."""
+    """The shell commands of a page: all its bash blocks, including indented ones."""
     return "\n".join(re.findall(r"^ *```bash\n(.*?)^ *```", text, re.DOTALL | re.MULTILINE))
 
 
 def commands_of(page: Path, folder: Path) -> list[list[str]]:
-    """The arguments of every call of launch.sh, as a shell gives them, loops and variables done.
+    """The arguments of every call of launch.sh, as a shell passes them.
 
     `folder` has a launch.sh that notes its arguments, and no other program.
     """
@@ -92,7 +92,7 @@ def test_commands_are_found(tmp_path):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)
-def test_links_of_the_documentation_lead_somewhere(page):
+def test_links_of_the_documentation_resolve(page):
     text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
     generated = ("verbs.md", "settings.md", "api/")
     for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", text):
@@ -127,7 +127,7 @@ def test_tables_have_both_markers():
 
 
 def test_settings_page_knows_every_group():
-    """What docs/site_hooks.py shows of `settings` is all there is."""
+    """docs/site_hooks.py shows every group of `settings`."""
     hooks = (ROOT / "docs" / "site_hooks.py").read_text(encoding="utf-8")
     for data, encoder in settings.GROUPS.values():
         assert f"typed.{data.__name__}," in hooks and f"typed.{encoder.__name__}," in hooks

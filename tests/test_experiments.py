@@ -1,4 +1,4 @@
-"""The experiments that come with the project: each variant loads, and states only differences."""
+"""The project's experiments: each variant loads, and states only differences."""
 
 import importlib.util
 from pathlib import Path

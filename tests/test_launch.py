@@ -1,4 +1,4 @@
-"""launch.sh with a stand-in for uv: nothing is downloaded, its calls are written to a file."""
+"""launch.sh with a stand-in for uv, which downloads nothing and writes its calls to a file."""
 
 import os
 import shlex
@@ -26,7 +26,7 @@ fi
 
 
 class Checkout:
-    """A folder with launch.sh, somewhere else than the working directory."""
+    """A folder with launch.sh, outside the working directory."""
 
     def __init__(self, folder: Path):
         self.root = folder / "a folder"
@@ -81,7 +81,7 @@ def test_a_changed_lock_is_installed_over_what_is_there(checkout):
     assert (checkout.root / ".venv" / "kept").exists()
 
 
-def test_a_failed_installation_says_why_and_is_redone_from_nothing(checkout):
+def test_a_failed_installation_says_why_and_starts_over(checkout):
     failed = checkout.start("x", UV_FAILS="1")
     assert failed.returncode == 1 and failed.stdout == ""
     assert "no space left" in failed.stderr and "install.log" in failed.stderr
@@ -117,7 +117,7 @@ def test_without_a_python_one_line_says_what_to_install(checkout, tmp_path):
     assert "no Python 3.11 to 3.14 found" in done.stderr.splitlines()[-1]
 
 
-def test_the_program_not_the_launcher_sets_its_memory_up(checkout):
+def test_the_program_not_the_launcher_sets_up_its_memory(checkout):
     assert "GLIBC" not in (ROOT / "launch.sh").read_text()
     checkout.start("x")
     script = checkout.root / ".venv" / "bin" / "show-attend-tell"

@@ -1,7 +1,7 @@
 """The shape of the code base: what may import what, how long things are, who asks which question.
 
-Where the code cannot keep a rule, one of the tables below gets an entry with the reason. An entry
-that is no longer needed fails, too.
+If code cannot keep a rule, one of the tables below gets an entry with the reason. An entry that is
+no longer needed fails, too.
 """
 
 import ast
@@ -51,7 +51,7 @@ ORDER = (
     "training",
     "pretrained",
     "cli",
-    "__init__",  # the package's face, which loads what it shows when it is asked for
+    "__init__",  # the package's public face, which loads its contents on demand
     "__main__",
 )
 APART = {("data", "models"), ("models", "data")}
@@ -64,7 +64,7 @@ LONG_FUNCTIONS = {
     "tests/version_0_1/scenes_hard.py:get_config": "a whole config, as version 0.1 wanted it",
 }
 
-# A function that catches every exception, and the library whose errors no list of types covers.
+# Functions that catch every exception, and the third-party code that makes this necessary.
 BROAD_HANDLERS = {
     "config.py:read_experiment": "runs the user's own file, which can raise anything",
     "data/builders/coco.py:_Archives._path": "TFDS downloads: network, file system, checksum",
@@ -91,7 +91,7 @@ KINDS = (
 )
 TASKS = ("ImageTask", "SentenceTask", "SENTENCES")
 
-# What a name's last word stands for: a parameter of that name has a type.
+# What the last word of a name stands for. A parameter with such a name needs a type.
 OUR_TYPES = {
     "settings": "a group of settings, or Settings",
     "config": "a ConfigDict at the edge, a group of settings inside",
@@ -140,7 +140,7 @@ def parsed(path: Path) -> ast.Module:
 
 
 def named(path: Path) -> str:
-    """A path as the tables above spell it: within the package, else within the repository."""
+    """A path as the tables above spell it: relative to the package, else to the repository."""
     return str(path.relative_to(PACKAGE if path.is_relative_to(PACKAGE) else ROOT))
 
 
@@ -208,7 +208,7 @@ def test_data_models_and_objectives_never_see_a_config(path):
 def test_only_the_task_asks_for_the_kind_of_data(path):
     if named(path) in KIND_OF_DATA:
         return
-    # A builder is one data set, and knows which.
+    # A builder serves one data set, so it knows which kind it is.
     names = () if named(path).startswith("data/builders/") else tuple(GROUPS)
     assert list(rules.asks_kind_of_data(parsed(path), KINDS, TASKS, names)) == []
 
@@ -231,7 +231,7 @@ def test_only_the_task_asks_for_the_kind_of_data(path):
         "TEXTS = {'multi30k': 1, 'reversal': 2}",
     ],
 )
-def test_ways_to_ask_for_the_kind_of_data_are_recognised(text):
+def test_questions_about_the_kind_of_data_are_recognised(text):
     assert list(rules.asks_kind_of_data(ast.parse(text), KINDS, TASKS, tuple(GROUPS)))
 
 
@@ -278,7 +278,7 @@ def f(
     assert rules.function_sizes(text) == {"f": 7, "f.g": 3}
 
 
-def test_broad_handlers_stand_only_where_third_party_code_needs_them():
+def test_broad_handlers_are_only_where_third_party_code_needs_them():
     found = [
         f"{named(path)}:{name}"
         for path in FILES
@@ -343,7 +343,7 @@ def test_only_the_command_line_prints(path):
     assert found == []
 
 
-def test_what_has_a_type_of_ours_is_not_any():
+def test_values_of_our_own_types_are_not_any():
     found = {
         f"{named(path)}:{name}": meant
         for path in FILES
@@ -424,7 +424,7 @@ def locked(name: str = "requirements.lock") -> dict[str, str]:
     ("name", "extras"),
     [("requirements.lock", ("test",)), ("requirements-dev.lock", ("test", "docs", "dev"))],
 )
-def test_locks_have_what_the_project_asks_for(name, extras):
+def test_locks_have_what_the_project_requires(name, extras):
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     asked = [*project["build-system"]["requires"], *project["project"]["dependencies"]]
     for extra in extras:

@@ -1,4 +1,4 @@
-"""The program's memory settings: when it starts itself again, and that nobody notices."""
+"""The program's memory settings: when it restarts itself, and that nobody notices."""
 
 import os
 import signal
@@ -47,7 +47,7 @@ def start(program: Path, *arguments: str, **environment: str) -> subprocess.Pope
 
 
 @glibc
-def test_process_arguments_input_and_status_stay(program):
+def test_process_arguments_input_and_status_are_preserved(program):
     process = start(program, "train", "--workdir", "a b", "")
     out, err = process.communicate("what was piped in")
     expected = f"{process.pid}|{memory.TUNABLES}|train|--workdir|a b|\nwhat was piped in"
@@ -64,7 +64,7 @@ def test_an_interrupt_reaches_the_program(program):
 
 
 @pytest.mark.parametrize("value", ["", "glibc.malloc.arena_max=4"])
-def test_the_users_own_setting_stays(program, value):
+def test_the_users_own_setting_is_kept(program, value):
     process = start(program, "train", GLIBC_TUNABLES=value)
     out, _ = process.communicate("")
     assert out == f"{process.pid}|{value}|train\n"
@@ -72,7 +72,7 @@ def test_the_users_own_setting_stays(program, value):
 
 @pytest.fixture
 def started(monkeypatch) -> list[tuple]:
-    """The calls of execve, which does nothing, for a process that was started to train."""
+    """The calls of execve, which does nothing here, in a process that was started to train."""
     calls: list[tuple] = []
     monkeypatch.setattr(memory.os, "execve", lambda *arguments: calls.append(arguments))
     monkeypatch.setattr(sys, "argv", ["show-attend-tell", "train", "--workdir", "w"])
@@ -94,20 +94,20 @@ def test_the_interpreter_gets_its_own_command_line(started):
 
 
 @pytest.mark.parametrize("words", [[], ["--help"], ["compare", "a"], ["train", "--help"]])
-def test_what_computes_nothing_starts_once(started, monkeypatch, words):
+def test_verbs_that_compute_nothing_start_once(started, monkeypatch, words):
     monkeypatch.setattr(sys, "argv", ["show-attend-tell", *words])
     monkeypatch.setattr(sys, "orig_argv", ["python", "-m", "show_attend_tell", *words])
     memory.with_tunables()
     assert started == []
 
 
-def test_a_process_that_was_started_in_another_way_is_not_replaced(started, monkeypatch):
+def test_a_process_started_in_another_way_is_not_replaced(started, monkeypatch):
     monkeypatch.setattr(sys, "orig_argv", ["python", "-m", "pytest", "tests"])
     memory.with_tunables()
     assert started == []
 
 
-def test_no_second_start_where_the_setting_was_lost(started, monkeypatch):
+def test_no_second_restart_if_the_setting_was_lost(started, monkeypatch):
     monkeypatch.setenv(memory._STARTED_AGAIN, "1")
     memory.with_tunables()
     assert started == []
@@ -122,7 +122,7 @@ def test_another_c_library_or_a_debugger_keeps_the_process(started, monkeypatch)
     assert started == []
 
 
-def test_a_failed_start_goes_on_without(started, monkeypatch):
+def test_a_failed_restart_continues_without(started, monkeypatch):
     def fail(*arguments):
         raise OSError("Exec format error")
 
@@ -131,8 +131,8 @@ def test_a_failed_start_goes_on_without(started, monkeypatch):
 
 
 @glibc
-def test_both_ways_to_start_the_program_set_its_memory_up(tmp_path):
-    # Where Python starts, it notes the settings that it was started with.
+def test_both_ways_to_start_the_program_set_up_its_memory(tmp_path):
+    # Each start of Python prints the settings that it started with.
     (tmp_path / "sitecustomize.py").write_text(
         "import os, sys; print(os.environ.get('GLIBC_TUNABLES'), file=sys.stderr)"
     )

@@ -1,4 +1,4 @@
-"""Models that are handed on: what export writes is what load reads."""
+"""Exported models: load reads what export writes."""
 
 import dataclasses
 import json
@@ -37,7 +37,7 @@ def test_an_exported_model_is_the_run_in_half_precision(trained, exported):
     ]
     assert model.step == run.step and model.vocabulary.words == run.vocabulary.words
     assert model.settings.data.dir == "" and model.settings.seed == run.settings.seed
-    rounded = load_run(trained[0]).params  # what evaluate and caption take of a run
+    rounded = load_run(trained[0]).params  # the weights that evaluate and caption use
     assert jax.tree.all(jax.tree.map(np.array_equal, rounded, model.params))
     for name, value in jax.tree_util.tree_leaves_with_path(run.params):
         got = dict(jax.tree_util.tree_leaves_with_path(model.params))[name]
@@ -66,7 +66,7 @@ def test_a_packaged_model_scores_like_its_run(trained, exported, tmp_path, monke
     scores = []
     for which, folder in (("--workdir", trained[0]), ("--pretrained", "model")):
         written = trained[0] if which == "--workdir" else tmp_path / "runs" / "model"
-        for other in written.glob("val-*.scores.json"):  # of a test before
+        for other in written.glob("val-*.scores.json"):  # from an earlier test
             other.unlink()
         assert main(["evaluate", which, str(folder), "--split", "val", data]) == 0
         [path] = written.glob("val-*.scores.json")
@@ -115,7 +115,7 @@ def test_export_is_a_verb(trained, tmp_path, capsys):
     assert pretrained.load(out).step == load_run(trained[0], weights="last").step
 
 
-def test_what_is_no_model_is_told(trained, exported, tmp_path):
+def test_what_is_not_a_model_is_reported(trained, exported, tmp_path):
     with pytest.raises(UserError, match="nothing: neither a folder nor a model of the package"):
         pretrained.load("nothing")
     run = load_run(trained[0])
@@ -133,7 +133,7 @@ def test_what_is_no_model_is_told(trained, exported, tmp_path):
         pretrained.load(exported)
 
 
-def test_a_weight_beyond_half_precision_is_refused(trained, tmp_path):
+def test_a_weight_beyond_half_precision_is_rejected(trained, tmp_path):
     run = load_run(trained[0])
     run.params["decoder"]["init_h"]["bias"] = np.full(48, 1e6, np.float32)
     with pytest.raises(UserError, match="decoder.init_h.bias has weights beyond half precision"):
@@ -141,8 +141,8 @@ def test_a_weight_beyond_half_precision_is_refused(trained, tmp_path):
     assert not (tmp_path / "model" / "weights.safetensors").exists()
 
 
-def test_packaged_models_are_whole():
-    """Every model of the package loads, is small, and has a card."""
+def test_packaged_models_are_complete():
+    """Every model of the package loads, is small and has a card."""
     assert pretrained.names() == ("flickr8k-hard", "flickr8k-soft")
     for name in pretrained.names():
         folder = pretrained.PACKAGED / name

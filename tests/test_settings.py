@@ -1,4 +1,4 @@
-"""Settings check themselves: what is out of range is one clear line that names the key."""
+"""Settings check themselves: a value out of range gives one clear line that names the key."""
 
 import dataclasses
 

@@ -23,10 +23,10 @@ EXPECTED = json.loads((OLD / "expected.json").read_text())
 
 @pytest.fixture(scope="module")
 def places(tmp_path_factory):
-    """Overrides that say where the old run's data lie, with the times that they had."""
+    """Overrides with the paths of the old run's data, whose original times are restored."""
     folder = tmp_path_factory.mktemp("places")
     shutil.copytree(OLD / "scenes", folder / "scenes")
-    for name, time in EXPECTED["mtimes_ns"].items():  # they are a part of what identifies a folder
+    for name, time in EXPECTED["mtimes_ns"].items():  # part of a folder's fingerprint
         os.utime(folder / "scenes" / name, ns=(time, time))
     return [f"--config.data.manual_dir={folder / 'scenes'}", f"--config.data.dir={folder}"]
 
@@ -76,6 +76,6 @@ def test_a_cut_run_resumes_to_the_same_end(places, tmp_path, capsys):
     found = {".".join(map(str, k)): np.asarray(v) for k, v in flatten_dict(run.params).items()}
     with np.load(OLD / "resumed.npz") as expected:
         assert found.keys() == set(expected)
-        for name in expected:  # other processors round otherwise
+        for name in expected:  # other processors round differently
             np.testing.assert_allclose(found[name], expected[name], rtol=1e-3, atol=1e-4)
     assert config.load_run(workdir / "config.json").hard.baseline == "learned"

@@ -1,4 +1,4 @@
-"""The wheel: what is in it, and that it works far from the checkout, which it must not need."""
+"""The wheel: its contents, and that it works without the checkout."""
 
 import os
 import shutil
@@ -21,7 +21,7 @@ PACKAGE = ROOT / "show_attend_tell"
 SOURCES = ("show_attend_tell", "experiments", "tests")
 FILES = ("pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE")
 BUILD = "import sys, setuptools.build_meta as b; print(getattr(b, sys.argv[1])(sys.argv[2]))"
-# A model of a few units that sees 64 images: it learns nothing, and does everything.
+# A model with a few units that sees 64 images: it learns nothing, but every command works.
 SMALL = {
     "data.limit": 64,
     "train.epochs": 1.0,
@@ -36,7 +36,7 @@ SMALL = {
 
 
 def build(kind: str, source: Path, target: Path) -> Path:
-    """A wheel or a source distribution as pip would build it, but without a network."""
+    """Builds a wheel or a source distribution like pip, but without a network."""
     target.mkdir()
     done = subprocess.run(
         [sys.executable, "-c", BUILD, f"build_{kind}", str(target)],
@@ -50,7 +50,7 @@ def build(kind: str, source: Path, target: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory) -> Path:
-    """The wheel that the source distribution gives, which a release is built from."""
+    """The wheel built from the source distribution, as for a release."""
     folder = tmp_path_factory.mktemp("build")
     copy = folder / "copy"
     copy.mkdir()
@@ -94,7 +94,7 @@ def test_wheel_states_version_requirements_and_command(wheel):
 
 
 class Installed:
-    """A virtual environment with the wheel, which finds the dependencies in the running one."""
+    """A virtual environment with the wheel; it finds its dependencies in the running one."""
 
     def __init__(self, folder: Path, wheel: Path):
         self.bin = folder / "venv" / "bin"
@@ -103,8 +103,8 @@ class Installed:
         venv.create(folder / "venv", symlinks=True, with_pip=False)
         place = Path(self.run("python", "-c", "import site; print(site.getsitepackages()[0])"))
         self._install(wheel)
-        # Folders that a .pth file names are searched, but their own .pth files are not read: an
-        # editable installation of the checkout stays out.
+        # Python searches folders that a .pth file names, but does not read their own .pth files.
+        # So an editable installation of the checkout stays out.
         paths = sysconfig.get_paths()
         lines = dict.fromkeys([paths["purelib"], paths["platlib"], *site.getsitepackages()])
         (place / "dependencies.pth").write_text("\n".join(lines) + "\n")
@@ -148,7 +148,7 @@ def test_the_checkout_is_out_of_reach(installed):
     assert (version, tests) == (show_attend_tell.__version__, "None")
 
 
-def test_experiments_and_models_come_along(installed):
+def test_experiments_and_models_are_included(installed):
     settings = installed.run("show-attend-tell", "config", "--config", "shapes:hard")
     assert "attention.kind" in settings and "'hard'" in settings
     names = "from show_attend_tell import pretrained; print(*pretrained.names())"

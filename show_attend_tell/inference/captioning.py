@@ -42,7 +42,7 @@ class Caption:
     """A decoded caption with the attention of the pass that produced it (T steps).
 
     Attributes:
-      tokens: words, then "<eos>" where the caption finished.
+      tokens: words, then "<eos>" if the caption finished.
       log_prob: log p of the tokens, in nats.
       score: log_prob / T ** length_penalty.
       alpha: attention weights.

@@ -1,4 +1,4 @@
-"""The command line: verbs, help, errors of one line."""
+"""The command line: verbs, help, one-line errors."""
 
 import json
 from pathlib import Path
@@ -49,7 +49,7 @@ def test_compare_has_help(capsys):
 
 
 def failing(capsys, *arguments):
-    """Exit status and the one line that an erroneous call prints."""
+    """The exit status of a failing call, and the one line that it prints."""
     try:
         status = main(list(arguments))
     except SystemExit as stopped:  # argparse
@@ -113,7 +113,7 @@ def test_gradient_variance_writes_table_and_chart(workdir, capsys):
     assert len(stored["rows"]) == 12 and stored["samples"] == 2
 
 
-def test_gradient_variance_can_be_that_of_fresh_weights(workdir, monkeypatch):
+def test_gradient_variance_can_use_fresh_weights(workdir, monkeypatch):
     measured = []
 
     def measure(model, params, *_, **__):
@@ -158,12 +158,12 @@ def test_caption_writes_a_picture_for_each_file(workdir, tmp_path, capsys, train
     for k in range(len(paths)):
         assert trained[1][k].captions[0] in printed
     assert (out / "my%20photo.png.png").stat().st_size > 1000
-    # Files of one name in two folders do not overwrite each other's picture.
+    # Files with the same name in two folders do not overwrite each other's picture.
     assert len(list(out.glob("*.png"))) == 3
 
 
 @pytest.mark.parametrize("verb", ["caption", "attend"])
-def test_a_file_that_is_no_image_does_not_cost_the_others(workdir, tmp_path, capsys, trained, verb):
+def test_a_file_that_is_no_image_does_not_stop_the_others(workdir, tmp_path, capsys, trained, verb):
     good, bad = tmp_path / "good.png", tmp_path / "bad.png"
     good.write_bytes(trained[1][0].image)
     bad.write_text("no image")

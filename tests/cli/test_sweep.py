@@ -1,4 +1,4 @@
-"""Grids of runs: what is run, what is skipped, and what a failure leaves."""
+"""Grids of runs: what runs, what is skipped, and what a failure leaves behind."""
 
 import json
 import re
@@ -20,11 +20,11 @@ SETTINGS = {"attention.kind": ["soft", "hard"], "loss.doubly_stochastic": ["0.0"
 
 @pytest.fixture
 def calls(monkeypatch):
-    """Verbs that do nothing but leave what the real ones leave."""
+    """Replaces verbs by stand-ins that only leave the same files; returns their calls."""
     made = []
 
     def run(argv, check):
-        argv = argv[3:]  # of the interpreter and the module
+        argv = argv[3:]  # without the interpreter and the module
         verb, workdir = argv[0], Path(argv[argv.index("--workdir") + 1])
         made.append((verb, workdir.name))
         if verb == "train":
@@ -45,7 +45,7 @@ def calls(monkeypatch):
 
 
 class InProcess:
-    """Stands in for submitit's executor where a job of its own would cost seconds."""
+    """Stands in for submitit's executor, whose separate jobs would cost seconds."""
 
     def __init__(self, folder, cluster):
         pass
@@ -86,13 +86,13 @@ def test_a_sweep_runs_what_is_missing_and_nothing_twice(tmp_path, calls):
     calls.clear()
     run(jobs, tmp_path)
     assert calls == []
-    # Scores of one of a hard run's two contexts are not all of its scores.
+    # A hard run needs the scores of both contexts.
     (jobs[1][0].workdir / "test-argmax-beam1-lp0.scores.json").unlink()
     run(jobs, tmp_path)
     assert calls == [("evaluate", names[1])]
 
 
-def test_the_checksum_that_a_run_notes_does_not_make_it_another_one(tmp_path, calls):
+def test_a_recorded_checksum_does_not_make_another_run(tmp_path, calls):
     folder = EXPERIMENT.replace("shapes.py", "folder.py")
     jobs = grid([folder], {"attention.kind": ["soft"]}, [0], tmp_path)
     run(jobs, tmp_path)
@@ -107,15 +107,15 @@ def test_the_checksum_that_a_run_notes_does_not_make_it_another_one(tmp_path, ca
     assert calls == []
 
 
-def test_a_finished_run_of_another_config_is_not_taken_for_this_one(tmp_path, calls):
+def test_a_finished_run_of_another_config_is_not_mistaken_for_this_one(tmp_path, calls):
     run(grid([EXPERIMENT], {"attention.kind": ["soft"]}, [0], tmp_path), tmp_path)
     calls.clear()
     shorter = ["--config.train.epochs=1"]
     run(grid([EXPERIMENT], {"attention.kind": ["soft"]}, [0], tmp_path, shorter), tmp_path)
-    assert calls[0][0] == "train"  # which refuses the folder
+    assert calls[0][0] == "train"  # which rejects the folder
 
 
-def test_experiments_go_on_from_each_other_by_seed(tmp_path, calls):
+def test_an_experiment_starts_from_another_with_the_same_seed(tmp_path, calls):
     variants = [f"{EXPERIMENT}:soft", f"{EXPERIMENT}:hard-from-soft"]
     chains = grid(variants, {"loss.doubly_stochastic": ["0.0", "0.1"]}, [0, 1], tmp_path)
     assert [[job.workdir.name for job in chain] for chain in chains][1] == [
@@ -129,15 +129,15 @@ def test_experiments_go_on_from_each_other_by_seed(tmp_path, calls):
     run(chains[:1], tmp_path)
     verbs = ("train", "evaluate", "attend")
     assert calls == [(verb, job.workdir.name) for job in chains[0] for verb in verbs]
-    # Alone it goes on from the run that its config names.
+    # By itself it starts from the run that its config names.
     [[alone]] = grid(variants[1:], {}, [0], tmp_path)
     assert alone.workdir.name == "seed=0" and "init_from" not in str(alone.overrides)
     with pytest.raises(UserError, match="name each variant once"):
         grid([variants[0]] * 2, {}, [0], tmp_path)
 
 
-def test_a_failed_run_is_named_with_its_log_and_the_others_go_on(tmp_path):
-    # Two real jobs; their data set's files are not there.
+def test_a_failed_run_is_named_with_its_log_and_the_others_continue(tmp_path):
+    # Two real jobs, whose data set is absent.
     flickr8k = str(Path(EXPERIMENT).with_name("flickr8k.py"))
     overrides = [f"--config.data.dir={tmp_path}", f"--config.data.manual_dir={tmp_path}"]
     jobs = grid([flickr8k], {}, [0, 1], tmp_path, overrides)
@@ -147,12 +147,12 @@ def test_a_failed_run_is_named_with_its_log_and_the_others_go_on(tmp_path):
     assert f"error: {tmp_path}" in Path(log).read_text()
 
 
-def test_an_unknown_cluster_is_told(tmp_path):
+def test_an_unknown_cluster_is_reported(tmp_path):
     with pytest.raises(UserError, match="local, slurm"):
         run_all([], tmp_path, split="test", cluster="cloud", hours=1.0)
 
 
 @pytest.mark.skipif(shutil.which("srun") is not None, reason="SLURM is here")
-def test_a_machine_without_slurm_is_told(tmp_path):
+def test_a_machine_without_slurm_is_reported(tmp_path):
     with pytest.raises(UserError, match="--cluster slurm: .*srun"):
         run_all([], tmp_path, split="test", cluster="slurm", hours=1.0)

@@ -1,4 +1,4 @@
-"""What the tests of data share."""
+"""Fixtures for the tests of data."""
 
 import logging
 from collections.abc import Callable
@@ -8,7 +8,7 @@ import pytest
 
 @pytest.fixture
 def logged(caplog: pytest.LogCaptureFixture) -> Callable[[], str]:
-    """Returns what the package has logged since the last call, one message a line."""
+    """Returns what the package has logged since the last call, one message per line."""
     caplog.set_level(logging.INFO, "show_attend_tell")
 
     def logged() -> str:

@@ -21,7 +21,7 @@ SETTINGS = dict(batch_size=8, rows=3, buckets=4, max_length=40, seed=7)
 
 @pytest.fixture(scope="module")
 def captions():
-    """61 images with 1 to 5 captions of 1 to 30 words; no two captions are the same."""
+    """61 images with 1 to 5 captions of 1 to 30 words; all captions differ."""
     rng = np.random.default_rng(0)
     words = itertools.count(4)
     return [
@@ -35,7 +35,7 @@ def unpack(rows):
     found = []
     for row in rows:
         words = row[row != 0].tolist()
-        assert not np.any(row[len(words) :]), "a word behind the padding"
+        assert not np.any(row[len(words) :]), "a word after the padding"
         assert not words or words[-1] == EOS, "a row that does not end with <eos>"
         while words:
             end = words.index(EOS) + 1
@@ -73,7 +73,7 @@ def test_shapes_are_few_and_equally_many_in_every_epoch(captions):
     assert plan.batches_per_epoch == 8  # ceil(61 / 8)
 
 
-def test_counts_are_those_of_an_epoch(captions):
+def test_counts_cover_one_epoch(captions):
     plan = BatchPlan(captions, **SETTINGS)
     batches = epoch(plan, 1)
     assert plan.positions_per_epoch == sum(tokens.size for _, tokens in batches)
@@ -131,13 +131,13 @@ def test_long_captions_are_cut_and_counted():
     [[], [[]], [[[]]], [[[4, 5]]], [[[4, EOS, 5, EOS]]], [[[0, EOS]]]],
     ids=["no images", "no captions", "empty", "no eos", "eos within", "pad within"],
 )
-def test_captions_of_another_form_are_refused(captions):
+def test_malformed_captions_are_rejected(captions):
     with pytest.raises(ValueError):
         BatchPlan(captions, **SETTINGS)
 
 
 @pytest.mark.parametrize("prefetch", [0, 5])
-def test_inputs_are_those_of_the_images(captions, prefetch):
+def test_inputs_belong_to_their_images(captions, prefetch):
     plan = BatchPlan(captions, **SETTINGS)
     inputs = np.random.default_rng(1).normal(size=(61, 2, 3)).astype(np.float16)
     batches = train_batches(inputs, plan, prefetch=prefetch)
@@ -191,7 +191,7 @@ def test_source_sentences_are_cut_to_their_bucket():
 
 
 @pytest.mark.parametrize("stop", [0, 3, 8, 21])
-def test_an_iterator_set_to_a_state_continues_alike(captions, stop):
+def test_a_restored_iterator_continues_the_same(captions, stop):
     inputs = np.arange(61, dtype=np.float16)[:, None]
     first = train_batches(inputs, BatchPlan(captions, **SETTINGS))
     for _ in range(stop):
@@ -214,7 +214,7 @@ def test_batches_never_end(captions):
     np.testing.assert_array_equal(next(batches)["tokens"], plan.batch(1_000_003)[1])
 
 
-def test_inputs_of_another_number_of_images_are_refused(captions):
+def test_a_wrong_number_of_inputs_is_rejected(captions):
     with pytest.raises(ValueError, match="60 inputs, but captions of 61 images"):
         train_batches(np.zeros((60, 2)), BatchPlan(captions, **SETTINGS))
 
@@ -280,7 +280,7 @@ def test_a_flipped_image_has_its_words_swapped():
 
 
 @pytest.mark.parametrize("changes", [{"flip": "skip"}, {"flip": "swap", "sides": (LEFT,)}])
-def test_images_whose_captions_tell_sides_can_be_spared(changes):
+def test_images_whose_captions_name_sides_can_be_left_unflipped(changes):
     seen, tokens, before = augmented(**changes)
     flipped = seen[:, 0, 0, 0] < 128
     np.testing.assert_array_equal(tokens, before)

@@ -1,4 +1,4 @@
-"""COCO through TFDS's builder, on small archives of its names and layout."""
+"""COCO through TFDS's builder, on small archives with COCO's names and layout."""
 
 import hashlib
 import json
@@ -36,7 +36,7 @@ def load(download: Path, split: str = "train", **options) -> ImageSource:
 
 
 def rewrite(path: Path, change) -> None:
-    """Changes an archive: `change` gets and gives a dict of names to contents."""
+    """Changes an archive: `change` takes and returns a dict from names to contents."""
     with zipfile.ZipFile(path) as archive:
         content = {name: archive.read(name) for name in archive.namelist()}
     with zipfile.ZipFile(path, "w") as archive:
@@ -57,7 +57,7 @@ def test_the_archives_as_they_come(download: Path, logged):
         Box("dog", -1, 0.0, 0.0, 1.0, 0.25),
         Box("dog", -1, 0.0, 0.75, 1.0, 1.0),
     )
-    # No annotation stays extracted.
+    # No extracted annotations are left behind.
     found = [path.name for path in download.parent.glob("data/**/*.json")]
     assert found and not [name for name in found if name.startswith(("inst", "dataset_coco"))]
 
@@ -126,7 +126,7 @@ def test_many_unusable_images_are_an_error(download: Path):
     assert not [*download.parent.glob("data/coco/*/*.*.*")]
 
 
-def test_paths_in_an_archive_lead_nowhere(download: Path):
+def test_paths_in_an_archive_cannot_escape(download: Path):
     for name in ("train2014.zip", "annotations_trainval2014.zip", "caption_datasets.zip"):
         with zipfile.ZipFile(download / name, "a") as archive:
             archive.writestr("../../evil.json", b"{}")
@@ -136,7 +136,7 @@ def test_paths_in_an_archive_lead_nowhere(download: Path):
     assert not [*download.parent.rglob("evil.json")]
 
 
-def test_what_is_not_there_would_be_downloaded(download: Path, logged):
+def test_missing_files_would_be_downloaded(download: Path, logged):
     (download / "val2014.zip").unlink()
     with pytest.raises(UserError, match=r"val2014\.zip: cannot be downloaded \(no network\); get"):
         load(download)
@@ -145,7 +145,7 @@ def test_what_is_not_there_would_be_downloaded(download: Path, logged):
         load(download.parent / "absent")
 
 
-def test_what_is_downloaded_is_checked_by_its_hash(download: Path, monkeypatch):
+def test_downloads_are_checked_by_their_hash(download: Path, monkeypatch):
     path = download / "val2014.zip"
     content = path.read_bytes()
     path.unlink()
@@ -167,7 +167,7 @@ def test_what_is_downloaded_is_checked_by_its_hash(download: Path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["train2014.zip", "caption_datasets.zip"])
-def test_what_is_no_archive(download: Path, name):
+def test_a_file_that_is_not_an_archive_is_an_error(download: Path, name):
     (download / name).write_bytes(b"not a zip")
     with pytest.raises(UserError, match=f"{name}: not a readable zip .*; get it again"):
         load(download)

@@ -1,4 +1,4 @@
-"""On a stand-in of the original download: its names and layout, with generated pictures."""
+"""Flickr8k on a stand-in for the original download, with generated pictures."""
 
 import shutil
 import zipfile
@@ -19,13 +19,13 @@ NAMES = sources.FLICKR8K
 
 @pytest.fixture
 def download(tmp_path: Path) -> Path:
-    """The two halves extracted, as `Flicker8k_Dataset/` and text files beside it."""
+    """Both archives extracted: `Flicker8k_Dataset/`, and text files beside it."""
     sources.flickr8k(tmp_path / "download")
     return tmp_path / "download"
 
 
 def pack(download: Path) -> None:
-    """Replaces the extracted files by the two archives, laid out as the originals."""
+    """Replaces the extracted files with the two archives, in the layout of the originals."""
     with zipfile.ZipFile(download / "Flickr8k_Dataset.zip", "w") as archive:
         for path in sorted(download.glob("Flicker8k_Dataset/*")):
             archive.write(path, f"Flicker8k_Dataset/{path.name}")
@@ -213,7 +213,7 @@ def test_captions_keep_their_words():
     assert read_captions(text, "f") == {"a b.jpg": ["A man 's #1 dog\t .", "Über ."]}
 
 
-def test_paths_in_an_archive_lead_nowhere(download: Path):
+def test_paths_in_an_archive_cannot_escape(download: Path):
     pack(download)
     with zipfile.ZipFile(download / "Flickr8k_Dataset.zip", "a") as archive:
         archive.writestr("../../evil.jpg", sources.picture(0))

@@ -1,4 +1,4 @@
-"""A folder of one's own images: its table, and what may be wrong with either."""
+"""A folder of a user's images: its table, and what may be wrong with either."""
 
 import io
 import json
@@ -22,7 +22,7 @@ CSV = "file_name,caption\n" + "".join(f'{name},"A dog, number {name[0]} ."\n' fo
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Ten images, and a table of one caption each."""
+    """Ten images, and a table with one caption each."""
     sources.own(tmp_path / "own")
     return tmp_path / "own"
 
@@ -94,7 +94,7 @@ def test_images_without_a_row_are_reported(folder: Path, logged):
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
-def test_encodings_that_tell_themselves(folder: Path, encoding):
+def test_tables_in_utf_8_and_utf_16_are_read(folder: Path, encoding):
     (folder / "metadata.csv").write_bytes(CSV.replace("dog", "Löwe").encode(encoding))
     assert everything(folder)["2.jpg"].captions == ("A Löwe, number 2 .",)
 
@@ -116,7 +116,7 @@ def flat(value: int, mode: str = "RGB") -> Image.Image:
     return Image.new("RGB", (12, 8), (value,) * 3).convert(mode)
 
 
-def test_all_kinds_of_images_become_what_is_readable(folder: Path):
+def test_all_kinds_of_images_become_readable(folder: Path):
     grey16 = Image.fromarray(np.full((8, 12), 128 * 257, np.uint16))
     kinds = {
         "0.jpg": encoded(flat(128, "CMYK"), "JPEG"),
@@ -143,7 +143,7 @@ def test_all_kinds_of_images_become_what_is_readable(folder: Path):
         assert stored[name] == kinds[name]
 
 
-def test_what_cannot_be_used_is_counted_by_reason(folder: Path, logged):
+def test_unusable_images_are_counted_by_reason(folder: Path, logged):
     rows = [
         f"{i}.jpg,A dog .,{'train' if i < 8 else 'val' if i == 8 else 'test'}" for i in range(10)
     ]
@@ -226,7 +226,7 @@ def test_names_stay_inside_the_folder(folder: Path, logged):
         ),
     ],
 )
-def test_tables_of_another_form(folder: Path, name, content, message):
+def test_malformed_tables(folder: Path, name, content, message):
     (folder / "metadata.csv").unlink()
     (folder / name).write_text(content)
     with pytest.raises(UserError, match=message):

@@ -49,7 +49,7 @@ def test_a_window_is_what_is_read():
     data = encode(halves(400, 200), "PNG")
     left = read_image(data, 16, (0.0, 0.0, 1.0, 0.5))
     assert (left[:, :-2] == RED).all()  # the filter reaches over the edge
-    # Of 400 columns 100 to 300: the middle stays in the middle.
+    # Columns 100 to 300 of 400: the middle stays in the middle.
     middle = read_image(data, 16, (0.25, 0.25, 0.75, 0.75))
     assert (middle[:, :6] == RED).all() and (middle[:, 10:] == BLUE).all()
     # Its four numbers are ymin, xmin, ymax, xmax.
@@ -57,7 +57,7 @@ def test_a_window_is_what_is_read():
     assert (low[:6] == RED).all() and (low[10:] == BLUE).all()
     right = read_image(data, 16, (0.1, 0.6, 0.9, 0.8))
     assert (right == BLUE).all()
-    # The window of the upright picture: this one lies on its side, its red half on top.
+    # The window refers to the upright picture. This one lies on its side, its red half on top.
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 6
     turned = encode(halves(400, 200), "JPEG", exif=exif, quality=95)
@@ -78,7 +78,7 @@ def test_a_window_is_what_is_read():
 )
 def test_formats_from_bytes_and_files(tmp_path: Path, format, options):
     data = encode(halves(), format, **options)
-    (tmp_path / "picture").write_bytes(data)  # the content tells the format, not the name
+    (tmp_path / "picture").write_bytes(data)  # the content decides the format, not the name
     image = read_image(data, 8)
     np.testing.assert_array_equal(image, read_image(tmp_path / "picture", 8))
     assert image.shape == (8, 8, 3) and image.dtype == np.uint8
@@ -98,7 +98,7 @@ def palette_with_hole() -> bytes:
         (encode(Image.new("L", (4, 4), 77), "JPEG", quality=95), (77, 77, 77)),
         (encode(Image.new("L", (4, 4), 77), "PNG"), (77, 77, 77)),
         (encode(Image.new("1", (4, 4), 1), "PNG"), (255, 255, 255)),
-        # CMYK: a share 1 - k/255 of what is not absorbed.
+        # CMYK: black k passes a share of 1 - k/255 of what the other inks do not absorb.
         (encode(Image.new("CMYK", (4, 4), (255, 0, 0, 0)), "JPEG", quality=95), (0, 255, 255)),
         (encode(halves().quantize(4), "PNG"), None),
         # 16-bit grey is scaled: 0x8080 is 128 of 255.
@@ -140,11 +140,11 @@ def test_exif_rotation_is_applied(format):
 
 
 def test_squashed_with_antialiasing():
-    # A chequerboard of single pixels, at a quarter of its size, is an even grey.
+    # A chequerboard of single pixels becomes an even grey at a quarter of its size.
     board = np.indices((64, 128)).sum(0) % 2 * 255
     image = read_image(encode(Image.fromarray(board.astype(np.uint8)), "PNG"), 16)
     np.testing.assert_allclose(image, 127.5, atol=3)
-    # The aspect is not kept: each half of a wide picture takes half of the square.
+    # The aspect ratio is not kept: each half of a wide picture fills half of the square.
     wide = read_image(encode(halves(80, 20), "PNG"), 20)
     np.testing.assert_array_equal(wide[10, 5], RED)
     np.testing.assert_array_equal(wide[10, 15], BLUE)
@@ -173,7 +173,7 @@ def test_large_pictures(monkeypatch, tmp_path: Path):
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 @pytest.mark.parametrize("side", [20_000, 26_000, 60_000, 2**31 - 1])
-def test_a_png_of_many_pixels_is_refused_before_it_is_decoded(side):
+def test_a_huge_png_is_rejected_before_it_is_decoded(side):
     with pytest.raises(UserError, match="image: too many pixels; scale it down"):
         read_image(png_header(side, side), 8)
 
@@ -188,14 +188,14 @@ def test_files_cut_short(tmp_path: Path, format, kept):
         read_image(path, 8)
 
 
-def test_a_damaged_png_is_refused():
+def test_a_damaged_png_is_rejected():
     data = bytearray(encode(noise(60, 60), "PNG"))
     data[len(data) // 2] ^= 0xFF
     with pytest.raises(UserError, match="image: damaged or cut short"):
         read_image(bytes(data), 8)
 
 
-def test_what_is_no_image(tmp_path: Path):
+def test_a_file_that_is_not_an_image(tmp_path: Path):
     text = tmp_path / "notes.jpg"
     text.write_text("not a picture")
     with pytest.raises(UserError, match="notes.jpg: not an image of a known format; save it as"):
@@ -227,7 +227,7 @@ def test_what_is_no_image(tmp_path: Path):
         ("GIF", "RGB", False),
     ],
 )
-def test_what_is_kept_as_it_is(format, mode, kept, monkeypatch):
+def test_images_that_are_kept_unchanged(format, mode, kept, monkeypatch):
     data = encode(
         halves().convert("L").convert(mode) if mode == "I;16" else halves().convert(mode), format
     )
@@ -258,7 +258,7 @@ def test_a_bug_of_ours_does_not_blame_the_file(monkeypatch):
         read_image(encode(halves(), "PNG"), 8)
 
 
-def test_what_cannot_be_decoded_is_not_kept():
+def test_undecodable_images_are_not_kept():
     whole = encode(noise(60, 60), "JPEG")
     for data in (b"", b"text", whole[: len(whole) // 2], encode(noise(60, 60), "GIF")[:900]):
         with pytest.raises(UserError):

@@ -1,4 +1,4 @@
-"""The splits of Karpathy and Li over a folder of images: small files of their form."""
+"""The splits of Karpathy and Li over a folder of images, on small files in their format."""
 
 import json
 from pathlib import Path
@@ -56,7 +56,7 @@ def test_another_file_is_another_data_set(folder: Path):
     assert load(folder).fingerprint == first.fingerprint
 
 
-def test_filepath_tells_images_of_one_name_apart(folder: Path, logged):
+def test_filepath_distinguishes_images_with_the_same_name(folder: Path, logged):
     (folder / "images" / "held out" / "a.jpg").write_bytes(sources.picture(1))
     assert len(load(folder)) == 3
     assert "it is in several folders (1: a.jpg)" in logged()
@@ -89,7 +89,7 @@ def test_a_split_without_images_is_an_error(folder: Path):
     assert not list(folder.parent.glob("data/**/*.array_record*"))
 
 
-def test_a_name_does_not_lead_out_of_the_folder(folder: Path, logged):
+def test_a_name_cannot_escape_the_folder(folder: Path, logged):
     (folder.parent / "secret.jpg").write_bytes(sources.picture(0))
     splits = SPLITS | {"train": ["a.jpg", "b.jpg", "../secret.jpg"]}
     write(folder, sources.karpathy(splits))
@@ -113,7 +113,7 @@ def test_a_name_does_not_lead_out_of_the_folder(folder: Path, logged):
         (sources.karpathy({"train": ["a.jpg", "a.jpg"]}), "image 2: a.jpg comes twice; remove"),
     ],
 )
-def test_files_of_another_form(folder: Path, content, message):
+def test_malformed_files(folder: Path, content, message):
     write(folder, content)
     if content == "[":
         (folder / "dataset_flickr30k.json").write_text(content)

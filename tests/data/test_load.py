@@ -79,19 +79,19 @@ def test_building_again_gives_the_same_in_the_same_order(
     assert (capfd.readouterr().out, logged()) == ("", "")
 
 
-def test_the_fingerprint_tells_contents_apart(built: Path, tmp_path: Path, monkeypatch):
+def test_the_fingerprint_distinguishes_contents(built: Path, tmp_path: Path, monkeypatch):
     first = load_images("shapes", "train", data_dir=built)
     prints = [
         load_images("shapes", "val", data_dir=built).fingerprint,
         load_images("shapes", "train", data_dir=built, limit=59).fingerprint,
     ]
-    # The same names and count with other pixels, as of another copy of a download.
+    # The same names and count with other pixels, as in another copy of a download.
     monkeypatch.setattr(shapes, "COLOURS", {"red": (200, 0, 0), "grey": (99, 99, 99)})
     other = load_images("shapes", "train", data_dir=tmp_path)
     assert other.ids == first.ids
     for different in (*prints, other.fingerprint):
         assert different != first.fingerprint
-    # Caches of features are keyed by it: it stays what it was.
+    # It is the key of feature caches, so it must not change.
     assert list(first.fingerprint) == ["name", "version", "split", "images", "ids", "bytes"]
     assert first.fingerprint["ids"] == "3bc95d415ad9"
 
@@ -123,7 +123,7 @@ def test_images_are_not_opened_as_pairs(tmp_path: Path):
         load_pairs("reversal", "valid", data_dir=tmp_path)
 
 
-def test_a_killed_build_leaves_nothing_that_is_read(tmp_path: Path):
+def test_a_killed_build_leaves_nothing_that_would_be_read(tmp_path: Path):
     code = (
         "import sys; from pathlib import Path; from show_attend_tell.data.load import load_images;"
         "from show_attend_tell.data.builders import shapes;"
@@ -133,7 +133,7 @@ def test_a_killed_build_leaves_nothing_that_is_read(tmp_path: Path):
     process = subprocess.Popen([sys.executable, "-c", code, tmp_path], stdout=subprocess.DEVNULL)
     try:
         end = time.monotonic() + 60
-        # The first split is on disk, the second is under way.
+        # The first split is on disk, and the second is being written.
         while not list(tmp_path.rglob("shapes-train.array_record*")):
             assert process.poll() is None and time.monotonic() < end
             time.sleep(0.02)
@@ -181,7 +181,7 @@ def test_damaged_files(tmp_path: Path, name, damage):
         load_images("shapes", "train", data_dir=tmp_path)
 
 
-def test_damage_seen_when_an_example_is_read_is_reported_then(tmp_path: Path):
+def test_damage_found_while_reading_an_example_is_reported_then(tmp_path: Path):
     train = load_images("shapes", "train", data_dir=tmp_path)
     (path,) = tmp_path.rglob("shapes-train.array_record-00000-of-00001")
     content = path.read_bytes()
@@ -204,7 +204,7 @@ def test_damaged_pairs(tmp_path: Path, monkeypatch, damage):
 
 
 class Bug(Exception):
-    """What no code catches on purpose."""
+    """An exception that no code catches on purpose."""
 
 
 @pytest.mark.parametrize("error", [Bug, RuntimeError, RecursionError, KeyError])
@@ -235,7 +235,7 @@ def test_a_bug_in_reading_is_not_reported_as_damage(built: Path, tmp_path: Path,
 
 
 def count_reads(monkeypatch) -> list[int]:
-    """The records that are read from now on, by number."""
+    """The numbers of the records that are read from now on."""
     from tensorflow_datasets.core.data_sources.array_record import ArrayRecordDataSource
 
     reads, read = [], ArrayRecordDataSource.__getitem__
@@ -248,7 +248,7 @@ def count_reads(monkeypatch) -> list[int]:
     return reads
 
 
-def test_images_are_read_only_when_they_are_asked_for(built: Path, monkeypatch):
+def test_images_are_read_only_on_demand(built: Path, monkeypatch):
     reads = count_reads(monkeypatch)
     load_images("shapes", "train", data_dir=built)
     reads.clear()
@@ -269,7 +269,7 @@ def test_a_data_set_without_an_index_gets_one(tmp_path: Path, monkeypatch, logge
         None,
         b"",
         written[:-30],
-        written.replace(b"circle", b"square"),  # a hash of it stands in the first line
+        written.replace(b"circle", b"square"),  # its hash is in the first line
         written.replace(b'"of": [["shapes-val', b'"of": [["shapes-train'),
     ):
         index.unlink()
@@ -284,7 +284,7 @@ def test_a_data_set_without_an_index_gets_one(tmp_path: Path, monkeypatch, logge
 
 
 @pytest.mark.parametrize("name", ["replacing", "locked"])
-def test_an_index_that_cannot_be_kept_is_done_without(tmp_path: Path, monkeypatch, name):
+def test_an_index_that_cannot_be_saved_is_not_needed(tmp_path: Path, monkeypatch, name):
     first = load_images("shapes", "val", data_dir=tmp_path)
     (index,) = tmp_path.rglob("index-val.jsonl")
     index.unlink()
@@ -351,6 +351,6 @@ def test_cropped_copies_follow_the_others(built: Path):
     assert every[3] == plain[0].mirror()
     assert every[7] == plain[1].crop(1)
     assert every[10] == plain[1].crop(2).mirror()
-    # What was cached of fewer copies stays first.
+    # What was cached with fewer copies comes first.
     two = load_images("shapes", "train", data_dir=built, limit=3, mirrored=True)
     assert every.ids[:6] == two.ids and every.fingerprint != two.fingerprint

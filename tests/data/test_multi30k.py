@@ -1,4 +1,4 @@
-"""Multi30k from small files of its format, what is wrong with files, and the real ones."""
+"""Multi30k from small files in its format, from bad files, and from the real ones."""
 
 import gzip
 
@@ -19,7 +19,7 @@ LINES = {
 
 @pytest.fixture
 def files(tmp_path):
-    """A folder of the six files, some gzipped."""
+    """A folder with the six files, some of them gzipped."""
     folder = tmp_path / "files"
     folder.mkdir()
     for stem, texts in LINES.items():
@@ -36,7 +36,7 @@ def read(tmp_path, files, split, languages=("en", "de")):
     return load_pairs("multi30k", split, data_dir=data, manual_dir=files, languages=languages)
 
 
-def test_pairs_stand_line_by_line_in_either_direction(tmp_path, files):
+def test_pairs_match_line_by_line_in_either_direction(tmp_path, files):
     train = read(tmp_path, files, "train")
     pairs = {pair.pair_id: (pair.source, pair.target) for pair in train}
     assert pairs == {

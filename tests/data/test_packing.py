@@ -14,7 +14,7 @@ def split(row):
     return [row[start:end] for start, end in itertools.pairwise([0, *ends])]
 
 
-def test_packing_makes_the_longest_row_as_short_as_any_packing():
+def test_packing_makes_the_longest_row_as_short_as_possible():
     rng = np.random.default_rng(1)
     for rows, number in [(1, 3), (2, 5), (2, 5), (3, 5), (3, 5), (5, 5), (3, 2)]:
         lengths = rng.integers(2, 20, number).tolist()
@@ -29,7 +29,7 @@ def test_packing_makes_the_longest_row_as_short_as_any_packing():
             for ways in itertools.product(range(rows), repeat=number)
         )
         assert max(map(len, packed)) == best
-    # The longest first into the least filled row, a usual rule, has 8 + 5 + 4 here.
+    # The usual rule, longest first into the emptiest row, gives 8 + 5 + 4 here.
     eights = [[4] * (n - 1) + [EOS] for n in (8, 7, 6, 5, 4)]
     assert sorted(map(len, pack_captions(eights, 2))) == [15, 15]
 
@@ -42,7 +42,7 @@ def test_many_captions_are_packed_nearly_evenly():
 
 
 @pytest.mark.parametrize("buckets", [1, 2, 3, 4, 20])
-def test_bucket_lengths_pad_as_little_as_any_choice(buckets):
+def test_bucket_lengths_pad_as_little_as_possible(buckets):
     rng = np.random.default_rng(buckets)
     lengths = rng.choice([3, 4, 7, 8, 9, 13, 20, 21], size=200, p=rng.dirichlet(np.ones(8)))
     distinct = np.unique(lengths)
@@ -60,7 +60,7 @@ def test_bucket_lengths_pad_as_little_as_any_choice(buckets):
     assert positions(found) == best
 
 
-def test_a_caption_for_each_row_has_a_row_of_its_own():
+def test_as_many_captions_as_rows_get_a_row_each():
     captions = [[4, EOS], [5, 5, 5, EOS], [6, 6, EOS]]
     assert sorted(pack_captions(captions, 3)) == captions
     assert pack_captions(captions, 1) == [[4, EOS, 5, 5, 5, EOS, 6, 6, EOS]]

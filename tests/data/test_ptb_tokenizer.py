@@ -1,4 +1,4 @@
-"""Our tokens against the Java PTB tokenizer's: stored pairs, and live where Java is."""
+"""Our tokens against the Java PTB tokenizer's: stored pairs, and live if Java is present."""
 
 import gzip
 import time
@@ -65,7 +65,7 @@ def differing(captions):
 
 
 def test_stored_pairs_are_what_java_says(java):
-    texts = [text for text in PAIRS if text.strip(" .")]  # Java passes over empty lines
+    texts = [text for text in PAIRS if text.strip(" .")]  # Java skips empty lines
     assert differing(texts) == []
 
 
@@ -75,7 +75,7 @@ def test_identical_on_all_captions_of_flickr8k(shared, java):
     captions = [line.split("\t")[1] for line in lines]
     assert len(captions) == 40_460
     assert differing(captions) == []
-    # Our tokens joined by spaces are what a model says; words alone cannot come out otherwise.
+    # A model emits our tokens joined by spaces. Captions of letters only cannot come out otherwise.
     said = {" ".join(tokenize(caption)) for caption in captions}
     said = [caption for caption in said if caption and not caption.replace(" ", "").isalpha()]
     assert len(said) > 1000
@@ -91,7 +91,7 @@ def test_identical_on_the_english_side_of_multi30k(shared, java):
     assert differing(captions) == []
 
 
-def test_long_garbage_takes_no_time():
+def test_long_garbage_is_fast():
     start = time.monotonic()
     for text in ("a." * 10_000, "<a " * 5_000, "x" * 50_000, "'" * 20_000, "1," * 20_000):
         tokenize(text)

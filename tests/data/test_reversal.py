@@ -6,7 +6,7 @@ from show_attend_tell.data.builders.reversal import LENGTHS, SPLITS, WORDS, make
 from show_attend_tell.data.load import load_pairs
 
 
-def test_a_sentence_is_said_backwards_from_the_given_word():
+def test_a_sentence_is_repeated_backwards_from_the_given_word():
     for seed in range(50):
         source, target = make_pair(np.random.default_rng(seed), 2, 20)
         given, colon, *words = source.split()
@@ -17,7 +17,7 @@ def test_a_sentence_is_said_backwards_from_the_given_word():
 
 
 def test_splits_differ_and_the_test_goes_beyond_the_trained_length(tmp_path, monkeypatch):
-    monkeypatch.setitem(SPLITS, "train", 3000)  # the rest of them is alike
+    monkeypatch.setitem(SPLITS, "train", 3000)  # the rest are similar
     splits = {split: load_pairs("reversal", split, data_dir=tmp_path) for split in SPLITS}
     for split, pairs in splits.items():
         lengths = {len(pair.source.split()) - 2 for pair in pairs}

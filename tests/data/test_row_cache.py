@@ -1,4 +1,4 @@
-"""Arrays on disk: resumed, never stale, computed once; rows are numbers here."""
+"""Arrays on disk: resumed, never stale, computed once. Here, rows hold their numbers."""
 
 import json
 import logging
@@ -87,7 +87,7 @@ def test_manifest_says_what_the_cache_holds(tmp_path):
         "image_ids": ["number 0", "number 1", "number 2"],
         "shape": [3, 2, 3],
     }
-    # Caches of earlier versions stay valid: the name is what it was.
+    # Caches of earlier versions stay valid: the name is unchanged.
     assert folder.name == "numbers-e843a6a7015b"
     names = {"rows-0000000.npy", "manifest.json", "lock", "lock-0000000"}
     assert {f.name for f in folder.iterdir()} == names
@@ -139,7 +139,7 @@ def test_an_error_keeps_the_rows_before_it(tmp_path):
 
 
 @pytest.mark.parametrize("lost", ["progress", "rows", "manifest"])
-def test_doubtful_rest_of_an_attempt_is_computed_again(tmp_path, lost):
+def test_the_doubtful_rest_of_an_attempt_is_computed_again(tmp_path, lost):
     with pytest.raises(UserError):
         Numbers(20, broken=19).load(tmp_path)
     folder = only_folder(tmp_path)
@@ -169,7 +169,7 @@ def test_killed_computation_is_resumed(tmp_path):
 
 
 def fail_syncs(monkeypatch, after):
-    """Makes the syncs of rows to disk fail, but for the first ones."""
+    """Makes all syncs of rows to disk fail except the first ones."""
     sync, calls = os.fsync, []
 
     def failing(number):
@@ -227,7 +227,7 @@ def test_rows_of_another_process_are_counted_once(tmp_path, monkeypatch):
     assert updates == [12]
 
 
-def test_rows_of_another_form_or_number_are_refused(tmp_path):
+def test_rows_of_wrong_shape_or_number_are_rejected(tmp_path):
     with pytest.raises(ValueError, match=r"rows float16\(2, 3\), not float16\(2, 4\)"):
         Numbers(5).load(tmp_path, row_shape=(2, 4))
     with pytest.raises(ValueError, match="not float32"):
@@ -236,7 +236,7 @@ def test_rows_of_another_form_or_number_are_refused(tmp_path):
         Numbers(5).load(tmp_path, produce=lambda start, stop: Numbers(5).produce(start, stop - 1))
 
 
-def test_too_small_a_disk_is_seen_before_work_starts(tmp_path, monkeypatch):
+def test_too_small_a_disk_is_noticed_before_work_starts(tmp_path, monkeypatch):
     free = SimpleNamespace(free=1_000_000)
     monkeypatch.setattr(row_cache.shutil, "disk_usage", lambda path: free)
     numbers = Numbers(2_000, row_shape=(500,))
@@ -296,7 +296,7 @@ def test_rows_are_copies_and_files_are_read_only(tmp_path):
 
 
 @pytest.mark.parametrize("row", [-1, 4])
-def test_rows_outside_are_refused(row):
+def test_rows_out_of_range_are_rejected(row):
     with pytest.raises(IndexError, match=f"{row} of 4"):
         Rows([np.zeros((3, 2)), np.zeros((1, 2))])[np.array([row])]
 
@@ -310,7 +310,7 @@ def test_only_a_lost_file_is_computed_again(tmp_path, small_shards):
     assert again.reads == list(range(8, 16))
 
 
-def test_files_of_another_array_are_not_taken_for_its_own(tmp_path, small_shards):
+def test_files_of_another_array_are_not_mistaken_for_its_own(tmp_path, small_shards):
     Numbers(20).load(tmp_path)
     folder = only_folder(tmp_path)
     np.save(folder / "rows-0000016.npy", np.zeros((4, 2, 3), np.float16))
@@ -318,7 +318,7 @@ def test_files_of_another_array_are_not_taken_for_its_own(tmp_path, small_shards
     np.testing.assert_array_equal(Numbers(20).load(tmp_path)[:], expected(20))
 
 
-def test_processes_of_a_job_begin_with_files_of_their_own(tmp_path, small_shards):
+def test_processes_of_a_job_begin_with_different_files(tmp_path, small_shards):
     numbers = Numbers(32)
     found = numbers.load(tmp_path, process=1, processes=2)
     np.testing.assert_array_equal(found[:], expected(32))
@@ -326,7 +326,7 @@ def test_processes_of_a_job_begin_with_files_of_their_own(tmp_path, small_shards
     assert firsts == [1, 3, 0, 2]
 
 
-def test_a_cache_says_its_size_and_what_is_finished(tmp_path, small_shards):
+def test_a_cache_reports_its_size_and_progress(tmp_path, small_shards):
     cache = Numbers(20, broken=13).cache(tmp_path)
     assert (cache.size, cache.finished()) == (20 * 6 * 2, 0)
     with pytest.raises(UserError):

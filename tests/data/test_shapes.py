@@ -58,7 +58,7 @@ def test_a_box_per_noun_in_order_of_mention(scenes):
         assert sorted({o["word_index"] for o in objects}) == [o["word_index"] for o in objects]
 
 
-def test_what_is_drawn_is_what_is_said(scenes):
+def test_pictures_show_what_captions_say(scenes):
     for image, caption, objects in scenes:
         ground = image[0, 0]
         different = (np.abs(image.astype(int) - ground) > 12).any(-1)
@@ -67,17 +67,17 @@ def test_what_is_drawn_is_what_is_said(scenes):
             ymin, xmin, ymax, xmax = (round(side) for side in pixels(o["bbox"]))
             assert 0 <= ymin < ymax <= SIDE and 0 <= xmin < xmax <= SIDE
             boxed[ymin:ymax, xmin:xmax] = True
-            # The box is tight: its object touches all four sides, to a pixel.
+            # The box is tight: its object touches all four sides, within a pixel.
             rows, columns = np.nonzero(different[ymin:ymax, xmin:xmax])
             assert rows.min() <= 1 and columns.min() <= 1
             assert rows.max() >= ymax - ymin - 2 and columns.max() >= xmax - xmin - 2
-            # Its middle (of a triangle, somewhat below it) has the colour.
+            # Its middle (for a triangle, a point somewhat below) has the colour.
             middle = image[(2 * ymin + 3 * ymax) // 5, (xmin + xmax) // 2]
             np.testing.assert_allclose(middle, COLOURS[colour], atol=2)
-            # Sizes are 14 to 18 and 26 to 30 pixels, nothing between.
+            # Sizes are 14 to 18 or 26 to 30 pixels, with nothing in between.
             assert (xmax - xmin <= 18) == (size == "small")
             assert (xmax - xmin >= 26) == (size == "large")
-            # Which share of the box is covered tells the shapes apart.
+            # The covered share of the box distinguishes the shapes.
             cover = different[ymin:ymax, xmin:xmax].mean()
             expected = {"circle": np.pi / 4, "square": 1.0, "triangle": 0.5, "cross": 5 / 9}[shape]
             assert cover == pytest.approx(expected, abs=0.12)
@@ -94,7 +94,7 @@ def test_relations_hold_with_a_margin(scenes):
                 assert before[2] + 3.9 < after[0]
 
 
-def test_the_order_is_the_order_of_reading(scenes):
+def test_objects_are_mentioned_in_reading_order(scenes):
     for _, _, objects in scenes:
         centres = [(y0 + y1, x0 + x1) for y0, x0, y1, x1 in (o["bbox"] for o in objects)]
         quarters = [(y > 1, x > 1) for y, x in centres]

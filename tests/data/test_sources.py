@@ -44,7 +44,7 @@ SMALL = {
 
 
 def tiny_settings(name: str, folder: Path) -> Settings:
-    """The experiment with an encoder and a decoder that train within seconds."""
+    """The experiment with an encoder and a decoder that train in seconds."""
     places = {"data.dir": str(folder / "data"), "data.manual_dir": str(folder / "raw")}
     return config.replaced(config.load_experiment(name), SMALL | places)
 

@@ -16,7 +16,7 @@ from show_attend_tell.tokens import BOS, EOS, PAD, UNK
 CAPTIONS = [["a", "dog", "runs"], ["a", "cat", "runs"], ["a", "dog", "sleeps", "<unk>", "<unk>"]]
 
 
-def test_words_come_by_count_then_alphabet_behind_the_four_specials():
+def test_words_follow_the_four_specials_by_count_then_alphabet():
     vocabulary = Vocabulary.from_captions(CAPTIONS, min_count=1)
     assert vocabulary.words == ("a", "dog", "runs", "cat", "sleeps")
     assert vocabulary.counts == (3, 2, 2, 1, 1)
@@ -25,13 +25,13 @@ def test_words_come_by_count_then_alphabet_behind_the_four_specials():
     assert vocabulary.encode(["a", "sleeps"]) == [4, 8]
 
 
-def test_rare_words_and_words_that_read_like_specials_are_unknown():
+def test_rare_words_and_words_spelt_like_specials_are_unknown():
     vocabulary = Vocabulary.from_captions(CAPTIONS, min_count=2)
     assert vocabulary.words == ("a", "dog", "runs")
     assert vocabulary.encode(["a", "cat", "runs", "<unk>", "<eos>"]) == [4, 3, 6, 3, 3]
 
 
-def test_the_most_frequent_words_alone_may_be_kept():
+def test_only_the_most_frequent_words_may_be_kept():
     sizes = {n: Vocabulary.from_captions(CAPTIONS, 1, vocabulary_size=n) for n in (2, 5, 9)}
     assert sizes[2].words == ("a", "dog") and sizes[2].encode(["dog", "runs"]) == [5, 3]
     assert len(sizes[5].words) == len(sizes[9].words) == 5
@@ -85,7 +85,7 @@ GOOD = {"min_count": 1, "words": ["a", "b"], "counts": [2, 1]}
         json.dumps(GOOD | {"counts": [2, True]}),
     ],
 )
-def test_anything_else_is_refused_by_name(tmp_path, content):
+def test_anything_else_is_rejected_by_name(tmp_path, content):
     path = tmp_path / "vocabulary.json"
     path.write_text(json.dumps(GOOD))
     assert len(load(path)) == 6
@@ -135,7 +135,7 @@ def test_subwords_write_any_text_of_known_letters_and_join_to_it(tmp_path):
         subwords.decode([len(subwords)])
 
 
-def test_a_vocabulary_is_built_of_texts():
+def test_a_vocabulary_is_built_from_texts():
     texts = ["A dog runs.", "A dog sleeps.", "a cat"]
     options = {"min_count": 1, "size": 0, "subwords": 60}
     captions = build_vocabulary(texts, kind="ptb", **options)
@@ -148,7 +148,7 @@ def test_a_vocabulary_is_built_of_texts():
     assert subwords.words == Subwords.from_texts(SENTENCES, 60).words
 
 
-def test_bad_subwords_are_refused(tmp_path):
+def test_bad_subwords_are_rejected(tmp_path):
     with pytest.raises(UserError, match="config.data.subwords is 5: .* so few pieces"):
         Subwords.from_texts(SENTENCES, 5)
     path = tmp_path / "vocabulary.json"

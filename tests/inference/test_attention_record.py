@@ -1,4 +1,4 @@
-"""Records of attention and their files: they come back, and what does not fit is refused."""
+"""Attention records and their files: they round-trip, and inconsistent ones are rejected."""
 
 import dataclasses
 
@@ -28,7 +28,7 @@ def test_a_dump_comes_back(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["dump.npz"]
 
 
-def test_files_that_are_no_dumps_are_refused(tmp_path):
+def test_files_that_are_not_dumps_are_rejected(tmp_path):
     path = tmp_path / "dump.npz"
     with pytest.raises(UserError, match="not there"):
         load_attention(path)
@@ -57,7 +57,7 @@ def test_files_that_are_no_dumps_are_refused(tmp_path):
         {"column_centres": np.array([0.5, 1.5])},
     ],
 )
-def test_a_record_that_does_not_fit_is_refused(changes):
+def test_an_inconsistent_record_is_rejected(changes):
     with pytest.raises(ValueError):
         dataclasses.replace(record([ONE]), **changes)
 

@@ -31,7 +31,7 @@ def run(trained, monkeypatch):
     return load_run(workdir)
 
 
-def test_eight_scenes_are_learnt_by_heart(run):
+def test_eight_scenes_are_memorised(run):
     examples, captions = caption_split(run, "val", run.decoding)
     assert [c.text for c in captions] == [e.captions[0] for e in examples]
     for caption in captions:
@@ -58,7 +58,7 @@ def test_hard_contexts_read_one_location_a_step(run, context):
     hard = dataclasses.replace(run.decoding, context=context, batch_size=3)
     captions = caption_split(run, "val", hard)[1]
     soft = caption_split(run, "val", run.decoding)[1]
-    # The first step attends alike, whatever is read; what is read changes what follows.
+    # All contexts attend alike in the first step; what they read changes the following ones.
     for a, b in zip(captions, soft, strict=True):
         np.testing.assert_allclose(a.alpha[0], b.alpha[0], atol=1e-5)
         assert a.location.shape == (len(a.tokens),) and a.location.max() < 64
@@ -98,7 +98,7 @@ def test_records_carry_geometry_and_boxes(run):
     assert all(steps_naming(record, box) == [box.word_index] for box in record.boxes)
 
 
-def test_a_file_is_captioned_as_the_split_was(run, tmp_path):
+def test_a_file_is_captioned_like_the_split(run, tmp_path):
     example = tiny.Scenes(1)[0]
     path = tmp_path / "scene.png"
     path.write_bytes(example.image)
@@ -117,7 +117,7 @@ def test_a_file_is_captioned_as_the_split_was(run, tmp_path):
     assert list(wrong) == [broken] and str(broken) in wrong[broken]
 
 
-def test_what_is_no_run_or_is_damaged_is_told(trained, tmp_path):
+def test_a_damaged_run_or_none_at_all_is_reported(trained, tmp_path):
     workdir, _ = trained
     with pytest.raises(UserError, match=r"config.json: not there"):
         load_run(tmp_path)

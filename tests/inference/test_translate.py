@@ -1,4 +1,4 @@
-"""Runs on sentences, from training to pictures: the same loop, decoder and page as for images."""
+"""Runs on sentences, from training to pictures, with the loop, decoder and page for images."""
 
 import io
 import json
@@ -24,7 +24,7 @@ from show_attend_tell.settings import Settings
 from show_attend_tell.training.loop import _Stop
 from show_attend_tell.training.session import train
 
-# One is enough of those that differ only in the score; tests/models/test_attention.py has all.
+# One of the variants that differ only in the score; tests/models/test_attention.py has them all.
 VARIANTS = ("seq2seq", "luong_local", "lstmn", "hard")
 
 
@@ -57,14 +57,14 @@ SMALL = {
 
 
 def tiny_settings(folder: Path, variant: str, changes=MappingProxyType({})) -> Settings:
-    """The experiment, small enough to train within seconds on twelve generated pairs."""
+    """The experiment, small enough to train in seconds on twelve generated pairs."""
     experiment = config.load_experiment(f"multi30k:{variant}")
     return config.replaced(experiment, SMALL | {"data.dir": str(folder)} | changes)
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """A folder with the generated data set, of twelve pairs a split."""
+    """A folder with the generated data set, with twelve pairs per split."""
     folder = tmp_path_factory.mktemp("data")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(reversal, "SPLITS", dict.fromkeys(reversal.SPLITS, 12))
@@ -88,7 +88,7 @@ def repeat_training_pairs(patch: pytest.MonkeyPatch, times: int) -> None:
 
 @pytest.fixture(scope="module")
 def trained(data, tmp_path_factory):
-    """A run that has learnt most of its twelve training pairs, on which it is validated, too."""
+    """A run that has learnt most of its twelve training pairs, which also validate it."""
     workdir = tmp_path_factory.mktemp("trained") / "run"
     with pytest.MonkeyPatch.context() as patch:
         repeat_training_pairs(patch, 40)
@@ -111,14 +111,14 @@ def test_pairs_are_learnt_and_the_alignment_runs_backwards(trained):
     for record in attention_records(run, run.decoding, subjects, captions):
         assert record.source[-1] == "<eos>" and record.grid == (1, len(record.source))
         np.testing.assert_allclose(record.alpha.sum(axis=1), 1, atol=1e-3)
-        # Mean places, without those of <eos> and of the given word, which comes first, too.
+        # Mean places, without <eos> and the given word, which comes first in both sentences.
         looked = record.alpha[1:-1] @ np.arange(len(record.source))
         falls.append(np.polyfit(np.arange(len(looked)), looked, 1)[0] if len(looked) > 1 else 0)
     assert np.mean(falls) < 0
 
 
 @pytest.mark.parametrize("variant", ["luong_dot", "luong_general", "luong_concat"])
-def test_every_score_is_one_of_a_model(variant, data):
+def test_every_score_function_works_in_a_model(variant, data):
     settings = tiny_settings(data, variant)
     model = build_captioner(settings, build_encoder(settings, 9), 9)
     words = jax.numpy.array([[4, 5, 6, 7, 2], [8, 4, 2, 0, 0]])
@@ -191,7 +191,7 @@ def test_the_verbs_score_draw_and_translate(trained, tmp_path, monkeypatch, caps
 
 
 def give(monkeypatch, content):
-    """Puts content on the standard input."""
+    """Provides content on standard input."""
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
 
 
@@ -209,7 +209,7 @@ def test_what_cannot_be_translated_is_one_clear_line(trained, verb, message, cap
     assert message in error and error.count("\n") == 1
 
 
-def test_nothing_on_the_input_is_one_clear_line(trained, monkeypatch, capsys):
+def test_empty_input_is_one_clear_line(trained, monkeypatch, capsys):
     give(monkeypatch, b"")
     assert main(["translate", "--workdir", str(trained)]) == 2
     assert "no sentence was given" in capsys.readouterr().err
@@ -224,7 +224,7 @@ def test_sentences_over_the_limit_are_counted(trained, capsys):
     assert "1 of 2 sentences were cut (config.data.max_source_length)" in capsys.readouterr().err
 
 
-def test_an_exported_run_translates_alike(trained, tmp_path):
+def test_an_exported_run_translates_the_same(trained, tmp_path):
     run = load_run(trained)
     pretrained.export(run, tmp_path / "model")
     other = pretrained.load(tmp_path / "model")
@@ -273,7 +273,7 @@ def test_gradient_variance_of_a_run_on_sentences(data, tmp_path, capsys):
     assert (tmp_path / "run" / "gradient_variance.png").exists()
 
 
-def test_weights_of_a_run_on_other_sentences_are_refused(trained, data, tmp_path):
+def test_weights_of_a_run_on_other_sentences_are_rejected(trained, data, tmp_path):
     # A limit of 10 leaves out some words.
     changes = {"train.init_from": str(trained), "data.limit": 10}
     with pytest.raises(UserError, match="another vocabulary"):

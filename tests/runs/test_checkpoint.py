@@ -1,4 +1,4 @@
-"""Checkpoints: what was saved comes back, and damage is told."""
+"""Checkpoints: what was saved comes back, and damage is reported."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -57,7 +57,7 @@ def test_only_damaged_ones_is_an_error_that_names_the_folder(tmp_path):
         Checkpoints(folder, keep=2).restore(arrays(0), warn=lambda line: None)
 
 
-def test_another_shape_is_refused(tmp_path):
+def test_another_shape_is_rejected(tmp_path):
     folder = tmp_path / "c"
     saved(folder, 1)
     other = {"w": np.zeros((5, 2), np.float32), "n": np.array(0, np.int32)}

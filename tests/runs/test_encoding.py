@@ -1,4 +1,4 @@
-"""Caches of annotation vectors and of images, on images of one colour each."""
+"""Caches of annotation vectors and of images, on single-coloured images."""
 
 import io
 import json
@@ -22,7 +22,7 @@ SIZE = 16
 
 @dataclass
 class Colours:
-    """An `ExampleSource`; `reads` has the images in the order they were asked for."""
+    """An `ExampleSource`; `reads` lists the images in the order of requests."""
 
     count: int
     broken: int = -1
@@ -108,7 +108,7 @@ def test_last_batch_and_next_split_compile_nothing_new(tmp_path):
     assert TRACED == [(3, SIZE, SIZE, 3)]
 
 
-def test_second_call_reads_no_image(tmp_path):
+def test_a_second_call_reads_no_image(tmp_path):
     first = annotations(Colours(10), tmp_path)[:]
     again = Colours(10)
     np.testing.assert_array_equal(annotations(again, tmp_path)[:], first)
@@ -123,7 +123,7 @@ def test_manifest_says_what_the_cache_holds(tmp_path):
     assert manifest["data"]["split"] == "train"
     assert manifest["image_ids"] == ["image0", "image1", "image2"]
     assert manifest["shape"] == [3, 4, 3] and manifest["dtype"] == "float16"
-    # Caches of earlier versions stay valid: the names are what they were.
+    # Caches of earlier versions stay valid: the names are unchanged.
     assert folder.name == "colours-train-means-16-1d07ff55b409"
     image_cache(Colours(3), 8, tmp_path / "images").load(progress=False)
     assert only_folder(tmp_path / "images").name == "colours-train-images-8-3542bc68d4f8"

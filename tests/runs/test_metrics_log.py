@@ -1,4 +1,4 @@
-"""Metrics in JSONL and TensorBoard files, across a cut and a resume."""
+"""Metrics in JSONL and TensorBoard files, across an interruption and a resume."""
 
 import pytest
 from tensorboardX.proto import event_pb2

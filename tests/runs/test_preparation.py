@@ -1,4 +1,4 @@
-"""Data made ready before a run, on generated scenes."""
+"""Preparing data before a run, on generated scenes."""
 
 import io
 from types import SimpleNamespace
@@ -54,7 +54,7 @@ def test_augmented_images_are_kept_larger(tmp_path, monkeypatch):
     assert [r["bytes"] // r["images"] for r in records] == [128 * 128 * 3, 64 * 64 * 3, 64 * 64 * 3]
 
 
-def test_a_full_disk_is_seen_first(tmp_path, monkeypatch):
+def test_a_full_disk_is_noticed_first(tmp_path, monkeypatch):
     tiny.use_scenes(monkeypatch)
     monkeypatch.setattr(row_cache.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
     with pytest.raises(UserError, match="needs 0 MB and 0 MB are free"):

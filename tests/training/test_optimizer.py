@@ -43,14 +43,14 @@ def test_adam_moves_by_the_rate_and_the_schedules_scale_it():
     np.testing.assert_allclose([-c[0] for c in warm], [0, 0.05, 0.1, 0.1], rtol=1e-4, atol=1e-8)
 
 
-def test_rmsprop_is_its_formula():
+def test_rmsprop_matches_its_formula():
     (change,) = changes([jnp.array([3.0, -4.0])], name="rmsprop")
     expected = -0.1 * np.array([3.0, -4.0]) / np.sqrt(0.05 * np.array([9.0, 16.0]) + 1e-8)
     np.testing.assert_allclose(change, expected, rtol=1e-5)
 
 
 def test_clipping_scales_the_whole_gradient():
-    # RMSProp's first step is blind to scale, so look at two steps of which one is clipped.
+    # RMSProp's first step ignores scale, so look at two steps, one of them clipped.
     def two(large):
         return [{"decoder": jnp.array(g)} for g in (large, [0.3, 0.4])]
 
@@ -60,7 +60,7 @@ def test_clipping_scales_the_whole_gradient():
     np.testing.assert_allclose(clipped[1]["decoder"], scaled[1]["decoder"], rtol=1e-5)
 
 
-def test_a_learned_baseline_is_clipped_apart():
+def test_a_learned_baseline_is_clipped_separately():
     params = {"decoder": jnp.ones(2), "baseline": jnp.ones(2)}
 
     def two(baseline):
@@ -76,7 +76,7 @@ def test_a_learned_baseline_is_clipped_apart():
 
 
 @pytest.mark.parametrize("name", ["adam", "rmsprop"])
-def test_the_encoder_has_a_rate_of_its_own(name):
+def test_the_encoder_has_its_own_rate(name):
     params = {"decoder": jnp.ones(2), "encoder": jnp.ones(2)}
     gradient = {part: jnp.array([3.0, -2.0]) for part in params}
     settings = dict(name=name, schedule="cosine", warmup_steps=1, clip_norm=0.5)
@@ -105,6 +105,6 @@ def test_decay_spares_biases():
         {"schedule": "cosine", "warmup_steps": 10},
     ],
 )
-def test_what_it_does_not_know_it_rejects(options):
+def test_bad_options_are_rejected(options):
     with pytest.raises(UserError, match="choose|needs|must lie"):
         make_optimizer(dataclasses.replace(PLAIN, **options), total_steps=10)

@@ -1,4 +1,4 @@
-"""Whole training runs: resuming, starting from another run, fine-tuning, what a run leaves."""
+"""Whole training runs: resuming, starting from another run, fine-tuning, the files of a run."""
 
 import json
 import os
@@ -107,7 +107,7 @@ def test_a_cut_run_resumes_bit_for_bit(tmp_path, monkeypatch, trained, kind, act
     assert losses(tmp_path / "whole") == losses(tmp_path / "cut")
     assert [step for step, _ in losses(tmp_path / "cut")] == [1, 2, 3, 4, 5, 6]
 
-    # The record is that of the run's first part, with a line for each later one.
+    # The record describes the run's first part and lists each later one.
     path = tmp_path / "cut" / "run.json"
     run, text = json.loads(path.read_text()), path.read_text()
     assert run["finished"] and run["tokens"] == record["tokens"]
@@ -127,10 +127,10 @@ def test_another_seed_is_another_run(tmp_path, monkeypatch):
     assert differ["decoder"]["lstm_state"]["kernel"]
 
 
-def test_a_workdir_of_another_config_is_refused_and_kept(trained):
+def test_a_workdir_of_another_config_is_rejected_and_kept(trained):
     run, _ = trained
     settings = config.replaced(RunFolder(run).settings(), {"decoder.hidden": 64})
-    with pytest.raises(UserError, match=r"another config \(decoder.hidden differ\)"):
+    with pytest.raises(UserError, match=r"another config \(differing in decoder.hidden\)"):
         train(settings, run)
     assert (run / "best").is_dir()
 
@@ -144,7 +144,7 @@ def test_a_workdir_of_another_config_is_refused_and_kept(trained):
         ({"reward.samples": 2}, "name a trained run in config.train.init_from"),
     ],
 )
-def test_what_cannot_be_trained_is_reported_before_any_work(tmp_path, changes, message):
+def test_what_cannot_be_trained_is_rejected_before_any_work(tmp_path, changes, message):
     with pytest.raises(UserError, match=message):
         train(tiny.settings(tmp_path / "data", changes), tmp_path / "run")
     assert not list(tmp_path.iterdir())
@@ -175,14 +175,14 @@ def test_copies_of_an_image_are_not_counted_as_documents(tmp_path, monkeypatch, 
 
 def test_early_stopping_counts_validations_without_a_better_score(tmp_path, monkeypatch):
     tiny.use_scenes(monkeypatch)
-    # At a rate of 0 no validation is better than the first.
+    # With a learning rate of 0 no validation is better than the first.
     changes = {"train.epochs": 9.0, "train.patience": 2, "optimizer.learning_rate": 0.0}
     progression = train(tiny.settings(tmp_path / "data", changes), tmp_path / "run")
     assert progression.finished and progression.stale == 2
     assert final_state(tmp_path / "run")[0] == 6
 
 
-def test_what_is_evaluated_may_keep_a_share_of_the_start(tmp_path, monkeypatch, trained):
+def test_evaluated_weights_may_include_a_share_of_the_initial_ones(tmp_path, monkeypatch, trained):
     tiny.use_scenes(monkeypatch)
     changes = {
         "train.init_from": str(trained[0]),
@@ -204,7 +204,7 @@ def test_what_is_evaluated_may_keep_a_share_of_the_start(tmp_path, monkeypatch, 
     )
 
 
-def test_many_steps_in_a_row_that_are_not_finite_stop_the_run(tmp_path, monkeypatch):
+def test_many_consecutive_steps_that_are_not_finite_stop_the_run(tmp_path, monkeypatch):
     tiny.use_scenes(monkeypatch)
     changes = {"train.max_skipped": 2, "train.epochs": 2.0, "encoder.trainable_from": ""}
 
@@ -313,7 +313,7 @@ def test_fine_tuning_changes_only_the_later_stages(fine_tuned):
     assert {name[1] for name in encoder_weights(state.params)} == {first}
 
 
-def test_a_run_notes_which_weights_its_encoder_had(fine_tuned, on_frozen):
+def test_a_run_records_its_encoders_weights(fine_tuned, on_frozen):
     for run in (on_frozen, fine_tuned):
         settings = RunFolder(run).settings()
         assert settings.encoder.weights_sha256 == build_encoder(settings).checksum
@@ -321,7 +321,7 @@ def test_a_run_notes_which_weights_its_encoder_had(fine_tuned, on_frozen):
             build_encoder(config.replaced(settings, {"encoder.weights_sha256": "0" * 64}))
 
 
-def test_a_run_does_not_go_on_with_other_data(tmp_path, monkeypatch):
+def test_a_run_does_not_resume_on_other_data(tmp_path, monkeypatch):
     scenes = tiny.use_scenes(monkeypatch)
     settings = tiny.settings(tmp_path / "data", {"train.epochs": 2.0})
     with pytest.MonkeyPatch.context() as patch:
@@ -333,7 +333,7 @@ def test_a_run_does_not_go_on_with_other_data(tmp_path, monkeypatch):
         train(settings, tmp_path / "run")
 
 
-def test_a_fine_tuned_run_goes_on_bit_for_bit(tmp_path, monkeypatch, on_frozen, fine_tuned):
+def test_a_fine_tuned_run_resumes_bit_for_bit(tmp_path, monkeypatch, on_frozen, fine_tuned):
     settings = tuned(tmp_path / "data", on_frozen)
     with pytest.MonkeyPatch.context() as patch:
         tiny.use_scenes(patch)
@@ -346,7 +346,7 @@ def test_a_fine_tuned_run_goes_on_bit_for_bit(tmp_path, monkeypatch, on_frozen, 
     jax.tree.map(np.testing.assert_array_equal, whole, parts)
 
 
-def test_a_fine_tuned_model_is_handed_on_without_its_frozen_weights(tmp_path, fine_tuned):
+def test_a_fine_tuned_model_is_exported_without_its_frozen_weights(tmp_path, fine_tuned):
     run = load_run(fine_tuned)
     size = pretrained.export(run, tmp_path / "out")
     whole = sum(leaf.size for leaf in jax.tree.leaves(run.params)) * 2
@@ -365,7 +365,7 @@ def test_a_fine_tuned_model_is_handed_on_without_its_frozen_weights(tmp_path, fi
         ({"encoder.grid_stride": 16}, "other values of encoder.grid_stride"),
     ],
 )
-def test_fine_tuning_that_cannot_be(tmp_path, monkeypatch, on_frozen, changes, message):
+def test_impossible_fine_tuning_is_rejected(tmp_path, monkeypatch, on_frozen, changes, message):
     tiny.use_scenes(monkeypatch)
     with pytest.raises(UserError, match=message):
         train(tuned(tmp_path / "data", on_frozen, changes), tmp_path / "run")

@@ -1,4 +1,4 @@
-"""The training step: skipping what is not finite, the running mean, states of version 0.1."""
+"""The training step: skipping non-finite steps, the running mean, states of version 0.1."""
 
 import jax
 import jax.numpy as jnp
@@ -96,7 +96,7 @@ def test_the_average_is_the_running_mean_of_the_parameters(decoder):
     close(eval_params(state, 0.25), jax.tree.map(lambda a, b: a / 4 + b * 0.75, start, expected))
 
 
-def test_training_compiles_one_program_a_bucket(decoder):
+def test_training_compiles_one_program_per_bucket(decoder):
     captions = [[[5] * n + [2]] for n in (2, 3, 7, 8, 2, 3, 7, 8)]
     plan = BatchPlan(captions, batch_size=2, rows=1, buckets=2, max_length=20, seed=0)
     inputs = np.ones((8, 3, 4), np.float16)
@@ -121,7 +121,7 @@ def test_an_objectives_arrays_are_arguments_of_the_program(decoder):
 
 @pytest.mark.parametrize("objective", [SOFT, HARD], ids=["soft", "hard"])
 def test_a_state_of_version_0_1_is_read(tmp_path, decoder, objective):
-    """There a moving average stood in the objective's place, whatever the objective."""
+    """Version 0.1 saved a moving average for every objective, in place of the objective's state."""
     _, state = make(decoder, objective)
     tree = legacy_like(state)
     assert set(tree) == {
