@@ -269,3 +269,23 @@ def test_monotonic_windows_are_for_sentences_only():
         settings.Settings(*images, attention=attention)
     sentences = settings.SentenceData(name="reversal"), settings.SentenceEncoder()
     settings.Settings(*sentences, attention=attention)
+
+
+def test_gradients_of_additive_scores_are_those_of_the_formula():
+    """Both scans share the custom backward pass, so their comparison cannot see a fault in it."""
+    draws = np.random.default_rng(0)
+    v, query, keys = (draws.normal(size=size) for size in ((5,), (2, 3, 5), (2, 4, 5)))
+    weights = draws.normal(size=(2, 3, 4))  # their sum is not 0, as a softmax would make it
+
+    def ours(v, query, keys):
+        return (weights * scores_of_query(v, query, jnp.exp(2 * keys))).sum()
+
+    def formula(v, query, keys):
+        return (weights * (jnp.tanh(query[:, :, None] + keys[:, None]) @ v)).sum()
+
+    given = [jnp.asarray(x, jnp.float32) for x in (v, query, keys)]
+    np.testing.assert_allclose(ours(*given), formula(*given), rtol=1e-5)
+    for found, expected in zip(
+        jax.grad(ours, (0, 1, 2))(*given), jax.grad(formula, (0, 1, 2))(*given), strict=True
+    ):
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
