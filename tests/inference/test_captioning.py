@@ -5,6 +5,8 @@ import io
 import json
 import shutil
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
@@ -20,8 +22,10 @@ from show_attend_tell.inference.captioning import (
     attention_records,
     caption_files,
     caption_split,
+    make_decode,
 )
 from show_attend_tell.inference.run import load_run
+from show_attend_tell.runs.inputs import load_inputs
 
 
 @pytest.fixture
@@ -71,6 +75,25 @@ def test_hard_contexts_read_one_location_a_step(run, context):
         eight = dataclasses.replace(hard, batch_size=8)
         again = caption_split(run, "val", eight)[1]
         assert [c.location.tolist() for c in again] == [c.location.tolist() for c in captions]
+
+
+def test_every_example_and_every_beam_draws_its_own_places(run):
+    # If all places are equally probable, the noise alone decides. With such words the beams part.
+    params = jax.tree.map(lambda p: p, run.params)
+    score, output = params["decoder"]["attention"]["score"], params["decoder"]["output_word"]
+    score["kernel"] = jnp.zeros_like(score["kernel"])
+    output["kernel"] = jax.random.normal(jax.random.key(3), output["kernel"].shape)
+    examples = run.task.load("val")
+    inputs = load_inputs(run.settings, run.task, examples, run.encoder, run.source_vocabulary)
+    same = jnp.repeat(jnp.asarray(inputs[:1]), 3, axis=0)
+    hard = dataclasses.replace(run.decoding, context="sample", batch_size=3)
+    found = make_decode(run.model, hard)(params, same, jnp.array([4, 4, 5]))
+    places = np.asarray(found.trace["location"])
+    np.testing.assert_array_equal(places[0], places[1])
+    assert (places[0, 0] != places[2, 0]).any()  # another example
+    both = np.arange(places.shape[-1]) < np.asarray(found.lengths).min(axis=1)[:, None]
+    assert (places[:, 0] != places[:, 1])[both].any()  # another beam
+    assert (places[:, 0, 0] == places[:, 1, 0]).all()  # at the first step there is but one
 
 
 def test_scores_and_captions_are_written_with_what_they_depend_on(run):

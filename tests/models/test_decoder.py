@@ -171,6 +171,50 @@ def test_dropout_needs_a_key_and_follows_it():
     assert jnp.abs(one - plain).max() > 1e-3
 
 
+def test_each_dropout_drops_what_it_is_named_after():
+    a, tokens = Annotations(jnp.array(annotations())), jnp.array(TOKENS)
+    kept = make(projection=0, annotation_dropout=0.5).memory(a, jax.random.key(1)).annotations
+    scaled = np.asarray(kept) / np.asarray(a.vectors)
+    np.testing.assert_allclose(np.unique(scaled.round(4)), [0.0, 2.0])
+
+    decoder = make(dropout=0.5)
+    np.testing.assert_array_equal(decoder.memory(a, jax.random.key(1)).keys, decoder.memory(a).keys)
+    embedded, h, z = jnp.ones((9, 3)), jnp.ones((9, 7)), jnp.ones((9, 5))
+    exact = decoder.output(embedded, h, z)
+    assert jnp.abs(decoder.output(embedded, h, z, jax.random.key(1)) - exact).max() > 1e-2
+    # Only the words' dropout reaches the states.
+    states = decoder(a, tokens).previous_h
+    assert jnp.abs(decoder(a, tokens, jax.random.key(1)).previous_h - states).max() > 1e-3
+
+
+def test_padded_places_change_nothing():
+    decoder, a, tokens = make(), jnp.array(annotations()), jnp.array(TOKENS)
+    padded = jnp.concatenate([a, 9 * jnp.ones_like(a)], axis=1)
+    mask = jnp.broadcast_to(jnp.arange(2 * L) < L, (B, 2 * L))
+    without, got = decoder(Annotations(a), tokens), decoder(Annotations(padded, mask), tokens)
+    for name in ("logits", "previous_h", "mean_annotation"):
+        np.testing.assert_allclose(getattr(got, name), getattr(without, name), atol=1e-5)
+    np.testing.assert_allclose(got.alpha[..., :L], without.alpha, atol=1e-6)
+    assert (got.alpha[..., L:] == 0).all()
+
+
+def test_only_hard_attention_renormalises_alpha_within_a_gaussian_window():
+    a, tokens = Annotations(jnp.array(annotations())), jnp.array(TOKENS)
+    soft, hard = (
+        make(window="local_p", reach=2, kind=kind, grid=(2, 2))(a, tokens).alpha.sum(axis=-1)
+        for kind in ("soft", "hard")
+    )
+    assert soft.max() < 0.999
+    np.testing.assert_allclose(hard, 1.0, rtol=1e-5)
+
+
+def test_the_bias_of_the_forget_gate_begins_at_one():
+    """As in Jozefowicz et al. 2015, section 2.2; the other gates' begin at zero."""
+    decoder = tiny.make_decoder(vocabulary=V, features=F, hidden=7)
+    bias = np.asarray(decoder.lstm_word.bias[...]).reshape(4, 7)
+    np.testing.assert_array_equal(bias, np.outer([0, 1, 0, 0], np.ones(7)))
+
+
 def test_an_uneven_shape_is_refused():
     with pytest.raises(Exception, match="(?i)type|shape"):
         make()(Annotations(jnp.array(annotations())), jnp.array(TOKENS[:1]))

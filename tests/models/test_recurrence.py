@@ -1,7 +1,7 @@
 """Variants of a step against their papers' equations in NumPy."""
 
 import numpy as np
-from recurrences import B, H, R, T, inputs
+from recurrences import B, H, L, R, T, inputs
 
 from show_attend_tell.models import fast_scan
 
@@ -60,6 +60,17 @@ def test_luongs_order_attends_with_the_present_state_and_feeds_its_output():
             np.testing.assert_allclose(h[t, b, r], state, atol=2e-5)
             np.testing.assert_allclose(output.alpha[t, b, r], alpha, atol=1e-5)
             np.testing.assert_allclose(output.attentional[t, b, r], fed, atol=2e-5)
+
+
+def test_a_monotonic_window_stays_at_the_last_place_once_the_sentence_is_over():
+    """Luong et al. 2015, section 3.2, local-m: p_t = t."""
+    weights, memory, words, starts = inputs(window="local_m")
+    _, output = fast_scan.run(weights, memory, words, starts.at[1:].set(False))
+    for b, r, t in np.ndindex(B, R, T):
+        last = int(memory.extent[b, 0]) - 1
+        near = np.abs(np.arange(L) - min(t, last)) <= 2
+        read = output.alpha[t, b, r] > 0
+        np.testing.assert_array_equal(read, near & np.asarray(memory.mask[b]))
 
 
 def test_a_gru_is_its_equations():

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from show_attend_tell.errors import UserError
-from show_attend_tell.models.search import beam_search
+from show_attend_tell.models.search import beam_search, sample
 
 PAD, BOS, EOS, UNK = range(4)
 IDS = {"pad": PAD, "bos": BOS, "eos": EOS}
@@ -248,6 +248,18 @@ def test_finished_hypotheses_do_not_crowd_out_unfinished_ones():
     assert words_of(found, 0) == [5, EOS]  # log(0.25) / 2 = -0.69 > log(0.4) = -0.92
 
 
+def test_all_beams_may_finish_without_an_unfinished_one_being_lost():
+    # The four best extensions of the second step: "3 <eos>", "3 3", "4 <eos>", "4 5". Only the
+    # fourth leads to the best caption, with the mean log(0.216) / 3 = -0.51 per word.
+    table = {
+        BOS: {UNK: 0.55, 4: 0.45},
+        UNK: {EOS: 0.52, UNK: 0.48},
+        4: {EOS: 0.52, 5: 0.48},
+        5: {EOS: 1.0},
+    }
+    assert words_of(run(table, length_penalty=1.0), 0) == [4, 5, EOS]
+
+
 def test_a_finished_hypothesis_precedes_a_more_probable_unfinished_one():
     found = run({BOS: {4: 0.9, EOS: 0.1}, 4: {4: 1.0}})
     assert found.tokens[0].tolist() == [[EOS, PAD, PAD, PAD], [4, 4, 4, 4]]
@@ -327,3 +339,20 @@ def test_poor_early_ends_do_not_cut_off_a_better_caption():
         assert float(found.log_probs[0, 0]) == pytest.approx(
             3 * np.log(0.9) + np.log(0.99), abs=1e-5
         )
+
+
+def test_samples_are_drawn_anew_for_every_word_sample_and_image():
+    """Two words of equal probability: every pair of words is as frequent as any other."""
+    images, samples, length = 20, 50, 4
+
+    def step(state, words):
+        return jnp.zeros((*words.shape, 6)), state, {}
+
+    settings = dict(batch=images, samples=samples, max_length=length, **IDS)
+    drawn = np.asarray(sample(step, {}, jax.random.key(0), **settings, banned=(EOS, UNK)))
+    assert set(drawn.ravel().tolist()) == {4, 5}
+    signs = np.where(drawn == 4, 1.0, -1.0)
+    for axis in range(3):
+        first, second = np.take(signs, 0, axis), np.take(signs, 1, axis)
+        # The mean of n products of independent signs has a standard deviation of n ** -0.5.
+        assert abs((first * second).mean()) < 4 * first.size**-0.5

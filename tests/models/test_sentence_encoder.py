@@ -89,6 +89,13 @@ def test_dropout_needs_a_key_and_follows_it():
     assert jnp.abs(one - two).max() > 1e-3
 
 
+@pytest.mark.parametrize("name, gates", [("lstm", [0, 1, 0, 0]), ("gru", [0, 0, 0])])
+def test_only_forget_gates_begin_with_a_bias(name, gates):
+    for direction in make(name).directions:
+        bias = np.asarray(direction.word.bias[...]).reshape(len(gates), 4)
+        np.testing.assert_array_equal(bias, np.outer(gates, np.ones(4)))
+
+
 def test_unknown_options_are_refused():
     with pytest.raises(UserError, match="annotations is 'first': choose one of 'all', 'last'"):
         make(annotations="first")
