@@ -87,17 +87,37 @@ def repeat_training_pairs(patch: pytest.MonkeyPatch, times: int) -> None:
 
 
 @pytest.fixture(scope="module")
-def trained(data, tmp_path_factory):
-    """A run that has learnt most of its twelve training pairs, which also validate it."""
-    workdir = tmp_path_factory.mktemp("trained") / "run"
+def train_on_many(tmp_path_factory):
+    """Trains on 480 pairs: a dozen can be memorised without any alignment.
+
+    The first twelve of them validate the run, and are its training split once it is trained.
+    """
+    folder = tmp_path_factory.mktemp("many")
     with pytest.MonkeyPatch.context() as patch:
-        repeat_training_pairs(patch, 40)
+        patch.setattr(reversal, "SPLITS", dict.fromkeys(reversal.SPLITS, 480))
+        pairs = load_pairs("reversal", "train", data_dir=folder)
+    pairs._pairs, pairs.ids = pairs._pairs * 4, pairs.ids * 4
+    pairs.stored = len(pairs.ids)
+
+    def train_on_many(settings: Settings, workdir: Path) -> Path:
         load = SentenceTask.load
-        patch.setattr(
-            SentenceTask, "load", lambda task, _, copies=False: load(task, "train", copies=copies)
-        )
-        train(tiny_settings(data, "bahdanau", {"train.epochs": 5.0}), workdir)
-    return workdir
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(
+                SentenceTask,
+                "load",
+                lambda task, _, copies=False: pairs if copies else load(task, "train"),
+            )
+            train(settings, workdir)
+        return workdir
+
+    return train_on_many
+
+
+@pytest.fixture(scope="module")
+def trained(data, train_on_many, tmp_path_factory):
+    """A run that has learnt most of its twelve validation pairs."""
+    settings = tiny_settings(data, "bahdanau", {"train.epochs": 11.0})
+    return train_on_many(settings, tmp_path_factory.mktemp("trained") / "run")
 
 
 def test_pairs_are_learnt_and_the_alignment_runs_backwards(trained):
@@ -105,7 +125,7 @@ def test_pairs_are_learnt_and_the_alignment_runs_backwards(trained):
     examples, captions = caption_split(run, "train", run.decoding)
     texts = [caption.text for caption in captions]
     right = [text == pair.target for text, pair in zip(texts, examples, strict=True)]
-    assert sum(right) >= 9
+    assert sum(right) >= 6
     subjects = map(run.task.subject, examples)
     falls = []
     for record in attention_records(run, run.decoding, subjects, captions):
@@ -165,7 +185,7 @@ def test_the_verbs_score_draw_and_translate(trained, tmp_path, monkeypatch, caps
     assert "12 sentences" in shown and "source words: " in shown
     [path] = trained.glob("train-*.scores.json")
     record = json.loads(path.read_text())
-    assert record["scores"]["exact"] >= 0.75 and record["scores"]["BLEU"] > 90
+    assert record["scores"]["exact"] >= 0.5 and record["scores"]["BLEU"] > 40
     assert "tok:13a" in record["tokenizer"] and "chrF" in record["signatures"]
     assert sum(bucket["sentences"] for bucket in record["by_length"]) == 12
 
@@ -233,9 +253,11 @@ def test_an_exported_run_translates_the_same(trained, tmp_path):
     assert (one.text, one.log_prob) == (two.text, two.log_prob)
 
 
-def test_runs_are_compared_on_one_page_with_their_length_curve(trained, data, tmp_path, capsys):
-    other = tmp_path / "seq2seq"
-    train(tiny_settings(data, "seq2seq", {"train.epochs": 2.0}), other)
+def test_runs_are_compared_on_one_page_with_their_length_curve(
+    trained, train_on_many, data, tmp_path
+):
+    settings = tiny_settings(data, "seq2seq", {"train.epochs": 0.1})
+    other = train_on_many(settings, tmp_path / "seq2seq")
     for run in (trained, other):
         for verb in ("evaluate", "attend"):
             assert main([verb, "--workdir", str(run), "--split", "val"]) == 0
