@@ -17,6 +17,7 @@ from timing import interleaved, print_table, spread
 from show_attend_tell.data.examples import Example
 from show_attend_tell.models.encoders import make_encoder
 from show_attend_tell.runs.encoding import annotation_cache
+from show_attend_tell.settings import ImageEncoder
 
 IMAGES, SIZE, BATCH = 256, 224, 16
 PICTURE = (500, 375)  # of Flickr8k's photographs, most of them

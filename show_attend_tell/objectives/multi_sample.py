@@ -14,7 +14,7 @@ from show_attend_tell.tokens import EOS
 
 def multi_sample_bound(
     log_likelihood: Float[Array, "B N *S"],
-) -> tuple[Float[Array, "B *S"], Float[Array, "B N *S"]]:
+) -> tuple[Float[Array, "B *S"], Float[Array, "B N *S"]]:  # noqa: F821  ("B *S" is a shape)
     """log(1/N sum_n p_n) in nats, and each sample's learning signal (eq. 9 and 10).
 
     The signal is the bound minus the bound in which p_n is replaced by the geometric mean of the
