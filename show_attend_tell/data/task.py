@@ -166,7 +166,7 @@ class ImageTask(Task):
     verb = "caption"
     scorer = "captions"
     # All but METEOR, which needs Java and takes seconds.
-    metrics = (*("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-L", "CIDEr", "exact"),)
+    metrics = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-L", "CIDEr", "exact")
     progress_metric = "CIDEr"
     reads_words = False
 

@@ -11,7 +11,7 @@ import io
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -106,15 +106,8 @@ class Vocabulary:
         Raises:
           IndexError: an id is outside 0 .. V-1.
         """
-        tokens = []
-        for i in ids:
-            if not 0 <= i < len(self):
-                raise IndexError(f"word id {i} is not in 0..{len(self) - 1}")
-            if i == EOS:
-                break
-            if i not in (PAD, BOS):
-                tokens.append(SPECIALS[i] if i < len(SPECIALS) else self.words[i - len(SPECIALS)])
-        return tokens
+        said = _said(ids, len(self), "word")
+        return [(SPECIALS[i] if i < len(SPECIALS) else self.words[i - len(SPECIALS)]) for i in said]
 
     def save(self, path: Path) -> None:
         """Writes the vocabulary as JSON; the file is replaced as a whole."""
@@ -231,14 +224,7 @@ class Subwords:
         Raises:
           IndexError: an id is outside 0 .. V-1.
         """
-        pieces = []
-        for i in ids:
-            if not 0 <= i < len(self):
-                raise IndexError(f"piece id {i} is not in 0..{len(self) - 1}")
-            if i == EOS:
-                break
-            if i not in (PAD, BOS):
-                pieces.append(self._processor.id_to_piece(i))
+        pieces = [self._processor.id_to_piece(i) for i in _said(ids, len(self), "piece")]
         if pieces and not pieces[0].startswith(_SPACE):  # a word begins at a text's first piece
             pieces[0] = _SPACE + pieces[0]
         return pieces
@@ -266,6 +252,21 @@ class Subwords:
 
 
 AnyVocabulary = Vocabulary | Subwords
+
+
+def _said(ids: Iterable[int], size: int, noun: str) -> Iterator[int]:
+    """The ids up to the first `<eos>`, without `<pad>` and `<bos>`.
+
+    Raises:
+      IndexError: an id is outside 0 .. size - 1; the message calls it a `noun` id.
+    """
+    for i in ids:
+        if not 0 <= i < size:
+            raise IndexError(f"{noun} id {i} is not in 0..{size - 1}")
+        if i == EOS:
+            return
+        if i not in (PAD, BOS):
+            yield i
 
 
 def build_vocabulary(
