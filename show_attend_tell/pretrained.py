@@ -41,6 +41,8 @@ RECORDS = (
     "attention/*/statistics.json",
 )
 PACKAGED = Path(__file__).parent / "pretrained_models"
+# Where the results of packaged models go: apart from `runs/NAME`, which a run may be called.
+RESULTS = Path("runs") / "pretrained"
 
 
 def names() -> tuple[str, ...]:
@@ -52,16 +54,14 @@ def load(model: str | Path, overrides: Sequence[str] = ()) -> Run:
     """A model that comes with the package, or one in a folder: a run or an exported model.
 
     Args:
-      model: a name from `names()`, whose results go to `runs/NAME`; or a folder.
+      model: a name from `names()`, whose results go to `runs/pretrained/NAME`; or a folder.
       overrides: of its config, as on the command line: `--config.decode.beam=3`.
 
     Raises:
       UserError: there is no such model, or one of its files is damaged.
     """
     if str(model) in names():
-        return dataclasses.replace(
-            load_run(PACKAGED / model, overrides), workdir=Path("runs") / model
-        )
+        return dataclasses.replace(load_run(PACKAGED / model, overrides), workdir=RESULTS / model)
     if Path(model).is_dir():
         return load_run(Path(model), overrides)
     known = ", ".join(names()) or "none come with this version"

@@ -54,8 +54,8 @@ def test_it_captions_like_the_run(trained, exported, tmp_path, monkeypatch, caps
         assert main(["caption", *where, "scene.png"]) == 0
     by_run, _, by_model, picture = capsys.readouterr().out.splitlines()
     assert by_run == by_model and scenes[0].captions[0].split()[0] in by_run
-    assert picture.strip() == "runs/model/captions/scene.png.png"
-    record = load_attention(tmp_path / "runs/model/captions/scene.png.npz")
+    assert picture.strip() == "runs/pretrained/model/captions/scene.png.png"
+    record = load_attention(tmp_path / "runs/pretrained/model/captions/scene.png.npz")
     np.testing.assert_allclose(record.alpha.sum(axis=1), 1, atol=1e-4)
 
 
@@ -65,7 +65,7 @@ def test_a_packaged_model_scores_like_its_run(trained, exported, tmp_path, monke
     data = f"--config.data.dir={tmp_path / 'data'}"
     scores = []
     for which, folder in (("--workdir", trained[0]), ("--pretrained", "model")):
-        written = trained[0] if which == "--workdir" else tmp_path / "runs" / "model"
+        written = trained[0] if which == "--workdir" else tmp_path / "runs/pretrained/model"
         for other in written.glob("val-*.scores.json"):  # from an earlier test
             other.unlink()
         assert main(["evaluate", which, str(folder), "--split", "val", data]) == 0
