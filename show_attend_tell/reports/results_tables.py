@@ -7,10 +7,11 @@ A page marks the place of a table by two comments, and everything between them i
 
 The name is that of a folder of `results/`, which holds the records of runs that
 `pretrained.publish` wrote. A table has one line for each experiment and way of decoding, with means
-± standard deviations over seeds.
+± standard deviations over seeds. The commands that trained the experiments follow it.
 """
 
 import re
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -88,7 +89,7 @@ def filled(text: str, results: Path) -> str:
 
 
 def table(folder: Path) -> str:
-    """The table of a folder of records, as lines of Markdown.
+    """The table of a folder of records and the commands of its experiments, as Markdown.
 
     Scores are those of the test split. Minutes are the run's own, without those of a run that it
     started from. Experiments are named after their folders.
@@ -101,10 +102,14 @@ def table(folder: Path) -> str:
         raise UserError(f"{folder}: no records of runs; `publish RUN --out {folder}` writes them")
     runs = [read_run(workdir, SPLIT) for workdir in workdirs]
     check_comparable(runs)
-    rows = rows_of(group_runs(runs)[0])
+    groups = group_runs(runs)[0]
+    rows = rows_of(groups)
     names = [name for name in SCORES if any(name in row.scored[0].scores for row in rows)]
-    head = ["experiment", *names, "seeds", "minutes", "command"]
-    return "\n".join(markdown.table(head, [_cells(row, rows, names) for row in rows])) + "\n"
+    head = ["experiment", *names, "seeds", "minutes"]
+    lines = markdown.table(head, [_cells(row, rows, names) for row in rows])
+    # Beside the scores, a command would make a column too narrow to read.
+    commands = [line for group in groups for line in (f"# {_name(group)}", _command(group))]
+    return "\n".join([*lines, "", "```text", *commands, "```"]) + "\n"
 
 
 def _cells(row: Row, rows: Sequence[Row], names: Sequence[str]) -> list[str]:
@@ -114,7 +119,7 @@ def _cells(row: Row, rows: Sequence[Row], names: Sequence[str]) -> list[str]:
         score = over_seeds([scored.scores.get(name) for scored in row.scored])
         cells.append(spread(score, pattern, unit))
     minutes = spread(over_seeds([run.seconds for run in row.group.runs]), "{:.1f}", 60.0)
-    return [*cells, str(len(row.scored)), minutes, f"`{_command(row.group)}`"]
+    return [*cells, str(len(row.scored)), minutes]
 
 
 def _label(row: Row, same: Sequence[Row]) -> str:
@@ -123,7 +128,11 @@ def _label(row: Row, same: Sequence[Row]) -> str:
     values = (
         row.decoding[k] if k == "context" else f"{in_words(k)} {row.decoding[k]}" for k in keys
     )
-    return ", ".join([folder_name(row.group.runs[0].workdir), *values])
+    return ", ".join([_name(row.group), *values])
+
+
+def _name(group: Group) -> str:
+    return folder_name(group.runs[0].workdir)
 
 
 def _command(group: Group) -> str:
@@ -138,4 +147,9 @@ def _command(group: Group) -> str:
         # An experiment of the project goes by its name.
         commands.append([re.sub(r"^experiments/(\w+)\.py", r"\1", a) for a in arguments])
     shared = [a for a in commands[0] if all(a in command for command in commands)]
-    return " ".join(["./launch.sh", *shared])
+    line = " ".join(["./launch.sh", *shared])
+    return " \\\n".join(
+        textwrap.wrap(
+            line, 96, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False
+        )
+    )

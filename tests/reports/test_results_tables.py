@@ -42,7 +42,7 @@ def results(tmp_path):
 def test_a_table_has_a_line_for_each_experiment_and_decoding(results):
     text = filled(PAGE, results)
     assert text.startswith("Before.\n\n<!-- table: own -->\n| experiment | BLEU-1 |")
-    assert text.endswith("|\n<!-- end -->\n\nAfter.\n") and "old" not in text
+    assert text.endswith("```\n<!-- end -->\n\nAfter.\n") and "old" not in text
     lines = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("|")]
     head, _, *rows = lines
     assert [row[0] for row in rows] == ["hard, argmax", "hard, expected", "soft"]
@@ -50,9 +50,8 @@ def test_a_table_has_a_line_for_each_experiment_and_decoding(results):
     # METEOR is half of the share of right captions: 50 and 25 of 100.
     assert soft["METEOR"] == "37.50 ± 17.68"
     assert (soft["seeds"], soft["minutes"]) == ("2", "2.0 ± 1.4")
-    assert soft["command"] == (
-        "`./launch.sh train --config shapes:soft --config.train.init_from=runs/a-seed=N`"
-    )
+    command = "./launch.sh train --config shapes:soft --config.train.init_from=runs/a-seed=N"
+    assert f"\n# soft\n{command}\n```\n" in text
     # Of 20 times 7 words "a" is right, and "green" four times.
     assert dict(zip(head, rows[0], strict=True))["BLEU-1"] == f"{100 * 24 / 140:.2f}"
     assert "exact" not in head
