@@ -48,6 +48,26 @@ SMALL = {
     "train.buckets": 3,  # fewer programs to compile
     "train.epochs": 2.0,
 }
+PRODUCT_FORM = {
+    "attention.score": "scaled_dot",
+    "attention.order": "current",
+    "attention.state_reads": "nothing",
+    "attention.position_code": True,
+    "decoder.initial_state": "zero",
+    "decoder.layer_norm": True,
+    "decoder.product_form": True,
+    "decoder.output_tanh": False,
+    "decoder.gate": False,
+    "loss.doubly_stochastic": 0.0,
+}
+MARGINAL = PRODUCT_FORM | {
+    "attention.kind": "hard",
+    "hard.objective": "marginal",
+    "hard.entropy": 0.0,
+    "loss.label_smoothing": 0.0,
+    "decode.context": "mixture",
+}
+LOCAL = {"encoder.endpoints": ("stage5",)}
 VARIANTS = {
     "soft": {},
     "hard": {"attention.kind": "hard", "decode.context": "argmax"},
@@ -66,6 +86,7 @@ VARIANTS = {
     | HARD_BEST
     | {"train.init_from": "runs/flickr8k-hard-from-soft", "hard.baseline": "none"},
     "small": SMALL,
+    "small-marginal": SMALL | MARGINAL | LOCAL,
     "small-hard": SMALL
     | HARD_FROM_SOFT
     | {"train.init_from": "runs/flickr8k-small", "train.init_weights": "last"},

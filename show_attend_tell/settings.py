@@ -158,6 +158,18 @@ class Attention(Group):
         "state that attends: `previous` (Bahdanau, Xu) or `current` (Luong)",
         choices=("previous", "current"),
     )
+    state_reads: str = setting(
+        "drawn",
+        "what the state is fed: what the step read (a `drawn` place, or soft attention's "
+        "expectation), the `expected` context whatever was drawn, or `nothing`",
+        choices=("drawn", "expected", "nothing"),
+    )
+    null_place: bool = setting(
+        False, "add a place with a learned key and the vector 0, for words that need no place"
+    )
+    position_code: bool = setting(
+        False, "add a learned map of a place's coordinates to its key; on images only"
+    )
     units: int = setting(512, "A, attention units", least=1)
     temperature: float = setting(1.0, "divides the scores before the softmax", above=0)
 
@@ -174,6 +186,16 @@ class Attention(Group):
     def check(self) -> None:
         if self.kind == "none" and self.window != "global":
             raise UserError("config.attention.kind 'none' has no window: set .window to 'global'")
+        if self.state_reads == "expected" and self.order == "current":
+            raise UserError(
+                "config.attention.state_reads 'expected' needs config.attention.order='previous': "
+                "with 'current' the state has moved before the step attends"
+            )
+        if self.null_place and (self.window != "global" or self.kind == "none"):
+            raise UserError(
+                "config.attention.null_place needs config.attention.window='global' and a kind "
+                "other than 'none'"
+            )
 
 
 @dataclass(frozen=True)
@@ -184,8 +206,9 @@ class Hard(Group):
 
     objective: str = setting(
         "reinforce",
-        "`reinforce`: Xu et al. 2015, section 4.1; `multi_sample`: the tighter bound of VIMCO",
-        choices=("reinforce", "multi_sample"),
+        "`reinforce`: Xu et al. 2015, section 4.1; `multi_sample`: the tighter bound of VIMCO; "
+        "`marginal`: the exact likelihood, summed over places",
+        choices=("reinforce", "multi_sample", "marginal"),
     )
     samples: int = setting(1, "N, attention paths sampled per caption", least=1)
     soft_probability: float = setting(
@@ -266,11 +289,24 @@ class Decoder(Group):
     self_attention: bool = setting(
         False, "continue from an attended summary of all states (LSTMN), not from the last one"
     )
+    initial_state: str = setting(
+        "mean",
+        "h_0 and c_0: of the `mean` annotation vector (the paper's), `learned` constants, or `zero`",
+        choices=("mean", "learned", "zero"),
+    )
+    layer_norm: bool = setting(
+        False, "normalise every annotation vector to mean 0 and variance 1 first"
+    )
     deep_output: bool = setting(
         True, "predict words from y_{t-1}, h_t and z_t (eq. 7), not from h_t only"
     )
     output_tanh: bool = setting(
         True, "apply tanh to the deep output's sum, as the released code does"
+    )
+    product_form: bool = setting(
+        False,
+        "keep the logits a sum of a term of the state and a term of the place: dropout acts on "
+        "the state's term only, there is no tanh around the sum and no gate on what it reads",
     )
     gate: bool = setting(True, "scale the context by the gate beta_t")
     tied: bool = setting(True, "use the transposed embedding as output matrix (Press and Wolf)")
@@ -279,6 +315,13 @@ class Decoder(Group):
         "number format of products; `bfloat16` is for accelerators",
         choices=("float32", "bfloat16"),
     )
+
+    def check(self) -> None:
+        if self.product_form and (self.output_tanh or self.gate or not self.deep_output):
+            raise UserError(
+                "config.decoder.product_form needs config.decoder.output_tanh=False, .gate=False "
+                "and .deep_output=True"
+            )
 
 
 @dataclass(frozen=True)
@@ -363,8 +406,9 @@ class Decode(Group):
     context: str = setting(
         "expected",
         "what a step reads: `expected`, the alpha-weighted mean; `argmax`, the place with the "
-        "largest alpha; `sample`, a place drawn from alpha, reproducible per input, step and beam",
-        choices=("expected", "argmax", "sample"),
+        "largest alpha; `sample`, a place drawn from alpha, reproducible per input, step and beam; "
+        "`mixture`, every place, their words' distributions averaged by alpha",
+        choices=("expected", "argmax", "sample", "mixture"),
     )
 
 
@@ -393,11 +437,30 @@ class Settings:
             self._check_images(cast(ImageData, self.data), self.encoder)
         if self.attention.hard:
             self.hard.check_used()
+            self._check_product_form()
+        if self.decode.context == "mixture" and not self.decoder.product_form:
+            raise UserError(
+                "config.decode.context 'mixture' needs config.decoder.product_form=True"
+            )
         if self.attention.hard and self.hard.released:
             if self.attention.temperature != 1:
                 raise UserError("config.hard.released needs config.attention.temperature=1")
             if self.reward.samples:
                 raise UserError("config.hard.released and config.reward.samples exclude each other")
+
+    def _check_product_form(self) -> None:
+        if self.hard.objective != "marginal":
+            return
+        if not self.decoder.product_form:
+            raise UserError(
+                "config.hard.objective 'marginal' needs config.decoder.product_form=True: with "
+                "another output the sum over places is not a product"
+            )
+        if self.attention.state_reads == "drawn":
+            raise UserError(
+                "config.hard.objective 'marginal' needs config.attention.state_reads 'nothing' or "
+                "'expected': where the state reads drawn places, the sum runs over all paths"
+            )
 
     def check_start(self) -> None:
         """Rejects settings with which no run can start. An exported model may still have them.

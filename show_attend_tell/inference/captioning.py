@@ -87,7 +87,7 @@ def _decode_function(graph: nnx.GraphDef, decoding: Decode) -> DecodeFunction:
         keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(0), numbers)
 
         def choose(time: Int[Array, "B K"]) -> Choice | None:
-            if decoding.context == "expected":
+            if decoding.context in ("expected", "mixture"):
                 return None
             shape = (*time.shape, memory.annotations.shape[1])
             noise = jnp.zeros(shape)
@@ -98,7 +98,10 @@ def _decode_function(graph: nnx.GraphDef, decoding: Decode) -> DecodeFunction:
 
         def step(state: recurrence.State, words: Int[Array, "B K"]):
             choice = choose(state.time)
-            logits, state, output = decoder.emit(weights, memory, state, words, choice)
+            mixture = decoding.context == "mixture"
+            logits, state, output = decoder.emit(
+                weights, memory, state, words, choice, mixture=mixture
+            )
             trace = {"alpha": output.alpha, "beta": output.beta, "location": output.location}
             if output.self_log_alpha is not None:
                 trace["self_alpha"] = jnp.exp(output.self_log_alpha)

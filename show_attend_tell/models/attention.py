@@ -65,6 +65,7 @@ class Attention(nnx.Module):
       features: D.
       hidden: H.
       coordinates: K; only `local_p` uses it.
+      grid: (h, w) of the places; only a position code uses it.
       dtype: number format of products with matrices. Additive scores and the softmax stay in
         float32.
 
@@ -79,6 +80,7 @@ class Attention(nnx.Module):
         features: int,
         hidden: int,
         coordinates: int = 1,
+        grid: tuple[int, int] | None = None,
         dtype: str | jnp.dtype = "float32",
         rngs: nnx.Rngs,
     ):
@@ -107,6 +109,11 @@ class Attention(nnx.Module):
         local = options.window == "local_p"
         self.centre = linear(hidden, units) if local else None
         self.centre_score = linear(units, coordinates) if local else None
+        size = hidden if self.key is None else self.key.out_features
+        self.grid = grid
+        self.position = linear(POSITION_FEATURES, size) if options.position_code else None
+        # Additive scores compare sums inside of tanh, all others products: 0 is a neutral key.
+        self.null_key = nnx.Param(jnp.zeros(size)) if options.null_place else None
 
     def keys(self, annotations: Float[Array, "B L D"]) -> Float[Array, "B L A"]:
         """What `scores_of_query` compares a query with.
@@ -115,6 +122,33 @@ class Attention(nnx.Module):
         others: the vectors (B, L, H) whose products with h are the scores.
         """
         keys = annotations if self.key is None else self.key(annotations)
+        if self.position is not None:
+            assert self.grid is not None
+            keys = keys + self.position(position_code(self.grid))[None]
+        return self._compared(keys)
+
+    def with_null_place(
+        self,
+        annotations: Float[Array, "B L D"],
+        keys: Float[Array, "B L A"],
+        mask: Bool[Array, "B L"] | None,
+    ) -> tuple[Float[Array, "B M D"], Float[Array, "B M A"], Bool[Array, "B M"] | None]:
+        """The same with one place more, the last: a learned key and a vector of zeros.
+
+        A step that needs no place attends there, as to the sentinel of Lu et al. 2017
+        (arXiv:1612.01887).
+        """
+        assert self.null_key is not None
+        images = len(annotations)
+        key = self._compared(self.null_key[...][None, None])
+        key = jnp.broadcast_to(key, (images, 1, key.shape[-1]))
+        annotations = jnp.pad(annotations, ((0, 0), (0, 1), (0, 0)))
+        if mask is not None:
+            mask = jnp.pad(mask, ((0, 0), (0, 1)), constant_values=True)
+        return annotations, jnp.concatenate([keys, key], axis=1), mask
+
+    def _compared(self, keys: Float[Array, "B L A"]) -> Float[Array, "B L _"]:
+        """The form of keys that `scores_of_query` takes."""
         if self.score is not None:
             return _exp_twice(keys.astype(jnp.float32))
         scale = 1.0 / self.temperature
@@ -122,6 +156,20 @@ class Attention(nnx.Module):
             scale /= math.sqrt(keys.shape[-1])
             keys = matmul(keys, self.query.kernel[...].astype(self.dtype).T)
         return (scale * keys).astype(self.dtype)
+
+
+# Of `position_code`: sines and cosines of three frequencies along both axes, and both coordinates.
+POSITION_FEATURES = 14
+
+
+def position_code(grid: tuple[int, int]) -> Float[Array, "L 14"]:
+    """A code of each place of a grid (h, w): where its middle lies, down and across."""
+    height, width = grid
+    down = (jnp.arange(height) + 0.5) / height
+    across = (jnp.arange(width) + 0.5) / width
+    y, x = (v.reshape(-1) for v in jnp.meshgrid(down, across, indexing="ij"))
+    waves = [f(k * jnp.pi * v) for v in (y, x) for k in (1, 2, 4) for f in (jnp.sin, jnp.cos)]
+    return jnp.stack([*waves, 2 * y - 1, 2 * x - 1], axis=-1)
 
 
 def _as_part(inputs: int, whole: int):

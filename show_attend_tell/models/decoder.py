@@ -20,14 +20,17 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from show_attend_tell import settings
-from show_attend_tell.models import fast_scan, recurrence
-from show_attend_tell.models.attention import Annotations, Attention, Choice
+from show_attend_tell.models import product_form, recurrence, unroll
+from show_attend_tell.models.attention import Annotations, Attention, Choice, matmul
 from show_attend_tell.models.recurrence import Memory, WordInputs
 from show_attend_tell.tokens import BOS, EOS, PAD
 
 
 class TeacherForced(NamedTuple):
-    """What the decoder computes when it runs over given captions."""
+    """What the decoder computes when it runs over given captions.
+
+    Inside of jit, what is not used is not computed.
+    """
 
     logits: Float[Array, "B R T V"]
     log_alpha: Float[Array, "B R T L"]
@@ -35,6 +38,7 @@ class TeacherForced(NamedTuple):
     beta: Float[Array, "B R T"]
     previous_h: Float[Array, "B R T H"]  # h_{t-1}
     mean_annotation: Float[Array, "B D"]
+    factors: product_form.Factors | None  # of all steps, N = R T; None without a product form
 
     @property
     def alpha(self) -> Float[Array, "B R T L"]:
@@ -98,13 +102,19 @@ class Decoder(nnx.Module):
         self.dtype = jnp.dtype(sizes.dtype)
         self.grid = grid
         self.step_config = recurrence.StepConfig(
-            window=attention.window, reach=attention.reach, renormalise=attention.hard
+            window=attention.window,
+            reach=attention.reach,
+            renormalise=attention.hard,
+            order=attention.order,
+            reads=attention.state_reads,
         )
         linear = partial(nnx.Linear, dtype=self.dtype, rngs=rngs)
         self.projection = linear(features, sizes.projection) if sizes.projection else None
         features = sizes.projection or features
-        self.init_h = linear(features, sizes.hidden)
-        self.init_c = linear(features, sizes.hidden)
+        self.initial = sizes.initial_state
+        seen = self.initial == "mean"
+        self.init_h = linear(features, sizes.hidden) if seen else None
+        self.init_c = linear(features, sizes.hidden) if seen else None
         self.embed = nnx.Embed(
             vocabulary,
             sizes.embedding,
@@ -117,6 +127,7 @@ class Decoder(nnx.Module):
             features=features,
             hidden=sizes.hidden,
             coordinates=1 if grid is None else 2,
+            grid=grid,
             dtype=self.dtype,
             rngs=rngs,
         )
@@ -125,6 +136,9 @@ class Decoder(nnx.Module):
         self._make_output_layers(sizes, vocabulary, features, rngs)
         self.dropout = nnx.Dropout(sizes.dropout)
         self.annotation_dropout = nnx.Dropout(sizes.annotation_dropout)
+        learned = self.initial == "learned"  # h_0 and c_0 before tanh
+        self.first_state = nnx.Param(jnp.zeros((2, sizes.hidden))) if learned else None
+        self.layer_norm = sizes.layer_norm
 
     def _make_recurrent_layers(
         self,
@@ -137,7 +151,10 @@ class Decoder(nnx.Module):
         hidden, luong = sizes.hidden, attention.order == "current"
         # One layer for words and one for the state: words enter in one product before the scan.
         self.lstm_word = linear(sizes.embedding, 4 * hidden, bias_init=recurrence.forget_one)
-        read = hidden if luong else features
+        if attention.state_reads == "nothing":
+            read, luong = 0, False
+        else:
+            read = hidden if luong else features
         self.lstm_state = linear(hidden + read, 4 * hidden, use_bias=False)
         self.combine = linear(features + hidden, hidden, use_bias=False) if luong else None
         self.self_attention = (
@@ -153,30 +170,54 @@ class Decoder(nnx.Module):
     ) -> None:
         linear = partial(nnx.Linear, dtype=self.dtype, rngs=rngs)
         self.output_tanh = sizes.output_tanh
+        self.product_form = sizes.product_form
         self.output_h = linear(sizes.hidden, sizes.embedding, use_bias=False)
         self.output_z = linear(features, sizes.embedding) if sizes.deep_output else None
         self.output_word = None if sizes.tied else linear(sizes.embedding, vocabulary)
         self.output_bias = nnx.Param(jnp.zeros(vocabulary)) if sizes.tied else None
 
+    def places(self, locations: int) -> int:
+        """The number of places that a step attends to, the null place included."""
+        return locations + (self.attention.null_key is not None)
+
     def memory(self, annotations: Annotations, key: PRNGKeyArray | None = None) -> Memory:
         """What the steps need of annotation vectors (B, L, F). A `key` switches dropout on."""
         a, mask = annotations.vectors.astype(jnp.float32), annotations.mask
+        if self.layer_norm:
+            a = jax.nn.standardize(a, axis=-1)
         a = self.annotation_dropout(a, deterministic=key is None, rngs=key)
         if self.projection is not None:
             a = self.projection(a)
-        mean = _mean(a, mask)
+        h0, c0 = self._first_state(a, mask)
         places, extent = None, None
         if self.step_config.window != "global":
             places, extent = _places(a, mask, self.grid)
+        keys = self.attention.keys(a)
+        if self.attention.null_key is not None:
+            a, keys, mask = self.attention.with_null_place(a, keys, mask)
         return Memory(
             annotations=a.astype(self.dtype),
-            keys=self.attention.keys(a),
-            h0=jnp.tanh(self.init_h(mean).astype(jnp.float32)),
-            c0=jnp.tanh(self.init_c(mean).astype(jnp.float32)),
+            keys=keys,
+            h0=h0,
+            c0=c0,
             mask=mask,
             places=places,
             extent=extent,
         )
+
+    def _first_state(
+        self, a: Float[Array, "B L D"], mask: Bool[Array, "B L"] | None
+    ) -> tuple[Float[Array, "B H"], Float[Array, "B H"]]:
+        """h_0 and c_0."""
+        if self.init_h is not None and self.init_c is not None:
+            mean = _mean(a, mask)
+            h, c = self.init_h(mean), self.init_c(mean)
+            return jnp.tanh(h.astype(jnp.float32)), jnp.tanh(c.astype(jnp.float32))
+        shape = (len(a), self.output_h.in_features)
+        if self.first_state is None:
+            return jnp.zeros(shape), jnp.zeros(shape)
+        h, c = jnp.tanh(self.first_state[...])
+        return jnp.broadcast_to(h[None], shape), jnp.broadcast_to(c[None], shape)
 
     def word_inputs(self, embedded: Float[Array, "*S E"]) -> WordInputs:
         """What embedded input words contribute to the steps' pre-activations."""
@@ -222,13 +263,54 @@ class Decoder(nnx.Module):
         z: Float[Array, "*S D"],
         key: PRNGKeyArray | None = None,
     ) -> Float[Array, "*S V"]:
-        """Logits of the deep output (eq. 7): L_o (E y_{t-1} + L_h h_t + L_z z_t)."""
+        """Logits of the deep output (eq. 7): L_o (E y_{t-1} + L_h h_t + L_z z_t).
+
+        In product form dropout leaves the place's term L_o L_z z_t as it is.
+        """
+        if self.product_form:
+            assert self.output_z is not None
+            return self._logits(self._state_term(embedded, h, key) + self.output_z(z))
         hidden = self.output_h(h)
         if self.output_z is not None:
             hidden = embedded + hidden + self.output_z(z)
         if self.output_tanh:
             hidden = jnp.tanh(hidden)
-        hidden = self.dropout(hidden, deterministic=key is None, rngs=key)
+        return self._logits(self.dropout(hidden, deterministic=key is None, rngs=key))
+
+    def _state_term(
+        self, embedded: Float[Array, "*S E"], h: Float[Array, "*S H"], key: PRNGKeyArray | None
+    ) -> Float[Array, "*S E"]:
+        hidden = embedded + self.output_h(h)
+        return self.dropout(hidden, deterministic=key is None, rngs=key)
+
+    def place_logits(self, annotations: Float[Array, "B L D"]) -> Float[Array, "B L V"]:
+        """The places' term of the logits in product form, without a bias."""
+        assert self.output_z is not None
+        return self._words(self.output_z(annotations))
+
+    def factors(
+        self,
+        memory: Memory,
+        embedded: Float[Array, "B N E"],
+        h: Float[Array, "B N H"],
+        log_alpha: Float[Array, "B N L"],
+        key: PRNGKeyArray | None = None,
+    ) -> product_form.Factors:
+        """The terms of the logits of N steps, for sums over places; see `models.product_form`."""
+        assert memory.annotations is not None
+        state = self._logits(self._state_term(embedded, h, key))
+        place = self.place_logits(memory.annotations)
+        return product_form.Factors(
+            *product_form.balanced(state, place, memory.mask), log_alpha
+        )
+
+    def _words(self, hidden: Float[Array, "*S E"]) -> Float[Array, "*S V"]:
+        """L_o times a vector, without the bias."""
+        if self.output_word is None:
+            return self.embed.attend(hidden).astype(jnp.float32)
+        return matmul(hidden, self.output_word.kernel[...].astype(self.dtype))
+
+    def _logits(self, hidden: Float[Array, "*S E"]) -> Float[Array, "*S V"]:
         if self.output_word is None:
             assert self.output_bias is not None
             logits = self.embed.attend(hidden).astype(jnp.float32)
@@ -242,13 +324,23 @@ class Decoder(nnx.Module):
         state: recurrence.State,
         words: Int[Array, "B K"],
         choice: Choice | None = None,
+        *,
+        mixture: bool = False,
     ) -> tuple[Float[Array, "B K V"], recurrence.State, recurrence.StepOutput]:
-        """One step of decoding, without dropout: the logits of the next word after `words`."""
+        """One step of decoding, without dropout: the logits of the next word after `words`.
+
+        With `mixture` they are the log-probabilities with the place summed out, which needs the
+        product form.
+        """
         embedded = self.embed(words)
         state, out = recurrence.step(weights, memory, state, self.word_inputs(embedded), choice)
-        assert out.z is not None
+        assert out.z is not None and out.log_alpha is not None
         h = state.h if out.attentional is None else out.attentional
-        return self.output(embedded, h, out.z), state, out
+        if mixture:
+            logits = product_form.log_mixture(self.factors(memory, embedded, h, out.log_alpha))
+        else:
+            logits = self.output(embedded, h, out.z)
+        return logits, state, out
 
     def __call__(
         self,
@@ -276,16 +368,21 @@ class Decoder(nnx.Module):
         if choice is not None:
             choice = choice._replace(noise=_time_first(choice.noise))
         words = self.word_inputs(embedded)
-        h, out = fast_scan.run(self.weights(), memory, words, _time_first(starts), choice)
+        h, out = unroll.run(self.weights(), memory, words, _time_first(starts), choice)
         embedded, h, out = jax.tree.map(_time_last, (embedded, h, out))
         before = jnp.roll(h, 1, axis=2)
         previous_h = jnp.where(starts[..., None], memory.h0[:, None, None], before)
-        logits = self.output(
-            embedded, h if out.attentional is None else out.attentional, out.z, keys[2]
-        )
+        current = h if out.attentional is None else out.attentional
+        logits = self.output(embedded, current, out.z, keys[2])
         assert memory.annotations is not None
-        mean = _mean(memory.annotations, memory.mask)
-        return TeacherForced(logits, out.log_alpha, out.location, out.beta, previous_h, mean)
+        mean = _mean(memory.annotations[:, : annotations.vectors.shape[1]], annotations.mask)
+        factors = None
+        if self.product_form:
+            rows = map(_steps_as_rows, (embedded, current, out.log_alpha))
+            factors = self.factors(memory, *rows, keys[2])
+        return TeacherForced(
+            logits, out.log_alpha, out.location, out.beta, previous_h, mean, factors
+        )
 
 
 def _bias(layer: nnx.Linear) -> Float[Array, " J"]:
@@ -315,6 +412,11 @@ def _places(
         lengths = jnp.full(images, count) if mask is None else mask.sum(axis=1)
         extent = lengths[:, None]
     return places.astype(jnp.float32), extent.astype(jnp.float32)
+
+
+def _steps_as_rows(x: Array) -> Array:
+    """(B, R, T, ...) as (B, N, ...)."""
+    return x.reshape(x.shape[0], -1, *x.shape[3:])
 
 
 def _time_first(x: Array) -> Array:

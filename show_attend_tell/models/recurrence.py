@@ -28,7 +28,7 @@ from show_attend_tell.models.attention import (
     scores_of_query,
 )
 
-# times(name, x): the product of x with the matrix of that name, see `_multiplier`.
+# times(name, x): the product of x with the matrix of that name, see `multiplier`.
 Times = Callable[[str, Float[Array, "B R I"]], Float[Array, "B R J"]]
 
 
@@ -42,12 +42,16 @@ class StepConfig:
         product, as in cuDNN: h' = tanh(W x + r * (U h))).
       window, reach: see `attention`.
       renormalise: whether alpha sums to 1 within a Gaussian window.
+      order: the state that attends: `previous`, h_{t-1}, or `current`, h_t.
+      reads: what enters the state: what was read (`drawn`), the `expected` context, or `nothing`.
     """
 
     cell: str = "lstm"
     window: str = "global"
     reach: int = 10
     renormalise: bool = False
+    order: str = "previous"
+    reads: str = "drawn"
 
 
 class SelfAttention(nnx.Module):
@@ -212,13 +216,17 @@ def step(
     2015, eq. 5, section 3.3). With self-attention the LSTM continues from an attended summary of
     all earlier states, not from the last one (Cheng et al. 2016, eq. 5-11).
 
+    Where the state reads nothing, or the expected context whatever the choice, no later step
+    depends on the place that this one read. `unroll` makes use of that.
+
     Args:
       choice: hard attention's noise for this step (B, R, L), and the rows (B, R) that take the
         expectation; None is soft attention.
       taps: of this step, for `fast_scan`.
     """
-    times = _multiplier(weights.matrices, taps)
-    attend = partial(_attend, weights, memory, state.time, choice, times, taps)
+    times = multiplier(weights.matrices, taps)
+    config = weights.config
+    attend = partial(attend_with, weights, memory, state.time, times, taps)
     h, c, tape, self_log_alpha = state.h, state.c, None, None
     if state.tape is not None:
         tape, c, self_log_alpha = _self_attend(weights, state, state.tape, words, times)
@@ -226,25 +234,30 @@ def step(
 
     if weights.matrices.combine is not None:
         h, c = _lstm(c, words.gates + times("lstm", _joined(h, state.attentional)))
-        output = attend(h)
+        output = attend(choice, h)
         combined = jnp.tanh(times("combine", _joined(output.z, h)))
         output = output._replace(attentional=combined)
-    elif memory.keys is not None:
-        output = attend(state.h)
-        h, c = _lstm(c, words.gates + times("lstm", _joined(h, output.z)))
-    elif weights.config.cell == "gru":
+    elif memory.keys is None:
         output = StepOutput()
-        h = _gru(h, words.gates, times("lstm", h))
-    else:
-        output = StepOutput()
+        if config.cell == "gru":
+            h = _gru(h, words.gates, times("lstm", h))
+        else:
+            h, c = _lstm(c, words.gates + times("lstm", h))
+    elif config.reads == "nothing":
         h, c = _lstm(c, words.gates + times("lstm", h))
+        output = attend(choice, h if config.order == "current" else state.h)
+    else:
+        output = attend(choice, state.h)
+        drawn = choice is None or config.reads == "drawn"
+        fed = output if drawn else attend(None, state.h)
+        h, c = _lstm(c, words.gates + times("lstm", _joined(h, fed.z)))
     state = State(h, c, state.time + 1, output.attentional, tape)
     if tape is not None:
         output = output._replace(self_log_alpha=self_log_alpha, summary=tape.summary)
     return state, output
 
 
-def _multiplier(matrices: Matrices, taps: Taps | None) -> Times:
+def multiplier(matrices: Matrices, taps: Taps | None = None) -> Times:
     """The function by which a step multiplies by its matrices, so that each product has its tap."""
 
     def times(name: str, x: Float[Array, "B R I"]) -> Float[Array, "B R J"]:
@@ -259,13 +272,13 @@ def _joined(*parts: Float[Array, "B R _"] | None) -> Float[Array, "B R I"]:
     return jnp.concatenate([part for part in parts if part is not None], axis=-1)
 
 
-def _attend(
+def attend_with(
     weights: Weights,
     memory: Memory,
     time: Int[Array, "B R"],
-    choice: Choice | None,
     times: Times,
     taps: Taps | None,
+    choice: Choice | None,
     h: Float[Array, "B R H"],
 ) -> StepOutput:
     """What the state h, which is h_{t-1} or h_t, reads from the memory."""

@@ -43,7 +43,7 @@ class Likelihood:
         out = model.decoder(annotations, batch["tokens"], key)
         loss, report = soft_loss(
             out.logits,
-            out.alpha,
+            out.alpha[..., : annotations.vectors.shape[1]],
             batch["tokens"],
             doubly_stochastic=self.regularizers.doubly_stochastic,
             label_smoothing=self.regularizers.label_smoothing,

@@ -87,7 +87,7 @@ class Rewarded:
         choice = None
         if self.hard is not None:
             images, locations = annotations.vectors.shape[:2]
-            shape = (images, count, length, locations)
+            shape = (images, count, length, decoder.places(locations))
             choice = draw_choice(path_key, shape, self.hard.soft_probability, self.hard.coin)
         sampled = draw_captions(
             decoder, annotations, word_key, choice, samples=count, max_length=length

@@ -123,7 +123,8 @@ class TeacherForcing:
     def paths(self, samples: int) -> tuple[int, int, int, int]:
         """(B, N R, T, L): the shape of the noise of N paths a row."""
         images, rows, steps = self.tokens.shape
-        return images, samples * rows, steps, self.annotations.vectors.shape[1]
+        places = self.decoder.places(self.annotations.vectors.shape[1])
+        return images, samples * rows, steps, places
 
     def along(self, choice: Choice | None, samples: int = 1) -> Rollout:
         """Runs N paths a row; the dropout masks are the same in every call."""

@@ -13,6 +13,7 @@ from show_attend_tell.models.encoders import Encoder, Precomputed, make_encoder
 from show_attend_tell.models.sentence_encoder import SentenceEncoder
 from show_attend_tell.objectives.baselines import LearnedBaseline
 from show_attend_tell.objectives.likelihood import Likelihood
+from show_attend_tell.objectives.marginal import Marginal
 from show_attend_tell.objectives.objective import Objective
 from show_attend_tell.objectives.reinforce import Reinforce
 from show_attend_tell.objectives.rewarded import Rewarded
@@ -80,6 +81,8 @@ def make_objective(settings: s.Settings, table: IdfTable | None = None) -> Objec
     if settings.reward.samples:
         assert table is not None
         return Rewarded(settings.reward, hard, settings.loss, table)
+    if hard is not None and hard.objective == "marginal":
+        return Marginal(hard, settings.loss)
     if hard is not None:
         return Reinforce(hard, settings.loss)
     return Likelihood(settings.loss)

@@ -23,9 +23,11 @@ def inputs(
     masked=True,
     grid=False,
     renormalise=False,
+    reads="drawn",
 ):
     """Random weights, memory, words and starts of one variant of a step."""
-    read = H if order == "current" else D if memory else 0
+    luong = order == "current" and reads != "nothing"
+    read = H if luong else D if memory and reads != "nothing" else 0
     cell = "gru" if memory == "gru" else "lstm"
     gates = (3 if cell == "gru" else 4) * H
     attends = memory is True
@@ -36,7 +38,7 @@ def inputs(
             query=drawn(1, H, A) if attends and not product else None,
             beta=drawn(3, H, 1) if attends and gate else None,
             centre=drawn(12, H, A) if window == "local_p" else None,
-            combine=drawn(13, D + H, H) if order == "current" else None,
+            combine=drawn(13, D + H, H) if luong else None,
             self_key=drawn(14, H, A) if back else None,
             self_query=drawn(15, H, A) if back else None,
         ),
@@ -44,7 +46,7 @@ def inputs(
         beta_bias=drawn(4) if attends and gate else None,
         centre_score=drawn(16, A, coordinates) if window == "local_p" else None,
         self_score=drawn(17, A) if back else None,
-        config=recurrence.StepConfig(cell=cell, window=window, reach=2, renormalise=renormalise),
+        config=recurrence.StepConfig(cell, window, 2, renormalise, order, reads),
     )
     state = drawn(8, B, H), drawn(9, B, H)
     if attends:
@@ -87,6 +89,10 @@ DECODERS = {
     "self-attention": {"back": True},
     "luong, self-attention": {"back": True, "order": "current"},
     "product, self-attention": {"back": True, "product": True},
+    "reads nothing": {"reads": "nothing"},
+    "reads nothing, current": {"reads": "nothing", "order": "current", "window": "local_m"},
+    "reads nothing, self-attention": {"reads": "nothing", "back": True, "product": True},
+    "reads expected": {"reads": "expected"},
 }
 ENCODERS = {
     "lstm encoder": {"memory": False},

@@ -1,4 +1,7 @@
-"""The fast scan against the plain one: values and every gradient, for every variant of a step."""
+"""The fast scan against the plain one: values and every gradient, for every variant of a step.
+
+`unroll.run` stands for it: it is the fast scan, or that and what the state does not depend on.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -6,12 +9,15 @@ import numpy as np
 import pytest
 from recurrences import DECODERS, ENCODERS, B, L, R, T, drawn, inputs
 
-from show_attend_tell.models import fast_scan, recurrence
+from show_attend_tell.models import fast_scan, recurrence, unroll
 from show_attend_tell.models.attention import Choice
 
 SAMPLED = jnp.array([[False, True, False], [True, False, False]])
 # Soft and hard attention differ only in what they read.
-HARD = ("additive", "luong, additive, local_p", "local_p, renormalised", "self-attention")
+HARD = (
+    *("additive", "luong, additive, local_p", "local_p, renormalised", "self-attention"),
+    *("reads nothing", "reads nothing, current", "reads expected"),
+)
 CASES = [(variant, "soft") for variant in (*DECODERS, *ENCODERS)] + [
     (variant, "hard") for variant in HARD
 ]
@@ -47,7 +53,7 @@ def test_the_fast_run_has_the_plain_scans_values_and_gradients(kind, variant):
         )
 
     (plain, location), expected = total(recurrence.scan)
-    (fast, same_location), gradients = total(fast_scan.run)
+    (fast, same_location), gradients = total(unroll.run)
     np.testing.assert_allclose(fast, plain, rtol=1e-5)
     if location is not None:
         np.testing.assert_array_equal(location, same_location)
