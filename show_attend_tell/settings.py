@@ -435,6 +435,8 @@ class Settings:
             raise UserError(f"config.seed is {self.seed!r}: it must be a whole number, at least 0")
         if isinstance(self.encoder, ImageEncoder):
             self._check_images(cast(ImageData, self.data), self.encoder)
+        elif self.attention.position_code:
+            raise UserError("config.attention.position_code is for images, not for sentences")
         if self.attention.hard:
             self.hard.check_used()
             self._check_product_form()

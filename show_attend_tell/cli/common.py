@@ -63,7 +63,7 @@ def add_run(parser: argparse.ArgumentParser, default: str | None = None) -> None
     )
     parser.add_argument(
         "--context",
-        help="what hard attention reads: expected, argmax or sample (default: the config's; "
+        help="what a step reads: expected, argmax, sample or mixture (default: the config's; "
         "evaluate reports both expected and argmax for a hard run)",
     )
 

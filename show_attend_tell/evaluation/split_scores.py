@@ -26,10 +26,15 @@ def reported_contexts(settings: Settings) -> tuple[str, ...]:
     """The contexts that a run's scores are reported for.
 
     Papers and code disagree, often silently, on what a hard model reads at test time. So a hard run
-    is scored with `expected` and `argmax`, and with its own context where that is another.
+    is scored with `expected` and `argmax`, and with its own context where that is another. One that
+    was trained on the exact marginal is scored with `mixture`, which it was trained for, in place
+    of `expected`.
     """
     own = settings.decode.context
-    return tuple(dict.fromkeys(("expected", "argmax", own) if settings.attention.hard else (own,)))
+    if not settings.attention.hard:
+        return (own,)
+    whole = "mixture" if settings.hard.objective == "marginal" else "expected"
+    return tuple(dict.fromkeys((whole, "argmax", own)))
 
 
 def score_stem(split: str, decoding: Decode) -> str:

@@ -300,9 +300,7 @@ class Decoder(nnx.Module):
         assert memory.annotations is not None
         state = self._logits(self._state_term(embedded, h, key))
         place = self.place_logits(memory.annotations)
-        return product_form.Factors(
-            *product_form.balanced(state, place, memory.mask), log_alpha
-        )
+        return product_form.Factors(*product_form.balanced(state, place, memory.mask), log_alpha)
 
     def _words(self, hidden: Float[Array, "*S E"]) -> Float[Array, "*S V"]:
         """L_o times a vector, without the bias."""

@@ -84,12 +84,16 @@ class Marginal:
             - self.hard.entropy * entropy
             + self.regularizers.doubly_stochastic * penalty / count
         )
-        return loss, state, {
-            "nll": nll,
-            "entropy": entropy,
-            "penalty": penalty / captions,
-            "tokens": count.astype(jnp.float32),
-        }
+        return (
+            loss,
+            state,
+            {
+                "nll": nll,
+                "entropy": entropy,
+                "penalty": penalty / captions,
+                "tokens": count.astype(jnp.float32),
+            },
+        )
 
 
 def log_likelihoods(

@@ -92,7 +92,7 @@ def test_normalisers_that_vanish_give_no_nan():
     given = Factors(state, place, jnp.full((1, 1, L), -np.log(L)))
     value, gradient = jax.value_and_grad(lambda f: log_mixture(f)[..., 0].sum())(given)
     assert jnp.isfinite(value) and all(jnp.isfinite(g).all() for g in gradient)
-    value, gradient = jax.value_and_grad(
-        lambda f: log_marginal(f, jnp.array([[0]]))[0].sum()
-    )(given)
+    value, gradient = jax.value_and_grad(lambda f: log_marginal(f, jnp.array([[0]]))[0].sum())(
+        given
+    )
     assert jnp.isfinite(value) and all(jnp.isfinite(g).all() for g in gradient)

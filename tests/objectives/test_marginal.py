@@ -82,9 +82,9 @@ def test_it_is_the_sum_over_all_paths(variant):
     places = L + ("null_place" in VARIANTS[variant])
     exact = jax.jit(jax.value_and_grad(lambda p: enumerated(graph, p, places)))
     value, gradient = exact(params)
-    (got, report), found = jax.jit(
-        jax.value_and_grad(lambda p: loss_of(graph, p), has_aux=True)
-    )(params)
+    (got, report), found = jax.jit(jax.value_and_grad(lambda p: loss_of(graph, p), has_aux=True))(
+        params
+    )
     np.testing.assert_allclose(got, value, rtol=1e-5)
     np.testing.assert_allclose(report["nll"], value, rtol=1e-5)
     assert report["tokens"] == 8
@@ -103,7 +103,9 @@ def test_smoothing_spreads_a_share_over_the_mixtures_words():
     nll, _ = loss_of(graph, params)
     expected = 0.8 * nll - 0.2 * mixture.mean(-1)[real].mean()
     smoothed = dataclasses.replace(PLAIN, label_smoothing=0.2)
-    np.testing.assert_allclose(loss_of(graph, params, regularizers=smoothed)[0], expected, rtol=1e-5)
+    np.testing.assert_allclose(
+        loss_of(graph, params, regularizers=smoothed)[0], expected, rtol=1e-5
+    )
 
 
 def test_entropy_is_rewarded_and_unpaid_places_are_penalised():
