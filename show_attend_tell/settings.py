@@ -291,7 +291,7 @@ class Decoder(Group):
     )
     initial_state: str = setting(
         "mean",
-        "h_0 and c_0: of the `mean` annotation vector (the paper's), `learned` constants, or `zero`",
+        "h_0 and c_0: of the `mean` annotation vector (as in the paper), `learned`, or `zero`",
         choices=("mean", "learned", "zero"),
     )
     layer_norm: bool = setting(
