@@ -164,6 +164,11 @@ class Attention(Group):
         "expectation), the `expected` context whatever was drawn, or `nothing`",
         choices=("drawn", "expected", "nothing"),
     )
+    read_out: str = setting(
+        "softmax",
+        "from scores to weights: `softmax`; `entmax` or `sparsemax`, with which most weigh 0",
+        choices=("softmax", "entmax", "sparsemax"),
+    )
     null_place: bool = setting(
         False, "add a place with a learned key and the vector 0, for words that need no place"
     )

@@ -35,6 +35,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from show_attend_tell import settings
 from show_attend_tell.errors import UserError
+from show_attend_tell.models.sparse import entmax, sparsemax
 
 # Log-weight of a place that is not attended to. Its exponential is exactly 0; it is finite, so that
 # 0 times it is 0 and not NaN.
@@ -44,6 +45,9 @@ _NEVER = -1e9
 def matmul(x: Float[Array, "*S I"], matrix: Float[Array, "I J"]) -> Float[Array, "*S J"]:
     """x times the matrix, in the matrix's number format, summed in float32."""
     return jnp.matmul(x.astype(matrix.dtype), matrix, preferred_element_type=jnp.float32)
+
+
+READ_OUTS = {"sparsemax": sparsemax, "entmax": entmax}
 
 
 class Annotations(NamedTuple):
@@ -261,11 +265,13 @@ def log_weights(
     scores: Float[Array, "B R L"],
     mask: Bool[Array, "B L"] | None = None,
     window: Window | None = None,
+    read_out: str = "softmax",
 ) -> Float[Array, "B R L"]:
-    """log alpha: the log-softmax of the scores over the places that the mask and window allow.
+    """log alpha: the scores, normalised over the places that the mask and window allow.
 
     All other places have weight 0 and no gradient. Within a Gaussian window (see the module) alpha
-    sums to less than 1, unless the window renormalises it.
+    sums to less than 1, unless the window renormalises it. With a sparse read-out (see
+    `models.sparse`) many of the allowed places weigh 0, too.
     """
     allowed = None if mask is None else mask[:, None]
     gaussian = None
@@ -279,7 +285,11 @@ def log_weights(
         scores, gaussian = scores + gaussian, None
     if allowed is not None:
         scores = jnp.where(allowed, scores, _NEVER)
-    log_alpha = jax.nn.log_softmax(scores, axis=-1)
+    if read_out == "softmax":
+        log_alpha = jax.nn.log_softmax(scores, axis=-1)
+    else:
+        alpha = READ_OUTS[read_out](scores)
+        log_alpha = jnp.where(alpha > 0, jnp.log(jnp.where(alpha > 0, alpha, 1.0)), _NEVER)
     return log_alpha if gaussian is None else log_alpha + gaussian
 
 

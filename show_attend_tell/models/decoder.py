@@ -107,6 +107,7 @@ class Decoder(nnx.Module):
             renormalise=attention.hard,
             order=attention.order,
             reads=attention.state_reads,
+            read_out=attention.read_out,
         )
         linear = partial(nnx.Linear, dtype=self.dtype, rngs=rngs)
         self.projection = linear(features, sizes.projection) if sizes.projection else None
@@ -357,12 +358,27 @@ class Decoder(nnx.Module):
             take the expectation; None is soft attention.
         """
         keys = (None,) * 3 if key is None else tuple(jax.random.split(key, 3))
-        memory = self.memory(annotations, keys[0])
+        return self.over(self.memory(annotations, keys[0]), tokens, keys[1:], choice)
+
+    def over(
+        self,
+        memory: Memory,
+        tokens: Int[Array, "B R T"],
+        keys: tuple[PRNGKeyArray | None, PRNGKeyArray | None] = (None, None),
+        choice: Choice | None = None,
+    ) -> TeacherForced:
+        """Runs over given captions with a memory, which may have been changed.
+
+        Args:
+          memory: of `memory`.
+          tokens, choice: as above.
+          keys: of the dropout of words and of the output.
+        """
         # Time comes first until after the recurrence, so that the gates, by far the largest arrays,
         # are never transposed.
         starts = caption_starts(tokens)
         embedded = self.embed(_time_first(input_words(tokens)))
-        embedded = self.dropout(embedded, deterministic=key is None, rngs=keys[1])
+        embedded = self.dropout(embedded, deterministic=keys[0] is None, rngs=keys[0])
         if choice is not None:
             choice = choice._replace(noise=_time_first(choice.noise))
         words = self.word_inputs(embedded)
@@ -371,13 +387,15 @@ class Decoder(nnx.Module):
         before = jnp.roll(h, 1, axis=2)
         previous_h = jnp.where(starts[..., None], memory.h0[:, None, None], before)
         current = h if out.attentional is None else out.attentional
-        logits = self.output(embedded, current, out.z, keys[2])
+        logits = self.output(embedded, current, out.z, keys[1])
         assert memory.annotations is not None
-        mean = _mean(memory.annotations[:, : annotations.vectors.shape[1]], annotations.mask)
+        real = slice(None) if self.attention.null_key is None else slice(-1)
+        mask = None if memory.mask is None else memory.mask[:, real]
+        mean = _mean(memory.annotations[:, real], mask)
         factors = None
         if self.product_form:
             rows = map(_steps_as_rows, (embedded, current, out.log_alpha))
-            factors = self.factors(memory, *rows, keys[2])
+            factors = self.factors(memory, *rows, keys[1])
         return TeacherForced(
             logits, out.log_alpha, out.location, out.beta, previous_h, mean, factors
         )

@@ -44,6 +44,7 @@ class StepConfig:
       renormalise: whether alpha sums to 1 within a Gaussian window.
       order: the state that attends: `previous`, h_{t-1}, or `current`, h_t.
       reads: what enters the state: what was read (`drawn`), the `expected` context, or `nothing`.
+      read_out: from scores to weights; see `attention.log_weights`.
     """
 
     cell: str = "lstm"
@@ -52,6 +53,7 @@ class StepConfig:
     renormalise: bool = False
     order: str = "previous"
     reads: str = "drawn"
+    read_out: str = "softmax"
 
 
 class SelfAttention(nnx.Module):
@@ -287,7 +289,8 @@ def attend_with(
     scores = scores_of_query(weights.score, query, memory.keys)
     if taps is not None and taps.scores is not None:
         scores = scores + taps.scores
-    log_alpha = log_weights(scores, memory.mask, _window(weights, memory, time, times, h))
+    window = _window(weights, memory, time, times, h)
+    log_alpha = log_weights(scores, memory.mask, window, weights.config.read_out)
     context, location = read_context(log_alpha, memory.annotations, choice)
     if taps is not None and taps.context is not None:
         context = context + taps.context

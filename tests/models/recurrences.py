@@ -24,6 +24,7 @@ def inputs(
     grid=False,
     renormalise=False,
     reads="drawn",
+    read_out="softmax",
 ):
     """Random weights, memory, words and starts of one variant of a step."""
     luong = order == "current" and reads != "nothing"
@@ -46,7 +47,7 @@ def inputs(
         beta_bias=drawn(4) if attends and gate else None,
         centre_score=drawn(16, A, coordinates) if window == "local_p" else None,
         self_score=drawn(17, A) if back else None,
-        config=recurrence.StepConfig(cell, window, 2, renormalise, order, reads),
+        config=recurrence.StepConfig(cell, window, 2, renormalise, order, reads, read_out),
     )
     state = drawn(8, B, H), drawn(9, B, H)
     if attends:
@@ -93,6 +94,7 @@ DECODERS = {
     "reads nothing, current": {"reads": "nothing", "order": "current", "window": "local_m"},
     "reads nothing, self-attention": {"reads": "nothing", "back": True, "product": True},
     "reads expected": {"reads": "expected"},
+    "entmax": {"read_out": "entmax", "product": True},
 }
 ENCODERS = {
     "lstm encoder": {"memory": False},
