@@ -172,6 +172,12 @@ class Attention(Group):
     null_place: bool = setting(
         False, "add a place with a learned key and the vector 0, for words that need no place"
     )
+    keys: tuple[str, ...] = setting(
+        (), "stages of the encoder whose features make the keys; empty: all that make the vectors"
+    )
+    values: tuple[str, ...] = setting(
+        (), "stages of the encoder whose features make the vectors that are read; empty: all"
+    )
     position_code: bool = setting(
         False, "add a learned map of a place's coordinates to its key; on images only"
     )
@@ -300,7 +306,13 @@ class Decoder(Group):
         choices=("mean", "learned", "zero"),
     )
     layer_norm: bool = setting(
-        False, "normalise every annotation vector to mean 0 and variance 1 first"
+        False, "normalise every stage's part of an annotation vector to mean 0 and variance 1"
+    )
+    scene: tuple[str, ...] = setting(
+        (), "stages of the encoder whose mean over places enters every prediction; empty: none"
+    )
+    scene_dropout: float = setting(
+        0.5, "probability that training withholds the scene from an image", least=0, below=1
     )
     deep_output: bool = setting(
         True, "predict words from y_{t-1}, h_t and z_t (eq. 7), not from h_t only"

@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.progress import track
 
 from show_attend_tell.models.captioner import Captioner, Inputs, all_weights, split_weights
-from show_attend_tell.models.decoder import same_caption
+from show_attend_tell.models.packed import same_caption
 from show_attend_tell.objectives.baselines import LearnedBaseline, MovingAverage, baseline_of
 from show_attend_tell.objectives.credit import averaged_by, credit_of, credited
 from show_attend_tell.objectives.reinforce import Steps, averaged

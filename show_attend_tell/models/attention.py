@@ -240,6 +240,30 @@ def _additive_scores_backward(residuals, d_scores):
 _additive_scores.defvjp(_additive_scores_forward, _additive_scores_backward)
 
 
+def mean_vector(a: Float[Array, "B L D"], mask: Bool[Array, "B L"] | None) -> Float[Array, "B D"]:
+    """The mean annotation vector in float32; padding does not count."""
+    a = a.astype(jnp.float32)
+    if mask is None:
+        return a.mean(axis=1)
+    real = mask[..., None].astype(a.dtype)
+    return (a * real).sum(axis=1) / real.sum(axis=1)
+
+
+def coordinates(
+    a: Float[Array, "B L D"], mask: Bool[Array, "B L"] | None, grid: tuple[int, int] | None
+) -> tuple[Float[Array, "L K"], Float[Array, "B K"]]:
+    """The coordinates of each place, and the number of places along each coordinate."""
+    images, count = a.shape[:2]
+    if grid is not None:
+        places = jnp.stack(jnp.divmod(jnp.arange(count), grid[1]), axis=-1)
+        extent = jnp.broadcast_to(jnp.array([grid]), (images, 2))
+    else:
+        places = jnp.arange(count)[:, None]
+        lengths = jnp.full(images, count) if mask is None else mask.sum(axis=1)
+        extent = lengths[:, None]
+    return places.astype(jnp.float32), extent.astype(jnp.float32)
+
+
 class Window(NamedTuple):
     """The places that a step may attend to."""
 

@@ -21,9 +21,19 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from show_attend_tell import settings
 from show_attend_tell.models import product_form, recurrence, unroll
-from show_attend_tell.models.attention import Annotations, Attention, Choice, matmul
+from show_attend_tell.models.attention import (
+    Annotations,
+    Attention,
+    Choice,
+    coordinates,
+    matmul,
+    mean_vector,
+)
+from show_attend_tell.models.packed import caption_starts, input_words
+from show_attend_tell.models.parts import Parts
 from show_attend_tell.models.recurrence import Memory, WordInputs
-from show_attend_tell.tokens import BOS, EOS, PAD
+
+_SCENE = 0x5CE  # folded into the key of an input's dropout: which images lose their scene
 
 
 class TeacherForced(NamedTuple):
@@ -46,26 +56,6 @@ class TeacherForced(NamedTuple):
         return jnp.exp(self.log_alpha)
 
 
-def caption_starts(tokens: Int[Array, "B R T"]) -> Bool[Array, "B R T"]:
-    """Whether a caption begins at a position: at the first one, and after every <eos>."""
-    first = jnp.ones_like(tokens[..., :1], bool)
-    return jnp.concatenate([first, tokens[..., :-1] == EOS], axis=-1)
-
-
-def input_words(tokens: Int[Array, "B R T"]) -> Int[Array, "B R T"]:
-    """y_{t-1} for every position: <bos> where a caption begins, else the previous word."""
-    previous = jnp.roll(tokens, 1, axis=-1)
-    return jnp.where(caption_starts(tokens), BOS, previous)
-
-
-def same_caption(tokens: Int[Array, "B R T"]) -> Float[Array, "B R T T"]:
-    """M[t, s] = 1 where steps t and s belong to the same caption and neither is padding, else 0."""
-    caption = jnp.cumsum(caption_starts(tokens), axis=-1)
-    real = tokens != PAD
-    same = caption[..., :, None] == caption[..., None, :]
-    return (same & real[..., :, None] & real[..., None, :]).astype(jnp.float32)
-
-
 class Decoder(nnx.Module):
     """Decoder of "Show, Attend and Tell" (Xu et al. 2015, section 3.1.2).
 
@@ -83,6 +73,7 @@ class Decoder(nnx.Module):
       vocabulary: V, the four special words included.
       features: F.
       grid: (h, w) of the locations, in reading order; None for the words of a sentence.
+      sections: of the features, see `Encoder`.
 
     Raises:
       UserError: the score `dot` cannot multiply vectors of these sizes.
@@ -96,6 +87,7 @@ class Decoder(nnx.Module):
         vocabulary: int,
         features: int,
         grid: tuple[int, int] | None,
+        sections: tuple[tuple[str, int], ...] = (),
         rngs: nnx.Rngs,
     ):
         # Every layer draws its initial values from `rngs` in turn: their order must not change.
@@ -109,6 +101,10 @@ class Decoder(nnx.Module):
             reads=attention.state_reads,
             read_out=attention.read_out,
         )
+        self.parts = Parts.chosen(sections, features, sizes, attention)
+        self.own_keys = bool(attention.keys)
+        self.layer_norm = sizes.layer_norm
+        features = self.parts.values.size
         linear = partial(nnx.Linear, dtype=self.dtype, rngs=rngs)
         self.projection = linear(features, sizes.projection) if sizes.projection else None
         features = sizes.projection or features
@@ -125,7 +121,7 @@ class Decoder(nnx.Module):
         )
         self.attention = Attention(
             attention,
-            features=features,
+            features=self.parts.keys.size if self.own_keys else features,
             hidden=sizes.hidden,
             coordinates=1 if grid is None else 2,
             grid=grid,
@@ -139,7 +135,9 @@ class Decoder(nnx.Module):
         self.annotation_dropout = nnx.Dropout(sizes.annotation_dropout)
         learned = self.initial == "learned"  # h_0 and c_0 before tanh
         self.first_state = nnx.Param(jnp.zeros((2, sizes.hidden))) if learned else None
-        self.layer_norm = sizes.layer_norm
+        self.scene_dropout = sizes.scene_dropout
+        seen = self.parts.scene.size
+        self.output_scene = linear(seen, sizes.embedding, use_bias=False) if seen else None
 
     def _make_recurrent_layers(
         self,
@@ -184,16 +182,20 @@ class Decoder(nnx.Module):
     def memory(self, annotations: Annotations, key: PRNGKeyArray | None = None) -> Memory:
         """What the steps need of annotation vectors (B, L, F). A `key` switches dropout on."""
         a, mask = annotations.vectors.astype(jnp.float32), annotations.mask
-        if self.layer_norm:
-            a = jax.nn.standardize(a, axis=-1)
+        encoded = a
+        a = self.parts.values.of(encoded, normalised=self.layer_norm)
         a = self.annotation_dropout(a, deterministic=key is None, rngs=key)
         if self.projection is not None:
             a = self.projection(a)
         h0, c0 = self._first_state(a, mask)
         places, extent = None, None
         if self.step_config.window != "global":
-            places, extent = _places(a, mask, self.grid)
-        keys = self.attention.keys(a)
+            places, extent = coordinates(a, mask, self.grid)
+        of_keys = a
+        if self.own_keys:
+            of_keys = self.parts.keys.of(encoded, normalised=self.layer_norm)
+        keys = self.attention.keys(of_keys)
+        scene = self._scene(encoded, mask, key)
         if self.attention.null_key is not None:
             a, keys, mask = self.attention.with_null_place(a, keys, mask)
         return Memory(
@@ -204,14 +206,36 @@ class Decoder(nnx.Module):
             mask=mask,
             places=places,
             extent=extent,
+            scene=scene,
         )
+
+    def _scene(
+        self,
+        encoded: Float[Array, "B L F"],
+        mask: Bool[Array, "B L"] | None,
+        key: PRNGKeyArray | None,
+    ) -> Float[Array, "B E"] | None:
+        """What the whole picture adds to every prediction; in training withheld from some images.
+
+        A model that always had it would say words without looking for their objects.
+        """
+        if self.output_scene is None:
+            return None
+        seen = mean_vector(self.parts.scene.of(encoded, normalised=self.layer_norm), mask)
+        scene = self.output_scene(seen).astype(jnp.float32)
+        if key is None:
+            return scene
+        kept = jax.random.bernoulli(
+            jax.random.fold_in(key, _SCENE), 1 - self.scene_dropout, (len(scene), 1)
+        )
+        return jnp.where(kept, scene, 0.0)
 
     def _first_state(
         self, a: Float[Array, "B L D"], mask: Bool[Array, "B L"] | None
     ) -> tuple[Float[Array, "B H"], Float[Array, "B H"]]:
         """h_0 and c_0."""
         if self.init_h is not None and self.init_c is not None:
-            mean = _mean(a, mask)
+            mean = mean_vector(a, mask)
             h, c = self.init_h(mean), self.init_c(mean)
             return jnp.tanh(h.astype(jnp.float32)), jnp.tanh(c.astype(jnp.float32))
         shape = (len(a), self.output_h.in_features)
@@ -263,6 +287,7 @@ class Decoder(nnx.Module):
         h: Float[Array, "*S H"],
         z: Float[Array, "*S D"],
         key: PRNGKeyArray | None = None,
+        scene: Float[Array, "B E"] | None = None,
     ) -> Float[Array, "*S V"]:
         """Logits of the deep output (eq. 7): L_o (E y_{t-1} + L_h h_t + L_z z_t).
 
@@ -270,8 +295,8 @@ class Decoder(nnx.Module):
         """
         if self.product_form:
             assert self.output_z is not None
-            return self._logits(self._state_term(embedded, h, key) + self.output_z(z))
-        hidden = self.output_h(h)
+            return self._logits(self._state_term(embedded, h, scene, key) + self.output_z(z))
+        hidden = _with_scene(self.output_h(h), scene)
         if self.output_z is not None:
             hidden = embedded + hidden + self.output_z(z)
         if self.output_tanh:
@@ -279,9 +304,13 @@ class Decoder(nnx.Module):
         return self._logits(self.dropout(hidden, deterministic=key is None, rngs=key))
 
     def _state_term(
-        self, embedded: Float[Array, "*S E"], h: Float[Array, "*S H"], key: PRNGKeyArray | None
+        self,
+        embedded: Float[Array, "*S E"],
+        h: Float[Array, "*S H"],
+        scene: Float[Array, "B E"] | None,
+        key: PRNGKeyArray | None,
     ) -> Float[Array, "*S E"]:
-        hidden = embedded + self.output_h(h)
+        hidden = _with_scene(embedded + self.output_h(h), scene)
         return self.dropout(hidden, deterministic=key is None, rngs=key)
 
     def place_logits(self, annotations: Float[Array, "B L D"]) -> Float[Array, "B L V"]:
@@ -299,7 +328,7 @@ class Decoder(nnx.Module):
     ) -> product_form.Factors:
         """The terms of the logits of N steps, for sums over places; see `models.product_form`."""
         assert memory.annotations is not None
-        state = self._logits(self._state_term(embedded, h, key))
+        state = self._logits(self._state_term(embedded, h, memory.scene, key))
         place = self.place_logits(memory.annotations)
         return product_form.Factors(*product_form.balanced(state, place, memory.mask), log_alpha)
 
@@ -338,7 +367,7 @@ class Decoder(nnx.Module):
         if mixture:
             logits = product_form.log_mixture(self.factors(memory, embedded, h, out.log_alpha))
         else:
-            logits = self.output(embedded, h, out.z)
+            logits = self.output(embedded, h, out.z, None, memory.scene)
         return logits, state, out
 
     def __call__(
@@ -387,52 +416,30 @@ class Decoder(nnx.Module):
         before = jnp.roll(h, 1, axis=2)
         previous_h = jnp.where(starts[..., None], memory.h0[:, None, None], before)
         current = h if out.attentional is None else out.attentional
-        logits = self.output(embedded, current, out.z, keys[1])
+        logits = self.output(embedded, current, out.z, keys[1], memory.scene)
         assert memory.annotations is not None
         real = slice(None) if self.attention.null_key is None else slice(-1)
         mask = None if memory.mask is None else memory.mask[:, real]
-        mean = _mean(memory.annotations[:, real], mask)
+        mean = mean_vector(memory.annotations[:, real], mask)
         factors = None
         if self.product_form:
-            rows = map(_steps_as_rows, (embedded, current, out.log_alpha))
+            rows = (x.reshape(len(x), -1, x.shape[-1]) for x in (embedded, current, out.log_alpha))
             factors = self.factors(memory, *rows, keys[1])
         return TeacherForced(
             logits, out.log_alpha, out.location, out.beta, previous_h, mean, factors
         )
 
 
+def _with_scene(
+    hidden: Float[Array, "B *S E"], scene: Float[Array, "B E"] | None
+) -> Float[Array, "B *S E"]:
+    """What the whole picture adds, added to every step of an image."""
+    return hidden if scene is None else hidden + jnp.expand_dims(scene, range(1, hidden.ndim - 1))
+
+
 def _bias(layer: nnx.Linear) -> Float[Array, " J"]:
     assert layer.bias is not None
     return jnp.asarray(layer.bias[...])
-
-
-def _mean(a: Float[Array, "B L D"], mask: Bool[Array, "B L"] | None) -> Float[Array, "B D"]:
-    """The mean annotation vector in float32; padding does not count."""
-    a = a.astype(jnp.float32)
-    if mask is None:
-        return a.mean(axis=1)
-    real = mask[..., None].astype(a.dtype)
-    return (a * real).sum(axis=1) / real.sum(axis=1)
-
-
-def _places(
-    a: Float[Array, "B L D"], mask: Bool[Array, "B L"] | None, grid: tuple[int, int] | None
-) -> tuple[Float[Array, "L K"], Float[Array, "B K"]]:
-    """The coordinates of each place, and the number of places along each coordinate."""
-    images, count = a.shape[:2]
-    if grid is not None:
-        places = jnp.stack(jnp.divmod(jnp.arange(count), grid[1]), axis=-1)
-        extent = jnp.broadcast_to(jnp.array([grid]), (images, 2))
-    else:
-        places = jnp.arange(count)[:, None]
-        lengths = jnp.full(images, count) if mask is None else mask.sum(axis=1)
-        extent = lengths[:, None]
-    return places.astype(jnp.float32), extent.astype(jnp.float32)
-
-
-def _steps_as_rows(x: Array) -> Array:
-    """(B, R, T, ...) as (B, N, ...)."""
-    return x.reshape(x.shape[0], -1, *x.shape[3:])
 
 
 def _time_first(x: Array) -> Array:

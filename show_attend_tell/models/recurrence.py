@@ -92,6 +92,7 @@ class Memory(NamedTuple):
     mask: Bool[Array, "B L"] | None = None  # False at padding
     places: Float[Array, "L K"] | None = None  # coordinates of each place, for windows
     extent: Float[Array, "B K"] | None = None  # number of places along each coordinate
+    scene: Float[Array, "B E"] | None = None  # what the whole input adds to every prediction
 
 
 class Matrices(NamedTuple):

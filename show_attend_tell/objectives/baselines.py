@@ -22,7 +22,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
-from show_attend_tell.models.decoder import Decoder, same_caption
+from show_attend_tell.models.decoder import Decoder
+from show_attend_tell.models.packed import same_caption
 from show_attend_tell.objectives.credit import averaged_by, credit_of, credited
 from show_attend_tell.objectives.sampling import Rollout, TeacherForcing, most_probable
 from show_attend_tell.settings import Hard

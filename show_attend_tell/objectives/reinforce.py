@@ -40,7 +40,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from show_attend_tell import settings
 from show_attend_tell.models.attention import Choice
 from show_attend_tell.models.captioner import Captioner
-from show_attend_tell.models.decoder import same_caption
+from show_attend_tell.models.packed import same_caption
 from show_attend_tell.objectives.baselines import LearnedBaseline, MovingAverage, baseline_of
 from show_attend_tell.objectives.credit import averaged_by, credit_of, credited
 from show_attend_tell.objectives.likelihood import doubly_stochastic_penalty, smooth

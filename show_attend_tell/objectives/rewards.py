@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
-from show_attend_tell.models.decoder import same_caption
+from show_attend_tell.models.packed import same_caption
 from show_attend_tell.tokens import EOS, PAD
 
 Words = TypeVar("Words", np.ndarray, Array)

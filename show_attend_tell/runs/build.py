@@ -58,13 +58,16 @@ def build_captioner(settings: s.Settings, encoder: Encoder, vocabulary_size: int
         vocabulary=vocabulary_size,
         features=encoder.features,
         grid=encoder.grid,
+        sections=encoder.sections,
         rngs=rngs,
     )
     baseline = None
     if attention.hard and settings.hard.baseline == "learned" and not settings.reward.samples:
         baseline = LearnedBaseline(sizes.hidden, features, sizes.embedding, rngs=rngs)
     return Captioner(
-        encoder if encoder.trained else Precomputed(encoder.features, encoder.grid),
+        encoder
+        if encoder.trained
+        else Precomputed(encoder.features, encoder.grid, encoder.sections),
         decoder,
         baseline,
     )

@@ -9,7 +9,7 @@ from flax import nnx
 
 from show_attend_tell.models import recurrence
 from show_attend_tell.models.attention import Annotations
-from show_attend_tell.models.decoder import caption_starts, input_words, same_caption
+from show_attend_tell.models.packed import caption_starts, input_words, same_caption
 from show_attend_tell.objectives.likelihood import soft_loss
 
 B, L, F, V, T = 2, 4, 6, 11, 5

@@ -10,7 +10,7 @@ import tiny
 from flax import nnx
 
 from show_attend_tell.models.attention import Annotations
-from show_attend_tell.models.decoder import same_caption
+from show_attend_tell.models.packed import same_caption
 from show_attend_tell.objectives.baselines import (
     LearnedBaseline,
     MovingAverage,

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 
-from show_attend_tell.models.decoder import same_caption
+from show_attend_tell.models.packed import same_caption
 from show_attend_tell.objectives.credit import averaged_by, credit_of, credited
 
 EOS = 2

@@ -22,10 +22,13 @@ class Encoder(nnx.Module):
         features: D, the length of one annotation vector.
         grid: (h, w) of the locations of an image, L = h * w, in reading order; None for the
             words of a sentence.
+        sections: the stages that the features come from, in order, each with its number of
+            features; a stage may occur several times. Empty where there is one part only.
     """
 
     features: int
     grid: tuple[int, int] | None
+    sections: tuple[tuple[str, int], ...] = ()
 
     @property
     def trained(self) -> bool:
@@ -53,9 +56,15 @@ class Precomputed(Encoder):
     It has no parameters.
     """
 
-    def __init__(self, features: int, grid: tuple[int, int] | None):
+    def __init__(
+        self,
+        features: int,
+        grid: tuple[int, int] | None,
+        sections: tuple[tuple[str, int], ...] = (),
+    ):
         self.features = features
         self.grid = grid
+        self.sections = sections
 
     def annotations(
         self, inputs: Float[Array, "B L D"], key: PRNGKeyArray | None = None

@@ -37,6 +37,7 @@ class Concatenated(ImageEncoder):
                 )
         self.image_size, self.grid, self.centres = first.image_size, first.grid, first.centres
         self.features = sum(encoder.features for encoder in encoders)
+        self.sections = tuple(section for encoder in encoders for section in encoder.sections)
         self.checksum = "+".join(encoder.checksum for encoder in encoders)
         self.encoders = nnx.List(encoders)
 

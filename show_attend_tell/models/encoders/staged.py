@@ -97,6 +97,7 @@ class StagedEncoder(ImageEncoder):
         weights.finish()
         # Every stage was made above, so that `finish` could check all names.
         self.stages = nnx.List(stages[: last + 1])
+        self.sections = tuple((endpoint, channels[endpoint]) for endpoint in self.endpoints)
         self.features = sum(channels[endpoint] for endpoint in self.endpoints)
 
     def _check_endpoints(self, endpoints: Sequence[str]) -> tuple[str, ...]:
