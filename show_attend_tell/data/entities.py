@@ -88,7 +88,7 @@ class Entities:
           UserError: the archive cannot be read.
         """
         files = self._files()
-        unrelated = _unrelated(files)
+        unrelated = self._unrelated(files)
         counts: Counts = {}
         described = [
             tuple(_descriptions(name, captions, files, unrelated, counts))
@@ -112,6 +112,19 @@ class Entities:
             files = {path.name: path.read_bytes for path in paths if path.is_file()}
         # "._NAME" is what macOS adds to archives.
         return {name: read for name, read in files.items() if not name.startswith(".")}
+
+    def _unrelated(self, files: Mapping[str, Callable[[], bytes]]) -> frozenset[tuple[str, int]]:
+        """Ids and numbers, from 1, of the sentences that are listed as not about their image."""
+        if UNRELATED not in files:
+            return frozenset()
+        try:
+            lines = files[UNRELATED]().decode().splitlines()
+        except DAMAGE as error:
+            raise UserError(
+                f"{self.place}: {UNRELATED} is damaged ({error}); get it again"
+            ) from error
+        listed = (re.fullmatch(r"(\S+)\s+(\d+)\s*", line) for line in lines)
+        return frozenset((match[1], int(match[2])) for match in listed if match)
 
 
 def find_entities(folder: Path | None) -> Entities | None:
@@ -157,7 +170,7 @@ def _descriptions(
         count(counts, "unreadable XML", f"{key}.xml ({error})")
         return
     try:
-        sentences = text().decode("utf-8-sig").splitlines()
+        sentences = text().decode("utf-8-sig").split("\n")
     except DAMAGE as error:
         count(counts, "unreadable sentences", f"{key}.txt ({error})")
         return
@@ -249,18 +262,6 @@ def read_sentence(sentence: str, boxes: Mapping[str, tuple[Sides, ...]]) -> Desc
 def _compared(text: str) -> str:
     """What is compared of a text: its words, without case and final full stop."""
     return " ".join(text.lower().split()).removesuffix(".").rstrip()
-
-
-def _unrelated(files: Mapping[str, Callable[[], bytes]]) -> frozenset[tuple[str, int]]:
-    """Ids and numbers, from 1, of the sentences that are listed as not about their image."""
-    if UNRELATED not in files:
-        return frozenset()
-    try:
-        lines = files[UNRELATED]().decode().splitlines()
-    except DAMAGE as error:
-        raise UserError(f"{UNRELATED}: cannot be read ({error}); get the archive again") from error
-    listed = (re.fullmatch(r"(\S+)\s+(\d+)\s*", line) for line in lines)
-    return frozenset((match[1], int(match[2])) for match in listed if match)
 
 
 def _parse(xml: bytes) -> ElementTree.Element:

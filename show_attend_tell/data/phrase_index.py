@@ -88,7 +88,10 @@ def read_phrases(builder: AnnotatedBuilder, split: str) -> Described:
     if path.exists():
         kept = kept_lines(path, of | {"annotations": _kept_stamp(path)})
         if kept is None:
-            _log.warning("%s: unusable; set --config.data.manual_dir, and it is made again", path)
+            _log.warning(
+                "%s: unusable; with its annotations in config.data.manual_dir, it is made again",
+                path,
+            )
     if kept is None:
         return Described([() for _ in read_index(builder, split)], {})
     return _described(kept)

@@ -151,6 +151,7 @@ def test_sentences_are_compared_with_captions_by_their_words(download: Path):
         ("[/EN#8/animals A dog]'s [/EN#9 toys]", "A dog 's toys", [(0, 1, "8"), (3, 3, "9")]),
         ("A  man [ sic ]  runs", "A man [ sic ] runs", []),
         ("[/EN#8/animals A dog][/EN#9/other toys]", "A dog toys", [(0, 1, "8"), (2, 2, "9")]),
+        ("A dog\u2028runs\r", "A dog runs", []),
         ("[/EN#8/animals A dog runs", None, []),
         ("[/EN#8/animals A [/EN#9/other dog] runs]", None, []),
         ("[/EN#8/animals  ] runs", None, []),
@@ -256,6 +257,12 @@ def test_a_damaged_archive_is_an_error(download: Path):
     examples = load(download)  # a run that does not ask is not disturbed
     with pytest.raises(UserError, match="annotations.zip: not a readable zip .*; get it again"):
         examples.descriptions()
+
+
+def test_a_damaged_list_of_sentences_is_an_error(download: Path):
+    (download / "UNRELATED_CAPTIONS").write_bytes(b"1 2\n\xff 3\n")
+    with pytest.raises(UserError, match="download: UNRELATED_CAPTIONS is damaged .*; get it again"):
+        load(download).descriptions()
 
 
 @pytest.mark.parametrize("packed", [False, True])

@@ -135,7 +135,7 @@ def test_a_damaged_file_is_made_again_or_reported(download: Path, damage, logged
     kept(download).write_bytes(bad)
     logged()
     assert load(download, there=False).descriptions() == [()] * 3
-    assert "phrases-val.jsonl: unusable; set --config.data.manual_dir, and it is" in logged()
+    assert "phrases-val.jsonl: unusable; with its annotations in config.data.manual" in logged()
     assert load(download).descriptions() == found
     assert kept(download).read_bytes() == written and logged() == ""
 
