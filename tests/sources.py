@@ -70,14 +70,14 @@ def entities(folder: Path) -> None:
     """Flickr30k Entities for all pictures of `flickr8k`, extracted; every caption has a sentence.
 
     Entity 8, the dog, has two boxes, one of which it shares with 9, the toys. The picture, 7, has
-    none.
+    none, and 0 must have none: it stands for whatever was not annotated.
     """
     (folder / "Annotations").mkdir(parents=True)
     (folder / "Sentences").mkdir()
     (folder / "README").write_text("about")
     (folder / "UNRELATED_CAPTIONS").write_text("# format: <imageID> <sentence number>\n99 5")
     dog, toys = (4, 6, 15, 10), (1, 1, 30, 20)
-    objects = [entity_object([8], dog), entity_object([8, 9], toys), entity_object([7])]
+    objects = [entity_object([8, 0], dog), entity_object([8, 9], toys), entity_object([7])]
     for key in sorted({name[0] for split in FLICKR8K.values() for name in split}):
         (folder / "Annotations" / f"{key}.xml").write_text(entity_file(*objects))
         lines = [

@@ -4,6 +4,7 @@ import pytest
 
 from show_attend_tell.data.copies import Crop, draw_crop, mirror_sides, mirror_text
 from show_attend_tell.data.examples import Box, Example
+from show_attend_tell.data.phrases import Description, Phrase
 
 
 @pytest.mark.parametrize(
@@ -30,6 +31,20 @@ def test_boxes_in_a_crop(sides, cut):
 def test_a_mirrored_box_keeps_its_rows_and_its_width():
     assert mirror_sides((0.25, 0.125, 0.5, 0.25)) == (0.25, 0.75, 0.5, 0.875)
     assert mirror_text("Left of the right hand, leftovers") == "Right of the left hand, leftovers"
+
+
+def test_boxes_of_nouns_are_phrases_of_the_first_caption():
+    corner, edge = (0.0, 0.0, 0.5, 0.5), (0.0, 0.5, 1.0, 1.0)
+    boxes = (Box("cats", 3, *corner), Box("dog", 1, *edge), Box("cats", 3, *edge))
+    example = Example("a.jpg", b"", ("a dog  above cats", "two cats"), boxes)
+    dog, cats = (
+        Phrase(1, 1, "1", ("object",), (edge,)),
+        Phrase(3, 3, "3", ("object",), (corner, edge)),
+    )
+    assert example.description() == Description("a dog above cats", (dog, cats), 0)
+    # Boxes with no more than a class say nothing of words.
+    of_class = Example("a.jpg", b"", ("a dog",), (Box("dog", -1, *corner),))
+    assert of_class.description() is None and Example("a.jpg", b"", (), ()).description() is None
 
 
 def test_an_example_is_cropped_where_its_id_and_number_say():

@@ -89,15 +89,15 @@ def test_archives_and_folders(download: Path, layout):
                 )
                 for k in range(5)
             )
-    first = load(download, "test").ids[0]
-    assert load(download, "test").phrase_counts() == {
-        "phrases without a box": Counted(
-            15, tuple(f"{first}, sentence {k}: Picture" for k in (1, 2, 3))
-        ),
-        "phrases that are not annotated": Counted(
-            15, tuple(f"{first}, sentence {k + 1}: {k}" for k in (0, 1, 2))
-        ),
-    }
+        first, sentences = examples.ids[0], 5 * len(names)
+        assert examples.phrase_counts() == {
+            "phrases without a box": Counted(
+                sentences, tuple(f"{first}, sentence {k}: Picture" for k in (1, 2, 3))
+            ),
+            "phrases that are not annotated": Counted(
+                sentences, tuple(f"{first}, sentence {k + 1}: {k}" for k in (0, 1, 2))
+            ),
+        }
 
 
 def test_ids_end_at_the_first_mark():
@@ -291,6 +291,8 @@ def test_a_data_set_of_karpathys_splits_has_them_too(tmp_path: Path):
     (folder / "Annotations").mkdir(), (folder / "Sentences").mkdir()
     annotate(folder, sources.entity_object([8], (4, 6, 15, 10)), key="b")
     say(folder, "[/EN#8/animals A dog number 1] .", key="b")
+    annotate(folder, key="e")  # of the validation split
+    annotate(folder, key="z")
     data = tmp_path / "data"
     examples = load_images("karpathy", "train", data_dir=data, manual_dir=folder)
     found = dict(zip(examples.ids, examples.descriptions(), strict=True))
@@ -300,6 +302,10 @@ def test_a_data_set_of_karpathys_splits_has_them_too(tmp_path: Path):
         "b.jpg": (Description("A dog number 1 .", (phrase,), 0),),
         "c.jpg": (),
         "d.jpg": (),
+    }
+    assert examples.phrase_counts() == {
+        "images without annotations": Counted(3, tuple(n for n in examples.ids if n != "b.jpg")),
+        "annotations without an image": Counted(1, ("z",)),
     }
 
 
