@@ -15,6 +15,7 @@ from PIL import Image
 from timing import interleaved, print_table, spread
 
 from show_attend_tell.data.examples import Example
+from show_attend_tell.data.phrases import Counts, Description
 from show_attend_tell.models.encoders import make_encoder
 from show_attend_tell.runs.encoding import annotation_cache
 from show_attend_tell.settings import ImageEncoder
@@ -36,6 +37,12 @@ class Pictures(list):
 
     def captions(self) -> list[tuple[str, ...]]:
         return [example.captions for example in self]
+
+    def descriptions(self) -> list[tuple[Description, ...]]:
+        return [()] * len(self)
+
+    def phrase_counts(self) -> Counts:
+        return {}
 
 
 def picture(rng: np.random.Generator) -> bytes:

@@ -53,6 +53,7 @@ LONGEST = (
     "inference/test_captioning",
     "data/test_sources",
     "data/test_flickr8k",
+    "data/test_entities",
     "data/test_multi30k",
     "evaluation/test_caption_metrics",
     "data/test_ptb_tokenizer",

@@ -46,6 +46,48 @@ def flickr8k(folder: Path) -> None:
         (folder / f"Flickr_8k.{list_name}.txt").write_text(text)
 
 
+def entity_object(names: list[int], *boxes: tuple[float, float, float, float]) -> str:
+    """An object of an annotation file; boxes are (xmin, ymin, xmax, ymax), pixels from 1."""
+    sides = ("xmin", "ymin", "xmax", "ymax")
+    inside = "".join(f"<name>{name}</name>" for name in names)
+    for box in boxes:
+        within = "".join(f"<{side}>{n}</{side}>" for side, n in zip(sides, box, strict=True))
+        inside += f"<bndbox>{within}</bndbox>"
+    flags = "" if boxes else "<scene>0</scene><nobndbox>1</nobndbox>"
+    return f"<object>{inside}{flags}</object>"
+
+
+def entity_file(*objects: str, size: tuple[int, int] = (30, 20)) -> str:
+    """An annotation file of a picture of (width, height) pixels."""
+    width, height = size
+    return (
+        f"<annotation><filename>a.jpg</filename><size><width>{width}</width>"
+        f"<height>{height}</height><depth>3</depth></size>{''.join(objects)}</annotation>"
+    )
+
+
+def entities(folder: Path) -> None:
+    """Flickr30k Entities for all pictures of `flickr8k`, extracted; every caption has a sentence.
+
+    Entity 8, the dog, has two boxes, one of which it shares with 9, the toys. The picture, 7, has
+    none, and 0 must have none: it stands for whatever was not annotated.
+    """
+    (folder / "Annotations").mkdir(parents=True)
+    (folder / "Sentences").mkdir()
+    (folder / "README").write_text("about")
+    (folder / "UNRELATED_CAPTIONS").write_text("# format: <imageID> <sentence number>\n99 5")
+    dog, toys = (4, 6, 15, 10), (1, 1, 30, 20)
+    objects = [entity_object([8, 0], dog), entity_object([8, 9], toys), entity_object([7])]
+    for key in sorted({name[0] for split in FLICKR8K.values() for name in split}):
+        (folder / "Annotations" / f"{key}.xml").write_text(entity_file(*objects))
+        lines = [
+            f"[/EN#7/other Picture] [/EN#0/notvisual {k}] of [/EN#8/animals/people a dog] 's "
+            f"[/EN#9/other {key} toys] ."
+            for k in range(5)
+        ]
+        (folder / "Sentences" / f"{key}.txt").write_text("\n".join(lines))
+
+
 def sentences(*captions: str) -> list[dict]:
     return [{"raw": c, "tokens": c.split(), "sentid": i} for i, c in enumerate(captions)]
 

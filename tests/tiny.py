@@ -45,6 +45,12 @@ class Scenes(list):
     def captions(self):
         return [example.captions for example in self]
 
+    def descriptions(self):
+        return [(example.description(),) for example in self]
+
+    def phrase_counts(self):
+        return {}
+
     @staticmethod
     def _example(seed: int, i: int) -> Example:
         image, caption, objects = render_scene(np.random.default_rng([seed, i]))

@@ -1,17 +1,14 @@
 """Images with captions, sentences with translations, and the splits that hold them."""
 
 import hashlib
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
-import numpy as np
-
+from show_attend_tell.data.copies import LEAST_SIDE, Sides, draw_crop, mirror_sides, mirror_text
 from show_attend_tell.data.images import WHOLE
+from show_attend_tell.data.phrases import Counts, Described, Description, Phrase
 from show_attend_tell.data.records import Item, Record, Records
-
-LEAST_SIDE = 0.75  # smallest side of a cropped copy, as a share of the image's
 
 # Id and captions of each example of a split.
 Index = Sequence[tuple[str, tuple[str, ...]]]
@@ -31,6 +28,15 @@ class Box:
     xmin: float
     ymax: float
     xmax: float
+
+    @property
+    def sides(self) -> Sides:
+        return self.ymin, self.xmin, self.ymax, self.xmax
+
+    def at(self, sides: Sides) -> "Box":
+        """The same object in another place."""
+        ymin, xmin, ymax, xmax = sides
+        return replace(self, ymin=ymin, xmin=xmin, ymax=ymax, xmax=xmax)
 
 
 @dataclass(frozen=True)
@@ -53,8 +59,8 @@ class Example:
         return replace(
             self,
             image_id=f"{self.image_id} mirrored",
-            captions=_mirror_words(self.captions),
-            boxes=tuple(replace(box, xmin=1 - box.xmax, xmax=1 - box.xmin) for box in self.boxes),
+            captions=tuple(map(mirror_text, self.captions)),
+            boxes=tuple(box.at(mirror_sides(box.sides)) for box in self.boxes),
             mirrored=not self.mirrored,
         )
 
@@ -69,34 +75,28 @@ class Example:
         """
         if (self.window, self.mirrored) != (WHOLE, False):
             raise ValueError(f"{self.image_id}: a copy cannot be cropped again")
-        image_id = f"{self.image_id} crop {number}"
-        seed = hashlib.sha256(image_id.encode()).digest()
-        height, width, top, left = np.random.default_rng(list(seed)).uniform(size=4).tolist()
-        height, width = 1 - (1 - LEAST_SIDE) * height, 1 - (1 - LEAST_SIDE) * width
-        top, left = top * (1 - height), left * (1 - width)
-
-        boxes = []
-        for box in self.boxes:
-            ymin, ymax = (min(max((y - top) / height, 0.0), 1.0) for y in (box.ymin, box.ymax))
-            xmin, xmax = (min(max((x - left) / width, 0.0), 1.0) for x in (box.xmin, box.xmax))
-            if ymin < ymax and xmin < xmax:
-                boxes.append(replace(box, ymin=ymin, xmin=xmin, ymax=ymax, xmax=xmax))
+        crop = draw_crop(self.image_id, number)
+        cut = [(box, crop.cut(box.sides)) for box in self.boxes]
         return replace(
             self,
-            image_id=image_id,
-            boxes=tuple(boxes),
-            window=(top, left, top + height, left + width),
+            image_id=f"{self.image_id} crop {number}",
+            boxes=tuple(box.at(sides) for box, sides in cut if sides is not None),
+            window=crop.window,
         )
 
+    def description(self) -> Description | None:
+        """The first caption, with each noun that boxes name as a phrase; None if they name none.
 
-def _mirror_words(captions: tuple[str, ...]) -> tuple[str, ...]:
-    def swap(match: re.Match[str]) -> str:
-        other = {"left": "right", "right": "left"}[match[0].lower()]
-        return other.capitalize() if match[0][0].isupper() else other
-
-    return tuple(
-        re.sub(r"\b(left|right)\b", swap, caption, flags=re.IGNORECASE) for caption in captions
-    )
+        Of use where words between spaces are the caption's tokens, from which nouns are counted.
+        """
+        nouns: dict[int, list[Sides]] = {}
+        for box in self.boxes:
+            if box.word_index >= 0:
+                nouns.setdefault(box.word_index, []).append(box.sides)
+        if not nouns:
+            return None
+        phrases = (Phrase(i, i, str(i), ("object",), tuple(nouns[i])) for i in sorted(nouns))
+        return Description(" ".join(self.captions[0].split()), tuple(phrases), 0)
 
 
 @dataclass(frozen=True)
@@ -153,11 +153,20 @@ class ExampleSource(Protocol[Item]):
         """The captions of each image, or the one translation of each sentence, in order."""
         ...
 
+    def descriptions(self) -> list[tuple[Description, ...]]:
+        """The sentences of each image whose phrases are annotated, in order; empty without any."""
+        ...
+
+    def phrase_counts(self) -> Counts:
+        """By reason, what of the stored split's phrases could not be used or had to be changed."""
+        ...
+
 
 class ImageSource:
     """A split of images with captions. Can be pickled, and read by several threads.
 
-    Ids and captions are in memory; an image is read when its example is asked for.
+    Ids and captions are in memory; an image is read when its example is asked for, and so are the
+    phrases of all.
 
     Attributes: as in `ExampleSource`.
     """
@@ -170,6 +179,7 @@ class ImageSource:
         *,
         name: str,
         parts: Sequence[str],
+        describe: Callable[[], Described],
         mirrored: bool = False,
         crops: int = 0,
     ):
@@ -181,13 +191,16 @@ class ImageSource:
           index: id and captions of the records to take, from the first.
           name: of the data set.
           parts: stored splits that make up this one; the first gives it its name.
+          describe: reads the descriptions of all stored records of the `parts`; called when they
+            are first asked for. Can be pickled.
           mirrored: whether a mirrored copy of every example follows.
           crops: cropped copies of every example that follow; with `mirrored`, every second one is
             mirrored, too.
         """
-        self._records, self._read = records, read
+        self._records, self._read, self._describe = records, read, describe
+        self._described: Described | None = None
         self._captions = [captions for _, captions in index]
-        stored_ids = [image_id for image_id, _ in index]
+        self._stored_ids = [image_id for image_id, _ in index]
         # One round over the stored examples after the other: (crop, mirrored), crop 0 for none.
         self._rounds: list[tuple[int, bool]] = [(0, False)]
         self._rounds += [(0, True)] * mirrored
@@ -198,10 +211,10 @@ class ImageSource:
         self.ids = [
             image_id + f" crop {crop}" * (crop > 0) + " mirrored" * mirror
             for crop, mirror in self._rounds
-            for image_id in stored_ids
+            for image_id in self._stored_ids
         ]
         self.left_out = _left_out(records.info.metadata or {})
-        self.fingerprint = _fingerprint(records, name, parts, stored_ids)
+        self.fingerprint = _fingerprint(records, name, parts, self._stored_ids)
         if records.info.config_name:
             self.fingerprint["config"] = records.info.config_name
         if mirrored:
@@ -234,8 +247,40 @@ class ImageSource:
         """The captions of every example, in order; reads no record."""
         stored = {False: self._captions}
         if any(mirror for _, mirror in self._rounds):
-            stored[True] = [_mirror_words(of_image) for of_image in self._captions]
+            stored[True] = [tuple(map(mirror_text, of_image)) for of_image in self._captions]
         return [captions for _, mirror in self._rounds for captions in stored[mirror]]
+
+    def descriptions(self) -> list[tuple[Description, ...]]:
+        """The annotated sentences of every example, in order, copies included; reads no image.
+
+        An example without annotations has none. Copies are as `Example.crop` and `Example.mirror`
+        make them. The first call reads the annotations or what is kept of them.
+
+        Raises:
+          UserError: the annotations cannot be read.
+        """
+        stored = self._phrases().descriptions[: self.stored]
+        found: list[tuple[Description, ...]] = []
+        for crop, mirror in self._rounds:
+            for image_id, of_image in zip(self._stored_ids, stored, strict=True):
+                if crop and of_image:
+                    part = draw_crop(image_id, crop)
+                    of_image = tuple(description.crop(part) for description in of_image)
+                found.append(tuple(d.mirror() for d in of_image) if mirror else of_image)
+        return found
+
+    def phrase_counts(self) -> Counts:
+        """By reason, what of the whole stored split could not be used or had to be changed.
+
+        Raises:
+          UserError: as for `descriptions`.
+        """
+        return self._phrases().counts
+
+    def _phrases(self) -> Described:
+        if self._described is None:
+            self._described = self._describe()
+        return self._described
 
 
 class PairSource:
@@ -286,6 +331,14 @@ class PairSource:
     def captions(self) -> list[tuple[str, ...]]:
         """The translation of each sentence, in the form of an image's captions."""
         return [(pair.target,) for pair in self._pairs]
+
+    def descriptions(self) -> list[tuple[Description, ...]]:
+        """None for any pair: sentences have no boxes."""
+        return [()] * len(self)
+
+    def phrase_counts(self) -> Counts:
+        """Empty, as there are no phrases."""
+        return {}
 
 
 def _left_out(metadata: Mapping[str, Any]) -> dict[str, list[str]]:

@@ -8,6 +8,7 @@ index was made from, and has the hash of the other lines. An index that does not
 import hashlib
 import json
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 from show_attend_tell import files
@@ -36,39 +37,61 @@ def read_index(builder: Builder[Example], split: str) -> Index:
     Raises:
       UserError: a file of the records is damaged or missing.
     """
-    folder = Path(builder.data_path)
-    path = folder / f"index-{split}.jsonl"
-    with damage_reported(folder):
-        stats = [(Path(p).name, Path(p).stat()) for p in builder.info.splits[split].filepaths]
-    shards = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
-    lines = _kept_lines(path, shards)
-    try:
-        if lines is None:
-            with files.locked(lock_path(Path(builder.data_dir_root), builder.name)):
-                # Another process may have made it meanwhile.
-                lines = _kept_lines(path, shards)
-                if lines is None:
-                    lines = _collect(builder, split)
-                    with files.replacing(path) as file:
-                        file.write(_head(shards, lines) + lines)
-    except OSError as error:  # a read-only folder or a full disk: the data can be used all the same
-        _log.warning("%s: cannot be kept (%s)", path, first_line(error))
-        lines = _collect(builder, split) if lines is None else lines
+    path = Path(builder.data_path) / f"index-{split}.jsonl"
+    lines = keep_lines(builder, path, shards_of(builder, split), lambda: _collect(builder, split))
     entries = map(json.loads, lines.splitlines())
     return [(image_id, tuple(captions)) for image_id, *captions in entries]
 
 
-def _kept_lines(path: Path, shards: Shards) -> bytes | None:
+def shards_of(builder: Builder[object], split: str) -> Shards:
+    """The files that hold a split's records.
+
+    Raises:
+      UserError: one of them is missing.
+    """
+    with damage_reported(Path(builder.data_path)):
+        stats = [(Path(p).name, Path(p).stat()) for p in builder.info.splits[split].filepaths]
+    return [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
+
+
+def keep_lines(
+    builder: Builder[object], path: Path, of: object, make: Callable[[], bytes]
+) -> bytes:
+    """The lines of an index file, without its first; writes the file where it does not fit.
+
+    Args:
+      builder: of the data set, which one process at a time writes to.
+      path: of the file.
+      of: says what the index is made from, in a form that JSON can hold.
+      make: makes the lines.
+    """
+    lines = kept_lines(path, of)
+    try:
+        if lines is None:
+            with files.locked(lock_path(Path(builder.data_dir_root), builder.name)):
+                # Another process may have made it meanwhile.
+                lines = kept_lines(path, of)
+                if lines is None:
+                    lines = make()
+                    with files.replacing(path) as file:
+                        file.write(_head(of, lines) + lines)
+    except OSError as error:  # a read-only folder or a full disk: the data can be used all the same
+        _log.warning("%s: cannot be kept (%s)", path, first_line(error))
+        lines = make() if lines is None else lines
+    return lines
+
+
+def kept_lines(path: Path, of: object) -> bytes | None:
     """An index without its first line; None where it is absent, outdated or damaged."""
     try:
         head, end, lines = path.read_bytes().partition(b"\n")
     except OSError:
         return None
-    return lines if head + end == _head(shards, lines) else None
+    return lines if head + end == _head(of, lines) else None
 
 
-def _head(shards: Shards, lines: bytes) -> bytes:
-    head = {"of": shards, "sha256": hashlib.sha256(lines).hexdigest()}
+def _head(of: object, lines: bytes) -> bytes:
+    head = {"of": of, "sha256": hashlib.sha256(lines).hexdigest()}
     return json.dumps(head).encode() + b"\n"
 
 

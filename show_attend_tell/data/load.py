@@ -6,12 +6,16 @@ import json
 import logging
 import shutil
 import traceback
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from show_attend_tell import files
 from show_attend_tell.data.examples import Example, ImageSource, Pair, PairSource
 from show_attend_tell.data.index import read_index
+from show_attend_tell.data.phrase_index import AnnotatedBuilder, read_phrases
+from show_attend_tell.data.phrases import Described, joined
 from show_attend_tell.data.records import Builder, Records, damaged, first_line, lock_path
 from show_attend_tell.errors import UserError
 from show_attend_tell.settings import IMAGE_SETS, PAIR_SETS
@@ -63,6 +67,7 @@ def load_images(
         index[: limit or None],
         name=name,
         parts=parts,
+        describe=partial(_describe, name, parts, data_dir, manual_dir, Path(builder.data_path)),
         mirrored=mirrored,
         crops=crops,
     )
@@ -98,6 +103,29 @@ def load_pairs(
     _check_splits(builder, [split])
     records = Records(builder, split)
     return PairSource(records, builder.reader(), name=name, split=split, limit=limit)
+
+
+def _describe(
+    name: str, parts: Sequence[str], data_dir: Path, manual_dir: Path | None, folder: Path
+) -> Described:
+    """The descriptions of every example of some stored splits, and what was counted out.
+
+    Makes the builder again, which cannot be pickled.
+
+    Args:
+      name: of the data set.
+      parts: its stored splits.
+      data_dir: folder of built data sets.
+      manual_dir: folder of the user's files.
+      folder: of the built data set.
+
+    Raises:
+      UserError: annotations are unreadable, or the user's files are now those of another data set.
+    """
+    builder = cast(AnnotatedBuilder, _make_builder(name, data_dir, manual_dir=manual_dir))
+    if Path(builder.data_path) != folder:
+        raise UserError(f"{manual_dir}: has changed since the data were opened; start again")
+    return joined(read_phrases(builder, part) for part in parts)
 
 
 def _check_known(what: str, value: str, known: tuple[str, ...]) -> None:

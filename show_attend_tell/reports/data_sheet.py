@@ -2,7 +2,8 @@
 
 import json
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -32,14 +33,17 @@ def inspect(settings: Settings, folder: Path, console: Console) -> dict[str, Any
     Returns:
       For each split: counts of examples and captions, lengths of captions in tokens, how many
       exceed `data.max_length`, and the share of their tokens that the vocabulary has. Also the
-      vocabulary's size, and what was left out when the data set was built, and why.
+      vocabulary's size, and what was left out when the data set was built, and why. Where phrases
+      are annotated, also the number of those with boxes; and by split and reason, what of the
+      annotations could not be used or was changed: how often, and the first names.
 
     Raises:
       UserError: the data cannot be built or read.
     """
     task = task_of(settings.data)
     train = task.load("train")
-    captions = {split: e.captions() for split, e in usable_splits(task, train).items()}
+    splits = usable_splits(task, train)
+    captions = {split: examples.captions() for split, examples in splits.items()}
     vocabulary = task.target_vocabulary([c for of_one in captions["train"] for c in of_one])
     record: dict[str, Any] = {
         "data": settings.data.name,
@@ -51,6 +55,7 @@ def inspect(settings: Settings, folder: Path, console: Console) -> dict[str, Any
         ],
         "left out": train.left_out,
     }
+    _add_phrases(record, splits)
     folder.mkdir(parents=True, exist_ok=True)
     pictures = task.pictures(train)
     if pictures is not None:
@@ -63,6 +68,10 @@ def inspect(settings: Settings, folder: Path, console: Console) -> dict[str, Any
     for reason, names in record["left out"].items():
         shown = ", ".join(names[:3]) + ", ..." * (len(names) > 3)
         console.print(f"left out, {reason}: {len(names)} ({shown})")
+    for split, reasons in record.get("phrases", {}).items():
+        for reason, found in reasons.items():
+            shown = "; ".join(found["names"]) + "; ..." * (found["count"] > len(found["names"]))
+            console.print(f"{split}, {reason}: {found['count']:,} ({shown})", markup=False)
     console.print(f"written to {folder}")
     return record
 
@@ -96,6 +105,21 @@ def _described(
         "longest": int(lengths.max()),
         "cut": int((lengths > max_length).sum()),
         "tokens known": round(1 - unknown / max(int(lengths.sum()), 1), 4),
+    }
+
+
+def _add_phrases(record: dict[str, Any], splits: Mapping[str, ExampleSource]) -> None:
+    """Adds what `inspect` returns of annotated phrases to its record, if there are any."""
+    described = {split: examples.descriptions() for split, examples in splits.items()}
+    counts = {split: examples.phrase_counts() for split, examples in splits.items()}
+    if not any(map(any, described.values())) and not any(counts.values()):
+        return
+    for row in record["splits"]:
+        phrases = [p for of_one in described[row["split"]] for d in of_one for p in d.phrases]
+        row["phrases with boxes"] = sum(bool(phrase.boxes) for phrase in phrases)
+    record["phrases"] = {
+        split: {reason: asdict(counted) for reason, counted in of_split.items()}
+        for split, of_split in counts.items()
     }
 
 

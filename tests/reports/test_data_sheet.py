@@ -1,5 +1,6 @@
 """Data sets described and drawn, on generated scenes."""
 
+import dataclasses
 import io
 import json
 
@@ -9,6 +10,7 @@ from PIL import Image
 from rich.console import Console
 
 from show_attend_tell.cli.parser import main
+from show_attend_tell.data.phrases import Counted, Description, Phrase
 from show_attend_tell.data.task import ImageTask, task_of
 from show_attend_tell.reports import data_sheet
 from show_attend_tell.runs.preparation import prepare
@@ -38,6 +40,7 @@ def test_inspect_describes_the_data(tmp_path, monkeypatch):
         "longest": max(lengths),
         "cut": sum(n > 9 for n in lengths),
         "tokens known": 1.0,
+        "phrases with boxes": sum(len(example.boxes) for example in scenes),
     }
     assert record["vocabulary"] == len(vocabulary)
     assert record["height and width"]["median"] == [96, 96]
@@ -86,6 +89,39 @@ def test_what_was_left_out_is_reported(tmp_path, monkeypatch):
     assert record["left out"] == {"it has no caption": ["a.jpg", "b.jpg"]}
     assert "left out, it has no caption: 2 (a.jpg, b.jpg)" in printed
     assert len(scenes) == 8
+
+
+def test_what_is_wrong_with_phrases_is_reported_by_split(tmp_path, monkeypatch):
+    tiny.use_scenes(monkeypatch)
+    counts = {"phrases without a box": Counted(1234, ("[a] b", "c", "d")), "x": Counted(1, ("e",))}
+    load_any = ImageTask.load
+
+    def load(task, split, *, copies=False):
+        examples = load_any(task, split, copies=copies)
+        if split == "train":
+            monkeypatch.setattr(examples, "descriptions", lambda: [()] * 7 + [(words, words)])
+            monkeypatch.setattr(examples, "phrase_counts", lambda: counts)
+        return examples
+
+    phrase = Phrase(0, 0, "1", ("object",), ((0.0, 0.0, 1.0, 1.0),))
+    words = Description("a b", (phrase, dataclasses.replace(phrase, boxes=())), 0)
+    monkeypatch.setattr(ImageTask, "load", load)
+    record, printed = look(tiny.settings(tmp_path), tmp_path / "out")
+    assert [split["phrases with boxes"] for split in record["splits"]] == [2, 20, 20]
+    assert record["phrases"]["train"] == {
+        "phrases without a box": {"count": 1234, "names": ("[a] b", "c", "d")},
+        "x": {"count": 1, "names": ("e",)},
+    }
+    assert "train, phrases without a box: 1,234 ([a] b; c; d; ...)" in printed
+    assert "train, x: 1 (e)\n" in printed
+
+
+def test_data_without_phrases_have_no_such_column(tmp_path, monkeypatch):
+    tiny.use_scenes(monkeypatch)
+    monkeypatch.setattr(tiny.Scenes, "descriptions", lambda scenes: [()] * len(scenes))
+    record, printed = look(tiny.settings(tmp_path), tmp_path / "out")
+    assert "phrases with boxes" not in record["splits"][0] and "phrases" not in record
+    assert "with boxes" not in printed
 
 
 def test_the_contact_sheet_shows_the_pictures(tmp_path, monkeypatch):

@@ -59,6 +59,12 @@ class Colours:
     def captions(self):
         return [()] * self.count
 
+    def descriptions(self):
+        return [()] * self.count
+
+    def phrase_counts(self):
+        return {}
+
 
 class Means(ImageEncoder):
     """Mean colour of the four quarters of an image, times a weight."""

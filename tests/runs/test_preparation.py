@@ -69,6 +69,12 @@ def test_sentences_are_only_built(tmp_path, monkeypatch):
         def captions(self):
             return [("b a",)] * 3
 
+        def descriptions(self):
+            return [()] * 3
+
+        def phrase_counts(self):
+            return {}
+
     pairs = Three([Pair("1", "a b", "b a")] * 3)
     monkeypatch.setattr(SentenceTask, "load", lambda task, split, copies=False: pairs)
     settings = config.load_experiment("reversal", [f"--config.data.dir={tmp_path}"])

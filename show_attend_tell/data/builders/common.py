@@ -13,6 +13,7 @@ import tensorflow_datasets as tfds
 
 from show_attend_tell.data.examples import Box, Example, Pair
 from show_attend_tell.data.images import keepable
+from show_attend_tell.data.phrase_index import Annotations
 from show_attend_tell.data.records import Record
 from show_attend_tell.errors import UserError
 
@@ -92,6 +93,10 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     def reader(self) -> Callable[[Record], Example | Pair]:
         """The function that makes an example of a record; can be pickled."""
         return read_example
+
+    def annotations(self) -> Annotations | None:
+        """Where the phrases of captions are annotated; None if they are not."""
+        return None
 
     @property
     def _metadata(self) -> dict[str, Any]:

@@ -14,6 +14,8 @@ from show_attend_tell.data.builders.common import (
     find_files,
     refuse,
 )
+from show_attend_tell.data.entities import find_entities
+from show_attend_tell.data.phrase_index import Annotations
 from show_attend_tell.data.records import Record
 from show_attend_tell.errors import UserError
 
@@ -61,6 +63,11 @@ class Flickr8k(ImagesBuilder):
     Captions of missing images (five in the original) are left out and counted; unusable images are
     left out and named. The data set's `metadata.json` has both.
 
+    Boxes of phrases (`ImageSource.descriptions`) are those of Flickr30k Entities, if they are in
+    the folder as flickr30k_entities.zip, as annotations.zip of
+    https://github.com/BryanPlummer/flickr30k_entities, or extracted. For non-commercial research.
+    They may come later: nothing else is built again.
+
     Version 1.0.0.
 
     Citation: M. Hodosh, P. Young, J. Hockenmaier. Framing image description as a ranking task:
@@ -69,6 +76,9 @@ class Flickr8k(ImagesBuilder):
 
     VERSION = tfds.core.Version("1.0.0")
     REMEDY = REMEDY
+
+    def annotations(self) -> Annotations | None:
+        return find_entities(self._manual_dir)
 
     def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(

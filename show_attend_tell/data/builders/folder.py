@@ -12,6 +12,8 @@ from typing import Any, cast
 import tensorflow_datasets as tfds
 
 from show_attend_tell.data.builders.common import SUFFIXES, Found, ImagesBuilder, features, refuse
+from show_attend_tell.data.objects import Object, Objects, parse_objects
+from show_attend_tell.data.phrase_index import Annotations
 from show_attend_tell.data.records import Record
 from show_attend_tell.errors import UserError
 
@@ -39,6 +41,16 @@ class Folder(ImagesBuilder):
     rows of one file give it several captions. A column `split` may say train, val (or validation)
     or test; without it, 80 % of the images are for training, and a tenth each for val and test,
     chosen by the hash of their names. The text is UTF-8, or UTF-16 with a byte-order mark.
+
+    In metadata.jsonl, `objects` gives the boxes of what phrases name (`ImageSource.descriptions`):
+
+        {"file_name": "a.jpg", "text": "A dog sits on a red ball .", "objects": {
+            "bbox": [[10, 20, 50, 40], [30, 60, 20, 20]], "category": ["animals", "toys"],
+            "words": ["A dog", "a red ball"]}}
+
+    (on one line). A box is x, y, width and height, in pixels of the upright picture from its left
+    upper corner. `words` says which phrase of the captions it belongs to; without it, `category`
+    does.
 
     Build and train:
 
@@ -71,6 +83,10 @@ class Folder(ImagesBuilder):
         name = digest(folder, self._table, self._rows)
         config = tfds.core.BuilderConfig(name=name, description=f"Of {self._table.name}.")
         super().__init__(manual_dir=manual_dir, config=config, **kwargs)
+
+    def annotations(self) -> Annotations | None:
+        objects = read_objects(self._table)
+        return Objects(self._table, objects) if objects else None
 
     def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(
@@ -140,6 +156,28 @@ def read_rows(path: Path) -> dict[str, Row]:
     if len({split is None for split, _ in rows.values()}) > 1:
         raise UserError(f"{path}: some images have a split, others none; give all one, or none")
     return rows
+
+
+def read_objects(table: Path) -> dict[str, list[Object]]:
+    """Reads the objects of a table by file name; a CSV has none.
+
+    Raises:
+      UserError: the table cannot be read, or its objects have another form; the message names the
+        line.
+    """
+    objects: dict[str, list[Object]] = {}
+    for line, row in _json_rows(table) if table.suffix == ".jsonl" else ():
+        if row.get("objects") is None:
+            continue
+        try:
+            found = parse_objects(row["objects"])
+        except (ValueError, OverflowError) as error:
+            raise UserError(
+                f'{table}, line {line}: objects need "bbox", a list of [x, y, width, height], and '
+                f'may have as long lists "category" and "words" ({error}); fix the line'
+            ) from error
+        objects.setdefault(Path(row["file_name"].strip()).as_posix(), []).extend(found)
+    return objects
 
 
 def assign(rows: dict[str, Row]) -> dict[str, list[str]]:

@@ -17,6 +17,8 @@ from show_attend_tell.data.builders.common import (
     read_json,
     refuse,
 )
+from show_attend_tell.data.entities import find_entities
+from show_attend_tell.data.phrase_index import Annotations
 from show_attend_tell.data.records import Record
 from show_attend_tell.errors import UserError
 
@@ -32,7 +34,7 @@ class Karpathy(ImagesBuilder):
     """Flickr8k, Flickr30k or COCO, in the splits that most papers report on.
 
     Flickr30k: 29,000 train, 1,014 val, 1,000 test, five captions each; for non-commercial research.
-    Images have no boxes; use `coco` for those of COCO.
+    Images of COCO have no boxes here; use `coco` for those.
 
     Get: `dataset_flickr30k.json`, `dataset_flickr8k.json` or `dataset_coco.json` out of
 
@@ -49,6 +51,11 @@ class Karpathy(ImagesBuilder):
 
     Load: `load_images("karpathy", "train", data_dir=Path(...), manual_dir=Path(...))`. Later calls
     only need the JSON file there: it says which data set is meant.
+
+    Boxes of phrases (`ImageSource.descriptions`) for images of Flickr30k and Flickr8k are those of
+    Flickr30k Entities, if they are in the folder as flickr30k_entities.zip, as annotations.zip of
+    https://github.com/BryanPlummer/flickr30k_entities, or extracted. For non-commercial research.
+    They may come later: nothing else is built again.
 
     Unusable images are left out, reported, and listed in the data set's `metadata.json`.
 
@@ -80,6 +87,9 @@ class Karpathy(ImagesBuilder):
             names = ", ".join(path.name for path in found) or "none"
             raise UserError(f"{folder}: must hold one .json file, has {names}; {self.REMEDY}")
         return found[0]
+
+    def annotations(self) -> Annotations | None:
+        return find_entities(self._manual_dir)
 
     def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(

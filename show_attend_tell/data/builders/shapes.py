@@ -10,6 +10,8 @@ from jaxtyping import UInt8
 from PIL import Image, ImageDraw
 
 from show_attend_tell.data.builders.common import Builder, features
+from show_attend_tell.data.phrase_index import Annotations, Images, Stamp
+from show_attend_tell.data.phrases import Described
 from show_attend_tell.data.records import Record
 
 SIDE = 96  # pixels
@@ -32,6 +34,17 @@ SCALE = 4  # scenes are drawn this much larger and averaged down, for smooth edg
 Scene = tuple[UInt8[np.ndarray, "S S 3"], str, list[dict[str, Any]]]
 
 
+class NamedObjects:
+    """The scenes' own boxes as annotations: each is of a noun of the caption."""
+
+    def stamp(self) -> Stamp:
+        return []  # the records hold all
+
+    def describe(self, images: Images) -> Described:
+        found = (images.example(number).description() for number in range(len(images.index)))
+        return Described([() if one is None else (one,) for one in found], {})
+
+
 class Shapes(Builder):
     """Images of 96 x 96 pixels with one to four shapes, one caption each, and the nouns' boxes.
 
@@ -45,6 +58,9 @@ class Shapes(Builder):
     """
 
     VERSION = tfds.core.Version("1.1.0")
+
+    def annotations(self) -> Annotations | None:
+        return NamedObjects()
 
     def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(
