@@ -10,7 +10,9 @@ LEFT, RIGHT, TOP = (0.0, 0.0, 1.0, 0.4), (0.0, 0.6, 1.0, 1.0), (0.0, 0.0, 0.3, 1
 def test_a_mention_has_boxes_in_the_picture():
     with pytest.raises(ValueError, match=r"a\.jpg: 'dog' has no boxes"):
         Mention("a.jpg", (), "dog", ())
-    for box in [(0.2, 0.2, 0.2, 0.4), (0.4, 0.2, 0.3, 0.4), (0.2, 1.0, 0.4, 1.2)]:
+    empty = [(0.2, 0.2, 0.2, 0.4), (0.4, 0.2, 0.3, 0.4)]
+    outside = [(0.2, 1.0, 0.4, 1.2), (-0.2, 0.2, 0.0, 0.4)]
+    for box in empty + outside:
         with pytest.raises(ValueError, match=r"a\.jpg: a box of 'dog' has no area"):
             Mention("a.jpg", (), "dog", (LEFT, box))
     Mention("a.jpg", (), "dog", ((-0.1, 0.5, 0.2, 1.2),))  # reaches into it

@@ -112,6 +112,12 @@ def test_baselines_by_hand():
     assert set(without) == {"prior", "middle", "uniform"}
 
 
+def test_the_middle_is_a_point():
+    mentions = [said((0.49, 0.49, 0.51, 0.51)), said((0.0, 0.0, 0.49, 1.0)), said(TOP_LEFT)]
+    figures = measure(mentions, QUARTERS, np.array([HALF] * 3))
+    assert figures["middle"]["pointing"].tolist() == [1, 0, 1]
+
+
 def test_each_map_is_measured_under_its_own_name():
     right, lower = np.array([[0, 1, 0, 0]]), np.array([[0, 0, 0.25, 0.75]])
     figures = measure([said(RIGHT)], QUARTERS, np.array([HALF]), right * 1.0, lower)
