@@ -224,9 +224,9 @@ def test_differences_are_paired():
 
 def test_a_rare_kind_has_the_interval_of_the_resamples_that_have_it():
     mentions = [said(image=str(k), kinds=("rare",) if k == 0 else ()) for k in range(5)]
-    summary = summarise(mentions, {"prior": {"in_box": np.arange(1.0, 6)}}, samples=200)
+    summary = summarise(mentions, {"prior": {"in_box": np.arange(2.0, 7)}}, samples=200)
     rare = summary["kinds"]["rare"]
-    assert rare["intervals"]["prior"]["in_box"] == [1, 1] and rare["images"] == 1
+    assert rare["intervals"]["prior"]["in_box"] == [2, 2] and rare["images"] == 1
 
 
 def test_summaries_are_seeded_and_json():
