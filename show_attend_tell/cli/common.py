@@ -10,6 +10,7 @@ from show_attend_tell.errors import UserError
 
 if TYPE_CHECKING:
     from show_attend_tell.inference.run import Run
+    from show_attend_tell.reports.tables import Table
     from show_attend_tell.settings import Decode
 
 OVERRIDES = "Further --config.KEY=VALUE arguments override single settings."
@@ -80,3 +81,21 @@ def load(arguments: argparse.Namespace, overrides: Sequence[str]) -> tuple["Run"
     names = ("beam", "length_penalty", "context")
     changed = {n: getattr(arguments, n) for n in names if getattr(arguments, n) is not None}
     return run, dataclasses.replace(run.decoding, **changed)
+
+
+def print_table(table: "Table") -> None:
+    """Prints a table of `reports` with its title and its notes."""
+    from rich import table as rich_tables
+    from rich.console import Console
+    from rich.text import Text
+
+    shown = rich_tables.Table(title=table.title)
+    for k, name in enumerate(table.head):
+        shown.add_column(Text(name), justify="right" if k else "left")
+    for row in table.cells:
+        # As text: in a string rich would read brackets as markup.
+        shown.add_row(*(Text(f"{cell.text} {cell.small}".strip()) for cell in row))
+    console = Console()
+    console.print(shown)
+    for note in table.notes:
+        console.print(Text(note))

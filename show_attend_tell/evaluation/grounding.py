@@ -6,7 +6,6 @@ T steps, L = h * w locations; the geometry is that of `inference.attention_recor
 import json
 import math
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,47 +14,15 @@ from jaxtyping import Float
 
 from show_attend_tell.data.examples import Box
 from show_attend_tell.errors import UserError
+from show_attend_tell.evaluation.boxes import box_cover
+from show_attend_tell.evaluation.nouns import class_words
 from show_attend_tell.files import replacing
-from show_attend_tell.inference.attention_record import AttentionRecord, cell_edges
+from show_attend_tell.inference.attention_record import AttentionRecord
 
-# Caption words for COCO's classes, beside the last word of a class's name. They mean nothing else
-# in a caption. Plurals in "s" need no entry.
-SYNONYMS = {
-    "person": (
-        *("man", "men", "woman", "women", "boy", "girl", "people", "child", "children", "kid"),
-        *("baby", "lady", "ladies", "guy"),
-    ),
-    "bicycle": ("bike",),
-    "motorcycle": ("motorbike",),
-    "airplane": ("plane", "aeroplane", "jet"),
-    "cat": ("kitten",),
-    "dog": ("puppy", "puppies"),
-    "knife": ("knives",),
-    "donut": ("doughnut",),
-    "couch": ("sofa",),
-    "tv": ("television",),
-    "mouse": ("mice",),
-    "cell phone": ("cellphone",),
-    "refrigerator": ("fridge",),
-}
 STATIC_CHANGE = 0.01  # a mean change below this counts as maps that never move
 
 
 # Which words name an object
-
-
-@cache
-def class_words(name: str) -> frozenset[str]:
-    """The caption words that name an object of a class, in the singular and the plural.
-
-    They are `SYNONYMS` and the last word of the class's name: "phone" for "cell phone", but also
-    "dog" for "hot dog".
-    """
-    words = {name.split()[-1], *SYNONYMS.get(name, ())}
-    plurals = {f"{word}{ending}" for word in words for ending in ("s", "es")}
-    plurals |= {f"{word[:-1]}ies" for word in words if word.endswith("y")}
-    singulars = {word[:-1] for word in words if word.endswith("s")}  # "ski" of "skis"
-    return frozenset(words | plurals | singulars)
 
 
 def steps_naming(record: AttentionRecord, box: Box) -> list[int]:
@@ -176,31 +143,6 @@ def _mean(values: Float[np.ndarray, " N"]) -> float | None:
 
 
 # Boxes
-
-
-def box_cover(
-    boxes: Sequence[tuple[float, float, float, float]],
-    row_centres: Float[np.ndarray, " h"],
-    column_centres: Float[np.ndarray, " w"],
-) -> Float[np.ndarray, " L"]:
-    """The share of each cell's area that lies in the union of boxes (ymin, xmin, ymax, xmax).
-
-    Only what lies inside the picture counts.
-    """
-    rows, columns = cell_edges(row_centres), cell_edges(column_centres)
-    sides = np.clip(np.array(boxes, np.float64), 0, 1)
-    # The edges of cells and boxes cut the picture into pieces, each wholly inside or outside a box.
-    down = np.unique(np.concatenate([rows, sides[:, 0], sides[:, 2]]))
-    across = np.unique(np.concatenate([columns, sides[:, 1], sides[:, 3]]))
-    inside = np.zeros((len(down) - 1, len(across) - 1), bool)
-    for ymin, xmin, ymax, xmax in sides:
-        top, bottom = np.searchsorted(down, (ymin, ymax))
-        left, right = np.searchsorted(across, (xmin, xmax))
-        inside[top:bottom, left:right] = True
-    area = inside * np.outer(np.diff(down), np.diff(across))
-    area = np.add.reduceat(area, np.searchsorted(down, rows[:-1]), axis=0)
-    area = np.add.reduceat(area, np.searchsorted(across, columns[:-1]), axis=1)
-    return (area / np.outer(np.diff(rows), np.diff(columns))).ravel()
 
 
 def _object_statistics(records: Sequence[AttentionRecord]) -> dict[str, Any] | None:

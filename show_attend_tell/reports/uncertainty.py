@@ -1,9 +1,9 @@
 """How far a figure can be trusted: spread over seeds, bootstrap intervals and tests over images.
 
-Intervals are percentile bootstraps over images (Koehn 2004, "Statistical significance tests for
-machine translation evaluation"). Differences are tested by paired approximate randomisation (Noreen
-1989; Riezler and Maxwell 2005), which swaps the two sides' captions of random images. Both tell
-what other images would change, not what other seeds would.
+Intervals are percentile bootstraps over images (see `evaluation.resampling`). Differences are
+tested by paired approximate randomisation (Noreen 1989; Riezler and Maxwell 2005), which swaps the
+two sides' captions of random images. Both tell what other images would change, not what other seeds
+would.
 
 A table has one row for each of N images or sentences, and 15 columns: the ten counts behind BLEU
 (see `scores.bleu_from_counts`), then the scores of single texts in the order of `MEANS`. A column
@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from show_attend_tell.evaluation.resampling import interval, resampled_sums
 from show_attend_tell.evaluation.scores import bleu_from_sums
 
 # METEOR and chrF of a corpus are no means, so no cheap resample of them exists. The means of the
@@ -71,15 +72,10 @@ def bootstrap_intervals(
       seed: of the resamples.
     """
     count = len(tables[0])
-    generator = np.random.default_rng([seed, 0])
-    # How often each resample draws each image.
-    drawn = generator.multinomial(count, np.full(count, 1 / count), size=samples).astype(np.float64)
+    sums = np.split(resampled_sums(np.hstack(tables), samples, seed), len(tables), axis=1)
     return [
-        {
-            name: np.quantile(values, [0.025, 0.975]).tolist()
-            for name, values in measure(drawn @ table, count).items()
-        }
-        for table in tables
+        {name: interval(values) for name, values in measure(of_table, count).items()}
+        for of_table in sums
     ]
 
 

@@ -5,14 +5,12 @@ import math
 
 import numpy as np
 import pytest
-from records import ONE, TWO, UNIFORM, even, record, sentence
+from records import ONE, TWO, UNIFORM, record, sentence
 
 from show_attend_tell.data.examples import Box
 from show_attend_tell.errors import UserError
 from show_attend_tell.evaluation.grounding import (
     attention_statistics,
-    box_cover,
-    class_words,
     write_statistics,
 )
 
@@ -42,26 +40,6 @@ def test_statistics_are_json(tmp_path):
     assert stored["mean_change"] is None and stored["static_maps"] is None
     with pytest.raises(UserError, match="no captions"):
         attention_statistics([])
-
-
-def test_box_cover_is_the_share_of_area():
-    # A box over the left half and the upper three quarters of a 2 x 2 grid.
-    np.testing.assert_allclose(box_cover([(0.0, 0.0, 0.75, 0.5)], even(2), even(2)), [1, 0, 0.5, 0])
-    # Rows that look at 0.4 and 0.8 meet at 0.6: a quarter of the lower one is in the box.
-    uneven = box_cover([(0.0, 0.0, 0.7, 0.5)], np.array([0.4, 0.8]), even(2))
-    np.testing.assert_allclose(uneven, [1, 0, 0.25, 0])
-    rng = np.random.default_rng(0)
-    pixels = (np.arange(400) + 0.5) / 400
-    for count in (1, 1, 1, 2, 3, 6):
-        boxes, inside = [], np.zeros((400, 400), bool)
-        for _ in range(count):
-            ymin, ymax = np.sort(rng.uniform(-0.2, 1.2, 2))
-            xmin, xmax = np.sort(rng.uniform(-0.2, 1.2, 2))
-            boxes.append((ymin, xmin, ymax, xmax))
-            inside |= np.outer((pixels > ymin) & (pixels < ymax), (pixels > xmin) & (pixels < xmax))
-        counted = inside.reshape(4, 100, 5, 80).mean(axis=(1, 3)).ravel()
-        cover = box_cover(boxes, even(4), even(5))
-        np.testing.assert_allclose(cover, counted, atol=0.04)
 
 
 def test_attention_in_the_named_box_by_hand():
@@ -109,24 +87,6 @@ def test_attention_in_the_union_of_a_class_by_hand():
     }
 
 
-def test_words_for_classes():
-    for name, words in {
-        "person": "person persons people man men women girls child children kids baby babies lady",
-        "dog": "dog dogs puppy puppies",
-        "cell phone": "phone phones cellphone",
-        "bus": "bus buses",
-        "knife": "knife knives",
-        "airplane": "plane airplanes jets",
-        "couch": "couch couches sofa sofas",
-        "tv": "tv tvs television televisions",
-        "skis": "skis ski",
-        "wine glass": "glass glasses",
-    }.items():
-        assert set(words.split()) <= class_words(name)
-    assert not class_words("person") & class_words("dog")
-    assert "cell" not in class_words("cell phone")
-
-
 def test_entropy_of_weights_that_a_window_lowers_is_that_of_their_shares():
     made = sentence(
         [[0.2, 0.2, 0], [0.1, 0.1, 0.1]], ("a", "b", "<eos>"), ("x", "y"), normalised=False
@@ -143,14 +103,6 @@ def test_sentences_have_no_one_grid_and_each_its_own_uniform_entropy():
     assert statistics["uniform_entropy"] == pytest.approx((math.log(2) + 3 * math.log(4)) / 4)
     with pytest.raises(ValueError, match="different grids"):
         attention_statistics([record([ONE]), record([[1]], grid=(1, 1))])
-
-
-def test_boxes_that_reach_out_of_the_picture_count_inside_it():
-    # Without a cut at the edge the last row and column would have more than their area.
-    cover = box_cover([(0.5, 0.5, 1.5, 1.5)], even(2), even(2))
-    np.testing.assert_allclose(cover, [0, 0, 0, 1])
-    cover = box_cover([(-0.5, -0.5, 0.25, 1.5)], even(2), even(2))
-    np.testing.assert_allclose(cover, [0.5, 0.5, 0, 0])
 
 
 def test_a_box_grows_by_a_cell_of_either_side():

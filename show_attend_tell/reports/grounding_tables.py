@@ -1,0 +1,98 @@
+"""The tables of what `evaluation.pointing` measured."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from show_attend_tell.reports.tables import Cell, Table
+
+_LABELS = {
+    "prior": "prior",
+    "posterior": "posterior, given the word",
+    "other_image": "prior, another image",
+    "fixed_map_per_noun": "fixed map of the noun",
+    "fixed_map": "fixed map",
+    "middle": "middle of the picture",
+    "uniform": "uniform",
+}
+_MEASURES = {
+    "pointing": "pointing game",
+    "in_box": "share in the boxes",
+    "null_share": "null place",
+}
+_DIFFERENCES = {
+    "prior_minus_fixed_map": "prior − fixed map",
+    "prior_minus_other_image": "prior − another image",
+    "prior_minus_middle": "prior − middle",
+    "posterior_minus_prior": "posterior − prior",
+}
+_BY_KIND = (
+    *(("prior", "pointing"), ("posterior", "pointing"), ("fixed_map", "pointing")),
+    *(("prior", "in_box"), ("posterior", "in_box"), ("uniform", "in_box")),
+)
+
+
+def grounding_tables(summary: Mapping[str, Any]) -> list[Table]:
+    """Tables of the figures, of their differences, and of the figures by kind of entity.
+
+    A table without rows is left out, and so is what was not measured.
+
+    Args:
+      summary: what `evaluation.pointing.summarise` returned.
+    """
+    made = (_figures(summary), _differences(summary), _kinds(summary))
+    return [table for table in made if table.rows]
+
+
+def _figures(summary: Mapping[str, Any]) -> Table:
+    shown = {name: summary[name] for name in _LABELS if summary[name]}
+    measures = dict(_MEASURES)
+    if not any(figure.get("null_share") for figure in shown.values()):
+        del measures["null_share"]
+    rows = [
+        [_LABELS[name], *(_cell(summary, name, figure, measure) for measure in measures)]
+        for name, figure in shown.items()
+    ]
+    notes = [
+        f"{summary['mentions']:,} phrases of {summary['images']:,} images. In brackets: 95 % "
+        f"intervals over images, from {summary['samples']:,} resamples.",
+        "Pointing game: the centre of the largest alpha's place lies in a box of the phrase's "
+        "entity. Share in the boxes: of alpha over the real places.",
+    ]
+    return Table("Grounding", ["alpha", *measures.values()], rows, notes)
+
+
+def _differences(summary: Mapping[str, Any]) -> Table:
+    found = summary["differences"]
+    measures = {k: v for k, v in _MEASURES.items() if any(k in of for of in found.values())}
+    rows = [
+        [label, *(_cell(summary, name, found[name], measure, "+") for measure in measures)]
+        for name, label in _DIFFERENCES.items()
+        if name in found
+    ]
+    note = "Both sides of a difference are resampled with the same images."
+    return Table("Differences in grounding", ["", *measures.values()], rows, [note])
+
+
+def _kinds(summary: Mapping[str, Any]) -> Table:
+    shown = [(name, measure) for name, measure in _BY_KIND if summary[name]]
+    head = ["kind", "phrases", *(f"{_LABELS[n].split(',')[0]}: {_MEASURES[m]}" for n, m in shown)]
+    rows = [
+        [kind, f"{of['mentions']:,}", *(_text(of[name][measure]) for name, measure in shown)]
+        for kind, of in summary["kinds"].items()
+    ]
+    note = "A phrase of two kinds counts in both."
+    return Table("Grounding by kind of entity", head, rows, [note])
+
+
+def _cell(
+    summary: Mapping[str, Any], name: str, figure: Mapping[str, Any], measure: str, sign: str = ""
+) -> Cell:
+    if measure not in figure:
+        return Cell("—")
+    interval = summary["intervals"][name][measure]
+    small = f"[{', '.join(_text(end, sign) for end in interval)}]" if interval else ""
+    return Cell(_text(figure[measure], sign), small)
+
+
+def _text(value: float | None, sign: str = "") -> str:
+    return "—" if value is None else f"{value:{sign}z.3f}"
