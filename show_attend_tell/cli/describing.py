@@ -52,18 +52,24 @@ def add_verbs(verbs: Verbs) -> None:
 
 
 def _evaluate(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
+    from show_attend_tell.evaluation.split_grounding import split_grounding
     from show_attend_tell.evaluation.split_scores import reported_contexts, score_split
     from show_attend_tell.inference.captioning import caption_split
+    from show_attend_tell.reports.grounding_tables import grounding_tables
 
     run, decoding = load(arguments, overrides)
     contexts = (arguments.context,) if arguments.context else reported_contexts(run.settings)
     records = []
     examples, captions = None, []
+    grounding = split_grounding(run, arguments.split)
     for context in contexts:
         decoding = dataclasses.replace(decoding, context=context)
         examples, captions = caption_split(run, arguments.split, decoding)
-        records.append(score_split(run, arguments.split, decoding, examples, captions))
+        records.append(score_split(run, arguments.split, decoding, examples, captions, grounding))
     _print_scores(records)
+    if grounding is not None:
+        for table in grounding_tables(grounding):
+            print_table(table)
     assert examples is not None
     for name, caption in list(zip(examples.ids, captions, strict=True))[:4]:
         print(f"{name}: {caption.text}")

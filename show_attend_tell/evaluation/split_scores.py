@@ -10,6 +10,7 @@ from show_attend_tell import files
 from show_attend_tell.data.examples import ExampleSource
 from show_attend_tell.evaluation.results_file import write_results
 from show_attend_tell.evaluation.scoring import SCORERS
+from show_attend_tell.evaluation.split_grounding import captions_grounding
 from show_attend_tell.inference.captioning import Caption, texts
 from show_attend_tell.inference.run import Run
 from show_attend_tell.runs.record import provenance
@@ -44,9 +45,18 @@ def score_stem(split: str, decoding: Decode) -> str:
 
 
 def score_split(
-    run: Run, split: str, decoding: Decode, examples: ExampleSource, captions: Sequence[Caption]
+    run: Run,
+    split: str,
+    decoding: Decode,
+    examples: ExampleSource,
+    captions: Sequence[Caption],
+    grounding: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Writes the captions of a split, then scores them and writes the scores.
+
+    Args:
+      run, split, decoding, examples, captions: what was captioned, and how.
+      grounding: what `split_grounding` returned.
 
     Returns:
       What the score file holds: the scores and every setting that they depend on.
@@ -59,6 +69,9 @@ def score_split(
     scores = scorer.score(truth, hypotheses)
     record = {
         "scores": scores.values,
+        "grounding": None
+        if grounding is None
+        else grounding | {"captions": captions_grounding(run, examples, captions)},
         "missing": scores.missing,
         "split": split,
         "images": len(captions),
