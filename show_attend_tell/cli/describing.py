@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from show_attend_tell.cli.common import Verbs, add_run, add_verb, load
+from show_attend_tell.cli.common import Verbs, add_run, add_verb, load, print_table
 from show_attend_tell.errors import UserError
 
 if TYPE_CHECKING:
