@@ -228,7 +228,7 @@ class Hard(Group):
     soft_steps: int = setting(0, "number of initial training steps with p = 1", least=0)
     coin: str = setting("image", "what shares one toss of the coin", choices=("image", "batch"))
     reinforce: float = setting(1.0, "lambda_r, weight of the score-function term", least=0)
-    entropy: float = setting(0.01, "lambda_e, weight of attention's entropy in nats", least=0)
+    entropy: float = setting(0.01, "lambda_e, weight of attention's entropy in nats; < 0 sharpens")
     credit: str = setting(
         "sequence",
         "log-likelihood credited to a choice: that of the whole `sequence`, that of the words "

@@ -23,7 +23,6 @@ REWARD = Reward(samples=2, cider=1.0, bleu=0.5, f_mean=0.3, max_length=8)
         ({"soft_probability": 1.5}, r"soft_probability is 1.5: it must lie in \[0, 1\]"),
         ({"soft_probability": -0.1}, r"soft_probability is -0.1: it must lie in \[0, 1\]"),
         ({"samples": 0}, "samples is 0: it must be at least 1"),
-        ({"entropy": -0.1}, "entropy is -0.1: it must be at least 0"),
         ({"reinforce": -0.1}, "reinforce is -0.1: it must be at least 0"),
         ({"soft_steps": -1}, "soft_steps is -1: it must be at least 0"),
         ({"objective": "multi_sample", "samples": 2, "credit": "to_go"}, "biased"),
