@@ -72,9 +72,8 @@ def attention_picture(picture: UInt8[np.ndarray, "H W 3"], record: AttentionReco
         sheet.add_panel(k, _highlight(small, record, t), marks)
         sheet.add_captions(k, word, f"β {record.beta[t]:.2f}")
     image_id = record.image_id if len(record.image_id) <= 40 else record.image_id[:39] + "…"
-    parts = [image_id, _outcome(record), "each map over its own maximum"]
-    if record.centres == COMPUTED:
-        parts.append("computed centres")
+    computed = ["computed centres"] if record.centres == COMPUTED else []
+    parts = [image_id, _outcome(record), *computed, "each map over its own maximum"]
     sheet.add_foot("  ·  ".join(parts))
     return sheet.image()
 

@@ -299,7 +299,7 @@ class _Session:
 
     def _record_trained_centres(self) -> None:
         """Records where a trained encoder looks with the best weights."""
-        if not self.model.encoder.trained:
+        if not self.model.encoder.trained or self.folder.centres() is not None:
             return
         best = self.folder.weights("best")
         restored = best.restore(trained_weights(self.model), warn=self.console.print)
