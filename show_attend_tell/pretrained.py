@@ -3,6 +3,7 @@
     weights.safetensors    the weights in half precision, and their training step
     config.json            how the model was trained and how it decodes
     vocabulary.json        its words; a translation model also has source_vocabulary.json
+    centres.json           where its encoder looks, if that was measured for this model
     README.md              the model card, for models that come with the package
 
 None of these files can contain code. `inference.run.load_run` reads such a folder like a run's.
@@ -26,7 +27,7 @@ from show_attend_tell.inference.run import Run, load_run
 from show_attend_tell.models.captioner import split_weights
 from show_attend_tell.reports.attention_pictures import attention_picture
 from show_attend_tell.runs.checkpoint import WEIGHTS, write_weights
-from show_attend_tell.runs.folder import SOURCE, TARGET, RunFolder
+from show_attend_tell.runs.folder import CENTRES, SOURCE, TARGET, RunFolder
 from show_attend_tell.settings import Decode
 
 # What `compare` and readers need from a run: neither weights nor pictures.
@@ -34,6 +35,7 @@ RECORDS = (
     "run.json",
     "vocabulary.json",
     "source_vocabulary.json",
+    CENTRES,
     "metrics.jsonl",
     "gradient_variance.json",
     "*.captions.json",
@@ -110,6 +112,8 @@ def draw(record: AttentionRecord, picture: Picture | str) -> Image.Image:
 def export(run: Run, folder: Path) -> int:
     """Writes a run's weights in half precision, its config and its vocabulary to `folder`.
 
+    What was measured about its encoder goes there, too.
+
     The config no longer names the paths of data or the run that the weights started from.
 
     Returns:
@@ -129,6 +133,8 @@ def export(run: Run, folder: Path) -> int:
     run.vocabulary.save(folder / TARGET)
     if run.source_vocabulary is not None:
         run.source_vocabulary.save(folder / SOURCE)
+    if run.centres is not None:
+        RunFolder(folder).record_centres(run.centres)
     return (folder / WEIGHTS).stat().st_size
 
 

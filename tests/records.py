@@ -30,6 +30,7 @@ def record(alpha, tokens=None, grid=(2, 2), **changes) -> AttentionRecord:
         image_side=16,
         score=-1.5,
         log_prob=-3.0,
+        centres="measured",
     )
     return AttentionRecord(**(fields | changes))
 

@@ -31,6 +31,7 @@ def exported(trained, tmp_path):
 def test_an_exported_model_is_the_run_in_half_precision(trained, exported):
     run, model = load_run(trained[0], half=False), pretrained.load(exported)
     assert sorted(path.name for path in exported.iterdir()) == [
+        "centres.json",
         "config.json",
         "vocabulary.json",
         "weights.safetensors",
@@ -43,6 +44,23 @@ def test_an_exported_model_is_the_run_in_half_precision(trained, exported):
         got = dict(jax.tree_util.tree_leaves_with_path(model.params))[name]
         assert got.dtype == np.float32
         np.testing.assert_array_equal(got, np.asarray(value, np.float16).astype(np.float32))
+
+
+def test_where_the_encoder_looks_is_exported_and_published(trained, exported, tmp_path):
+    run, model = load_run(trained[0]), pretrained.load(exported)
+    assert run.encoder.shift is not None and model.encoder.shift == run.encoder.shift
+    assert model.centres == run.centres
+    assert tmp_path / "out" / "centres.json" in pretrained.publish(trained[0], tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "centres.json").read_text()) == run.centres
+    (exported / "centres.json").unlink()  # as of a model of 0.1
+    assert pretrained.load(exported).encoder.shift is None
+
+
+def test_packaged_models_look_where_their_encoders_were_measured_to():
+    for name in pretrained.names():
+        model = pretrained.load(name)
+        assert model.centres is None  # known from the encoders' weights
+        assert model.encoder.shift == pytest.approx((-7.50 - 14.70 - 14.54) / 3)
 
 
 def test_it_captions_like_the_run(trained, exported, tmp_path, monkeypatch, capsys):

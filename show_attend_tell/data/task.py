@@ -37,7 +37,10 @@ class Viewer(Protocol):
     """What an encoder knows about the places that it annotates."""
 
     image_size: int
-    centres: tuple[float, ...]
+    shift: float | None
+
+    @property
+    def centres(self) -> tuple[float, ...]: ...
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,7 @@ class Places:
       image_side: side in pixels of the square that the encoder saw.
       boxes: known objects.
       source: the L source tokens; empty for an image.
+      measured: whether the centres were measured, not computed.
     """
 
     row_centres: Float[np.ndarray, " h"]
@@ -75,6 +79,7 @@ class Places:
     image_side: int
     boxes: tuple[Box, ...] = ()
     source: tuple[str, ...] = ()
+    measured: bool = False
 
 
 class Task(ABC):
@@ -226,8 +231,14 @@ class ImageTask(Task):
     ) -> Places:
         assert subject.picture is not None and isinstance(encoder, Viewer)
         centres = np.array(encoder.centres)
-        size = picture_size(subject.picture)
-        return Places(centres, centres, size, encoder.image_size, subject.boxes)
+        return Places(
+            centres,
+            centres,
+            picture_size(subject.picture),
+            encoder.image_size,
+            subject.boxes,
+            measured=encoder.shift is not None,
+        )
 
 
 @dataclass(frozen=True)

@@ -59,6 +59,8 @@ def attention_statistics(records: Sequence[AttentionRecord]) -> dict[str, Any]:
     Returns:
       A dict that JSON can hold; a mean over nothing is None.
       images, steps, grid: what was measured; grid is None for sentences.
+      centres: "measured" or "computed", where the places were taken to look; "both" if records
+        differ; None for sentences.
       mean_entropy: of alpha, in nats; uniform_entropy = log L is the most it can be.
       effective_patches: exp(mean_entropy), from 1 to L.
       mean_change: total variation 1/2 sum_i |alpha_ti - alpha_(t-1)i|, from 0 (same map) to 1,
@@ -81,6 +83,7 @@ def attention_statistics(records: Sequence[AttentionRecord]) -> dict[str, Any]:
     grids = {record.grid for record in records}
     if len(grids) > 1 and not sentences:
         raise ValueError(f"records of different grids: {sorted(grids)}")
+    centres = {record.centres for record in records}
     alphas = [record.alpha.astype(np.float64) for record in records]
     entropies = np.concatenate([_entropy(alpha) for alpha in alphas])
     changes = np.concatenate([_change(alpha) for alpha in alphas])
@@ -90,6 +93,7 @@ def attention_statistics(records: Sequence[AttentionRecord]) -> dict[str, Any]:
         "images": len(records),
         "steps": len(entropies),
         "grid": None if sentences else list(records[0].grid),
+        "centres": None if sentences else centres.pop() if len(centres) == 1 else "both",
         "mean_entropy": entropy,
         "uniform_entropy": uniform_entropy,
         "effective_patches": None if entropy is None else math.exp(entropy),

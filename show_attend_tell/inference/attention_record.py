@@ -6,9 +6,10 @@ module needs neither a model nor an accelerator.
 Geometry. `images.read_image` squashes the whole picture to S x S, so coordinates that run from 0 to
 1 down and across mean the same in the original and in the squashed image. Location i of a grid
 (h, w) is row r = i // w and column c = i % w. The encoder's view there is centred on
-(row_centres[r], column_centres[c]). The centres need not be evenly spaced: strided convolutions
-with SAME padding look up to half a cell further down and right. A location's cell is the area that
-is nearer to its centre than to any other; the cells fill the picture.
+(row_centres[r], column_centres[c]). The centres need not lie in the middles of h x w equal cells.
+They are measured where the encoder's view is known (`models.encoders.measured_centres`), else
+computed as the middles of receptive fields, which can be half a cell off. A location's cell is the
+area that is nearer to its centre than to any other; the cells fill the picture.
 
 T emitted tokens, L = h * w locations.
 """
@@ -30,6 +31,7 @@ from show_attend_tell.errors import UserError
 from show_attend_tell.files import replacing
 
 EOS = "<eos>"
+MEASURED, COMPUTED = "measured", "computed"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -56,6 +58,7 @@ class AttentionRecord:
       self_alpha: weights of self-attention, if there is any: row t says how much step t took from
         the state before each step s <= t, and sums to 1.
       normalised: False if a Gaussian window lowers the weights.
+      centres: "measured" or "computed" (see the module); means nothing for a sentence.
 
     Raises:
       ValueError: the parts do not fit each other, or a number is out of range.
@@ -77,6 +80,7 @@ class AttentionRecord:
     source: tuple[str, ...] = ()
     self_alpha: Float[np.ndarray, "T T"] | None = None
     normalised: bool = True
+    centres: str = COMPUTED
 
     @property
     def text(self) -> str:
@@ -105,6 +109,8 @@ class AttentionRecord:
             inside = np.all((centres >= 0) & (centres <= 1))
             if not (inside and np.all(np.diff(centres) > 0)):
                 raise ValueError("the locations' centres do not ascend from 0 to 1")
+        if self.centres not in (MEASURED, COMPUTED):
+            raise ValueError(f"centres are {self.centres!r}")
         for box in self.boxes:
             inside = 0 <= box.ymin <= box.ymax <= 1 and 0 <= box.xmin <= box.xmax <= 1
             if not inside or box.word_index < -1:
@@ -200,6 +206,7 @@ def save_attention(path: Path, record: AttentionRecord) -> None:
             if record.self_alpha is None
             else record.self_alpha.astype(np.float32),
             normalised=np.array(int(record.normalised), np.int64),
+            centres=np.array(record.centres, np.str_),
         )
 
 
@@ -223,12 +230,14 @@ _ARRAYS = {
     "source": ("U", 1),
     "self_alpha": ("f", 2),
     "normalised": ("i", 0),
+    "centres": ("U", 0),
 }
 # Arrays that files of earlier versions lack.
 _DEFAULTS: dict[str, np.ndarray] = {
     "source": np.array([], np.str_),
     "self_alpha": np.zeros((0, 0), np.float32),
     "normalised": np.array(1),
+    "centres": np.array(COMPUTED),
 }
 
 
@@ -300,4 +309,5 @@ def _record(content: dict[str, np.ndarray]) -> AttentionRecord:
         source=tuple(content["source"].tolist()),
         self_alpha=content["self_alpha"] if content["self_alpha"].size else None,
         normalised=bool(content["normalised"].item()),
+        centres=content["centres"].item(),
     )

@@ -23,7 +23,7 @@ from show_attend_tell.data.images import read_image
 from show_attend_tell.data.task import Subject
 from show_attend_tell.data.vocabulary import AnyVocabulary
 from show_attend_tell.errors import UserError
-from show_attend_tell.inference.attention_record import AttentionRecord
+from show_attend_tell.inference.attention_record import COMPUTED, MEASURED, AttentionRecord
 from show_attend_tell.inference.run import Run
 from show_attend_tell.models import recurrence, search
 from show_attend_tell.models.attention import Choice
@@ -244,6 +244,7 @@ def attention_records(
                 context=decoding.context,
                 row_centres=places.row_centres,
                 column_centres=places.column_centres,
+                centres=MEASURED if places.measured else COMPUTED,
                 original_size=places.original_size,
                 image_side=places.image_side,
                 score=caption.score,

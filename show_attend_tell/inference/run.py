@@ -39,6 +39,8 @@ class Run:
       model: the structure of the model.
       params: all weights that the model needs, including frozen ones.
       step: the training step at which the weights were saved.
+      centres: where the encoder looks, if that was measured for this run (see
+        `runs.measuring.Measured`); then `encoder` has its `shift`.
     """
 
     workdir: Path
@@ -50,6 +52,7 @@ class Run:
     model: Captioner
     params: dict[str, Any]
     step: int
+    centres: dict[str, Any] | None = None
 
     @property
     def image_size(self) -> int:
@@ -85,6 +88,9 @@ def load_run(
     if task.reads_words:
         source = vocabularies.load(workdir / SOURCE)
     encoder = build_encoder(settings, 0 if source is None else len(source))
+    centres = folder.centres()
+    if centres is not None:
+        cast(ImageEncoder, encoder).shift = float(centres["shift"])
     model = build_captioner(settings, encoder, len(vocabulary))
     step, params = _read_weights(folder, trained_weights(model), weights, half)
     return Run(
@@ -97,6 +103,7 @@ def load_run(
         model=model,
         params=all_weights(params, devices.replicate(frozen_weights(model))),
         step=step,
+        centres=centres,
     )
 
 

@@ -21,7 +21,7 @@ from PIL import Image
 from show_attend_tell.data.examples import Box
 from show_attend_tell.evaluation.grounding import steps_naming
 from show_attend_tell.files import replacing
-from show_attend_tell.inference.attention_record import EOS, AttentionRecord
+from show_attend_tell.inference.attention_record import COMPUTED, EOS, AttentionRecord
 
 _DPI = 100
 _PANEL = 144  # the longer side of a panel
@@ -55,7 +55,7 @@ def attention_picture(picture: UInt8[np.ndarray, "H W 3"], record: AttentionReco
     by its own maximum, so panels compare places, not strengths: a uniform map is bright all over.
     beta stands below each panel. `<eos>` is not a word and has no panel. Boxes are outlined in the
     picture, and in the panels of the words that name them (`grounding.steps_naming`). The cell that
-    hard attention read is outlined, too.
+    hard attention read is outlined, too. The last line tells computed centres from measured ones.
 
     Args:
       picture: the image, upright, in its own aspect at any size.
@@ -72,7 +72,9 @@ def attention_picture(picture: UInt8[np.ndarray, "H W 3"], record: AttentionReco
         sheet.add_panel(k, _highlight(small, record, t), marks)
         sheet.add_captions(k, word, f"β {record.beta[t]:.2f}")
     image_id = record.image_id if len(record.image_id) <= 40 else record.image_id[:39] + "…"
-    sheet.add_foot(f"{image_id}  ·  {_outcome(record)}  ·  each map over its own maximum")
+    computed = ["computed centres"] if record.centres == COMPUTED else []
+    parts = [image_id, _outcome(record), *computed, "each map over its own maximum"]
+    sheet.add_foot("  ·  ".join(parts))
     return sheet.image()
 
 

@@ -247,6 +247,7 @@ def _side_by_side(
                 {
                     "label": _run_label(group, run),
                     "context": record.context,
+                    "centres": record.centres,
                     "caption": record.text,
                     "picture": page.data_uri(path.with_suffix(".png")),
                     "file": path.with_suffix(".png").name,

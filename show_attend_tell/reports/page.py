@@ -29,8 +29,8 @@ def html(
       content: what `compare` returns.
       metrics: for each run of each experiment, the records of its metrics.jsonl by kind.
       images: each with `image_id`, `photograph` (False for sentences) and `panels`, one for each
-        run. A panel has `label`, `context`, `caption`, `picture` (from `data_uri`), and `file`, the
-        picture's name.
+        run. A panel has `label`, `context`, `centres` (measured or computed), `caption`, `picture`
+        (from `data_uri`), and `file`, the picture's name.
       shown: whether the page has a section for images at all.
     """
     environment = jinja2.Environment(

@@ -3,6 +3,8 @@
     config.json, run.json      all settings; command, versions, commit, totals
     vocabulary.json            words, counted on the training split; text inputs have their own in
                                source_vocabulary.json
+    centres.json               where the encoder looks, if that was measured for this run (see
+                               `runs.measuring`)
     metrics.jsonl, events/     metrics, for scripts and for TensorBoard
     checkpoints/               the whole training state; a resumed run continues bit for bit
     best/                      the weights with the best validation score
@@ -12,6 +14,7 @@ An exported model has `weights.safetensors` instead of the three checkpoint fold
 """
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +28,7 @@ from show_attend_tell.runs.checkpoint import WEIGHTS, Checkpoints
 from show_attend_tell.settings import Settings
 
 TARGET, SOURCE = "vocabulary.json", "source_vocabulary.json"
+CENTRES = "centres.json"
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,27 @@ class RunFolder:
         if devices.is_first():
             record = self.record() | dict(changes)
             files.write_text(self.path / "run.json", json.dumps(record, indent=2) + "\n")
+
+    def centres(self) -> dict[str, Any] | None:
+        """The content of centres.json (see `runs.measuring.Measured`); None if it is absent.
+
+        Raises:
+          UserError: it is damaged.
+        """
+        path = self.path / CENTRES
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            if math.isfinite(content["shift"]):
+                return content
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError, TypeError):
+            pass
+        raise UserError(f"{path}: damaged; without it, attention is drawn at computed centres")
+
+    def record_centres(self, content: Mapping[str, Any]) -> None:
+        """Writes centres.json."""
+        files.write_text(self.path / CENTRES, json.dumps(content) + "\n")
 
     def check_data(self, fingerprints: Mapping[str, Any]) -> None:
         """Rejects data that have changed since the run began.

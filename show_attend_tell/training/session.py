@@ -22,7 +22,7 @@ from show_attend_tell.data.examples import ExampleSource
 from show_attend_tell.data.task import Task, task_of
 from show_attend_tell.data.vocabulary import AnyVocabulary
 from show_attend_tell.errors import UserError
-from show_attend_tell.models.captioner import frozen_weights
+from show_attend_tell.models.captioner import all_weights, frozen_weights, trained_weights
 from show_attend_tell.models.encoders import Encoder, ImageEncoder
 from show_attend_tell.objectives.rewards import IdfTable, idf_table
 from show_attend_tell.runs.build import (
@@ -33,6 +33,7 @@ from show_attend_tell.runs.build import (
 from show_attend_tell.runs.checkpoint import Checkpoints
 from show_attend_tell.runs.folder import SOURCE, TARGET, RunFolder
 from show_attend_tell.runs.inputs import load_inputs, make_augmentation
+from show_attend_tell.runs.measuring import record_centres
 from show_attend_tell.runs.metrics_log import MetricWriter
 from show_attend_tell.runs.record import provenance
 from show_attend_tell.settings import Settings
@@ -181,11 +182,13 @@ class _Session:
             progression = Progression(**record)
             batches.set_state(progression.input_position)
             self.console.print(f"resuming {folder.path} at step {first_step} of {self.total_steps}")
+        self._record_centres(self.data.encoder)
         if progression.finished:
             self.console.print("this run is already finished")
             checkpoints.close()
             best.close()
             self._save_last(state)
+            self._record_trained_centres()
             folder.update_record(progression.totals())
             return progression
         if restored is not None:
@@ -208,6 +211,7 @@ class _Session:
         state = loop.run(state, first_step, MetricWriter(folder.path, first_step))
         if progression.finished:
             self._save_last(state)
+            self._record_trained_centres()
         folder.update_record(progression.totals())
         if not progression.finished:
             self.console.print(
@@ -286,6 +290,24 @@ class _Session:
         last, step = self.folder.weights("last"), int(state.step)
         last.save(step, devices.fetch(weights), {"step": step})
         last.close()
+
+    def _record_centres(self, encoder: Encoder, *, trained: bool = False) -> None:
+        """Records where the encoder looks, as soon as its weights no longer change."""
+        pictures = self.task.pictures(self.data.val_examples)
+        if pictures is not None and encoder.trained == trained:
+            record_centres(self.folder, cast(ImageEncoder, encoder), pictures, self.console.print)
+
+    def _record_trained_centres(self) -> None:
+        """Records where a trained encoder looks with the best weights."""
+        if not self.model.encoder.trained or self.folder.centres() is not None:
+            return
+        best = self.folder.weights("best")
+        restored = best.restore(trained_weights(self.model), warn=self.console.print)
+        best.close()
+        if restored is not None:
+            weights = devices.fetch(all_weights(restored[1], self.frozen))
+            model = nnx.merge(nnx.graphdef(self.model), weights)
+            self._record_centres(model.encoder, trained=True)
 
     def _report(self, progression: Progression) -> None:
         self.console.print(

@@ -38,8 +38,15 @@ def test_statistics_are_json(tmp_path):
     write_statistics(tmp_path / "s.json", attention_statistics([record([ONE])]))
     stored = json.loads((tmp_path / "s.json").read_text())
     assert stored["mean_change"] is None and stored["static_maps"] is None
+    assert stored["centres"] == "measured"
     with pytest.raises(UserError, match="no captions"):
         attention_statistics([])
+
+
+def test_statistics_say_whether_centres_were_measured():
+    measured, computed = record([ONE]), record([ONE], centres="computed")
+    assert attention_statistics([computed, computed])["centres"] == "computed"
+    assert attention_statistics([measured, computed])["centres"] == "both"
 
 
 def test_attention_in_the_named_box_by_hand():

@@ -28,6 +28,16 @@ def test_a_dump_comes_back(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["dump.npz"]
 
 
+def test_centres_are_measured_only_where_a_dump_says_so(tmp_path):
+    path = tmp_path / "dump.npz"
+    save_attention(path, record([ONE]))
+    assert load_attention(path).centres == "measured"
+    with np.load(path) as arrays:
+        older = {name: arrays[name] for name in arrays if name != "centres"}
+    np.savez(path, **older)
+    assert load_attention(path).centres == "computed"
+
+
 def test_files_that_are_not_dumps_are_rejected(tmp_path):
     path = tmp_path / "dump.npz"
     with pytest.raises(UserError, match="not there"):
@@ -55,6 +65,7 @@ def test_files_that_are_not_dumps_are_rejected(tmp_path):
         {"location": np.array([4])},
         {"row_centres": np.array([0.5, 0.5])},
         {"column_centres": np.array([0.5, 1.5])},
+        {"centres": "guessed"},
     ],
 )
 def test_an_inconsistent_record_is_rejected(changes):

@@ -121,6 +121,26 @@ def test_records_carry_geometry_and_boxes(run):
     assert all(steps_naming(record, box) == [box.word_index] for box in record.boxes)
 
 
+def test_records_lie_where_the_runs_encoder_was_measured_to_look(run):
+    examples, captions = caption_split(run, "val", run.decoding)
+
+    def first_record():
+        subjects = map(run.task.subject, examples)
+        return attention_records(run, run.decoding, subjects, captions)[0]
+
+    # Trained from scratch, the fields' middles are 3.5 pixels off: see its test by hand.
+    even = (np.arange(8) + 0.5) / 8
+    run.encoder.shift = -2.5
+    record = first_record()
+    assert record.centres == "measured"
+    for centres in (record.row_centres, record.column_centres):
+        np.testing.assert_allclose(centres, even + 1 / 64)
+    run.encoder.shift = None
+    record = first_record()
+    assert record.centres == "computed"
+    np.testing.assert_allclose(record.row_centres, even + 3.5 / 64)
+
+
 def test_a_file_is_captioned_like_the_split(run, tmp_path):
     example = tiny.Scenes(1)[0]
     path = tmp_path / "scene.png"

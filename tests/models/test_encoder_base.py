@@ -26,7 +26,7 @@ def test_every_encoder_gives_annotations():
     assert not jax.tree.leaves(nnx.state(precomputed))
 
 
-def test_centres_by_hand():
+def test_fields_by_hand():
     # Padded alike at both ends, a field's middle stays on the pixel it began with.
     halved = ((7, 2, 3), *[(3, 2, 1)] * 4)
     np.testing.assert_allclose(field_centres(250, halved), (0.5 + 32 * np.arange(8)) / 250)

@@ -38,11 +38,11 @@ def test_gradient_reaches_every_parameter_of_small():
         assert jnp.isfinite(gradient[...]).all() and jnp.abs(gradient[...]).max() > 0, path
 
 
-def test_centres_are_the_middles_of_receptive_fields():
+def test_fields_are_the_middles_of_receptive_fields():
     # Invert one row of the image at a time: which rows does location (3, 2) see?
     encoder, image = make(64), random_images(1, 64)
     inverted = np.where(np.eye(64, dtype=bool)[:, :, None, None], 255 - image, image)
     location = 3 * 8 + 2
     change = np.asarray(encode(encoder, inverted) - encode(encoder, image))[:, location]
     seen = np.flatnonzero(np.abs(change).max(axis=1) > 1e-4)
-    assert (seen[0] + seen[-1] + 1) / 2 / 64 == encoder.centres[3]
+    assert (seen[0] + seen[-1] + 1) / 2 / 64 == encoder.fields[3]

@@ -49,6 +49,18 @@ def test_each_panel_is_brightest_where_its_word_looked(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["maps.png"]
 
 
+def test_the_foot_says_that_centres_are_computed(tmp_path):
+    picture, feet = np.full((50, 50, 3), 90, np.uint8), {}
+    for centres in ("measured", "computed"):
+        made = record([UNIFORM, UNIFORM], image_id="x", centres=centres)
+        draw_attention(tmp_path / "maps.png", picture, made)
+        feet[centres] = pixels_of(tmp_path / "maps.png")
+    measured, computed = feet["measured"], feet["computed"]
+    differ = np.flatnonzero((measured != computed).any(axis=(1, 2)))
+    assert len(differ) and differ[0] > len(measured) - 40  # only in the line at the bottom
+    assert (computed[-40:] < 200).sum() > (measured[-40:] < 200).sum()
+
+
 def test_an_even_map_is_drawn_even(tmp_path):
     path = tmp_path / "maps.png"
     draw_attention(path, np.full((50, 50, 3), 90, np.uint8), record([UNIFORM, UNIFORM]))

@@ -1,5 +1,6 @@
 """Comparisons of hand-made run folders: figures worked out by hand, and what is written."""
 
+import dataclasses
 import json
 import math
 import shutil
@@ -10,6 +11,7 @@ from finished_runs import HARD, RIGHT, WRONG, edit, half_right, pair, scores_of,
 
 from show_attend_tell import pretrained
 from show_attend_tell.errors import UserError
+from show_attend_tell.inference.attention_record import load_attention, save_attention
 from show_attend_tell.reports.compare import compare
 from show_attend_tell.reports.uncertainty import METEOR_MEAN
 
@@ -180,6 +182,15 @@ def test_published_records_make_the_same_page_without_pictures(tmp_path):
     (tmp_path / "pages" / "checkpoints").mkdir()
     with pytest.raises(UserError, match="the folder of a run; publish to another"):
         pretrained.publish(runs[0], tmp_path / "pages")
+
+
+def test_the_page_says_which_maps_lie_at_computed_centres(tmp_path):
+    runs = pair(tmp_path)
+    [path, *_] = sorted((runs[0] / "attention" / "val").glob("*.npz"))
+    made = dataclasses.replace(load_attention(path), centres="computed")
+    save_attention(path, made)
+    compare(runs, "val", tmp_path / "out", samples=50)
+    assert (tmp_path / "out" / "index.html").read_text().count("computed centres") == 1
 
 
 @pytest.fixture(scope="module")

@@ -71,7 +71,7 @@ class Means(ImageEncoder):
 
     def __init__(self, weight=0.5):
         self.image_size, self.grid, self.features = SIZE, (2, 2), 3
-        self.centres = (0.25, 0.75)
+        self.fields = (0.25, 0.75)
         self.weight = nnx.Param(jnp.float32(weight))
 
     def __call__(self, images):

@@ -321,6 +321,17 @@ def test_a_run_records_its_encoders_weights(fine_tuned, on_frozen):
             build_encoder(config.replaced(settings, {"encoder.weights_sha256": "0" * 64}))
 
 
+def test_a_run_measures_where_its_encoder_looks(on_frozen, fine_tuned, trained):
+    for run, offset in ((on_frozen, 0.0), (fine_tuned, 0.0), (trained[0], 0.4)):
+        measured = RunFolder(run).centres()
+        assert measured["images"] == 8 and measured["correlation"] > 0.5
+        assert measured["offset"] == pytest.approx(offset, abs=0.2)
+        encoder = load_run(run).encoder
+        assert encoder.shift == measured["shift"]
+        middle = (np.mean(encoder.centres) - 0.5) * encoder.image_size
+        assert middle == pytest.approx(measured["offset"] * 8, abs=0.02)  # 8 pixels a cell
+
+
 def test_a_run_does_not_resume_on_other_data(tmp_path, monkeypatch):
     scenes = tiny.use_scenes(monkeypatch)
     settings = tiny.settings(tmp_path / "data", {"train.epochs": 2.0})

@@ -82,8 +82,11 @@ class ImageEncoder(Encoder):
 
     Attributes:
         image_size: side S in pixels of the square images it takes.
-        centres: middles of the receptive fields along one side of the grid, ascending, as shares of
-            the image's side from 0 to 1. They are the same along both sides.
+        fields: middles of the receptive fields along one side of the grid, ascending, as shares of
+            the image's side. They are the same along both sides.
+        shift: how many pixels right of and below the middles of its receptive fields a trained
+            encoder looks (see `measured_centres`); None if that was never measured. It belongs to
+            the weights and hardly depends on the image's size.
         checksum: SHA-256 of the weight file; empty if there is none.
         own_options: the fields of `settings.ImageEncoder` that this encoder has and some other
             encoder has not.
@@ -94,7 +97,28 @@ class ImageEncoder(Encoder):
     checksum: str = ""
     image_size: int
     grid: tuple[int, int]  # never None here  # pyright: ignore[reportIncompatibleVariableOverride]
-    centres: tuple[float, ...]
+    fields: tuple[float, ...]
+    shift: float | None = None
+
+    @property
+    def centres(self) -> tuple[float, ...]:
+        """Where the places look along one side, ascending, as shares of the side from 0 to 1.
+
+        They are measured if `shift` is known, else computed: the `fields`.
+        """
+        moved = np.array(self.fields) + (self.shift or 0.0) / self.image_size
+        return tuple(moved.clip(0, 1).tolist())
+
+    @property
+    def cell(self) -> float:
+        """Distance in pixels of neighbouring places; the image's side if there is only one."""
+        if len(self.fields) == 1:
+            return float(self.image_size)
+        return (self.fields[1] - self.fields[0]) * self.image_size
+
+    def shift_of(self, cells: float) -> float:
+        """The `shift` of places that look this many cells from the mirror-symmetric grid."""
+        return cells * self.cell + (0.5 - float(np.mean(self.fields))) * self.image_size
 
     def __call__(self, images: UInt8[Array, "B S S 3"]) -> Float[Array, "B L D"]:
         """Annotation vectors of RGB images with values 0 to 255; normalises them itself."""
@@ -114,7 +138,7 @@ class ImageEncoder(Encoder):
 def field_centres(
     image_size: int, convolutions: Sequence[tuple[int, int, int | None]]
 ) -> tuple[float, ...]:
-    """Middles of the receptive fields along one side (see `ImageEncoder.centres`).
+    """Middles of the receptive fields along one side (see `ImageEncoder.fields`).
 
     Args:
         image_size: side in pixels.

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, UInt8
 
@@ -20,8 +21,11 @@ class Concatenated(ImageEncoder):
     def __init__(self, encoders: Sequence[ImageEncoder]):
         """Takes encoders with one image size and one grid.
 
+        Its places look where its parts look on average, each channel counting once.
+
         Raises:
-            UserError: their grids differ, or the receptive fields on the grid do.
+            UserError: their grids differ, or their places look more than half a cell apart. Only
+                like is compared: computed centres say little about measured ones.
         """
         first = encoders[0]
         for encoder in encoders[1:]:
@@ -29,15 +33,21 @@ class Concatenated(ImageEncoder):
                 raise UserError(
                     f"encoders with grids of {first.grid} and {encoder.grid} cannot be concatenated"
                 )
-            if encoder.centres != first.centres:
-                apart = abs(encoder.centres[0] - first.centres[0]) * first.image_size
+            apart = abs(np.mean(encoder.centres) - np.mean(first.centres)) * first.image_size
+            alike = (encoder.shift is None) == (first.shift is None)
+            if alike and apart > first.cell / 2:
                 raise UserError(
-                    f"encoders whose receptive fields lie {apart:g} pixels apart cannot be "
-                    "concatenated"
+                    f"encoders whose places look {apart:.3g} pixels apart cannot be concatenated"
                 )
-        self.image_size, self.grid, self.centres = first.image_size, first.grid, first.centres
+        self.image_size, self.grid = first.image_size, first.grid
         self.features = sum(encoder.features for encoder in encoders)
         self.sections = tuple(section for encoder in encoders for section in encoder.sections)
+        shares = [encoder.features / self.features for encoder in encoders]
+        fields = np.array([encoder.fields for encoder in encoders])
+        self.fields = tuple((shares @ fields).tolist())
+        shifts = [encoder.shift for encoder in encoders if encoder.shift is not None]
+        if len(shifts) == len(encoders):
+            self.shift = float(np.dot(shares, shifts))
         self.checksum = "+".join(encoder.checksum for encoder in encoders)
         self.encoders = nnx.List(encoders)
 

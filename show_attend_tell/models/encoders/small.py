@@ -54,7 +54,7 @@ class SmallEncoder(ImageEncoder):
         kind = nnx.Param if trainable_from else Frozen
         self.image_size = image_size
         self.grid = (image_size // 8, image_size // 8)
-        self.centres = field_centres(image_size, [(3, 2, None)] * 3)
+        self.fields = field_centres(image_size, [(3, 2, None)] * 3)
         self.features = features
         widths = (3, features // 4, features // 2, features, features)
         shapes = [(3, 3, i, o) for i, o in zip(widths[:-1], widths[1:], strict=True)]

@@ -1,7 +1,8 @@
 """Convolutional networks in stages: what all encoders with ImageNet weights share."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import jax
 import jax.numpy as jnp
@@ -32,6 +33,8 @@ class StagedEncoder(ImageEncoder):
         strided: (kernel, stride, padding) of the layers with a stride, see `field_centres`.
         pixel_mean, pixel_deviation: of RGB values from 0 to 255; one for all channels or for each.
         repository: the hub's repository with the weights.
+        measured_weights, measured_shifts: SHA-256 of the weights for which `ImageEncoder.shift` was
+            measured, and that shift in pixels for the outputs of stages. Empty if it was not.
         ignored_prefixes, ignored_suffixes, epsilon: see `Weights`.
         default_endpoints, default_grid_stride: used if the options name none.
         images_at_once: batch on a CPU: few, so that a layer's activations stay in the cache.
@@ -46,6 +49,8 @@ class StagedEncoder(ImageEncoder):
     pixel_mean: float | tuple[float, ...] = IMAGENET_MEAN
     pixel_deviation: float | tuple[float, ...] = IMAGENET_DEVIATION
     repository: str
+    measured_weights: str = ""
+    measured_shifts: Mapping[str, float] = MappingProxyType({})
     ignored_prefixes: tuple[str, ...]
     ignored_suffixes: tuple[str, ...] = (".num_batches_tracked",)
     epsilon: float = 1e-5
@@ -85,8 +90,8 @@ class StagedEncoder(ImageEncoder):
         self.image_size = options.image_size
         # The network's own map at this stride: copied or averaged cells are laid over it.
         layers = self.strided[: self.grid_stride.bit_length() - 1]
-        self.centres = field_centres(options.image_size, layers)
-        self.grid = (len(self.centres), len(self.centres))
+        self.fields = field_centres(options.image_size, layers)
+        self.grid = (len(self.fields), len(self.fields))
         weights = self._read_weights(options)
         stages, channels = [], {}
         for i, name in enumerate(names):
@@ -99,6 +104,8 @@ class StagedEncoder(ImageEncoder):
         self.stages = nnx.List(stages[: last + 1])
         self.sections = tuple((endpoint, channels[endpoint]) for endpoint in self.endpoints)
         self.features = sum(channels[endpoint] for endpoint in self.endpoints)
+        if not options.trainable_from:
+            self.shift = self._known_shift(channels)
 
     def _check_endpoints(self, endpoints: Sequence[str]) -> tuple[str, ...]:
         """The endpoints, or the class's own if there are none."""
@@ -137,6 +144,21 @@ class StagedEncoder(ImageEncoder):
             ignored_suffixes=self.ignored_suffixes,
             epsilon=self.epsilon,
         )
+
+    def _known_shift(self, channels: Mapping[str, int]) -> float | None:
+        """The mean over all channels of the shifts measured for the weights; None if unknown."""
+        known = self.checksum == self.measured_weights
+        if not known or not set(self.endpoints) <= self.measured_shifts.keys():
+            return None
+        total = 0.0
+        for name in self.endpoints:
+            layers = self.strided[: self.strides[name].bit_length() - 1]
+            own = np.array(field_centres(self.image_size, layers), np.float32)
+            row = jnp.broadcast_to(own[None, None, :, None], (1, len(own), len(own), 1))
+            laid = _to_grid(row, self.grid[0], self.grid_stride, self.strides[name])[0, 0, :, 0]
+            apart = float(np.mean(laid) - np.mean(self.fields)) * self.image_size
+            total += channels[name] * (apart + self.measured_shifts[name])
+        return round(total / self.features, 2)
 
     def _first_trained(self, trainable_from: str, names: list[str], last: int) -> int:
         """Index of the first trained stage; the number of stages if none is trained."""
