@@ -38,7 +38,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from show_attend_tell import settings
-from show_attend_tell.models.attention import Choice
+from show_attend_tell.models.attention import Annotations, Choice
 from show_attend_tell.models.captioner import Captioner
 from show_attend_tell.models.packed import same_caption
 from show_attend_tell.objectives.baselines import LearnedBaseline, MovingAverage, baseline_of
@@ -157,8 +157,7 @@ class Reinforce:
                 report["baseline_error"] = fit
         advantage = jax.lax.stop_gradient(jnp.where(steps.hard, advantage, 0.0))
 
-        mask = given.annotations.mask
-        loss, shown = self._regularized(nll, advantage, rollout, steps, mask)
+        loss, shown = self._regularized(nll, advantage, rollout, steps, given.annotations)
         seen = averaged(steps, hard)
         by = jnp.tile(averaged_by(weights, hard.credit), (1, hard.samples, 1))
         report |= shown | {
@@ -175,7 +174,7 @@ class Reinforce:
         advantage: Float[Array, "B Q T"],
         rollout: Rollout,
         steps: Steps,
-        mask: Bool[Array, "B L"] | None,
+        annotations: Annotations,
     ) -> tuple[Float[Array, ""], Report]:
         """The loss: `nll`, smoothed, minus the score and entropy terms, plus the penalty."""
         hard, count = self.hard, steps.real_count
@@ -185,7 +184,10 @@ class Reinforce:
         alpha = jnp.exp(rollout.log_alpha)
         of_steps = entropies(alpha, rollout.log_alpha)
         entropy = jnp.where(steps.hard | hard.released, of_steps, 0.0).sum() * scale
-        penalty = doubly_stochastic_penalty(alpha, rollout.tokens, mask)
+        locations = annotations.vectors.shape[1]  # a null place owes nothing
+        penalty = doubly_stochastic_penalty(
+            alpha[..., :locations], rollout.tokens, annotations.mask
+        )
         if hard.released:
             penalty = jax.lax.stop_gradient(penalty)
         loss = (

@@ -11,6 +11,9 @@ divisor is nearly constant, the expected gradient is that of the expected reward
 no s. Hard attention draws locations together with words and, with lambda_r = 1, both share their
 reward, so the gradient is that of the expected reward over both.
 
+A model trained on the exact marginal draws words from the mixture over places, whose gradient is
+taken as it stands: no place is drawn.
+
 Dropout is off: captions are drawn from the same distribution whose gradient is taken. Label
 smoothing and baselines of `hard` have no effect.
 """
@@ -41,7 +44,7 @@ _NEVER = (BOS, PAD, UNK)
 @partial(
     jax.tree_util.register_dataclass,
     data_fields=["table"],
-    meta_fields=["reward", "hard", "regularizers"],
+    meta_fields=["reward", "hard", "regularizers", "mixture"],
 )
 @dataclasses.dataclass(frozen=True)
 class Rewarded:
@@ -53,12 +56,14 @@ class Rewarded:
         `reinforce` and `entropy` (here in units of reward over nats) apply, the rest does not.
       regularizers: of which the doubly stochastic penalty applies.
       table: document frequencies of the training captions.
+      mixture: whether words are drawn with the places summed out; then `hard` is None.
     """
 
     reward: settings.Reward
     hard: settings.Hard | None
     regularizers: settings.Loss
     table: IdfTable
+    mixture: bool = False
 
     def init(self) -> dict[str, Array]:
         """No state."""
@@ -90,7 +95,13 @@ class Rewarded:
             shape = (images, count, length, decoder.places(locations))
             choice = draw_choice(path_key, shape, self.hard.soft_probability, self.hard.coin)
         sampled = draw_captions(
-            decoder, annotations, word_key, choice, samples=count, max_length=length
+            decoder,
+            annotations,
+            word_key,
+            choice,
+            samples=count,
+            max_length=length,
+            mixture=self.mixture,
         )
         return sampled, choice
 
@@ -122,14 +133,15 @@ class Rewarded:
         total = total_reward(scores, self.reward)
         advantage = others_advantage(total, known)[..., None]
 
-        rollout = roll_out(decoder, annotations, sampled, None, choice)
+        rollout = roll_out(decoder, annotations, sampled, None, choice, mixture=self.mixture)
         log_probs = token_log_probs(search.without(rollout.logits, _NEVER), sampled)
         real = sampled != PAD
         words = jnp.maximum(real.sum(), 1)
         captions = jnp.maximum(known.sum() * self.reward.samples, 1)
         alpha = jnp.exp(rollout.log_alpha)
         # The penalty looks for a caption's <eos>; a caption cut at max_length has none.
-        penalty = doubly_stochastic_penalty(alpha, sampled, annotations.mask)
+        locations = annotations.vectors.shape[1]
+        penalty = doubly_stochastic_penalty(alpha[..., :locations], sampled, annotations.mask)
         doubly_stochastic = self.regularizers.doubly_stochastic
         loss = (doubly_stochastic * penalty - (advantage * log_probs).sum()) / words
         report = {}
@@ -176,6 +188,7 @@ def draw_captions(
     *,
     samples: int,
     max_length: int,
+    mixture: bool = False,
 ) -> Int[Array, "B N T"]:
     """N captions of each image; `choice` holds hard attention's noise (B, N, T, L)."""
     memory = decoder.memory(annotations)
@@ -184,7 +197,7 @@ def draw_captions(
     def step(state: recurrence.State, words: Int[Array, "B N"]):
         time = state.time[0, 0]
         now = None if choice is None else choice._replace(noise=choice.noise[:, :, time])
-        logits, state, reading = decoder.emit(weights, memory, state, words, now)
+        logits, state, reading = decoder.emit(weights, memory, state, words, now, mixture=mixture)
         return logits, state, reading
 
     return search.sample(

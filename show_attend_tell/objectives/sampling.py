@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from show_attend_tell.models.attention import Annotations, Choice
 from show_attend_tell.models.decoder import Decoder
+from show_attend_tell.models.product_form import log_mixture
 from show_attend_tell.objectives.likelihood import token_log_probs
 from show_attend_tell.settings import Hard
 
@@ -95,13 +96,22 @@ def roll_out(
     tokens: Int[Array, "B Q T"],
     key: PRNGKeyArray | None,
     choice: Choice | None,
+    *,
+    mixture: bool = False,
 ) -> Rollout:
-    """Runs the decoder along the paths that `choice` fixes; see `Decoder.__call__`."""
+    """Runs the decoder along the paths that `choice` fixes; see `Decoder.__call__`.
+
+    With `mixture` the logits are the log-probabilities with the places summed out.
+    """
     out = decoder(annotations, tokens, key, choice)
+    logits = out.logits
+    if mixture:
+        assert out.factors is not None
+        logits = log_mixture(out.factors).reshape(logits.shape)
     log_p_s = jnp.take_along_axis(out.log_alpha, out.location[..., None], axis=-1)[..., 0]
-    log_probs = token_log_probs(out.logits, tokens)
+    log_probs = token_log_probs(logits, tokens)
     return Rollout(
-        tokens, log_probs, log_p_s, out.log_alpha, out.previous_h, out.mean_annotation, out.logits
+        tokens, log_probs, log_p_s, out.log_alpha, out.previous_h, out.mean_annotation, logits
     )
 
 

@@ -81,10 +81,12 @@ def make_objective(settings: s.Settings, table: IdfTable | None = None) -> Objec
       table: n-grams of the training captions; needed for rewards.
     """
     hard = settings.hard if settings.attention.hard else None
+    marginal = hard is not None and hard.objective == "marginal"
     if settings.reward.samples:
         assert table is not None
-        return Rewarded(settings.reward, hard, settings.loss, table)
-    if hard is not None and hard.objective == "marginal":
+        drawn = None if marginal else hard
+        return Rewarded(settings.reward, drawn, settings.loss, table, mixture=marginal)
+    if hard is not None and marginal:
         return Marginal(hard, settings.loss)
     if hard is not None:
         return Reinforce(hard, settings.loss)

@@ -175,7 +175,8 @@ def test_the_loss_takes_what_was_drawn_from_the_steps_key(monkeypatch, coin):
     """And the coin has `soft_probability`, which 1 makes certain."""
     captions, took = jnp.array([[[4, EOS], [5, EOS]]]), []
 
-    def draw(decoder, annotations, key, choice, *, samples, max_length):
+    def draw(decoder, annotations, key, choice, *, samples, max_length, mixture):
+        assert not mixture
         took.append((jax.random.key_data(key), choice))
         return captions
 
@@ -219,7 +220,7 @@ def test_every_term_has_its_sign_its_weight_and_its_steps(monkeypatch):
     def loss(logits, log_p_s, log_alpha):
         rollout = Rollout(sampled, log_p_s, log_p_s, log_alpha, log_alpha, logits[:, 0, 0], logits)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(rewarded, "roll_out", lambda *_: rollout)
+            patch.setattr(rewarded, "roll_out", lambda *_, mixture: rollout)
             decoder = nnx.merge(GRAPH, PARAMS)
             return objective.loss_of(decoder, annotations, tokens, sampled, choice)
 
@@ -261,6 +262,34 @@ def test_every_term_has_its_sign_its_weight_and_its_steps(monkeypatch):
     assert float(report["sampled_nll"]) == pytest.approx(-chosen.sum() / words, rel=1e-5)
     rms = np.sqrt(np.square(advantage).mean())
     assert float(report["advantage"]) == pytest.approx(rms, rel=1e-5)
+
+
+def test_words_of_a_mixture_are_drawn_and_credited_with_places_summed_out(monkeypatch):
+    changes = {"product_form": True, "gate": False, "output_tanh": False, "null_place": True}
+    graph, params = tiny.decoder(**changes, kind="hard", state_reads="nothing")
+    decoder = nnx.merge(graph, params)
+    sampled = jnp.array([[[4, EOS, 0], [5, 4, EOS]]])
+    annotations = Annotations(jax.random.normal(jax.random.key(2), (1, L, 4)))
+    scores = Scores(*(jnp.array([[1.0, 0.25]]) for _ in range(3)))
+    monkeypatch.setattr(rewarded, "caption_scores", lambda *_: scores)
+    objective = Rewarded(REWARD, None, PLAIN, TABLE, mixture=True)
+    value, _ = objective.loss_of(decoder, annotations, REFERENCES, sampled, None)
+    logits = decoder(annotations, sampled).factors
+    words = jax.nn.softmax(logits.state[:, :, None] + logits.place[:, None])
+    mixture = np.einsum("bnl,bnlv->bnv", np.exp(logits.log_alpha), words).reshape(1, 2, 3, 6)
+    mixture[..., [0, 1, 3]] = 0.0
+    mixture /= mixture.sum(-1, keepdims=True)
+    said = np.take_along_axis(mixture, np.array(sampled)[..., None], -1)[..., 0]
+    log_probs = np.where(sampled != 0, np.log(said, where=said > 0, out=np.zeros_like(said)), 0)
+    advantage = 1.8 * 0.75 * np.array([1.0, -1.0])[None, :, None]
+    assert float(value) == pytest.approx(-(advantage * log_probs).sum() / 5, rel=1e-4)
+
+    # Drawn captions have the frequencies of the mixture.
+    drawn = rewarded.draw_captions(
+        decoder, annotations, jax.random.key(0), None, samples=4000, max_length=1, mixture=True
+    )
+    counts = np.bincount(np.array(drawn).ravel(), minlength=6) / 4000
+    np.testing.assert_allclose(counts, mixture[0, 0, 0], atol=0.03)
 
 
 def test_training_raises_the_reward():
