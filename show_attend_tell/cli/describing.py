@@ -52,24 +52,29 @@ def add_verbs(verbs: Verbs) -> None:
 
 
 def _evaluate(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
+    from show_attend_tell.evaluation.faithfulness import split_faithfulness
     from show_attend_tell.evaluation.split_grounding import split_grounding
     from show_attend_tell.evaluation.split_scores import reported_contexts, score_split
     from show_attend_tell.inference.captioning import caption_split
-    from show_attend_tell.reports.grounding_tables import grounding_tables
+    from show_attend_tell.reports.grounding_tables import faithfulness_tables, grounding_tables
 
     run, decoding = load(arguments, overrides)
     contexts = (arguments.context,) if arguments.context else reported_contexts(run.settings)
     records = []
     examples, captions = None, []
     grounding = split_grounding(run, arguments.split)
+    faithfulness = split_faithfulness(run, arguments.split)
     for context in contexts:
         decoding = dataclasses.replace(decoding, context=context)
         examples, captions = caption_split(run, arguments.split, decoding)
-        records.append(score_split(run, arguments.split, decoding, examples, captions, grounding))
+        maps = {"grounding": grounding, "faithfulness": faithfulness}
+        records.append(score_split(run, arguments.split, decoding, examples, captions, maps))
     _print_scores(records)
-    if grounding is not None:
-        for table in grounding_tables(grounding):
-            print_table(table)
+    for table in [
+        *(grounding_tables(grounding) if grounding else ()),
+        *(faithfulness_tables(faithfulness) if faithfulness else ()),
+    ]:
+        print_table(table)
     assert examples is not None
     for name, caption in list(zip(examples.ids, captions, strict=True))[:4]:
         print(f"{name}: {caption.text}")

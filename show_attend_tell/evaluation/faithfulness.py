@@ -123,7 +123,7 @@ def likelihoods(
 
 
 @lru_cache(maxsize=4)
-def _likelihoods(graph: nnx.GraphDef, mixture: bool) -> Callable[[Any, Array, Array, Array], Array]:
+def _likelihoods(graph: nnx.GraphDef, mixture: bool) -> Callable[..., Float[Array, " 6"]]:
     @jax.jit
     def run(params: Any, inputs: Array, of_others: Array, tokens: Array) -> Float[Array, " 6"]:
         model: Captioner = nnx.merge(graph, params)
@@ -153,7 +153,7 @@ def deletion(
     tokens: Int[np.ndarray, "n R T"],
     found: Measured,
     mean: Float[np.ndarray, " F"],
-) -> dict[str, float]:
+) -> dict[str, int | float]:
     """The mean fall of log p of phrases' last words, in nats, when places are deleted.
 
     Args:
@@ -247,8 +247,8 @@ def _mean_annotation(run: Run) -> Float[np.ndarray, " F"]:
     """The mean annotation vector of the first images of the training split."""
     train = run.task.load("train")
     graph, state = nnx.split(run.encoder)
-    total, count = 0.0, min(MEAN_OF, len(train))
+    total, count = np.zeros(run.encoder.features), min(MEAN_OF, len(train))
     for i in range(count):
         image = read_image(train[i].image, run.image_size)
-        total = total + np.asarray(annotate(graph, state, image[None])[0], np.float64)[0].mean(0)
+        total += np.asarray(annotate(graph, state, image[None])[0], np.float64)[0].mean(0)
     return (total / count).astype(np.float32)

@@ -7,7 +7,7 @@ counts also where the vocabulary does not know it. `pointing` says what is measu
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from jaxtyping import Int
@@ -21,6 +21,7 @@ from show_attend_tell.evaluation.pointing import measure, other_images, summaris
 from show_attend_tell.inference.captioning import Caption
 from show_attend_tell.inference.forced import encoded_texts, maps_at
 from show_attend_tell.inference.run import Run
+from show_attend_tell.models.encoders import ImageEncoder
 from show_attend_tell.runs.inputs import load_inputs
 
 SEED = 0  # of the pairing of images, and of the resamples
@@ -136,7 +137,7 @@ def mentions_of(name: str, descriptions: Sequence[Description]) -> list[Mention]
 
 def places_of(run: Run) -> Places:
     """The places of a run over images."""
-    centres = np.array(run.encoder.centres)
+    centres = np.array(cast(ImageEncoder, run.encoder).centres)
     return Places(centres, centres)
 
 

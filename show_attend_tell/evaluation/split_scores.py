@@ -3,7 +3,8 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from show_attend_tell import files
@@ -50,18 +51,23 @@ def score_split(
     decoding: Decode,
     examples: ExampleSource,
     captions: Sequence[Caption],
-    grounding: dict[str, Any] | None = None,
+    maps: Mapping[str, dict[str, Any] | None] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """Writes the captions of a split, then scores them and writes the scores.
 
     Args:
       run, split, decoding, examples, captions: what was captioned, and how.
-      grounding: what `split_grounding` returned.
+      maps: what `split_grounding` and `split_faithfulness` returned, as `grounding` and
+        `faithfulness`.
 
     Returns:
       What the score file holds: the scores and every setting that they depend on.
     """
     stem = score_stem(split, decoding)
+    grounding = maps.get("grounding")
+    if grounding is not None:
+        own = captions_grounding(run, examples, captions)
+        maps = {**maps, "grounding": grounding | {"captions": own}}
     run.workdir.mkdir(parents=True, exist_ok=True)  # a packaged model has none yet
     truth, hypotheses = references(examples), texts(examples, captions)
     write_results(run.workdir / f"{stem}.captions.json", hypotheses)
@@ -69,9 +75,7 @@ def score_split(
     scores = scorer.score(truth, hypotheses)
     record = {
         "scores": scores.values,
-        "grounding": None
-        if grounding is None
-        else grounding | {"captions": captions_grounding(run, examples, captions)},
+        **maps,
         "missing": scores.missing,
         "split": split,
         "images": len(captions),

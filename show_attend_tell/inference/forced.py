@@ -68,7 +68,8 @@ def maps_at(
         if not len(here):
             continue
         filled = np.resize(numbers, IMAGES_AT_ONCE)  # one shape for all batches
-        prior, posterior = compute(run.params, inputs[pictures[filled]], tokens[filled])
+        given = jnp.asarray(inputs[pictures[filled]]), jnp.asarray(tokens[filled])
+        prior, posterior = compute(run.params, *given)
         image, row, step = (here - [begin, 0, 0]).T
         priors.append(np.asarray(prior)[image, row, step])
         if posterior is not None:

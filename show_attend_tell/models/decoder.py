@@ -37,10 +37,7 @@ _SCENE = 0x5CE  # folded into the key of an input's dropout: which images lose t
 
 
 class TeacherForced(NamedTuple):
-    """What the decoder computes when it runs over given captions.
-
-    Inside of jit, what is not used is not computed.
-    """
+    """What the decoder computes over given captions. Under jit, what is not used costs nothing."""
 
     logits: Float[Array, "B R T V"]
     log_alpha: Float[Array, "B R T L"]
@@ -108,10 +105,9 @@ class Decoder(nnx.Module):
         linear = partial(nnx.Linear, dtype=self.dtype, rngs=rngs)
         self.projection = linear(features, sizes.projection) if sizes.projection else None
         features = sizes.projection or features
-        self.initial = sizes.initial_state
-        seen = self.initial == "mean"
-        self.init_h = linear(features, sizes.hidden) if seen else None
-        self.init_c = linear(features, sizes.hidden) if seen else None
+        from_mean = sizes.initial_state == "mean"
+        self.init_h = linear(features, sizes.hidden) if from_mean else None
+        self.init_c = linear(features, sizes.hidden) if from_mean else None
         self.embed = nnx.Embed(
             vocabulary,
             sizes.embedding,
@@ -133,8 +129,9 @@ class Decoder(nnx.Module):
         self._make_output_layers(sizes, vocabulary, features, rngs)
         self.dropout = nnx.Dropout(sizes.dropout)
         self.annotation_dropout = nnx.Dropout(sizes.annotation_dropout)
-        learned = self.initial == "learned"  # h_0 and c_0 before tanh
-        self.first_state = nnx.Param(jnp.zeros((2, sizes.hidden))) if learned else None
+        # h_0 and c_0 before tanh
+        constant = nnx.Param(jnp.zeros((2, sizes.hidden)))
+        self.first_state = constant if sizes.initial_state == "learned" else None
         self.scene_dropout = sizes.scene_dropout
         seen = self.parts.scene.size
         self.output_scene = linear(seen, sizes.embedding, use_bias=False) if seen else None
@@ -386,8 +383,8 @@ class Decoder(nnx.Module):
           choice: hard attention's noise for every step (B, R, T, L), and the rows (B, R) that
             take the expectation; None is soft attention.
         """
-        keys = (None,) * 3 if key is None else tuple(jax.random.split(key, 3))
-        return self.over(self.memory(annotations, keys[0]), tokens, keys[1:], choice)
+        first, *rest = (None, None, None) if key is None else jax.random.split(key, 3)
+        return self.over(self.memory(annotations, first), tokens, (rest[0], rest[1]), choice)
 
     def over(
         self,
@@ -423,8 +420,10 @@ class Decoder(nnx.Module):
         mean = mean_vector(memory.annotations[:, real], mask)
         factors = None
         if self.product_form:
-            rows = (x.reshape(len(x), -1, x.shape[-1]) for x in (embedded, current, out.log_alpha))
-            factors = self.factors(memory, *rows, keys[1])
+            embedded, current, log_alpha = (
+                x.reshape(len(x), -1, x.shape[-1]) for x in (embedded, current, out.log_alpha)
+            )
+            factors = self.factors(memory, embedded, current, log_alpha, keys[1])
         return TeacherForced(
             logits, out.log_alpha, out.location, out.beta, previous_h, mean, factors
         )

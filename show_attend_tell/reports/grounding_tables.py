@@ -1,4 +1,4 @@
-"""The tables of what `evaluation.pointing` measured."""
+"""The tables of what `evaluation.pointing` and `evaluation.faithfulness` measured."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -25,6 +25,14 @@ _DIFFERENCES = {
     "prior_minus_middle": "prior − middle",
     "posterior_minus_prior": "posterior − prior",
 }
+_READINGS = {
+    "own": "as trained",
+    "uniform": "every place alike",
+    "shuffled": "places of the image shuffled",
+    "mean": "mean vector at every place",
+    "other_image": "places of another image",
+    "none": "nothing",
+}
 _BY_KIND = (
     *(("prior", "pointing"), ("posterior", "pointing"), ("fixed_map", "pointing")),
     *(("prior", "in_box"), ("posterior", "in_box"), ("uniform", "in_box")),
@@ -41,6 +49,32 @@ def grounding_tables(summary: Mapping[str, Any]) -> list[Table]:
     """
     made = (_figures(summary), _differences(summary), _kinds(summary))
     return [table for table in made if table.rows]
+
+
+def faithfulness_tables(found: Mapping[str, Any]) -> list[Table]:
+    """Tables of the likelihood under other readings, and of deleted places.
+
+    Args:
+      found: what `evaluation.faithfulness.split_faithfulness` returned.
+    """
+    nll = found["nll"]
+    rows: list[list[Cell | str]] = [
+        [label, Cell(_text(nll[name])), Cell(_text(nll[name] - nll["own"], "+"))]
+        for name, label in _READINGS.items()
+    ]
+    note = "On the references. What attention reads is changed, the state's beginning is not."
+    head = ["what steps read", "nats a token", "more than as trained"]
+    tables = [Table("What attention is worth", head, rows, [note])]
+    deleted = found["deletion"]
+    if deleted:
+        rows = [
+            ["of the largest alpha", Cell(_text(deleted["ordered"]))],
+            ["at random", Cell(_text(deleted["random"]))],
+        ]
+        note = f"Before the last words of {deleted['words']:,} phrases, in nats."
+        title = f"Fall of log p when {deleted['share']:.0%} of the places are deleted"
+        tables.append(Table(title, ["places", "fall"], rows, [note]))
+    return tables
 
 
 def _figures(summary: Mapping[str, Any]) -> Table:
