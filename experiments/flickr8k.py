@@ -9,10 +9,13 @@ Variants:
     hard-released   hard attention as the paper's released code computes it
     hard-best       our hard attention, from scratch
     hard-from-soft  the same, from the weights of a soft run
+    marginal        hard attention trained on its exact likelihood, over local features
     soft-reward     continues a soft run, trained on the scores of its captions
     hard-reward     the same for hard-from-soft
     small           a smaller encoder and decoder, no crops, fewer steps: for ablations
     small-hard      hard-from-soft of that size
+    small-local     soft attention of that size in the decoder of marginal
+    small-marginal  marginal of that size
 """
 
 from ml_collections import ConfigDict
@@ -48,26 +51,30 @@ SMALL = {
     "train.buckets": 3,  # fewer programs to compile
     "train.epochs": 2.0,
 }
-PRODUCT_FORM = {
+# A decoder in which the picture enters through attention. Its places are an early stage, which sees
+# their surroundings only; the late stage gives the scene, which training withholds half of the time.
+LOCAL = {
+    "encoder.endpoints": ("stage5", "head"),
+    "attention.values": ("stage5",),
     "attention.score": "scaled_dot",
     "attention.order": "current",
     "attention.state_reads": "nothing",
     "attention.position_code": True,
     "decoder.initial_state": "zero",
     "decoder.layer_norm": True,
+    "decoder.scene": ("head",),
     "decoder.product_form": True,
     "decoder.output_tanh": False,
     "decoder.gate": False,
     "loss.doubly_stochastic": 0.0,
+    "loss.label_smoothing": 0.0,
 }
-MARGINAL = PRODUCT_FORM | {
+MARGINAL = LOCAL | {
     "attention.kind": "hard",
     "hard.objective": "marginal",
-    "hard.entropy": 0.0,
-    "loss.label_smoothing": 0.0,
+    "hard.entropy": -0.05,  # sharp maps: over local features they stay on the objects
     "decode.context": "mixture",
 }
-LOCAL = {"encoder.endpoints": ("stage5",)}
 VARIANTS = {
     "soft": {},
     "hard": {"attention.kind": "hard", "decode.context": "argmax"},
@@ -81,12 +88,14 @@ VARIANTS = {
     },
     "hard-best": HARD_BEST | {"hard.soft_steps": 1125},
     "hard-from-soft": HARD_FROM_SOFT | {"train.init_from": "runs/flickr8k-soft"},
+    "marginal": MARGINAL,
     "soft-reward": REWARD | {"train.init_from": "runs/flickr8k-soft"},
     "hard-reward": REWARD
     | HARD_BEST
     | {"train.init_from": "runs/flickr8k-hard-from-soft", "hard.baseline": "none"},
     "small": SMALL,
-    "small-marginal": SMALL | MARGINAL | LOCAL,
+    "small-local": SMALL | LOCAL | {"encoder.image_size": 288},
+    "small-marginal": SMALL | MARGINAL | {"encoder.image_size": 288},
     "small-hard": SMALL
     | HARD_FROM_SOFT
     | {"train.init_from": "runs/flickr8k-small", "train.init_weights": "last"},
