@@ -57,6 +57,12 @@ class Pictures(list):
     def captions(self):
         return [()] * len(self)
 
+    def descriptions(self):
+        return [()] * len(self)
+
+    def phrase_counts(self):
+        return {}
+
     def __getitem__(self, index):
         self.reads.append(index)
         return super().__getitem__(index)
