@@ -43,10 +43,10 @@ class Reading:
         key: PRNGKeyArray | None,
     ) -> "Reading":
         """Runs the decoder, with the dropout that `Decoder.__call__` has for this key."""
-        keys = (None,) * 3 if key is None else tuple(jax.random.split(key, 3))
-        memory = decoder.memory(annotations, keys[0])
-        out = decoder.over(memory, tokens, keys[1:])
-        return cls(decoder, memory, tokens, out, keys[2])
+        first, words, output = (None,) * 3 if key is None else jax.random.split(key, 3)
+        memory = decoder.memory(annotations, first)
+        out = decoder.over(memory, tokens, (words, output))
+        return cls(decoder, memory, tokens, out, output)
 
     @property
     def vectors(self) -> Float[Array, "B S D"]:

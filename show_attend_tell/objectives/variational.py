@@ -96,7 +96,7 @@ class Terms(NamedTuple):
     log_prob: Float[Array, "B R T"]  # without label smoothing
     gain: Float[Array, "B R T"]  # with it
     score: Float[Array, "B R T"]  # a term of which only the gradient counts
-    advantage: Float[Array, "N B R T"]
+    square: Float[Array, "B R T"]  # mean over samples of the squared advantage
     credit: Float[Array, "N B R T"]
 
 
@@ -176,18 +176,16 @@ class Variational:
         q, out = jnp.exp(log_q), given.out
         kl = mean((q * (log_q - out.log_alpha)).sum(axis=-1))
         entropy = mean(entropies(out.alpha, out.log_alpha))
-        terms = (
-            self._summed(given, q)
-            if places is None
-            else self._sampled(given, log_q, places, average)
-        )
+        if places is None:
+            terms = self._summed(given, q)
+        else:
+            terms = self._sampled(given, log_q, places, average)
         loss = (
             kl
             - mean(terms.gain)
             - self.hard.reinforce * mean(terms.score - jax.lax.stop_gradient(terms.score))
             - self.hard.entropy * entropy
         )
-        square = jnp.square(terms.advantage).mean(axis=0) if len(terms.advantage) else 0.0
         seen = jnp.broadcast_to(real, terms.credit.shape)
         return (
             loss,
@@ -197,7 +195,7 @@ class Variational:
                 "kl": kl,
                 "entropy": entropy,
                 "entropy_q": mean(entropies(q, log_q)),
-                "advantage": jnp.sqrt(mean(square)),
+                "advantage": jnp.sqrt(mean(terms.square)),
                 "tokens": count.astype(jnp.float32),
             },
         )
@@ -213,8 +211,8 @@ class Variational:
         if smoothing:
             mean = product_form.mean_log_given_place(factors).reshape(q.shape)
             gain = (1 - smoothing) * gain + smoothing * (q * mean).sum(axis=-1)
-        nothing = jnp.zeros((0, *gain.shape))
-        return Terms(log_prob, gain, jnp.zeros_like(gain), nothing, nothing)
+        nothing = jnp.zeros_like(gain)
+        return Terms(log_prob, gain, nothing, nothing, jnp.zeros((0, *gain.shape)))
 
     def _sampled(
         self,
@@ -229,7 +227,8 @@ class Variational:
         advantage = credit - jax.lax.stop_gradient(self._baseline(given, log_q, credit, average))
         log_q_read = jnp.take_along_axis(log_q[None], places[..., None], axis=-1)[..., 0]
         score = (advantage * log_q_read).mean(axis=0)
-        return Terms(log_probs.mean(axis=0), gains.mean(axis=0), score, advantage, credit)
+        square = jnp.square(advantage).mean(axis=0)
+        return Terms(log_probs.mean(axis=0), gains.mean(axis=0), score, square, credit)
 
     def _baseline(
         self,
@@ -237,7 +236,7 @@ class Variational:
         log_q: Float[Array, "B R T S"],
         credit: Float[Array, "N B R T"],
         average: MovingAverage,
-    ) -> Float[Array, "#N #B #R #T"]:
+    ) -> Float[Array, "_ _ _ _"]:
         """b in nats, see the module."""
         kind = self.hard.baseline
         if kind == "leave_one_out":

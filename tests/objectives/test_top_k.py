@@ -14,7 +14,7 @@ from show_attend_tell.errors import UserError
 from show_attend_tell.models.attention import Annotations, Choice
 from show_attend_tell.models.captioner import Captioner
 from show_attend_tell.models.encoders import Precomputed
-from show_attend_tell.objectives.likelihood import soft_loss
+from show_attend_tell.objectives.likelihood import doubly_stochastic_penalty
 from show_attend_tell.objectives.top_k import TopK
 from show_attend_tell.runs.build import make_objective
 from show_attend_tell.settings import Hard, Loss
@@ -85,6 +85,7 @@ def test_the_other_places_are_read_as_their_mean(k):
     graph, params = make("null place")
     log_alpha, log_p = (np.asarray(x) for x in table(graph, params))
     decoder, alpha = nnx.merge(graph, params), np.exp(log_alpha)
+    assert decoder.projection is not None
     vectors = np.pad(decoder.projection(ANNOTATIONS.vectors)[0], ((0, 1), (0, 0)))
     total, merged = np.zeros((3, 3, 6)), np.zeros((3, 3))
     out = decoder(ANNOTATIONS, TOKENS)
@@ -113,11 +114,11 @@ def test_entropy_is_rewarded_and_unpaid_places_are_penalised():
     entropy = -(np.exp(log_alpha) * log_alpha).sum(-1)[np.asarray(TOKENS[0] != PAD)].mean()
     np.testing.assert_allclose(report["entropy"], entropy, rtol=1e-5)
     out = nnx.merge(graph, params)(ANNOTATIONS, TOKENS)
-    weights = {"doubly_stochastic": 0.5, "label_smoothing": 0.0}
-    _, soft = soft_loss(out.logits, out.alpha[..., :L], TOKENS, **weights)
-    value, _ = loss_of(graph, params, 2, entropy=0.3, regularizers=Loss(**weights))
-    # Four captions, eight tokens.
-    wanted = plain - 0.3 * entropy + 0.5 * 4 * soft["penalty"] / 8
+    penalty = doubly_stochastic_penalty(out.alpha[..., :L], TOKENS)  # without the null place
+    np.testing.assert_allclose(report["penalty"], penalty / 4, rtol=1e-5)  # of four captions
+    regularizers = dataclasses.replace(PLAIN, doubly_stochastic=0.5)
+    value, _ = loss_of(graph, params, 2, entropy=0.3, regularizers=regularizers)
+    wanted = plain - 0.3 * entropy + 0.5 * penalty / 8
     np.testing.assert_allclose(value, wanted, rtol=1e-5)
 
 
