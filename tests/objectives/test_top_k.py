@@ -93,9 +93,8 @@ def test_the_other_places_are_read_as_their_mean(k):
         a = alpha[row, step]
         top, rest = np.split(np.argsort(-a), [k])
         mean = (a[rest, None] * vectors[rest]).sum(0) / a[rest].sum()
-        embedded, h = out.embedded[0, row, step], out.h[0, row, step]
-        z = jnp.asarray(mean) * out.beta[0, row, step]
-        logits = decoder.output(embedded, h, z)
+        embedded, h, beta = (x[:, row, step] for x in (out.embedded, out.h, out.beta))
+        logits = decoder.output(embedded, h, beta[:, None] * mean[None])[0]
         total[row, step] = a[top] @ np.exp(log_p[row, step, top])
         total[row, step] += a[rest].sum() * jax.nn.softmax(logits)
         merged[row, step] = a[rest].sum()
