@@ -218,10 +218,23 @@ class Hard(Group):
     objective: str = setting(
         "reinforce",
         "`reinforce`: Xu et al. 2015, section 4.1; `multi_sample`: the tighter bound of VIMCO; "
-        "`marginal`: the exact likelihood, summed over places",
-        choices=("reinforce", "multi_sample", "marginal"),
+        "`marginal`: the exact likelihood, summed over places; `top_k`: the same, with the places "
+        "beyond the K most probable ones read as their mean; `variational`: a bound, by a trained "
+        "posterior over places",
+        choices=("reinforce", "multi_sample", "marginal", "top_k", "variational"),
     )
-    samples: int = setting(1, "N, attention paths sampled per caption", least=1)
+    samples: int = setting(
+        1,
+        "N, attention paths sampled per caption, or places per step with `variational`; "
+        "K of `top_k`",
+        least=1,
+    )
+    inference: str = setting(
+        "exact",
+        "expectation over the posterior of `variational`: `exact`, a sum over all places, or "
+        "`sampled`, by REINFORCE",
+        choices=("exact", "sampled"),
+    )
     soft_probability: float = setting(
         0.5, "p, probability that a coin replaces samples by their expectation", least=0, most=1
     )
@@ -248,14 +261,19 @@ class Hard(Group):
             raise UserError(
                 "config.hard.baseline 'leave_one_out' needs config.hard.samples of at least 2"
             )
-        if self.objective == "multi_sample":
-            if (self.credit, self.baseline) != ("sequence", "leave_one_out"):
-                raise UserError(
-                    "config.hard.objective 'multi_sample' needs credit 'sequence' and baseline "
-                    "'leave_one_out'; set both (with 'to_go' its gradient would be biased)"
-                )
-            if self.released:
-                raise UserError("config.hard.released needs config.hard.objective='reinforce'")
+        whole = (self.credit, self.baseline) == ("sequence", "leave_one_out")
+        if self.objective == "multi_sample" and not whole:
+            raise UserError(
+                "config.hard.objective 'multi_sample' needs credit 'sequence' and baseline "
+                "'leave_one_out'; set both (with 'to_go' its gradient would be biased)"
+            )
+        if self.objective == "variational" and self.baseline == "learned":
+            raise UserError(
+                "config.hard.objective 'variational' trains a posterior and no baseline: "
+                "config.hard.baseline cannot be 'learned'"
+            )
+        if self.objective != "reinforce" and self.released:
+            raise UserError("config.hard.released needs config.hard.objective='reinforce'")
 
 
 @dataclass(frozen=True)
@@ -456,7 +474,7 @@ class Settings:
             raise UserError("config.attention.position_code is for images, not for sentences")
         if self.attention.hard:
             self.hard.check_used()
-            self._check_product_form()
+            self._check_sum_over_places()
         if self.decode.context == "mixture" and not self.decoder.product_form:
             raise UserError(
                 "config.decode.context 'mixture' needs config.decoder.product_form=True"
@@ -467,18 +485,27 @@ class Settings:
             if self.reward.samples:
                 raise UserError("config.hard.released and config.reward.samples exclude each other")
 
-    def _check_product_form(self) -> None:
-        if self.hard.objective != "marginal":
+    def _check_sum_over_places(self) -> None:
+        objective = self.hard.objective
+        if objective not in ("marginal", "top_k", "variational"):
             return
-        if not self.decoder.product_form:
+        exact = {"marginal": "", "variational": ", or config.hard.inference='sampled'"}
+        if objective == "variational" and self.hard.inference == "sampled":
+            del exact["variational"]
+        if objective in exact and not self.decoder.product_form:
             raise UserError(
-                "config.hard.objective 'marginal' needs config.decoder.product_form=True: with "
-                "another output the sum over places is not a product"
+                f"config.hard.objective '{objective}' needs config.decoder.product_form=True"
+                f"{exact[objective]}: with another output the sum over places is not a product"
+            )
+        if not self.decoder.deep_output:
+            raise UserError(
+                f"config.hard.objective '{objective}' needs config.decoder.deep_output=True: "
+                "otherwise words do not depend on the place"
             )
         if self.attention.state_reads == "drawn":
             raise UserError(
-                "config.hard.objective 'marginal' needs config.attention.state_reads 'nothing' or "
-                "'expected': where the state reads drawn places, the sum runs over all paths"
+                f"config.hard.objective '{objective}' needs config.attention.state_reads 'nothing' "
+                "or 'expected': where the state reads drawn places, the sum runs over all paths"
             )
 
     def check_start(self) -> None:

@@ -29,13 +29,14 @@ def reported_contexts(settings: Settings) -> tuple[str, ...]:
 
     Papers and code disagree, often silently, on what a hard model reads at test time. So a hard run
     is scored with `expected` and `argmax`, and with its own context where that is another. One that
-    was trained on the exact marginal is scored with `mixture`, which it was trained for, in place
-    of `expected`.
+    was trained on the likelihood with places summed out, or a bound of it, is scored with
+    `mixture`, which it was trained for, in place of `expected`, if its output allows it.
     """
     own = settings.decode.context
     if not settings.attention.hard:
         return (own,)
-    whole = "mixture" if settings.hard.objective == "marginal" else "expected"
+    summed = settings.hard.objective in ("marginal", "top_k", "variational")
+    whole = "mixture" if summed and settings.decoder.product_form else "expected"
     return tuple(dict.fromkeys((whole, "argmax", own)))
 
 

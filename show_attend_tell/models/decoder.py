@@ -46,6 +46,8 @@ class TeacherForced(NamedTuple):
     previous_h: Float[Array, "B R T H"]  # h_{t-1}
     mean_annotation: Float[Array, "B D"]
     factors: product_form.Factors | None  # of all steps, N = R T; None without a product form
+    embedded: Float[Array, "B R T E"]  # the input words
+    h: Float[Array, "B R T H"]  # h_t, or Luong's h~_t: what the output sees
 
     @property
     def alpha(self) -> Float[Array, "B R T L"]:
@@ -60,9 +62,8 @@ class Decoder(nnx.Module):
       sizes: sizes, dropout rates and variants; `settings.Decoder` says what each one means. With
         `self_attention` every step of training keeps all earlier states, so memory grows with the
         square of a row's length. With `tied` L_o of the deep output is the transpose of the
-        embedding E (Press and Wolf 2017, arXiv 1608.05859), not a matrix of its own as in the
-        paper. With dtype `bfloat16` weights, sums, scores, the softmax, the LSTM's state and the
-        logits still are float32.
+        embedding E (Press and Wolf 2017, arXiv 1608.05859). With dtype `bfloat16` weights, sums,
+        scores, the softmax, the LSTM's state and the logits still are float32.
       attention: kind, score, window, order and temperature. Order `previous` attends with h_{t-1}
         (Bahdanau, Xu). Order `current` attends with h_t and feeds its attentional state h~_t to the
         next step (Luong); h~_t then replaces h_t in the output. Luong's output (eq. 6) is the one
@@ -420,13 +421,10 @@ class Decoder(nnx.Module):
         mean = mean_vector(memory.annotations[:, real], mask)
         factors = None
         if self.product_form:
-            embedded, current, log_alpha = (
-                x.reshape(len(x), -1, x.shape[-1]) for x in (embedded, current, out.log_alpha)
-            )
-            factors = self.factors(memory, embedded, current, log_alpha, keys[1])
-        return TeacherForced(
-            logits, out.log_alpha, out.location, out.beta, previous_h, mean, factors
-        )
+            rows = [x.reshape(len(x), -1, x.shape[-1]) for x in (embedded, current, out.log_alpha)]
+            factors = self.factors(memory, rows[0], rows[1], rows[2], keys[1])
+        read = (out.log_alpha, out.location, out.beta)
+        return TeacherForced(logits, *read, previous_h, mean, factors, embedded, current)
 
 
 def _with_scene(

@@ -79,6 +79,13 @@ def log_given_place(factors: Factors, tokens: Int[Array, "B N"]) -> Float[Array,
     return of_state + of_place - jnp.log(exps.normalisers)
 
 
+def mean_log_given_place(factors: Factors) -> Float[Array, "B N L"]:
+    """The mean over the vocabulary of log p(y | i) in nats, for every place."""
+    exps = _exponentials(factors)
+    mean = exps.log_state.mean(axis=-1)[..., None] + exps.log_place.mean(axis=-1)[:, None]
+    return mean - jnp.log(exps.normalisers)
+
+
 def log_marginal(
     factors: Factors, tokens: Int[Array, "B N"]
 ) -> tuple[Float[Array, "B N"], Float[Array, "B N L"]]:

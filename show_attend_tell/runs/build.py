@@ -18,6 +18,8 @@ from show_attend_tell.objectives.objective import Objective
 from show_attend_tell.objectives.reinforce import Reinforce
 from show_attend_tell.objectives.rewarded import Rewarded
 from show_attend_tell.objectives.rewards import IdfTable
+from show_attend_tell.objectives.top_k import TopK
+from show_attend_tell.objectives.variational import InferenceNetwork, Variational
 
 _ENCODER = 0xE4C  # folded into the seed, so that sentence encoder and decoder differ
 
@@ -61,16 +63,27 @@ def build_captioner(settings: s.Settings, encoder: Encoder, vocabulary_size: int
         sections=encoder.sections,
         rngs=rngs,
     )
-    baseline = None
-    if attention.hard and settings.hard.baseline == "learned" and not settings.reward.samples:
-        baseline = LearnedBaseline(sizes.hidden, features, sizes.embedding, rngs=rngs)
+    read = sizes.projection or decoder.parts.values.size
     return Captioner(
         encoder
         if encoder.trained
         else Precomputed(encoder.features, encoder.grid, encoder.sections),
         decoder,
-        baseline,
+        _auxiliary_network(settings, read, rngs),
     )
+
+
+def _auxiliary_network(settings: s.Settings, features: int, rngs: nnx.Rngs) -> nnx.Module | None:
+    """What the objective trains beside the model, over vectors of so many features, if anything."""
+    hard, sizes = settings.hard, settings.decoder
+    if not settings.attention.hard or settings.reward.samples:
+        return None
+    if hard.objective == "variational":
+        units = settings.attention.units
+        return InferenceNetwork(sizes.hidden, sizes.embedding, features, units, rngs=rngs)
+    if hard.baseline == "learned":
+        return LearnedBaseline(sizes.hidden, features, sizes.embedding, rngs=rngs)
+    return None
 
 
 def make_objective(settings: s.Settings, table: IdfTable | None = None) -> Objective:
@@ -86,8 +99,7 @@ def make_objective(settings: s.Settings, table: IdfTable | None = None) -> Objec
         assert table is not None
         drawn = None if marginal else hard
         return Rewarded(settings.reward, drawn, settings.loss, table, mixture=marginal)
-    if hard is not None and marginal:
-        return Marginal(hard, settings.loss)
     if hard is not None:
-        return Reinforce(hard, settings.loss)
+        kinds = {"marginal": Marginal, "top_k": TopK, "variational": Variational}
+        return kinds.get(hard.objective, Reinforce)(hard, settings.loss)
     return Likelihood(settings.loss)

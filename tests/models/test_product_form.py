@@ -11,6 +11,7 @@ from show_attend_tell.models.product_form import (
     log_given_place,
     log_marginal,
     log_mixture,
+    mean_log_given_place,
 )
 
 B, N, L, V = 2, 3, 4, 5
@@ -44,6 +45,8 @@ def test_every_sum_is_that_of_the_places_distributions(scale):
     np.testing.assert_allclose(np.exp(log_mixture(given)), mixture, rtol=2e-5)
     said = np.take_along_axis(words, np.asarray(TOKENS)[:, :, None, None], -1)[..., 0]
     np.testing.assert_allclose(np.exp(log_given_place(given, TOKENS)), said, rtol=2e-5)
+    mean = np.log(words).mean(-1)
+    np.testing.assert_allclose(mean_log_given_place(given), mean, rtol=2e-5)
     total, posterior = log_marginal(given, TOKENS)
     joint = alpha * said
     np.testing.assert_allclose(np.exp(total), joint.sum(-1), rtol=2e-5)

@@ -97,7 +97,8 @@ def test_the_objective_hands_keys_mask_and_weights_on(monkeypatch):
         zeros = jnp.zeros((1, 1, 5))
         logits = jnp.zeros((1, 1, 5, 6))
         return TeacherForced(
-            logits, jnp.log(ALPHA), zeros.astype(int), zeros, logits, logits[:, 0, 0]
+            *(logits, jnp.log(ALPHA), zeros.astype(int), zeros, logits, logits[:, 0, 0]),
+            *(None, logits, logits),
         )
 
     monkeypatch.setattr(Captioner, "annotations", annotations)

@@ -1,0 +1,109 @@
+"""The likelihood of hard attention, with the places beyond the K most probable ones merged.
+
+Where the output has no product form, the sum over places of `marginal` needs a deep output for
+each. Here only the K places with the largest alpha are read, and all others at once, as their mean:
+
+    log p(y_t) ~ log [ sum_(i in K) alpha_ti p(y_t | i) + m_t p(y_t | r_t) ],
+    m_t = 1 - sum_(i in K) alpha_ti,    r_t = sum_(i not in K) alpha_ti a_i / m_t
+
+after the sum over the K best of Wu, Shapiro and Cotterell 2018 (arXiv:1808.10024) and Deng et al.
+2018 (arXiv:1807.03756). With K = 0 it would be soft attention, with all places it is the exact
+marginal. Between the two it is biased and no bound: p(y | r) may lie above or below the mean of
+p(y | i). Its gradient has no variance. It costs K + 1 deep outputs; the state must not depend on
+the drawn place.
+
+Symbols as in `models.decoder`, S places with the null place.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from show_attend_tell import settings
+from show_attend_tell.models.captioner import Captioner
+from show_attend_tell.objectives.likelihood import doubly_stochastic_penalty
+from show_attend_tell.objectives.objective import Batch, Report, encoder_key
+from show_attend_tell.objectives.reading import Reading
+from show_attend_tell.objectives.sampling import entropies
+from show_attend_tell.tokens import EOS, PAD
+
+_LEAST = 1e-30  # of the merged places' probability, so that their mean exists
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class TopK:
+    """Minus the merged log-likelihood of the module.
+
+    It is divided, smoothed and regularised like `marginal.Marginal`.
+
+    Attributes:
+      hard: K (`samples`) and the weight of the entropy.
+      regularizers: the doubly stochastic penalty and label smoothing.
+    """
+
+    hard: settings.Hard
+    regularizers: settings.Loss
+
+    def init(self) -> dict[str, Array]:
+        """No state."""
+        return {}
+
+    def loss(
+        self,
+        model: Captioner,
+        batch: Batch,
+        key: PRNGKeyArray,
+        state: dict[str, Array],
+        step: Int[Array, ""] | int,
+    ) -> tuple[Float[Array, ""], dict[str, Array], Report]:
+        """See `Objective.loss`.
+
+        It reports what `Marginal.loss` does, and `merged`: the mean over steps of m_t.
+        """
+        annotations = model.annotations(batch["inputs"], encoder_key(key))
+        tokens = batch["tokens"]
+        given = Reading.of(model.decoder, annotations, tokens, key)
+        real = tokens != PAD
+        count = jnp.maximum(real.sum(), 1)
+        captions = jnp.maximum((tokens == EOS).sum(), 1)
+
+        def mean(x: Float[Array, "B R T"]) -> Float[Array, ""]:
+            return jnp.where(real, x, 0.0).sum() / count
+
+        mixture, merged = log_merged_mixture(given, self.hard.samples)
+        log_probs = jnp.take_along_axis(mixture, tokens[..., None], axis=-1)[..., 0]
+        nll, smoothing = -mean(log_probs), self.regularizers.label_smoothing
+        smoothed = -mean(mixture.mean(axis=-1)) if smoothing else 0.0
+        alpha = given.out.alpha
+        entropy = mean(entropies(alpha, given.out.log_alpha))
+        locations = annotations.vectors.shape[1]
+        penalty = doubly_stochastic_penalty(alpha[..., :locations], tokens, annotations.mask)
+        loss = (
+            (1 - smoothing) * nll
+            + smoothing * smoothed
+            - self.hard.entropy * entropy
+            + self.regularizers.doubly_stochastic * penalty / count
+        )
+        report = {"nll": nll, "entropy": entropy, "merged": mean(merged)}
+        report |= {"penalty": penalty / captions, "tokens": count.astype(jnp.float32)}
+        return loss, state, report
+
+
+def log_merged_mixture(
+    given: Reading, k: int
+) -> tuple[Float[Array, "B R T V"], Float[Array, "B R T"]]:
+    """The log of the module's approximation for every word, in nats, and m of every step."""
+    log_alpha = given.out.log_alpha
+    largest, places = jax.lax.top_k(log_alpha, min(k, log_alpha.shape[-1]))
+    chosen = jax.nn.one_hot(places, log_alpha.shape[-1], dtype=bool).any(axis=-2)
+    others = jnp.where(chosen, 0.0, jnp.exp(log_alpha))
+    merged = others.sum(axis=-1)
+    probability = jnp.maximum(merged, _LEAST)
+    rest = given.log_softmax(given.expectation(others) / probability[..., None])
+    read = given.log_softmax_at(jnp.moveaxis(places, -1, 0))
+    terms = jnp.moveaxis(largest, -1, 0)[..., None] + read
+    last = jnp.log(probability)[..., None] + rest
+    return jnp.logaddexp(jax.nn.logsumexp(terms, axis=0), last), merged

@@ -1,0 +1,28 @@
+"""Which contexts a run's scores are reported for."""
+
+import pytest
+import tiny
+
+from show_attend_tell.evaluation.split_scores import reported_contexts
+
+PRODUCT = {
+    "decoder.product_form": True,
+    "decoder.gate": False,
+    "decoder.output_tanh": False,
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "contexts"),
+    [
+        ({"hard.objective": "marginal", **PRODUCT}, ("mixture", "argmax", "expected")),
+        ({"hard.objective": "variational", **PRODUCT}, ("mixture", "argmax", "expected")),
+        ({"hard.objective": "top_k"}, ("expected", "argmax")),
+        (PRODUCT, ("expected", "argmax")),
+    ],
+)
+def test_sums_over_places_are_scored_with_the_mixture_where_there_is_one(
+    tmp_path, changes, contexts
+):
+    base = {"attention.kind": "hard", "attention.state_reads": "nothing"}
+    assert reported_contexts(tiny.settings(tmp_path, base | changes)) == contexts
