@@ -231,9 +231,9 @@ class Hard(Group):
     entropy: float = setting(0.01, "lambda_e, weight of attention's entropy in nats; < 0 sharpens")
     credit: str = setting(
         "sequence",
-        "log-likelihood credited to a choice: that of the whole `sequence`, that of the words "
-        "`to_go`, or the `mean` over words",
-        choices=("sequence", "to_go", "mean"),
+        "log-likelihood credited to a choice: that of the whole `sequence`, of the words `to_go`, "
+        "of the step's own `word`, or the `mean` over words",
+        choices=("sequence", "to_go", "word", "mean"),
     )
     baseline: str = setting(
         "moving_average",
@@ -457,6 +457,7 @@ class Settings:
         if self.attention.hard:
             self.hard.check_used()
             self._check_product_form()
+            self._check_credit()
         if self.decode.context == "mixture" and not self.decoder.product_form:
             raise UserError(
                 "config.decode.context 'mixture' needs config.decoder.product_form=True"
@@ -479,6 +480,13 @@ class Settings:
             raise UserError(
                 "config.hard.objective 'marginal' needs config.attention.state_reads 'nothing' or "
                 "'expected': where the state reads drawn places, the sum runs over all paths"
+            )
+
+    def _check_credit(self) -> None:
+        if self.hard.credit == "word" and self.attention.state_reads == "drawn":
+            raise UserError(
+                "config.hard.credit 'word' needs config.attention.state_reads 'nothing' or "
+                "'expected': a drawn place that the state reads changes all later words"
             )
 
     def check_start(self) -> None:

@@ -64,6 +64,17 @@ def test_bad_settings_of_the_loss(changes):
         Loss(**changes)
 
 
+def test_a_words_own_credit_needs_a_state_that_does_not_read_the_drawn_place():
+    def stated(reads):
+        attention = {"kind": "hard", "state_reads": reads}
+        return {"data": {"name": "shapes"}, "hard": {"credit": "word"}, "attention": attention}
+
+    for reads in ("nothing", "expected"):
+        assert config.from_dict(stated(reads)).hard.credit == "word"
+    with pytest.raises(UserError, match="config.hard.credit 'word' needs .*state_reads 'nothing'"):
+        config.from_dict(stated("drawn"))
+
+
 def test_settings_of_hard_attention_are_of_no_concern_to_soft_attention():
     stated = {"data": {"name": "shapes"}, "hard": {"baseline": "leave_one_out"}}
     assert config.from_dict(stated).hard.samples == 1
