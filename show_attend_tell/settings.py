@@ -218,8 +218,9 @@ class Hard(Group):
     objective: str = setting(
         "reinforce",
         "`reinforce`: Xu et al. 2015, section 4.1; `multi_sample`: the tighter bound of VIMCO; "
-        "`marginal`: the exact likelihood, summed over places",
-        choices=("reinforce", "multi_sample", "marginal"),
+        "`marginal`: the exact likelihood, summed over places; `gumbel`: straight-through "
+        "gradients, see `objectives.relaxed`",
+        choices=("reinforce", "multi_sample", "marginal", "gumbel"),
     )
     samples: int = setting(1, "N, attention paths sampled per caption", least=1)
     soft_probability: float = setting(
@@ -240,6 +241,12 @@ class Hard(Group):
         "subtracted from the credit; see `objectives.baselines`",
         choices=BASELINES,
     )
+    relaxation_temperature: float = setting(
+        1.0, "tau of `gumbel`; a lower one has less bias and more variance", above=0
+    )
+    rao_samples: int = setting(
+        1, "K, draws of noise that `gumbel` averages over; 1: plain straight-through", least=1
+    )
     released: bool = setting(False, "reproduce the normalisation of the paper's released code")
 
     def check_used(self) -> None:
@@ -248,14 +255,14 @@ class Hard(Group):
             raise UserError(
                 "config.hard.baseline 'leave_one_out' needs config.hard.samples of at least 2"
             )
-        if self.objective == "multi_sample":
-            if (self.credit, self.baseline) != ("sequence", "leave_one_out"):
-                raise UserError(
-                    "config.hard.objective 'multi_sample' needs credit 'sequence' and baseline "
-                    "'leave_one_out'; set both (with 'to_go' its gradient would be biased)"
-                )
-            if self.released:
-                raise UserError("config.hard.released needs config.hard.objective='reinforce'")
+        needed = ("sequence", "leave_one_out")
+        if self.objective == "multi_sample" and (self.credit, self.baseline) != needed:
+            raise UserError(
+                "config.hard.objective 'multi_sample' needs credit 'sequence' and baseline "
+                "'leave_one_out'; set both (with 'to_go' its gradient would be biased)"
+            )
+        if self.objective in ("multi_sample", "gumbel") and self.released:
+            raise UserError("config.hard.released needs config.hard.objective='reinforce'")
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,9 @@ REWARD = Reward(samples=2, cider=1.0, bleu=0.5, f_mean=0.3, max_length=8)
             | {"released": True},
             "released needs config.hard.objective='reinforce'",
         ),
+        ({"objective": "gumbel", "released": True}, "released needs .*objective='reinforce'"),
+        ({"relaxation_temperature": 0.0}, "relaxation_temperature is 0.0: it must be over 0"),
+        ({"rao_samples": 0}, "rao_samples is 0: it must be at least 1"),
     ],
 )
 def test_bad_settings_of_hard_attention(changes, message):

@@ -16,6 +16,7 @@ from show_attend_tell.objectives.likelihood import Likelihood
 from show_attend_tell.objectives.marginal import Marginal
 from show_attend_tell.objectives.objective import Objective
 from show_attend_tell.objectives.reinforce import Reinforce
+from show_attend_tell.objectives.relaxed import Relaxed
 from show_attend_tell.objectives.rewarded import Rewarded
 from show_attend_tell.objectives.rewards import IdfTable
 
@@ -86,6 +87,8 @@ def make_objective(settings: s.Settings, table: IdfTable | None = None) -> Objec
         return Rewarded(settings.reward, hard, settings.loss, table)
     if hard is not None and hard.objective == "marginal":
         return Marginal(hard, settings.loss)
+    if hard is not None and hard.objective == "gumbel":
+        return Relaxed(hard, settings.loss)
     if hard is not None:
         return Reinforce(hard, settings.loss)
     return Likelihood(settings.loss)
