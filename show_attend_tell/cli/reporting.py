@@ -61,7 +61,7 @@ def add_verbs(verbs: Verbs) -> None:
         verbs,
         "gradient-variance",
         _gradient_variance,
-        "Measure the noise of hard attention's gradient for every baseline and credit.",
+        "Measure noise and bias of hard attention's gradient for every estimator.",
     )
     variance.add_argument("--workdir", type=Path, required=True, help="folder of a trained run")
     variance.add_argument("--batches", type=int, default=4, help="(default: 4)")
@@ -183,18 +183,22 @@ def _print_variance(rows: Sequence[Mapping[str, Any]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from show_attend_tell.reports.variance_chart import row_name
+
     table = Table(
-        title="trace of the gradient's covariance; relative to none + sequence at equal rollouts"
+        title="trace of the gradient's covariance; relative to none + sequence at equal rollouts; "
+        "bias over the norm of the exact gradient"
     )
-    for name in ("baseline", "credit", "rollouts", "trace", "relative", "signal to noise"):
-        table.add_column(name, justify="left" if name in ("baseline", "credit") else "right")
+    words = ("estimator", "credit", "against")
+    for name in (*words, "rollouts", "trace", "relative", "signal to noise", "bias"):
+        table.add_column(name, justify="left" if name in words else "right")
     for row in rows:
+        numbers = (row["variance"], row["relative"], row["snr"], row["relative_bias"])
         table.add_row(
-            row["baseline"],
-            row["credit"],
+            row_name(row),
+            row["credit"] or "—",
+            row["against"],
             str(row["rollouts"]),
-            f"{row['variance']:.3g}",
-            f"{row['relative']:.3f}",
-            f"{row['snr']:.3g}",
+            *("—" if number is None else f"{number:.3g}" for number in numbers),
         )
     Console().print(table)
