@@ -180,25 +180,27 @@ def _batches(run: "Run", count: int, images: int) -> list[tuple[Any, Any]]:
 
 
 def _print_variance(rows: Sequence[Mapping[str, Any]]) -> None:
+    """A table for each gradient that is estimated, narrow enough for 80 columns."""
+    from rich import box
     from rich.console import Console
     from rich.table import Table
 
     from show_attend_tell.reports.variance_chart import row_name
 
-    table = Table(
-        title="trace of the gradient's covariance; relative to none + sequence at equal rollouts; "
-        "bias over the norm of the exact gradient"
-    )
-    words = ("estimator", "credit", "against")
-    for name in (*words, "rollouts", "trace", "relative", "signal to noise", "bias"):
-        table.add_column(name, justify="left" if name in words else "right")
-    for row in rows:
-        numbers = (row["variance"], row["relative"], row["snr"], row["relative_bias"])
-        table.add_row(
-            row_name(row),
-            row["credit"] or "—",
-            row["against"],
-            str(row["rollouts"]),
-            *("—" if number is None else f"{number:.3g}" for number in numbers),
-        )
-    Console().print(table)
+    numbers = {"variance": "trace", "relative": "relative", "snr": "s/n", "relative_bias": "bias"}
+    for against in dict.fromkeys(row["against"] for row in rows):
+        table = Table(title=f"estimates of the gradient `{against}`", box=box.SIMPLE_HEAD)
+        for name in ("estimator", "credit", "rollouts", *numbers.values()):
+            table.add_column(name, justify="left" if name in ("estimator", "credit") else "right")
+        for row in rows:
+            if row["against"] == against:
+                values = [row[key] for key in numbers]
+                table.add_row(
+                    row_name(row),
+                    row["credit"] or "—",
+                    str(row["rollouts"]),
+                    *("—" if value is None else f"{value:.3g}" for value in values),
+                )
+        Console().print(table)
+    print("trace: of the covariance. relative: to none + sequence, at equal rollouts.")
+    print("s/n: signal to noise. bias: over the norm of the exact gradient, where there is one.")
