@@ -220,8 +220,8 @@ class Hard(Group):
         "`reinforce`: Xu et al. 2015, section 4.1; `multi_sample`: the tighter bound of VIMCO; "
         "`marginal`: the exact likelihood, summed over places; `top_k`: the same, with the places "
         "beyond the K most probable ones read as their mean; `variational`: a bound, by a trained "
-        "posterior over places",
-        choices=("reinforce", "multi_sample", "marginal", "top_k", "variational"),
+        "posterior over places; `gumbel`: straight-through gradients, see `objectives.relaxed`",
+        choices=("reinforce", "multi_sample", "marginal", "top_k", "variational", "gumbel"),
     )
     samples: int = setting(
         1,
@@ -244,14 +244,20 @@ class Hard(Group):
     entropy: float = setting(0.01, "lambda_e, weight of attention's entropy in nats; < 0 sharpens")
     credit: str = setting(
         "sequence",
-        "log-likelihood credited to a choice: that of the whole `sequence`, that of the words "
-        "`to_go`, or the `mean` over words",
-        choices=("sequence", "to_go", "mean"),
+        "log-likelihood credited to a choice: that of the whole `sequence`, of the words `to_go`, "
+        "of the step's own `word`, or the `mean` over words",
+        choices=("sequence", "to_go", "word", "mean"),
     )
     baseline: str = setting(
         "moving_average",
         "subtracted from the credit; see `objectives.baselines`",
         choices=BASELINES,
+    )
+    relaxation_temperature: float = setting(
+        1.0, "tau of `gumbel`; a lower one has less bias and more variance", above=0
+    )
+    rao_samples: int = setting(
+        1, "K, draws of noise that `gumbel` averages over; 1: plain straight-through", least=1
     )
     released: bool = setting(False, "reproduce the normalisation of the paper's released code")
 
@@ -475,6 +481,7 @@ class Settings:
         if self.attention.hard:
             self.hard.check_used()
             self._check_sum_over_places()
+            self._check_credit()
         if self.decode.context == "mixture" and not self.decoder.product_form:
             raise UserError(
                 "config.decode.context 'mixture' needs config.decoder.product_form=True"
@@ -506,6 +513,13 @@ class Settings:
             raise UserError(
                 f"config.hard.objective '{objective}' needs config.attention.state_reads 'nothing' "
                 "or 'expected': where the state reads drawn places, the sum runs over all paths"
+            )
+
+    def _check_credit(self) -> None:
+        if self.hard.credit == "word" and self.attention.state_reads == "drawn":
+            raise UserError(
+                "config.hard.credit 'word' needs config.attention.state_reads 'nothing' or "
+                "'expected': a drawn place that the state reads changes all later words"
             )
 
     def check_start(self) -> None:

@@ -32,6 +32,9 @@ REWARD = Reward(samples=2, cider=1.0, bleu=0.5, f_mean=0.3, max_length=8)
             | {"released": True},
             "released needs config.hard.objective='reinforce'",
         ),
+        ({"objective": "gumbel", "released": True}, "released needs .*objective='reinforce'"),
+        ({"relaxation_temperature": 0.0}, "relaxation_temperature is 0.0: it must be over 0"),
+        ({"rao_samples": 0}, "rao_samples is 0: it must be at least 1"),
     ],
 )
 def test_bad_settings_of_hard_attention(changes, message):
@@ -62,6 +65,17 @@ def test_bad_settings_of_the_reward(changes):
 def test_bad_settings_of_the_loss(changes):
     with pytest.raises(UserError, match="config.loss"):
         Loss(**changes)
+
+
+def test_a_words_own_credit_needs_a_state_that_does_not_read_the_drawn_place():
+    def stated(reads):
+        attention = {"kind": "hard", "state_reads": reads}
+        return {"data": {"name": "shapes"}, "hard": {"credit": "word"}, "attention": attention}
+
+    for reads in ("nothing", "expected"):
+        assert config.from_dict(stated(reads)).hard.credit == "word"
+    with pytest.raises(UserError, match="config.hard.credit 'word' needs .*state_reads 'nothing'"):
+        config.from_dict(stated("drawn"))
 
 
 def test_settings_of_hard_attention_are_of_no_concern_to_soft_attention():

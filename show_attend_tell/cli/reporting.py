@@ -61,7 +61,7 @@ def add_verbs(verbs: Verbs) -> None:
         verbs,
         "gradient-variance",
         _gradient_variance,
-        "Measure the noise of hard attention's gradient for every baseline and credit.",
+        "Measure noise and bias of hard attention's gradient for every estimator.",
     )
     variance.add_argument("--workdir", type=Path, required=True, help="folder of a trained run")
     variance.add_argument("--batches", type=int, default=4, help="(default: 4)")
@@ -180,21 +180,27 @@ def _batches(run: "Run", count: int, images: int) -> list[tuple[Any, Any]]:
 
 
 def _print_variance(rows: Sequence[Mapping[str, Any]]) -> None:
+    """A table for each gradient that is estimated, narrow enough for 80 columns."""
+    from rich import box
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(
-        title="trace of the gradient's covariance; relative to none + sequence at equal rollouts"
-    )
-    for name in ("baseline", "credit", "rollouts", "trace", "relative", "signal to noise"):
-        table.add_column(name, justify="left" if name in ("baseline", "credit") else "right")
-    for row in rows:
-        table.add_row(
-            row["baseline"],
-            row["credit"],
-            str(row["rollouts"]),
-            f"{row['variance']:.3g}",
-            f"{row['relative']:.3f}",
-            f"{row['snr']:.3g}",
-        )
-    Console().print(table)
+    from show_attend_tell.reports.variance_chart import row_name
+
+    numbers = {"variance": "trace", "relative": "relative", "snr": "s/n", "relative_bias": "bias"}
+    for against in dict.fromkeys(row["against"] for row in rows):
+        table = Table(title=f"estimates of the gradient `{against}`", box=box.SIMPLE_HEAD)
+        for name in ("estimator", "credit", "rollouts", *numbers.values()):
+            table.add_column(name, justify="left" if name in ("estimator", "credit") else "right")
+        for row in rows:
+            if row["against"] == against:
+                values = [row[key] for key in numbers]
+                table.add_row(
+                    row_name(row),
+                    row["credit"] or "—",
+                    str(row["rollouts"]),
+                    *("—" if value is None else f"{value:.3g}" for value in values),
+                )
+        Console().print(table)
+    print("trace: of the covariance. relative: to none + sequence, at equal rollouts.")
+    print("s/n: signal to noise. bias: over the norm of the exact gradient, where there is one.")

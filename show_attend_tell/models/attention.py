@@ -36,6 +36,7 @@ from jaxtyping import Array, Bool, Float, Int
 from show_attend_tell import settings
 from show_attend_tell.errors import UserError
 from show_attend_tell.models.sparse import entmax, sparsemax
+from show_attend_tell.models.straight_through import Relaxation, straight_through
 
 # Log-weight of a place that is not attended to. Its exponential is exactly 0; it is finite, so that
 # 0 times it is 0 and not NaN.
@@ -274,15 +275,32 @@ class Window(NamedTuple):
     renormalise: bool  # whether alpha, within the Gaussian, is normalised again
 
 
+Noises = tuple[Float[Array, "..."], Float[Array, "..."] | None]
+
+
 class Choice(NamedTuple):
     """What decides the location that hard attention reads at a step.
 
     `noise` is Gumbel noise to sample from alpha, or zeros to take its most probable location. Rows
-    marked `expected` read the expectation instead, as soft attention does.
+    marked `expected` read the expectation instead, as soft attention does. With a `relaxation` the
+    gradient of what is read flows into alpha, too; see `models.straight_through`.
     """
 
     noise: Float[Array, "B R *T L"]
     expected: Bool[Array, "B R"]
+    relaxation: Relaxation | None = None
+
+    @property
+    def noises(self) -> Noises:
+        """All that differs from step to step."""
+        return self.noise, None if self.relaxation is None else self.relaxation.more
+
+    def with_noises(self, noises: Noises) -> "Choice":
+        """The same with other `noises`, such as those of one step."""
+        noise, more = noises
+        if self.relaxation is None or more is None:
+            return self._replace(noise=noise)
+        return self._replace(noise=noise, relaxation=self.relaxation._replace(more=more))
 
 
 def log_weights(
@@ -326,7 +344,8 @@ def read_context(
 
     Without a choice the context is sum_i alpha_i a_i (deterministic soft attention, Xu et al. 2015,
     eq. 13); with one it is a_s (stochastic hard attention, eq. 8-9). s = argmax(log alpha + noise)
-    is a sample from alpha if the noise is Gumbel noise. No gradient flows through s.
+    is a sample from alpha if the noise is Gumbel noise. No gradient flows through s without a
+    relaxation.
     """
     alpha = jnp.exp(log_alpha)
     if choice is None:
@@ -335,6 +354,8 @@ def read_context(
     else:
         location = jnp.argmax(log_alpha + choice.noise, axis=-1)
         sampled = jax.nn.one_hot(location, log_alpha.shape[-1], dtype=alpha.dtype)
+        if choice.relaxation is not None:
+            sampled = straight_through(sampled > 0, log_alpha, choice.noise, choice.relaxation)
         weights = jnp.where(choice.expected[..., None], alpha, sampled)
     weights = weights.astype(annotations.dtype)
     context = jnp.einsum("brl,bld->brd", weights, annotations, preferred_element_type=jnp.float32)

@@ -407,7 +407,7 @@ class Decoder(nnx.Module):
         embedded = self.embed(_time_first(input_words(tokens)))
         embedded = self.dropout(embedded, deterministic=keys[0] is None, rngs=keys[0])
         if choice is not None:
-            choice = choice._replace(noise=_time_first(choice.noise))
+            choice = choice.with_noises(jax.tree.map(_time_first, choice.noises))
         words = self.word_inputs(embedded)
         h, out = unroll.run(self.weights(), memory, words, _time_first(starts), choice)
         embedded, h, out = jax.tree.map(_time_last, (embedded, h, out))

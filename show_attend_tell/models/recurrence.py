@@ -21,6 +21,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from show_attend_tell.models.attention import (
     Choice,
+    Noises,
     Window,
     log_weights,
     matmul,
@@ -409,12 +410,12 @@ def scan(
     """
     initial = initial_state(weights, memory, starts.shape[2], len(starts))
 
-    def body(state: State, inputs: tuple[WordInputs, Array, Array | None, Taps | None]):
-        now, start, noise, tap = inputs
+    def body(state: State, inputs: tuple[WordInputs, Array, Noises | None, Taps | None]):
+        now, start, noises, tap = inputs
         state = _restart(state, initial, start)
-        chosen = None if choice is None or noise is None else Choice(noise, choice.expected)
+        chosen = None if choice is None or noises is None else choice.with_noises(noises)
         state, output = step(weights, memory, state, now, chosen, tap)
         return state, (state.h, output)
 
-    noise = None if choice is None else choice.noise
-    return jax.lax.scan(body, initial, (words, starts, noise, taps))[1]
+    noises = None if choice is None else choice.noises
+    return jax.lax.scan(body, initial, (words, starts, noises, taps))[1]

@@ -103,12 +103,13 @@ def _choice_of_rows(choice: Choice | None, steps: int) -> Choice | None:
     if choice is None:
         return None
     expected = jnp.broadcast_to(choice.expected[None], (steps, *choice.expected.shape))
-    return Choice(_rows(choice.noise), _rows(expected))
+    choice = choice.with_noises(jax.tree.map(_rows, choice.noises))
+    return choice._replace(expected=_rows(expected))
 
 
 def _rows(x: Array) -> Array:
     """(T, B, R, ...) as (B, T R, ...): every step counts as one more row."""
-    return jnp.moveaxis(x, 0, 1).reshape(x.shape[1], -1, *x.shape[3:])
+    return jnp.moveaxis(x, 0, 1).reshape(x.shape[1], x.shape[0] * x.shape[2], *x.shape[3:])
 
 
 def _steps(x: Array, steps: int) -> Array:

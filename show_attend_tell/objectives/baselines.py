@@ -6,7 +6,7 @@ variance. Symbols as in `models.decoder`; Q = N R rows, row n R + r being sample
     none
     moving_average  b_k = 0.9 b_(k-1) + 0.1 credit, of the batches before this one (Xu et al. 2015,
                     section 4.1), divided by 1 - 0.9^k, so that b_0 = 0 carries no weight. With
-                    credit `to_go` it averages per word.
+                    credits `to_go` and `word` it averages per word.
     learned         the moving average plus a network's correction. The network sees h_{t-1}, the
                     mean annotation, the word y_t and the number of words to go, and is fitted to
                     the credit; no gradient reaches the model.

@@ -6,6 +6,8 @@ log p(y_s) over a part of the caption that step t belongs to:
     sequence  all words of the caption, as in Xu et al. 2015, section 4.1.
     to_go     the words from t on. s_t cannot change earlier words, so leaving these out is
               unbiased (Sutton et al. 2000) and lowers the variance.
+    word      the word of step t alone. Unbiased where the state does not read the drawn place, so
+              that s_t changes no other word; biased elsewhere.
     mean      the mean over the caption's words. The released code uses it; it is biased in scale.
 """
 
@@ -18,8 +20,10 @@ def credited(same: Float[Array, "B R T T"], kind: str) -> Float[Array, "B R T T"
 
     Args:
       same: which steps share a caption, see `models.decoder.same_caption`.
-      kind: `sequence`, `to_go` or `mean`.
+      kind: `sequence`, `to_go`, `word` or `mean`.
     """
+    if kind == "word":
+        return jnp.tril(jnp.triu(same))
     if kind == "to_go":
         return jnp.triu(same)
     if kind == "mean":

@@ -14,7 +14,8 @@ surrogate maximised here has this estimate as its gradient:
 
 The advantage A_t is a credit (see `credit`) minus a baseline (see `baselines`). With lambda_r = 1
 and lambda_e = 0 its expected gradient is that of L_s for every baseline that does not depend on
-s_t and for every credit but `mean`; other values make it the paper's heuristic.
+s_t and for every credit but `mean`, and for `word` only where the state does not read the drawn
+place; other values make it the paper's heuristic.
 
 Semi-sampling: with probability p an image reads the expectation alpha in place of samples. Such
 soft images are trained as in soft attention: they have no REINFORCE and no entropy term and do not
@@ -223,10 +224,10 @@ def fit_error(
 
 
 def averaged(steps: Steps, hard: settings.Hard) -> Bool[Array, "B Q T"]:
-    """Which steps' credits enter the moving average: every hard step's with `to_go`.
+    """Which steps' credits enter the moving average: every hard step's with `to_go` or `word`.
 
     Other credits stand at every step of a caption and count once, at its <eos>. The released code
     counts soft captions, too.
     """
     seen = steps.real if hard.released else steps.hard
-    return seen if hard.credit == "to_go" else seen & steps.ends
+    return seen if hard.credit in ("to_go", "word") else seen & steps.ends

@@ -16,6 +16,7 @@ from show_attend_tell.objectives.likelihood import Likelihood
 from show_attend_tell.objectives.marginal import Marginal
 from show_attend_tell.objectives.objective import Objective
 from show_attend_tell.objectives.reinforce import Reinforce
+from show_attend_tell.objectives.relaxed import Relaxed
 from show_attend_tell.objectives.rewarded import Rewarded
 from show_attend_tell.objectives.rewards import IdfTable
 from show_attend_tell.objectives.top_k import TopK
@@ -100,6 +101,11 @@ def make_objective(settings: s.Settings, table: IdfTable | None = None) -> Objec
         drawn = None if marginal else hard
         return Rewarded(settings.reward, drawn, settings.loss, table, mixture=marginal)
     if hard is not None:
-        kinds = {"marginal": Marginal, "top_k": TopK, "variational": Variational}
+        kinds = {
+            "marginal": Marginal,
+            "top_k": TopK,
+            "variational": Variational,
+            "gumbel": Relaxed,
+        }
         return kinds.get(hard.objective, Reinforce)(hard, settings.loss)
     return Likelihood(settings.loss)

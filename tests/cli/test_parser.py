@@ -108,9 +108,10 @@ def test_evaluate_reports_a_hard_run_with_both_contexts(workdir, capsys):
 def test_gradient_variance_writes_table_and_chart(workdir, capsys):
     few = ["--batches", "1", "--samples", "2", "--images", "2"]
     assert main(["gradient-variance", "--workdir", workdir, *few]) == 0
-    assert "leave_one_out" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "leave_one_out of 4" in printed and "gumbel_rao" in printed
     stored = json.loads((Path(workdir) / "gradient_variance.json").read_text())
-    assert len(stored["rows"]) == 12 and stored["samples"] == 2
+    assert len(stored["rows"]) == 15 and stored["samples"] == 2
 
 
 def test_gradient_variance_can_use_fresh_weights(workdir, monkeypatch):
@@ -119,6 +120,7 @@ def test_gradient_variance_can_use_fresh_weights(workdir, monkeypatch):
     def measure(model, params, *_, **__):
         measured.append(params)
         row = {"baseline": "none", "credit": "sequence", "rollouts": 1, "relative": 1.0}
+        row |= {"estimator": "reinforce", "against": "expected", "relative_bias": None}
         return [row | {"variance": 1.0, "snr": 1.0, "variance_per_rollout": 1.0}]
 
     monkeypatch.setattr(gradient_variance, "gradient_variance", measure)

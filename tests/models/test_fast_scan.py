@@ -11,6 +11,7 @@ from recurrences import DECODERS, ENCODERS, B, L, R, T, drawn, inputs
 
 from show_attend_tell.models import fast_scan, recurrence, unroll
 from show_attend_tell.models.attention import Choice
+from show_attend_tell.models.straight_through import Relaxation
 
 SAMPLED = jnp.array([[False, True, False], [True, False, False]])
 # Soft and hard attention differ only in what they read.
@@ -19,7 +20,7 @@ HARD = (
     *("reads nothing", "reads nothing, current", "reads expected"),
 )
 CASES = [(variant, "soft") for variant in (*DECODERS, *ENCODERS)] + [
-    (variant, "hard") for variant in HARD
+    (variant, kind) for variant in HARD for kind in ("hard", "relaxed")
 ]
 
 
@@ -32,7 +33,10 @@ def test_the_fast_run_has_the_plain_scans_values_and_gradients(kind, variant):
     settings = (DECODERS | ENCODERS)[variant]
     weights, memory, words, starts = inputs(**settings)
     noise = jax.random.gumbel(jax.random.key(11), (T, B, R, L))
-    choice = Choice(noise, SAMPLED) if kind == "hard" else None
+    choice = None if kind == "soft" else Choice(noise, SAMPLED)
+    if kind == "relaxed":
+        more = jax.random.gumbel(jax.random.key(12), (T, B, R, 2, L))
+        choice = Choice(noise, SAMPLED, Relaxation(more, jnp.float32(0.7)))
 
     def total(way):
         def of(weights, memory, words):

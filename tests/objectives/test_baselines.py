@@ -63,12 +63,14 @@ def of(given, name, credit, *log_probs, average=SEEN, learned=None, **changes):
 def test_the_second_rollouts_are_of_different_paths(given):
     expected = of(given, "expected", "sequence", LOG_PROBS)
     np.testing.assert_allclose(expected, [[-200, -200, -300, -300, -300, 0]])
+    words = of(given, "expected", "word", LOG_PROBS)
+    np.testing.assert_allclose(words, [[-100] * 5 + [0]])
     best = of(given, "self_critical", "to_go", LOG_PROBS, LOG_PROBS)
     np.testing.assert_allclose(best, [[-20, -10, -30, -20, -10, 0]] * 2)
 
 
 def test_the_moving_average_is_per_word_with_rewards_to_go_only(given):
-    for credit in ("sequence", "mean"):
+    for credit in ("sequence", "mean", "word"):
         found = of(given, "moving_average", credit, LOG_PROBS)
         np.testing.assert_allclose(found, [[-2.0] * 6])
     found = of(given, "moving_average", "to_go", LOG_PROBS)

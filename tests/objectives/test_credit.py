@@ -13,6 +13,7 @@ LOG_PROBS = jnp.array([-1.0, -2.0, -4.0, -8.0, 0.0])
 CREDITS = {
     "sequence": [-3, -3, -12, -12, 0],
     "to_go": [-3, -2, -12, -8, 0],
+    "word": [-1, -2, -4, -8, 0],
     "mean": [-1.5, -1.5, -6, -6, 0],
 }
 
@@ -33,6 +34,7 @@ def test_only_rewards_to_go_are_averaged_per_word():
     for kind, wanted in {
         "sequence": [1, 1, 1, 1, 1],
         "mean": [1, 1, 1, 1, 1],
+        "word": [1, 1, 1, 1, 1],
         "to_go": [2, 1, 2, 1, 1],  # words from a step to its caption's end; at padding 1
     }.items():
         np.testing.assert_array_equal(averaged_by(credited(SAME, kind), kind)[0, 0], wanted)

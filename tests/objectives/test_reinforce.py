@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +32,8 @@ COMBINATIONS = [(b, c) for b in BASELINES for c in ("sequence", "to_go")]
 
 
 GRAPH, PARAMS = tiny.decoder()
+# States that do not read the drawn place, so that it changes no word but its own.
+BLIND = {reads: tiny.decoder(state_reads=reads) for reads in ("nothing", "expected")}
 ANNOTATIONS = Annotations(jax.random.normal(jax.random.key(2), (1, L, 4)))
 LEARNED = LearnedBaseline(4, 3, 3, rngs=nnx.Rngs(3))
 LEARNED.output.kernel[...] = jax.random.normal(jax.random.key(4), (128, 1))
@@ -50,45 +53,46 @@ def drawn_loss(params, tokens, key, estimator, loss=PLAIN, *, learned=None, step
     return value, report
 
 
-def loss_along(params, tokens, choice, estimator, loss=PLAIN):
+def loss_along(params, tokens, choice, estimator, loss=PLAIN, graph=GRAPH):
     """The loss along given paths, without dropout; the next moving average; the report."""
-    given = TeacherForcing(nnx.merge(GRAPH, params), ANNOTATIONS, tokens)
+    given = TeacherForcing(nnx.merge(graph, params), ANNOTATIONS, tokens)
     return Reinforce(estimator, loss).loss_along(given, choice, SEEN, LEARNED)
 
 
-@jax.jit
-def likelihoods(params, tokens):
+@partial(jax.jit, static_argnames="graph")
+def likelihoods(params, tokens, graph=GRAPH):
     """log p(s) and log p(y|s) of all 27 paths, each a scalar per path and caption-step."""
-    out = nnx.merge(GRAPH, params)(ANNOTATIONS, jnp.tile(tokens, (1, 27, 1)), None, forced(PATHS))
+    out = nnx.merge(graph, params)(ANNOTATIONS, jnp.tile(tokens, (1, 27, 1)), None, forced(PATHS))
     log_p_s = jnp.take_along_axis(out.log_alpha[0], PATHS[..., None], axis=-1)[..., 0]
     log_p_y = token_log_probs(out.logits, jnp.tile(tokens, (1, 27, 1)))[0]
     return log_p_s.sum(-1), log_p_y
 
 
-def exact(tokens):
+def exact(tokens, graph=GRAPH, params=PARAMS):
     """The gradient of L_s = sum_s p(s) log p(y|s), per real token, and of minus it: the loss."""
 
     def loss(params):
-        log_p_s, log_p_y = likelihoods(params, tokens)
+        log_p_s, log_p_y = likelihoods(params, tokens, graph)
         return -(jnp.exp(log_p_s) * log_p_y.sum(-1)).sum() / T
 
-    return jax.grad(loss)(PARAMS)
+    return jax.grad(loss)(params)
 
 
-def gradient_of(estimator, tokens):
+def gradient_of(estimator, tokens, graph=GRAPH):
     """The estimate's gradient for given paths (N, T)."""
 
     def loss(params, paths):
-        return loss_along(params, tokens, forced(paths), estimator)[0]
+        return loss_along(params, tokens, forced(paths), estimator, graph=graph)[0]
 
     return jax.grad(loss)
 
 
-def expectation(estimator, tokens):
+def expectation(estimator, tokens, graph=GRAPH, params=PARAMS):
     """The estimate's expected gradient: all paths, or all pairs of paths, by probability."""
-    p = jnp.exp(likelihoods(PARAMS, tokens)[0])
+    p = jnp.exp(likelihoods(params, tokens, graph)[0])
     index = jnp.array(list(itertools.product(range(27), repeat=estimator.samples)))
-    gradients = jax.jit(jax.vmap(gradient_of(estimator, tokens), (None, 0)))(PARAMS, PATHS[index])
+    along = jax.jit(jax.vmap(gradient_of(estimator, tokens, graph), (None, 0)))
+    gradients = along(params, PATHS[index])
     weight = p[index].prod(axis=1)
     return jax.tree.map(lambda g: jnp.tensordot(weight, g, 1), gradients)
 
@@ -113,6 +117,22 @@ def pure(**changes):
 def test_every_baseline_and_credit_is_unbiased(baseline, credit, row):
     estimator = pure(baseline=baseline, credit=credit)
     assert error(expectation(estimator, ROWS[row]), exact(ROWS[row])) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("baseline", "reads", "row"),
+    [(baseline, "nothing", "packed") for baseline in BASELINES]
+    + [("none", "expected", "one"), ("leave_one_out", "expected", "one")],
+)
+def test_a_words_own_credit_is_unbiased_where_no_state_reads_the_drawn_place(baseline, reads, row):
+    estimator, tokens = pure(baseline=baseline, credit="word"), ROWS[row]
+    wanted = exact(tokens, *BLIND[reads])
+    assert error(expectation(estimator, tokens, *BLIND[reads]), wanted) < 1e-5
+
+
+def test_a_words_own_credit_is_biased_where_the_state_reads_the_drawn_place():
+    estimator = pure(credit="word")
+    assert error(expectation(estimator, ROWS["one"]), exact(ROWS["one"])) > 0.05
 
 
 def test_the_score_term_matters_here():

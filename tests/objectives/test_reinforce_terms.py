@@ -170,10 +170,12 @@ def test_the_fit_leaves_padding_and_soft_rows_out():
 
 def test_which_steps_are_averaged():
     steps = Steps.of(jnp.array([[[4, EOS, 0]], [[4, 5, EOS]]]), jnp.array([[False], [True]]))
-    for credit, released in itertools.product(("sequence", "to_go", "mean"), (False, True)):
+    credits = ("sequence", "to_go", "word", "mean")
+    for credit, released in itertools.product(credits, (False, True)):
         hard = dataclasses.replace(tiny.PURE, credit=credit, released=released)
-        first = [True, True, False] if credit == "to_go" else [False, True, False]
-        second = [credit == "to_go"] * 2 + [True] if released else [False] * 3
+        every = credit in ("to_go", "word")
+        first = [every, True, False]
+        second = [every] * 2 + [True] if released else [False] * 3
         np.testing.assert_array_equal(averaged(steps, hard)[:, 0], [first, second])
 
 
