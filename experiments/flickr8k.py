@@ -51,8 +51,8 @@ SMALL = {
     "train.buckets": 3,  # fewer programs to compile
     "train.epochs": 2.0,
 }
-# A decoder in which the picture enters through attention. Its places come from an early stage, which
-# sees their surroundings only. The late stage gives the scene, which training often withholds.
+# A decoder in which the picture enters through attention. Places come from an early stage, which
+# sees their surroundings only; the scene from the late one. Training often withholds the scene.
 LOCAL = {
     "encoder.endpoints": ("stage5", "head"),
     "attention.values": ("stage5",),
