@@ -73,10 +73,9 @@ class TopK:
         def mean(x: Float[Array, "B R T"]) -> Float[Array, ""]:
             return jnp.where(real, x, 0.0).sum() / count
 
-        mixture, merged = log_merged_mixture(given, self.hard.samples)
-        log_probs = jnp.take_along_axis(mixture, tokens[..., None], axis=-1)[..., 0]
-        nll, smoothing = -mean(log_probs), self.regularizers.label_smoothing
-        smoothed = -mean(mixture.mean(axis=-1)) if smoothing else 0.0
+        smoothing = self.regularizers.label_smoothing
+        log_probs, uniform, merged = log_merged(given, self.hard.samples, smoothing=bool(smoothing))
+        nll, smoothed = -mean(log_probs), -mean(uniform)
         alpha = given.out.alpha
         entropy = mean(entropies(alpha, given.out.log_alpha))
         locations = annotations.vectors.shape[1]
@@ -92,18 +91,34 @@ class TopK:
         return loss, state, report
 
 
-def log_merged_mixture(
-    given: Reading, k: int
-) -> tuple[Float[Array, "B R T V"], Float[Array, "B R T"]]:
-    """The log of the module's approximation for every word, in nats, and m of every step."""
+def log_merged(
+    given: Reading, k: int, *, smoothing: bool
+) -> tuple[Float[Array, "B R T"], Float[Array, "B R T"], Float[Array, "B R T"]]:
+    """The module's approximation in nats: log p of the given words, its mean over the vocabulary.
+
+    The third is m of every step. Without `smoothing` the second is 0, and the sum over places is
+    taken for the given words only.
+    """
+    words = given.tokens[..., None]
+
+    def needed(log_p: Float[Array, "*N B R T V"]) -> Float[Array, "*N B R T _"]:
+        if smoothing:
+            return log_p
+        index = jnp.broadcast_to(words, (*log_p.shape[:-1], 1))
+        return jnp.take_along_axis(log_p, index, axis=-1)
+
     log_alpha = given.out.log_alpha
     largest, places = jax.lax.top_k(log_alpha, min(k, log_alpha.shape[-1]))
     chosen = jax.nn.one_hot(places, log_alpha.shape[-1], dtype=bool).any(axis=-2)
     others = jnp.where(chosen, 0.0, jnp.exp(log_alpha))
     merged = others.sum(axis=-1)
     probability = jnp.maximum(merged, _LEAST)
-    rest = given.log_softmax(given.expectation(others) / probability[..., None])
-    read = given.log_softmax_at(jnp.moveaxis(places, -1, 0))
+    rest = needed(given.log_softmax(given.expectation(others) / probability[..., None]))
+    read = needed(given.log_softmax_at(jnp.moveaxis(places, -1, 0)))
     terms = jnp.moveaxis(largest, -1, 0)[..., None] + read
     last = jnp.log(probability)[..., None] + rest
-    return jnp.logaddexp(jax.nn.logsumexp(terms, axis=0), last), merged
+    mixture = jnp.logaddexp(jax.nn.logsumexp(terms, axis=0), last)
+    if not smoothing:
+        return mixture[..., 0], jnp.zeros(words.shape[:-1]), merged
+    of_words = jnp.take_along_axis(mixture, words, axis=-1)[..., 0]
+    return of_words, mixture.mean(axis=-1), merged

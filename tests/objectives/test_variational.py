@@ -7,6 +7,7 @@ from functools import cache, partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import tiny
 from flax import nnx
@@ -308,6 +309,23 @@ def test_a_reading_has_the_dropout_of_the_decoders_own_pass():
     np.testing.assert_array_equal(given.out.log_alpha, wanted.log_alpha)
     soft = given.log_softmax(given.expectation(given.out.alpha))
     np.testing.assert_allclose(soft, jax.nn.log_softmax(wanted.logits), rtol=1e-5, atol=1e-6)
+
+
+def test_training_q_closes_most_of_the_gap():
+    graphs, (params, network) = make("reads nothing")
+    optimizer = optax.adam(0.05)
+
+    def step(carry, _):
+        network, state = carry
+        compute = jax.value_and_grad(lambda n: loss_of(graphs, (params, n))[0])
+        value, gradient = compute(network)
+        updates, state = optimizer.update(gradient, state)
+        return (optax.apply_updates(network, updates), state), value
+
+    start = network, optimizer.init(network)
+    _, values = jax.jit(lambda start: jax.lax.scan(step, start, length=200))(start)
+    gaps = values - marginal(graphs, (params, network))
+    assert gaps[-1] > 0 and gaps[-1] < 0.1 * gaps[0], gaps
 
 
 BASE = {
