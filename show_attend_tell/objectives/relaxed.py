@@ -7,7 +7,8 @@ G that agree with the place (see `models.straight_through`). It needs no baselin
 pass. K > 1 lowers the variance and leaves the mean as it is.
 
 The estimate is biased: it follows the slope of what the decoder computes between places, where it
-is never run. A small tau lowers the bias and raises the variance.
+is never run. A small tau lowers the bias and raises the variance; for tau to 0 the difference
+between two places is estimated by the trapezoidal rule.
 
 Symbols as in `models.decoder`; Q = N R rows, as in `reinforce`.
 """

@@ -142,6 +142,26 @@ def test_two_places_have_a_closed_form():
         np.testing.assert_allclose(found, [slope, -slope], rtol=1e-4)
 
 
+def test_a_low_temperature_is_unbiased_for_a_quadratic_function_of_what_is_read():
+    """Two places that tie count equally: the trapezoidal rule between them."""
+
+    def of(context):
+        return 2 * context[0] - context[1] + 3 * context[0] * context[1]
+
+    def mean_of(tau, draws=100000):
+        zero = jnp.zeros((draws, 0, L))
+        one = jax.grad(lambda x, n, m: of(read(x, n, m, tau)[0]))
+        found = jax.jit(jax.vmap(one, (None, 0, 0)))(LOG_ALPHA, noise_of(6, draws), zero)
+        return np.asarray(found.mean(axis=0)), np.asarray(found.std(axis=0)) / np.sqrt(draws)
+
+    alpha, values = np.exp(np.asarray(LOG_ALPHA)), np.array([of(v) for v in VALUES])
+    exact = alpha * (values - alpha @ values)  # of sum_i alpha_i f(v_i), by the scores
+    low, error = mean_of(0.1)
+    assert (np.abs(low - exact) < 4 * error + 0.02 * np.abs(exact).max()).all()
+    high, error = mean_of(3.0)
+    assert np.abs(high - exact).max() > 10 * error.max()
+
+
 def test_places_that_are_never_drawn_stay_finite():
     log_alpha = jnp.array([0.0, -1e9, -1e9, -1e9])
     gradient = jax.grad(lambda x: read(x, noise_of(0, 1)[0], noise_of(1, 4))[0].sum())(log_alpha)
