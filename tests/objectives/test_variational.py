@@ -336,9 +336,17 @@ BASE = {
 }
 
 
-def test_the_network_is_built_from_settings_and_starts_as_the_prior(tmp_path):
-    settings = tiny.settings(tmp_path, BASE | {"attention.null_place": True})
-    model = build_captioner(settings, Precomputed(6, (2, 2)), 9)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"attention.null_place": True},
+        {"decoder.projection": 0, "attention.values": ("b",), "attention.keys": ("a",)},
+    ],
+)
+def test_the_network_is_built_from_settings_and_starts_as_the_prior(tmp_path, changes):
+    settings = tiny.settings(tmp_path, BASE | changes)
+    encoder = Precomputed(6, (2, 2), (("a", 4), ("b", 2)))
+    model = build_captioner(settings, encoder, 9)
     objective = make_objective(settings)
     assert isinstance(objective, Variational)
     batch = {
