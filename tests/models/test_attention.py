@@ -15,6 +15,7 @@ from show_attend_tell.models.attention import (
     Choice,
     Window,
     log_weights,
+    position_code,
     read_context,
     scores_of_query,
 )
@@ -289,3 +290,48 @@ def test_gradients_of_additive_scores_are_those_of_the_formula():
         jax.grad(ours, (0, 1, 2))(*given), jax.grad(formula, (0, 1, 2))(*given), strict=True
     ):
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_position_code_says_where_a_places_middle_lies():
+    code = np.asarray(position_code((1, 2)))
+    assert code.shape == (2, 14)
+    np.testing.assert_allclose(code[:, -2:], [[0, -0.5], [0, 0.5]], atol=1e-6)
+    # sin and cos of pi, 2 pi and 4 pi times the coordinates: down 1/2, across 1/4 and 3/4.
+    down = [1, 0, 0, -1, 0, 1]
+    half = 0.5**0.5
+    np.testing.assert_allclose(code[0, :12], [*down, half, half, 1, 0, 0, -1], atol=1e-6)
+    np.testing.assert_allclose(code[1, :12], [*down, half, -half, -1, 0, 0, -1], atol=1e-6)
+    options = settings.Attention(units=3, score="scaled_dot", position_code=True)
+    attention = Attention(options, features=4, hidden=5, grid=(2, 2), rngs=nnx.Rngs(0))
+    keys = attention.keys(jnp.ones((1, 4, 4)))
+    assert np.abs(np.diff(np.asarray(keys[0]), axis=0)).max(axis=1).min() > 1e-2
+
+
+@pytest.mark.parametrize("score", ["additive", "general"])
+def test_a_null_place_has_a_learned_key_and_a_vector_of_zeros(score):
+    options = settings.Attention(units=3, score=score, null_place=True)
+    attention = Attention(options, features=4, hidden=5, rngs=nnx.Rngs(0))
+    size = 3 if score == "additive" else 5
+    attention.null_key[...] = jnp.arange(1.0, size + 1)
+    a = jnp.ones((2, 3, 4))
+    mask = jnp.array([[True, True, False], [True, True, True]])
+    vectors, keys, allowed = attention.with_null_place(a, attention.keys(a), mask)
+    assert vectors.shape == (2, 4, 4) and not vectors[:, -1].any()
+    expected = np.arange(1.0, size + 1)
+    if score == "additive":
+        expected = np.exp(2 * expected)
+    np.testing.assert_allclose(keys[:, -1], [expected] * 2, rtol=1e-5)
+    np.testing.assert_array_equal(keys[:, :3], attention.keys(a))
+    assert allowed.tolist() == [[True, True, False, True], [True] * 4]
+
+
+def test_sparse_read_outs_keep_to_the_mask():
+    scores = jnp.array([[[3.0, 1.0, 0.0, 9.0]]])
+    mask = jnp.array([[True, True, True, False]])
+    for name in ("sparsemax", "entmax"):
+        alpha = np.exp(log_weights(scores, mask, None, name))[0, 0]
+        assert alpha[3] == 0 and alpha[2] == 0
+        assert alpha.sum() == pytest.approx(1, abs=1e-6)
+    np.testing.assert_allclose(
+        np.exp(log_weights(scores, mask, None, "sparsemax"))[0, 0], [1, 0, 0, 0], atol=1e-6
+    )
