@@ -33,8 +33,12 @@ from jaxtyping import Array, Float, Int
 
 from show_attend_tell.data.batches import Inputs
 from show_attend_tell.data.images import read_image
-from show_attend_tell.evaluation.pointing import other_images
-from show_attend_tell.evaluation.split_grounding import SEED, Measured, measured
+from show_attend_tell.evaluation.split_grounding import (
+    SEED,
+    Measured,
+    measured,
+    other_numbers,
+)
 from show_attend_tell.inference.forced import encoded_texts
 from show_attend_tell.inference.run import Run
 from show_attend_tell.models.attention import Annotations, mean_vector
@@ -225,9 +229,7 @@ def split_faithfulness(run: Run, split: str) -> dict[str, Any] | None:
     limit, encode = run.settings.data.max_length, run.vocabulary.encode_text
     inputs = load_inputs(run.settings, run.task, examples, run.encoder, run.source_vocabulary)
     captions = [[encode(text)[:limit] for text in texts] for texts in examples.captions()]
-    number = {name: i for i, name in enumerate(examples.ids)}
-    pairs = other_images(examples.ids, SEED)
-    others = np.array([number[pairs[name]] for name in examples.ids])
+    others = other_numbers(examples.ids)
     nll = likelihoods(run, inputs, encoded_texts(captions, _most(captions)), others)
     descriptions = examples.descriptions()
     found = measured(examples.ids, descriptions, encode, limit)

@@ -81,9 +81,7 @@ def split_grounding(run: Run, split: str) -> dict[str, Any] | None:
     own = maps_at(run, inputs, tokens, found.steps)
     others = None
     if len(examples) > 1:
-        number = {name: i for i, name in enumerate(examples.ids)}
-        pairs = other_images(examples.ids, SEED)
-        pictures = np.array([number[pairs[name]] for name in examples.ids])
+        pictures = other_numbers(examples.ids)
         others = maps_at(run, inputs, tokens, found.steps, pictures).prior
     places = places_of(run)
     figures = measure(
@@ -123,6 +121,13 @@ def measured(
                 mentions.append(Mention(name, phrase.kinds, noun, phrase.boxes))
                 steps.append((image, row, step))
     return Measured(mentions, np.array(steps, int).reshape(-1, 3), untold)
+
+
+def other_numbers(ids: Sequence[str]) -> Int[np.ndarray, " n"]:
+    """For each image of a split the number of another one; see `pointing.other_images`."""
+    number = {name: i for i, name in enumerate(ids)}
+    pairs = other_images(ids, SEED)
+    return np.array([number[pairs[name]] for name in ids])
 
 
 def mentions_of(name: str, descriptions: Sequence[Description]) -> list[Mention]:
