@@ -51,23 +51,34 @@ SMALL = {
     "train.buckets": 3,  # fewer programs to compile
     "train.epochs": 2.0,
 }
-# A decoder in which the picture enters through attention. Places come from an early stage, which
-# sees their surroundings only; the scene from the late one. Training often withholds the scene.
+# A decoder in which the picture enters through attention. Places come from a large picture, in which
+# late stages, too, see their surroundings only; the scene comes from a small one, and training often
+# withholds it.
 LOCAL = {
-    "encoder.endpoints": ("stage5", "head"),
-    "attention.values": ("stage5",),
+    "encoder.name": "efficientnet_lite0+efficientnet_lite2+efficientnet_lite1+efficientnet_lite0",
+    "encoder.image_size": 576,
+    "encoder.sizes": (576, 288, 288, 288),
+    "encoder.grid_stride": 64,
+    "encoder.endpoints": ("stage6@576", "stage7@576", "head@288"),
+    "data.crops": 0,
+    "attention.values": ("stage6@576", "stage7@576"),
     "attention.score": "scaled_dot",
     "attention.order": "current",
     "attention.state_reads": "nothing",
     "attention.position_code": True,
     "decoder.initial_state": "zero",
     "decoder.layer_norm": True,
-    "decoder.scene": ("head",),
+    "decoder.scene": ("head@288",),
     "decoder.product_form": True,
     "decoder.output_tanh": False,
     "decoder.gate": False,
     "loss.doubly_stochastic": 0.0,
     "loss.label_smoothing": 0.0,
+}
+SMALL_LOCAL = {
+    "encoder.name": "efficientnet_lite0+efficientnet_lite0",
+    "encoder.image_size": 576,
+    "encoder.sizes": (576, 288),
 }
 MARGINAL = LOCAL | {
     "attention.kind": "hard",
@@ -94,8 +105,8 @@ VARIANTS = {
     | HARD_BEST
     | {"train.init_from": "runs/flickr8k-hard-from-soft", "hard.baseline": "none"},
     "small": SMALL,
-    "small-local": SMALL | LOCAL | {"encoder.image_size": 288},
-    "small-marginal": SMALL | MARGINAL | {"encoder.image_size": 288},
+    "small-local": LOCAL | SMALL | SMALL_LOCAL,
+    "small-marginal": MARGINAL | SMALL | SMALL_LOCAL,
     "small-hard": SMALL
     | HARD_FROM_SOFT
     | {"train.init_from": "runs/flickr8k-small", "train.init_weights": "last"},

@@ -62,6 +62,7 @@ def setting(default: T, text: str, **bounds: Any) -> T:
 
 
 _NAMES = {int: "a whole number", float: "a number", str: "text", bool: "True or False"}
+_LISTS = {tuple[str, ...]: (str, "strings"), tuple[int, ...]: (int, "whole numbers")}
 
 
 @dataclass(frozen=True)
@@ -86,9 +87,10 @@ class Group:
             value = float(value)
         elif field.type is int and type(value) is float and value.is_integer():
             value = int(value)
-        elif field.type == tuple[str, ...]:
-            if not isinstance(value, list | tuple) or not all(isinstance(v, str) for v in value):
-                raise UserError(f"{name} is {value!r}: it must be a list of strings")
+        elif field.type in _LISTS:
+            item, items = _LISTS[cast(type, field.type)]
+            if not isinstance(value, list | tuple) or not all(type(v) is item for v in value):
+                raise UserError(f"{name} is {value!r}: it must be a list of {items}")
             value = tuple(value)
         elif type(value) is not field.type:
             wanted = _NAMES.get(cast(type, field.type), "of another type")

@@ -103,11 +103,16 @@ class ImageEncoder(Encoder):
     learning_rate: float = setting(
         0.0, "peak learning rate of a trained encoder; 0: the optimizer's", least=0
     )
+    sizes: tuple[int, ...] = setting(
+        (), "side of the images that each encoder of A+B is given; empty: image_size for all"
+    )
     endpoints: tuple[str, ...] = setting(
-        (), "stages whose channels are concatenated; empty: the network's default"
+        (),
+        "stages whose channels are concatenated, `STAGE@SIZE` of the encoders of that size only; "
+        "empty: the network's default",
     )
     grid_stride: int = setting(
-        0, "pixels between places: 8, 16 or 32; 0: the network's default", least=0
+        0, "pixels between places: 8, 16, 32 or 64; 0: the network's default", least=0
     )
     features: int = setting(64, "D, for the network `small` only", least=4)
     weights: str = setting("", "file, or OWNER/NAME on the hub; empty: the network's default")

@@ -5,6 +5,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import PIL.Image
 import pytest
 import safetensors.numpy
 from flax import nnx
@@ -164,7 +165,13 @@ def test_coarse_cells_are_means_of_what_they_cover():
     options = {"endpoints": ("stage4",)}
     fine = make("efficientnet_lite0", 72, grid_stride=16, **options)
     coarse = make("efficientnet_lite0", 72, grid_stride=32, **options)
+    coarsest = make("efficientnet_lite0", 72, grid_stride=64, **options)
+    # The network's own map at stride 32 is the coarsest. Its third cell has no neighbour.
+    fields = np.array(coarse.fields)
+    np.testing.assert_allclose(coarsest.fields, [fields[:2].mean(), fields[2]], rtol=1e-6)
     fine = np.asarray(encode(fine, images)).reshape(5, 5, 80)
+    corner = np.asarray(encode(coarsest, images)).reshape(2, 2, 80)[0, 1]
+    np.testing.assert_allclose(corner, fine[:4, 4:].mean((0, 1)), rtol=1e-4, atol=1e-4)
     coarse = np.asarray(encode(coarse, images)).reshape(3, 3, 80)
     for i in range(3):
         for j in range(3):
@@ -190,6 +197,30 @@ def test_several_encoders_lie_side_by_side():
     assert both.features == 2 * 1280
     parts = [encode(encoder, images) for encoder in apart]
     np.testing.assert_allclose(encode(both, images), np.concatenate(parts, -1), atol=1e-4)
+
+
+def test_parts_of_a_smaller_size_see_the_image_scaled_down():
+    images = np.kron(random_images(2, 32), np.ones((1, 4, 4, 1), np.uint8))
+    both = make(
+        "efficientnet_lite0+efficientnet_lite2",
+        128,
+        sizes=(128, 64),
+        grid_stride=64,
+        endpoints=("stage4@128", "stage3@64", "stage5@128"),
+    )
+    assert both.grid == (2, 2)
+    sections = (("stage4@128", 80), ("stage5@128", 112), ("stage3@64", 48))
+    assert both.sections == sections and both.features == 80 + 112 + 48
+    large = make("efficientnet_lite0", 128, grid_stride=64, endpoints=("stage4", "stage5"))
+    small = make("efficientnet_lite2", 64, grid_stride=32, endpoints=("stage3",))
+    scaled = [
+        PIL.Image.fromarray(i).resize((64, 64), PIL.Image.Resampling.BILINEAR) for i in images
+    ]
+    found = np.asarray(encode(both, images))
+    np.testing.assert_allclose(found[..., :192], encode(large, images), atol=1e-3)
+    np.testing.assert_allclose(found[..., 192:], encode(small, np.stack(scaled)), atol=0.1)
+    np.testing.assert_allclose(both.centres, large.centres, atol=1e-6)  # the small one: a scene
+    assert abs(large.centres[0] - small.centres[0]) > 1e-3
 
 
 def test_several_encoders_need_one_grid():
@@ -373,7 +404,7 @@ def test_weights_of_cnns_must_fit_by_name_both_ways(cnns, tmp_path):
         ("vgg19+small", 224, {"features": 32}, "features is 32, but the encoder vgg19 has no"),
         ("efficientnet_lite0", 224, {"endpoints": ("tail",)}, "stage7"),
         ("efficientnet_lite0", 224, {"endpoints": ("stage5", "stage5")}, "different names"),
-        ("efficientnet_lite0", 224, {"grid_stride": 5}, "8, 16 or 32"),
+        ("efficientnet_lite0", 224, {"grid_stride": 5}, "8, 16, 32 or 64"),
         ("efficientnet_lite0", 16, {}, "at least 32"),
         ("small", 70, {}, "multiple of 8"),
         ("small", 64, {"features": 30}, "multiple of 4"),
@@ -386,7 +417,12 @@ def test_weights_of_cnns_must_fit_by_name_both_ways(cnns, tmp_path):
             "trains nothing: the last endpoint of efficientnet_lite0 is stage5",
         ),
         ("efficientnet_lite0", 64, {"weights": "gone.pth"}, "no weights gone.pth"),
-        ("vgg19", 224, {"grid_stride": 32}, "8 or 16, not 32"),
+        ("vgg19", 224, {"grid_stride": 12}, "8, 16, 32 or 64, not 12"),
+        ("efficientnet_lite0", 64, {"sizes": (64,)}, "a name joined by"),
+        ("vgg19+vgg19", 64, {"sizes": (64,)}, "must be 2 numbers"),
+        ("vgg19+vgg19", 64, {"sizes": (96, 32)}, "the largest 64"),
+        ("vgg19+vgg19", 64, {"sizes": (64, 32), "endpoints": ("conv5@16",)}, "sizes has no 16"),
+        ("vgg19+vgg19", 64, {"sizes": (64, 33), "grid_stride": 32}, "33 pixels do not have"),
         ("resnet50", 224, {"endpoints": ("conv1",)}, "layer4"),
         ("resnet101", 31, {}, "at least 32"),
     ],

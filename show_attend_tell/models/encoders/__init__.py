@@ -41,7 +41,8 @@ def make_encoder(options: settings.ImageEncoder, *, rngs: nnx.Rngs) -> ImageEnco
         options: the name is `efficientnet_lite0`, `_lite1`, `_lite2`, `vgg19`, `resnet50`,
             `resnet101` (ImageNet weights) or `small` (untrained). Several names joined by +
             concatenate the encoders' annotation vectors. All parts then share the other options,
-            except that `weights` and `weights_sha256` have one part for each name.
+            except that `weights` and `weights_sha256` have one part for each name, and `sizes` one
+            number: with it, a part takes the endpoints without @ and those with @ and its size.
         rngs: for initial values. An encoder with stored weights draws nothing.
 
     Raises:
@@ -49,7 +50,12 @@ def make_encoder(options: settings.ImageEncoder, *, rngs: nnx.Rngs) -> ImageEnco
             not have, a value it cannot take, or weights that cannot be read.
     """
     if "+" in options.name:
-        return Concatenated([make_encoder(part, rngs=rngs) for part in _parts(options)])
+        return Concatenated([_make_part(options, part, rngs) for part in _parts(options)])
+    if options.sizes:
+        raise UserError(
+            "config.encoder.sizes has a side for each encoder of a name joined by +: set "
+            "config.encoder.image_size"
+        )
     if options.name not in _ENCODERS:
         near = difflib.get_close_matches(options.name, _ENCODERS, n=1, cutoff=0)[0]
         raise UserError(
@@ -81,4 +87,53 @@ def _parts(options: settings.ImageEncoder) -> list[settings.ImageEncoder]:
             )
         for part, value in zip(own, values, strict=True):
             part[key] = value
-    return [dataclasses.replace(options, **part) for part in own]
+    sizes = options.sizes or (options.image_size,) * len(names)
+    if len(sizes) != len(names) or max(sizes) != options.image_size:
+        raise UserError(
+            f"config.encoder.sizes must be {len(names)} numbers, as the name {options.name} has "
+            f"parts, the largest {options.image_size}, as config.encoder.image_size"
+        )
+    for endpoint in options.endpoints:
+        size = endpoint.partition("@")[2]
+        if size and size not in map(str, options.sizes):
+            raise UserError(
+                f"config.encoder.endpoints names {endpoint!r}: config.encoder.sizes has no {size}"
+            )
+    return [
+        dataclasses.replace(
+            options,
+            **part,
+            sizes=(),
+            image_size=size,
+            endpoints=tuple(_own_endpoints(options, size)),
+            grid_stride=_scaled_stride(options, size),
+        )
+        for part, size in zip(own, sizes, strict=True)
+    ]
+
+
+def _own_endpoints(options: settings.ImageEncoder, size: int) -> dict[str, str]:
+    """The endpoints of parts of this size, and what the settings call them."""
+    pairs = ((name.partition("@"), name) for name in options.endpoints)
+    return {stage: name for (stage, _, own), name in pairs if own in ("", str(size))}
+
+
+def _scaled_stride(options: settings.ImageEncoder, size: int) -> int:
+    """The distance of locations in the pixels of a smaller image."""
+    stride = options.grid_stride * size / options.image_size
+    if stride != int(stride):
+        raise UserError(
+            f"config.encoder.sizes: {size} pixels do not have the grid of {options.image_size} "
+            f"pixels with config.encoder.grid_stride={options.grid_stride}"
+        )
+    return int(stride)
+
+
+def _make_part(
+    options: settings.ImageEncoder, part: settings.ImageEncoder, rngs: nnx.Rngs
+) -> ImageEncoder:
+    """An encoder whose sections are called as in the settings of the whole."""
+    encoder = make_encoder(part, rngs=rngs)
+    names = _own_endpoints(options, part.image_size)
+    encoder.sections = tuple((names.get(name, name), size) for name, size in encoder.sections)
+    return encoder

@@ -1,7 +1,13 @@
-"""Several image encoders on one grid."""
+"""Several image encoders on one grid.
+
+The same network may occur several times, with images of different sizes. A convolutional network
+sees about as many pixels around a place whatever the size, so in a larger image a place of its last
+stages sees less of the scene.
+"""
 
 from collections.abc import Sequence
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -19,40 +25,47 @@ class Concatenated(ImageEncoder):
     """
 
     def __init__(self, encoders: Sequence[ImageEncoder]):
-        """Takes encoders with one image size and one grid.
+        """Takes encoders with one grid.
 
-        Its places look where its parts look on average, each channel counting once.
+        It takes images of the largest side of its parts; others get them scaled down. Its places
+        look where its parts of the largest side look on average, each channel counting once: the
+        others are there for the whole scene.
 
         Raises:
-            UserError: their grids differ, or their places look more than half a cell apart. Only
-                like is compared: computed centres say little about measured ones.
+            UserError: their grids differ, or places of the largest side look more than half a cell
+                apart. Only like is compared: computed centres say little about measured ones.
         """
-        first = encoders[0]
-        for encoder in encoders[1:]:
+        self.image_size = max(encoder.image_size for encoder in encoders)
+        largest = [encoder for encoder in encoders if encoder.image_size == self.image_size]
+        first = largest[0]
+        for encoder in encoders:
             if encoder.grid != first.grid:
                 raise UserError(
                     f"encoders with grids of {first.grid} and {encoder.grid} cannot be concatenated"
                 )
-            apart = abs(np.mean(encoder.centres) - np.mean(first.centres)) * first.image_size
+        for encoder in largest:
+            apart = abs(np.mean(encoder.centres) - np.mean(first.centres)) * self.image_size
             alike = (encoder.shift is None) == (first.shift is None)
             if alike and apart > first.cell / 2:
                 raise UserError(
                     f"encoders whose places look {apart:.3g} pixels apart cannot be concatenated"
                 )
-        self.image_size, self.grid = first.image_size, first.grid
+        self.grid = first.grid
         self.features = sum(encoder.features for encoder in encoders)
         self.sections = tuple(section for encoder in encoders for section in encoder.sections)
-        shares = [encoder.features / self.features for encoder in encoders]
-        fields = np.array([encoder.fields for encoder in encoders])
-        self.fields = tuple((shares @ fields).tolist())
-        shifts = [encoder.shift for encoder in encoders if encoder.shift is not None]
-        if len(shifts) == len(encoders):
+        shares = np.array([encoder.features for encoder in largest])
+        shares = shares / shares.sum()
+        self.fields = tuple((shares @ np.array([encoder.fields for encoder in largest])).tolist())
+        shifts = [encoder.shift for encoder in largest if encoder.shift is not None]
+        if len(shifts) == len(largest):
             self.shift = float(np.dot(shares, shifts))
         self.checksum = "+".join(encoder.checksum for encoder in encoders)
         self.encoders = nnx.List(encoders)
 
     def __call__(self, images: UInt8[Array, "B S S 3"]) -> Float[Array, "B L D"]:
-        return jnp.concatenate([encoder(images) for encoder in self.encoders], -1)
+        return jnp.concatenate(
+            [encoder(_scaled(images, encoder.image_size)) for encoder in self.encoders], -1
+        )
 
     def fingerprint(self) -> dict[str, str | int]:
         parts = [encoder.fingerprint() for encoder in self.encoders]
@@ -63,3 +76,12 @@ class Concatenated(ImageEncoder):
     def _joined(values: Sequence[str | int]) -> str | int:
         """One value where all agree, else all of them."""
         return values[0] if len(set(values)) == 1 else "+".join(map(str, values))
+
+
+def _scaled(images: UInt8[Array, "B S S 3"], size: int) -> UInt8[Array, "B size size 3"]:
+    """Smaller images, each pixel a weighted mean of those that it covers."""
+    if images.shape[1] == size:
+        return images
+    shape = (len(images), size, size, 3)
+    scaled = jax.image.resize(images.astype(jnp.float32), shape, "linear", antialias=True)
+    return jnp.round(scaled).astype(jnp.uint8)

@@ -19,6 +19,7 @@ from show_attend_tell.models.encoders.weights import Weights, find_weights
 
 # Normalisation that torchvision's weights were trained with, on the scale of 0 to 255.
 IMAGENET_MEAN, IMAGENET_DEVIATION = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+GRID_STRIDES = (8, 16, 32, 64)
 
 
 class StagedEncoder(ImageEncoder):
@@ -64,8 +65,8 @@ class StagedEncoder(ImageEncoder):
         Args:
             options: `image_size` must be at least 32; each class says what its weights were trained
                 with. `endpoints` are the stages whose channels are concatenated; none means the
-                class's own choice. `grid_stride` is the distance of locations in pixels: 8, 16 or,
-                if the network has it, 32; 0 means the class's own choice. Finer endpoints are
+                class's own choice. `grid_stride` is the distance of locations in pixels: 8 or one of
+                its doubles up to 64; 0 means the class's own choice. Finer endpoints are
                 averaged over a cell, coarser ones repeated. `weights` is the path of a file or a
                 repository on the hub, see `find_weights`; empty means the class's own.
                 `trainable_from` is empty, "all" or a stage, see `ImageEncoder`; no gradient flows
@@ -88,9 +89,7 @@ class StagedEncoder(ImageEncoder):
         last = max(map(names.index, self.endpoints))
         self.first_trained = self._first_trained(options.trainable_from, names, last)
         self.image_size = options.image_size
-        # The network's own map at this stride: copied or averaged cells are laid over it.
-        layers = self.strided[: self.grid_stride.bit_length() - 1]
-        self.fields = field_centres(options.image_size, layers)
+        self.fields = self._fields()
         self.grid = (len(self.fields), len(self.fields))
         weights = self._read_weights(options)
         stages, channels = [], {}
@@ -119,14 +118,32 @@ class StagedEncoder(ImageEncoder):
 
     def _check_grid_stride(self, grid_stride: int) -> int:
         """The stride of the grid, or the class's own if it is 0."""
-        known = sorted({stride for stride in self.strides.values() if stride >= 8})
         grid_stride = grid_stride or self.default_grid_stride
-        if grid_stride not in known:
-            choices = ", ".join(map(str, known[:-1])) + f" or {known[-1]}"
+        if grid_stride not in GRID_STRIDES:
+            choices = ", ".join(map(str, GRID_STRIDES[:-1])) + f" or {GRID_STRIDES[-1]}"
             raise UserError(
                 f"config.encoder.grid_stride of {self.name} must be {choices}, not {grid_stride}"
             )
         return grid_stride
+
+    def _fields(self) -> tuple[float, ...]:
+        """The network's own map at this stride, over which copied or averaged cells are laid.
+
+        Beyond its coarsest map, the means of that map's middles.
+        """
+        coarsest = 2 ** len(self.strided)
+        own = field_centres(self.image_size, self.strided[: self.grid_stride.bit_length() - 1])
+        if self.grid_stride <= coarsest:
+            return own
+        side = -(-len(own) // (self.grid_stride // coarsest))
+        return self._laid(own, side, coarsest)
+
+    def _laid(self, middles: Sequence[float], side: int, stride: int) -> tuple[float, ...]:
+        """Middles along one side of a map with this stride, laid on the grid."""
+        row = jnp.broadcast_to(
+            np.array(middles, np.float32)[None, None, :, None], (1, len(middles), len(middles), 1)
+        )
+        return tuple(np.asarray(_to_grid(row, side, self.grid_stride, stride))[0, 0, :, 0].tolist())
 
     def _read_weights(self, options: settings.ImageEncoder) -> Weights:
         """The file's weights; sets `checksum`."""
@@ -153,9 +170,8 @@ class StagedEncoder(ImageEncoder):
         total = 0.0
         for name in self.endpoints:
             layers = self.strided[: self.strides[name].bit_length() - 1]
-            own = np.array(field_centres(self.image_size, layers), np.float32)
-            row = jnp.broadcast_to(own[None, None, :, None], (1, len(own), len(own), 1))
-            laid = _to_grid(row, self.grid[0], self.grid_stride, self.strides[name])[0, 0, :, 0]
+            own = field_centres(self.image_size, layers)
+            laid = self._laid(own, self.grid[0], self.strides[name])
             apart = float(np.mean(laid) - np.mean(self.fields)) * self.image_size
             total += channels[name] * (apart + self.measured_shifts[name])
         return round(total / self.features, 2)
