@@ -41,7 +41,7 @@ class Supervision:
       unions: boxes of the targets; union k has number k + 1.
       words: supervised tokens.
       captions: captions with such a token.
-      undescribed: captions without annotated phrases.
+      undescribed: captions without a description.
       lost: phrases with boxes whose last word is not found in the caption, or is cut off.
     """
 
@@ -56,7 +56,7 @@ class Supervision:
         """The counts in a line."""
         return (
             f"attention is supervised at {self.words:,} words of {self.captions:,} captions "
-            f"({self.undescribed:,} have no annotated phrases; {self.lost:,} phrases with boxes "
+            f"({self.undescribed:,} have no description; {self.lost:,} phrases with boxes "
             "were not found or lie behind data.max_length)"
         )
 
