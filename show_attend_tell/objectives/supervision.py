@@ -5,7 +5,7 @@ whose word names something with boxes is the cross entropy
 
     - sum_i beta_ti log m_ti
 
-of the step's map m and the target beta, which `training.supervision` makes from boxes. The map is
+of the step's map m and the target beta, which `training.phrase_maps` makes from boxes. The map is
 the prior alpha, as there, or the posterior over places given the word (`settings.Attention`). A
 null place is no place of the picture: beta is 0 there, and m sums to less than 1 over the others,
 so attention that it takes counts as outside of the boxes.

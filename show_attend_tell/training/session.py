@@ -41,6 +41,7 @@ from show_attend_tell.settings import Settings
 from show_attend_tell.tokens import EOS
 from show_attend_tell.training.loop import Loop, Progression
 from show_attend_tell.training.optimizer import make_optimizer
+from show_attend_tell.training.phrase_maps import Supervision, boxed_descriptions, supervise
 from show_attend_tell.training.step import (
     Step,
     TrainState,
@@ -50,7 +51,6 @@ from show_attend_tell.training.step import (
     legacy_like,
     make_train_step,
 )
-from show_attend_tell.training.supervision import Supervision, boxed_descriptions, supervise
 from show_attend_tell.training.validation import Validation
 from show_attend_tell.training.warm_start import check_init_from, start_from
 

@@ -75,7 +75,12 @@ def test_a_cut_run_resumes_bit_for_bit(tmp_path, monkeypatch, trained, kind, act
     tiny.use_scenes(monkeypatch)
     changes = {
         "soft": {},
-        "hard": {"attention.kind": "hard", "hard.baseline": "learned", "hard.credit": "to_go"},
+        "hard": {
+            "attention.kind": "hard",
+            "attention.supervision": 0.5,
+            "hard.baseline": "learned",
+            "hard.credit": "to_go",
+        },
         "reward": {
             "train.init_from": str(trained[0]),
             "train.init_share": 0.25,
@@ -106,6 +111,8 @@ def test_a_cut_run_resumes_bit_for_bit(tmp_path, monkeypatch, trained, kind, act
 
     assert losses(tmp_path / "whole") == losses(tmp_path / "cut")
     assert [step for step, _ in losses(tmp_path / "cut")] == [1, 2, 3, 4, 5, 6]
+    first, *_ = read_metrics(tmp_path / "cut" / "metrics.jsonl")
+    assert ("supervision" in first) == (kind == "hard")
 
     # The record describes the run's first part and lists each later one.
     path = tmp_path / "cut" / "run.json"
