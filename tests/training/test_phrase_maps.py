@@ -120,6 +120,9 @@ def test_phrases_that_end_at_the_same_token_are_one():
     both = Description("a dog .", (phrase(0, 1, CORNER), phrase(0, 2, STRIP)), 0)
     found = supervise([(both,)], [[[WORDS["a"], WORDS["dog"], EOS]]], encode, 40)
     assert found.numbers == [[[0, 1, 0]]] and found.unions == ((CORNER, STRIP),)
+    # Sentences of the same words may share a caption.
+    apart = [Description("a dog .", (spoken,), 0) for spoken in both.phrases]
+    assert supervise([apart], [[[WORDS["a"], WORDS["dog"], EOS]]], encode, 40) == found
 
 
 def test_many_maps_are_made_in_parts(monkeypatch):
