@@ -40,8 +40,6 @@ OBJECTIVES = {
     "reinforce": Reinforce(HARD, PLAIN, PRIOR),
     "gumbel": Relaxed(HARD, PLAIN, PRIOR),
     "marginal, posterior": Marginal(HARD, PLAIN, POSTERIOR),
-    "top_k, posterior": TopK(HARD, PLAIN, POSTERIOR),
-    "variational, posterior": Variational(HARD, PLAIN, POSTERIOR),
 }
 
 
