@@ -10,6 +10,7 @@ Variants:
     hard-best       our hard attention, from scratch
     hard-from-soft  the same, from the weights of a soft run
     marginal        hard attention trained on its exact likelihood, over local features
+    marginal-supervised  the same, taught by boxes where to look
     soft-reward     continues a soft run, trained on the scores of its captions
     hard-reward     the same for hard-from-soft
     small           a smaller encoder and decoder, no crops, fewer steps: for ablations
@@ -100,6 +101,7 @@ VARIANTS = {
     "hard-best": HARD_BEST | {"hard.soft_steps": 1125},
     "hard-from-soft": HARD_FROM_SOFT | {"train.init_from": "runs/flickr8k-soft"},
     "marginal": MARGINAL,
+    "marginal-supervised": MARGINAL | {"attention.supervision": 0.5},
     "soft-reward": REWARD | {"train.init_from": "runs/flickr8k-soft"},
     "hard-reward": REWARD
     | HARD_BEST

@@ -17,6 +17,8 @@ from show_attend_tell.schema import Group, setting
 
 SCORES = ("additive", "concat", "dot", "general", "scaled_dot")
 WINDOWS = ("global", "local_m", "local_p")
+# Objectives under which no word depends on an earlier step's place.
+SUMMED_OVER_PLACES = ("marginal", "top_k", "variational")
 BASELINES = ("none", "moving_average", "learned", "self_critical", "expected", "leave_one_out")
 
 
@@ -188,6 +190,18 @@ class Attention(Group):
     )
     units: int = setting(512, "A, attention units", least=1)
     temperature: float = setting(1.0, "divides the scores before the softmax", above=0)
+    supervision: float = setting(
+        0.0,
+        "weight of supervised attention: at a phrase's last word, the cross entropy in nats of the "
+        "phrase's boxes and a map; 0: off; see `objectives.supervision`",
+        least=0,
+    )
+    supervised_map: str = setting(
+        "prior",
+        "map that supervision acts on: the `prior` alpha, or the `posterior` over places given the "
+        "word, of hard attention in product form",
+        choices=("prior", "posterior"),
+    )
 
     @property
     def hard(self) -> bool:
@@ -211,6 +225,16 @@ class Attention(Group):
             raise UserError(
                 "config.attention.null_place needs config.attention.window='global' and a kind "
                 "other than 'none'"
+            )
+        if self.supervision and self.kind == "none":
+            raise UserError(
+                "config.attention.supervision needs config.attention.kind 'soft' or 'hard': with "
+                "'none' there is no map to supervise"
+            )
+        if self.supervision and (self.window, self.read_out) != ("global", "softmax"):
+            raise UserError(
+                "config.attention.supervision needs config.attention.window='global' and "
+                ".read_out='softmax': a place that weighs 0 has no logarithm"
             )
 
 
@@ -483,6 +507,8 @@ class Settings:
             self._check_images(cast(ImageData, self.data), self.encoder)
         elif self.attention.position_code:
             raise UserError("config.attention.position_code is for images, not for sentences")
+        if self.attention.supervision:
+            self._check_supervision()
         if self.attention.hard:
             self.hard.check_used()
             self._check_sum_over_places()
@@ -497,9 +523,34 @@ class Settings:
             if self.reward.samples:
                 raise UserError("config.hard.released and config.reward.samples exclude each other")
 
+    def _check_supervision(self) -> None:
+        if isinstance(self.data, SentenceData):
+            raise UserError(
+                "config.attention.supervision is for images: sentences have no boxes; set it to 0"
+            )
+        if cast(ImageData, self.data).augmented:
+            raise UserError(
+                "config.attention.supervision cannot follow boxes into config.data.random_crop and "
+                ".random_flip; take copies instead (data.mirrored, data.crops)"
+            )
+        if self.reward.samples:
+            raise UserError(
+                "config.attention.supervision and config.reward.samples exclude each other: "
+                "sampled captions have no boxes"
+            )
+        exact = self.attention.hard and self.hard.objective in SUMMED_OVER_PLACES
+        if self.attention.supervised_map == "posterior" and not (
+            exact and self.decoder.product_form
+        ):
+            raise UserError(
+                "config.attention.supervised_map 'posterior' needs "
+                "config.decoder.product_form=True and hard attention with config.hard.objective "
+                "'marginal', 'top_k' or 'variational'"
+            )
+
     def _check_sum_over_places(self) -> None:
         objective = self.hard.objective
-        if objective not in ("marginal", "top_k", "variational"):
+        if objective not in SUMMED_OVER_PLACES:
             return
         exact = {"marginal": "", "variational": ", or config.hard.inference='sampled'"}
         if objective == "variational" and self.hard.inference == "sampled":

@@ -110,6 +110,60 @@ def test_what_does_not_go_together_is_one_line(stated, message):
     assert "\n" not in str(caught.value) and str(caught.value).startswith("config.")
 
 
+MARGINAL = {
+    "hard": {"objective": "marginal"},
+    "decoder": {"product_form": True, "gate": False, "output_tanh": False},
+    "attention": {"kind": "hard", "state_reads": "nothing"},
+}
+
+
+@pytest.mark.parametrize(
+    ("stated", "message"),
+    [
+        ({"data": {"name": "multi30k"}}, "is for images: sentences have no boxes"),
+        ({"attention": {"kind": "none"}}, "needs .*kind 'soft' or 'hard'"),
+        ({"attention": {"window": "local_p"}}, "needs .*window='global'"),
+        ({"attention": {"read_out": "entmax"}}, "read_out='softmax'"),
+        ({"attention": {"supervision": -1.0}}, "supervision is -1.0: it must be at least 0"),
+        ({"attention": {"supervised_map": "both"}}, "supervised_map is 'both': choose one of"),
+        (
+            {"data": {"random_flip": "swap"}, "encoder": {"trainable_from": "all"}},
+            "cannot follow boxes into config.data.random_crop and .random_flip",
+        ),
+        ({"reward": {"samples": 2}}, "config.reward.samples exclude each other"),
+        ({"attention": {"supervised_map": "posterior"}}, "'posterior' needs .*product_form=True"),
+        (
+            MARGINAL | {"hard": {}, "attention": {"kind": "hard", "supervised_map": "posterior"}},
+            "'marginal', 'top_k' or 'variational'",
+        ),
+        (
+            MARGINAL | {"attention": {"supervised_map": "posterior"}},
+            "'posterior' needs .*and hard attention",
+        ),
+        (
+            {
+                "hard": {"objective": "top_k"},
+                "attention": {"kind": "hard", "state_reads": "nothing"}
+                | {"supervised_map": "posterior"},
+            },
+            "'posterior' needs .*product_form=True",
+        ),
+    ],
+)
+def test_supervision_that_fits_nothing_is_one_line(stated, message):
+    attention = {"supervision": 0.5} | stated.get("attention", {})
+    data = {"name": "shapes"} | stated.get("data", {})
+    with pytest.raises(UserError, match=message) as caught:
+        config.from_dict(stated | {"attention": attention, "data": data})
+    assert "\n" not in str(caught.value) and str(caught.value).startswith("config.")
+
+
+def test_supervision_of_a_posterior_fits_the_marginal():
+    attention = MARGINAL["attention"] | {"supervision": 0.5, "supervised_map": "posterior"}
+    stated = MARGINAL | {"data": {"name": "shapes"}, "attention": attention}
+    assert config.from_dict(stated).attention.supervision == 0.5
+
+
 def test_numbers_come_in_the_settings_type():
     settings = config.from_dict({"data": {"name": "shapes"}, "train": {"epochs": 3, "rows": 2.0}})
     assert type(settings.train.epochs) is float and type(settings.train.rows) is int

@@ -5,7 +5,7 @@ each closed by `<eos>`. Images whose longest rows are about equally long share a
 so a training step meets at most `buckets` shapes and compiles no more programs.
 
 Symbols: N images (or sentences); B images of a batch, b of them read by this process; R rows;
-T row length; L, D as in `models.decoder`; S side of an image; W side of a stored image.
+T row length; L, D as in `models.decoder`; S side of an image; W side of a stored image; K maps.
 """
 
 import math
@@ -16,7 +16,7 @@ from functools import lru_cache
 
 import grain
 import numpy as np
-from jaxtyping import Int, Int32, Int64, Shaped, UInt8
+from jaxtyping import Float16, Int, Int32, Int64, Shaped, UInt8
 
 from show_attend_tell.data.images import read_image
 from show_attend_tell.data.packing import bucket_lengths, pack_captions
@@ -55,6 +55,7 @@ class BatchPlan:
         max_length: int,
         seed: int,
         input_lengths: Int[np.ndarray, " N"] | None = None,
+        maps: Sequence[Sequence[Sequence[int]]] | None = None,
     ):
         """Packs the captions and chooses the buckets.
 
@@ -68,9 +69,11 @@ class BatchPlan:
           seed: of the order of images and batches, >= 0.
           input_lengths: tokens of each input sentence. A bucket's length then holds its inputs,
             too.
+          maps: for each token of `captions` the number of a map, 0 for none; see `maps_of`.
 
         Raises:
-          ValueError: a size is below 1; there are no images; or `_check_captions` rejects one.
+          ValueError: a size is below 1; there are no images; `_check_captions` rejects one; or maps
+            and captions differ in length.
         """
         if min(batch_size, rows, buckets, max_length) < 1:
             raise ValueError("batch_size, rows, buckets and max_length must be at least 1")
@@ -78,12 +81,19 @@ class BatchPlan:
             raise ValueError("there are no images to make batches of")
         self.captions = self.truncated = 0
         self._rows: list[np.ndarray] = []  # (R, T) of each image, T its longest row
+        self._maps: list[np.ndarray] = []  # likewise, if any
         for i, of_image in enumerate(captions):
             _check_captions(i, of_image)
-            cut = [[*c[: min(max_length, len(c) - 1)], EOS] for c in of_image]
+            cut = [_closed(c[:-1], max_length, EOS) for c in of_image]
             self.captions += len(cut)
             self.truncated += sum(len(c) - 1 > max_length for c in of_image)
             self._rows.append(_padded(pack_captions(cut, rows)))
+            if maps is not None:
+                if list(map(len, maps[i])) != list(map(len, of_image)):
+                    raise ValueError(f"image {i} has maps for other tokens than its captions'")
+                # Packing depends on lengths only: each number comes to lie where its token does.
+                numbers = [_closed(m[:-1], max_length, m[-1]) for m in maps[i]]
+                self._maps.append(_padded(pack_captions(numbers, rows)))
         row_lengths = np.array([tokens.shape[1] for tokens in self._rows])
         if input_lengths is not None:
             row_lengths = np.maximum(row_lengths, input_lengths)
@@ -125,12 +135,25 @@ class BatchPlan:
             `<pad>`; a loss must give such rows no weight.
           tokens: of the images, T one of `lengths`.
         """
+        length, images = self._members(index)
+        return np.resize(images, self._batch_size), self._filled(self._rows, length, images)
+
+    def maps_of(self, index: int) -> Int32[np.ndarray, "B R T"]:
+        """The numbers of the maps of batch `index`, each at its token; 0 where there is none."""
+        return self._filled(self._maps, *self._members(index))
+
+    def _members(self, index: int) -> tuple[int, np.ndarray]:
         epoch, position = divmod(index, self.batches_per_epoch)
-        length, images = self._epoch(epoch)[position]
-        tokens = np.full((self._batch_size, self._num_rows, length), PAD, np.int32)
-        for row, image in zip(tokens, images, strict=False):
-            row[:, : self._rows[image].shape[1]] = self._rows[image]
-        return np.resize(images, self._batch_size), tokens
+        return self._epoch(epoch)[position]
+
+    def _filled(
+        self, rows: Sequence[Int32[np.ndarray, "R _"]], length: int, images: np.ndarray
+    ) -> Int32[np.ndarray, "B R T"]:
+        """The rows of images as an array of one shape; what is left of it is padding."""
+        filled = np.full((self._batch_size, self._num_rows, length), PAD, np.int32)
+        for row, image in zip(filled, images, strict=False):
+            row[:, : rows[image].shape[1]] = rows[image]
+        return filled
 
 
 def _check_captions(image: int, captions: Sequence[Sequence[int]]) -> None:
@@ -145,6 +168,11 @@ def _check_captions(image: int, captions: Sequence[Sequence[int]]) -> None:
     for caption in map(list, captions):
         if caption[-1:] != [EOS] or caption.count(EOS) != 1 or PAD in caption:
             raise ValueError(f"a caption of image {image} is not words closed by one <eos>")
+
+
+def _closed(words: Sequence[int], max_length: int, end: int) -> list[int]:
+    """The first `max_length` words, and what ends them."""
+    return [*words[:max_length], end]
 
 
 def _padded(rows: Sequence[Sequence[int]]) -> Int32[np.ndarray, "R T"]:
@@ -228,6 +256,7 @@ def train_batches(
     prefetch: int = 4,
     augmentation: Augmentation | None = None,
     cut_to_bucket: bool = False,
+    maps: Float16[np.ndarray, "K L"] | None = None,
 ) -> grain.DatasetIterator:
     """An endless iterator over training batches.
 
@@ -240,9 +269,12 @@ def train_batches(
       augmentation: of images, which may be stored larger than their views.
       cut_to_bucket: whether to cut the inputs' second axis to the batch's row length T. For source
         words, which are no longer than their bucket (see `BatchPlan`, `input_lengths`).
+      maps: those that the plan's numbers mean; map 0 is all 0. An augmentation leaves
+        them as they are.
 
     Returns:
-      Iterator over {"inputs": (b, ...), "tokens": (b, R, T) int32}. `get_state()` is a small
+      Iterator over {"inputs": (b, ...), "tokens": (b, R, T) int32} and, with maps, "maps"
+      (b, R, T, L) float16: the map of each token. `get_state()` is a small
       JSON-able dict: the position after the last batch handed out. After `set_state()` with it,
       another iterator over the same plan continues with identical batches.
 
@@ -257,9 +289,12 @@ def train_batches(
         found = inputs[images[share]]
         if cut_to_bucket:
             found = found[:, : tokens.shape[-1]]
+        batch = {"inputs": found, "tokens": tokens[share]}
         if augmentation is not None:
-            return augmentation.apply(found, tokens, index, share)
-        return {"inputs": found, "tokens": tokens[share]}
+            batch = augmentation.apply(found, tokens, index, share)
+        if maps is not None:
+            batch["maps"] = maps[plan.maps_of(index)[share]]
+        return batch
 
     options = grain.ReadOptions(num_threads=min(2, prefetch), prefetch_buffer_size=prefetch)
     return iter(grain.MapDataset.range(sys.maxsize).map(read).to_iter_dataset(options))

@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from show_attend_tell import settings
 from show_attend_tell.models.captioner import Captioner
 from show_attend_tell.objectives.objective import Batch, Report, encoder_key
+from show_attend_tell.objectives.supervision import supervised
 from show_attend_tell.tokens import EOS, PAD
 
 
@@ -22,9 +23,11 @@ class Likelihood:
 
     Attributes:
       regularizers: the doubly stochastic penalty and label smoothing.
+      attention: of which the supervision applies.
     """
 
     regularizers: settings.Loss
+    attention: settings.Attention = settings.Attention()
 
     def init(self) -> dict[str, Array]:
         """No state."""
@@ -38,7 +41,7 @@ class Likelihood:
         state: dict[str, Array],
         step: Int[Array, ""] | int,
     ) -> tuple[Float[Array, ""], dict[str, Array], Report]:
-        """See `Objective.loss`; reports what `soft_loss` does."""
+        """See `Objective.loss`; reports what `soft_loss` and `supervised` do."""
         annotations = model.annotations(batch["inputs"], encoder_key(key))
         out = model.decoder(annotations, batch["tokens"], key)
         loss, report = soft_loss(
@@ -49,6 +52,8 @@ class Likelihood:
             label_smoothing=self.regularizers.label_smoothing,
             mask=annotations.mask,
         )
+        maps = batch.get("maps")
+        loss, report = supervised(loss, report, self.attention, maps, out.log_alpha)
         return loss, state, report
 
 

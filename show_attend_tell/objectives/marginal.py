@@ -20,31 +20,19 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from show_attend_tell import settings
 from show_attend_tell.models import product_form
 from show_attend_tell.models.captioner import Captioner
-from show_attend_tell.objectives.likelihood import doubly_stochastic_penalty
 from show_attend_tell.objectives.objective import Batch, Report, encoder_key
-from show_attend_tell.objectives.sampling import entropies
-from show_attend_tell.tokens import EOS, PAD
+from show_attend_tell.objectives.stepwise import Stepwise
 
 
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
-class Marginal:
+class Marginal(Stepwise):
     """Minus the exact log-likelihood of the references under hard attention.
 
-    Like `likelihood.soft_loss` it is divided by the batch's number of real tokens. Label smoothing
-    acts on the mixture over places; the penalty is that of soft attention; `hard.entropy` weighs
-    the entropy of alpha.
-
-    Attributes:
-      hard: of which the weight of the entropy applies.
-      regularizers: the doubly stochastic penalty and label smoothing.
+    Label smoothing acts on the mixture over places; for the rest see `Stepwise`.
     """
-
-    hard: settings.Hard
-    regularizers: settings.Loss
 
     def init(self) -> dict[str, Array]:
         """No state."""
@@ -60,40 +48,17 @@ class Marginal:
     ) -> tuple[Float[Array, ""], dict[str, Array], Report]:
         """See `Objective.loss`.
 
-        It reports `nll` (nats per real token, without smoothing), `entropy` (nats, mean over steps
-        of alpha), `penalty` (mean over captions, unweighted) and `tokens` (of the references).
+        It reports what `Stepwise.of_steps` and `Stepwise.regularized` do.
         """
         annotations = model.annotations(batch["inputs"], encoder_key(key))
         tokens = batch["tokens"]
         out = model.decoder(annotations, tokens, key)
         assert out.factors is not None
-        real = tokens != PAD
-        count = jnp.maximum(real.sum(), 1)
-        captions = jnp.maximum((tokens == EOS).sum(), 1)
-        smoothing = self.regularizers.label_smoothing
-        log_probs, uniform = log_likelihoods(out.factors, tokens, smoothing=bool(smoothing))
-        nll = -jnp.where(real, log_probs, 0.0).sum() / count
-        smoothed = -jnp.where(real, uniform, 0.0).sum() / count
-
-        entropy = jnp.where(real, entropies(out.alpha, out.log_alpha), 0.0).sum() / count
-        locations = annotations.vectors.shape[1]
-        penalty = doubly_stochastic_penalty(out.alpha[..., :locations], tokens, annotations.mask)
-        loss = (
-            (1 - smoothing) * nll
-            + smoothing * smoothed
-            - self.hard.entropy * entropy
-            + self.regularizers.doubly_stochastic * penalty / count
-        )
-        return (
-            loss,
-            state,
-            {
-                "nll": nll,
-                "entropy": entropy,
-                "penalty": penalty / captions,
-                "tokens": count.astype(jnp.float32),
-            },
-        )
+        smoothing = bool(self.regularizers.label_smoothing)
+        log_probs, uniform = log_likelihoods(out.factors, tokens, smoothing=smoothing)
+        loss, report = self.of_steps(log_probs, self.smoothed(log_probs, uniform), out, tokens)
+        loss, report = self.regularized(loss, report, out, annotations, batch)
+        return loss, state, report
 
 
 def log_likelihoods(

@@ -13,7 +13,9 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from show_attend_tell.models.captioner import Captioner
 
 State = TypeVar("State")
-Batch = Mapping[str, Array]  # `inputs` (see `Captioner.annotations`) and `tokens` (B, R, T)
+# `inputs` (see `Captioner.annotations`) and `tokens` (B, R, T); `maps` (B, R, T, L) where attention
+# is supervised.
+Batch = Mapping[str, Array]
 Report = dict[str, Float[Array, ""]]
 
 _DROP = 0xD09

@@ -55,6 +55,7 @@ from show_attend_tell.objectives.sampling import (
     probability_of_soft,
     sampling_key,
 )
+from show_attend_tell.objectives.supervision import supervised
 from show_attend_tell.tokens import EOS, PAD
 
 
@@ -88,10 +89,12 @@ class Reinforce:
     Attributes:
       hard: how paths are drawn and credited.
       regularizers: the doubly stochastic penalty and label smoothing.
+      attention: of which the supervision applies.
     """
 
     hard: settings.Hard
     regularizers: settings.Loss
+    attention: settings.Attention = settings.Attention()
 
     def init(self) -> MovingAverage:
         """A moving average of no batch. It is kept whatever the baseline."""
@@ -107,7 +110,7 @@ class Reinforce:
     ) -> tuple[Float[Array, ""], MovingAverage, Report]:
         """See `Objective.loss` and, for what it reports, `loss_along`."""
         annotations = model.annotations(batch["inputs"], encoder_key(key))
-        given = TeacherForcing(model.decoder, annotations, batch["tokens"], key)
+        given = TeacherForcing(model.decoder, annotations, batch["tokens"], key, batch.get("maps"))
         choice = draw_choice(
             sampling_key(key),
             given.paths(self.hard.samples),
@@ -136,8 +139,8 @@ class Reinforce:
           The loss, with that of the learned baseline; the next moving average; and a report: what
           `likelihood.soft_loss` reports and `loss` (without the baseline's, so comparable between
           baselines), `entropy` (nats, mean over steps of alpha), `advantage` (root mean square of
-          A over the steps that have one) and `baseline_error` (mean square of the learned
-          baseline's error, nats per word).
+          A over the steps that have one), `baseline_error` (mean square of the learned baseline's
+          error, nats per word) and what `supervised` reports.
         """
         hard = self.hard
         rollout = given.along(choice, hard.samples)
@@ -159,6 +162,7 @@ class Reinforce:
         advantage = jax.lax.stop_gradient(jnp.where(steps.hard, advantage, 0.0))
 
         loss, shown = self._regularized(nll, advantage, rollout, steps, given.annotations)
+        loss, shown = supervised(loss, shown, self.attention, given.maps, rollout.log_alpha)
         seen = averaged(steps, hard)
         by = jnp.tile(averaged_by(weights, hard.credit), (1, hard.samples, 1))
         report |= shown | {

@@ -33,6 +33,7 @@ from show_attend_tell.objectives.sampling import (
     probability_of_soft,
     sampling_key,
 )
+from show_attend_tell.objectives.supervision import supervised
 from show_attend_tell.tokens import PAD
 
 _MORE = 0x6A0  # folded into the key of the paths: the noise of Gumbel-Rao
@@ -49,10 +50,12 @@ class Relaxed:
     Attributes:
       hard: how paths are drawn and relaxed; its credit and baseline have no effect.
       regularizers: the doubly stochastic penalty and label smoothing.
+      attention: of which the supervision applies.
     """
 
     hard: settings.Hard
     regularizers: settings.Loss
+    attention: settings.Attention = settings.Attention()
 
     def init(self) -> dict[str, Array]:
         """No state."""
@@ -68,7 +71,7 @@ class Relaxed:
     ) -> tuple[Float[Array, ""], dict[str, Array], Report]:
         """See `Objective.loss` and, for what it reports, `loss_along`."""
         annotations = model.annotations(batch["inputs"], encoder_key(key))
-        given = TeacherForcing(model.decoder, annotations, batch["tokens"], key)
+        given = TeacherForcing(model.decoder, annotations, batch["tokens"], key, batch.get("maps"))
         choice = draw_relaxed(
             sampling_key(key),
             given.paths(self.hard.samples),
@@ -87,8 +90,8 @@ class Relaxed:
 
         Returns:
           The loss, and a report: `nll` (nats per real token, without smoothing), `entropy` (nats,
-          mean over steps of alpha), `penalty` (mean over captions, unweighted) and `tokens` (of
-          the references).
+          mean over steps of alpha), `penalty` (mean over captions, unweighted), `tokens` (of the
+          references) and what `supervised` reports.
         """
         rollout = given.along(choice, self.hard.samples)
         steps = Steps.of(rollout.tokens, choice.expected)
@@ -106,12 +109,13 @@ class Relaxed:
             - self.hard.entropy * entropy
             + self.regularizers.doubly_stochastic * penalty / count
         )
-        return loss, {
+        report = {
             "nll": nll,
             "entropy": jnp.where(steps.real, of_steps, 0.0).sum() / count,
             "penalty": penalty / steps.captions,
             "tokens": (given.tokens != PAD).sum().astype(jnp.float32),
         }
+        return supervised(loss, report, self.attention, given.maps, rollout.log_alpha)
 
 
 def draw_relaxed(

@@ -21,31 +21,21 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from show_attend_tell import settings
 from show_attend_tell.models.captioner import Captioner
-from show_attend_tell.objectives.likelihood import doubly_stochastic_penalty
 from show_attend_tell.objectives.objective import Batch, Report, encoder_key
 from show_attend_tell.objectives.reading import Reading
-from show_attend_tell.objectives.sampling import entropies
-from show_attend_tell.tokens import EOS, PAD
+from show_attend_tell.objectives.stepwise import Stepwise, mean_over_words
 
 _LEAST = 1e-30  # of the merged places' probability, so that their mean exists
 
 
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
-class TopK:
-    """Minus the merged log-likelihood of the module.
+class TopK(Stepwise):
+    """Minus the merged log-likelihood of the module, with K = `hard.samples`.
 
     It is divided, smoothed and regularised like `marginal.Marginal`.
-
-    Attributes:
-      hard: K (`samples`) and the weight of the entropy.
-      regularizers: the doubly stochastic penalty and label smoothing.
     """
-
-    hard: settings.Hard
-    regularizers: settings.Loss
 
     def init(self) -> dict[str, Array]:
         """No state."""
@@ -66,29 +56,12 @@ class TopK:
         annotations = model.annotations(batch["inputs"], encoder_key(key))
         tokens = batch["tokens"]
         given = Reading.of(model.decoder, annotations, tokens, key)
-        real = tokens != PAD
-        count = jnp.maximum(real.sum(), 1)
-        captions = jnp.maximum((tokens == EOS).sum(), 1)
-
-        def mean(x: Float[Array, "B R T"]) -> Float[Array, ""]:
-            return jnp.where(real, x, 0.0).sum() / count
-
-        smoothing = self.regularizers.label_smoothing
-        log_probs, uniform, merged = log_merged(given, self.hard.samples, smoothing=bool(smoothing))
-        nll, smoothed = -mean(log_probs), -mean(uniform)
-        alpha = given.out.alpha
-        entropy = mean(entropies(alpha, given.out.log_alpha))
-        locations = annotations.vectors.shape[1]
-        penalty = doubly_stochastic_penalty(alpha[..., :locations], tokens, annotations.mask)
-        loss = (
-            (1 - smoothing) * nll
-            + smoothing * smoothed
-            - self.hard.entropy * entropy
-            + self.regularizers.doubly_stochastic * penalty / count
-        )
-        report = {"nll": nll, "entropy": entropy, "merged": mean(merged)}
-        report |= {"penalty": penalty / captions, "tokens": count.astype(jnp.float32)}
-        return loss, state, report
+        smoothing = bool(self.regularizers.label_smoothing)
+        log_probs, uniform, merged = log_merged(given, self.hard.samples, smoothing=smoothing)
+        gains = self.smoothed(log_probs, uniform)
+        loss, report = self.of_steps(log_probs, gains, given.out, tokens)
+        loss, report = self.regularized(loss, report, given.out, annotations, batch)
+        return loss, state, report | {"merged": mean_over_words(merged, tokens)}
 
 
 def log_merged(

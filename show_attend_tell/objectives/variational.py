@@ -42,15 +42,14 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from show_attend_tell import settings
 from show_attend_tell.models import product_form
 from show_attend_tell.models.captioner import Captioner
 from show_attend_tell.objectives.baselines import MovingAverage, leave_one_out
-from show_attend_tell.objectives.likelihood import doubly_stochastic_penalty
 from show_attend_tell.objectives.objective import Batch, Report, encoder_key
 from show_attend_tell.objectives.reading import Reading
 from show_attend_tell.objectives.sampling import entropies, sampling_key
-from show_attend_tell.tokens import EOS, PAD
+from show_attend_tell.objectives.stepwise import Stepwise, mean_over_words
+from show_attend_tell.tokens import PAD
 
 
 class InferenceNetwork(nnx.Module):
@@ -102,20 +101,12 @@ class Terms(NamedTuple):
 
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
-class Variational:
+class Variational(Stepwise):
     """Minus the bound of the module.
 
-    Like `likelihood.soft_loss` it is divided by the batch's number of real tokens. Label smoothing
-    acts on log p(y_t | i), the credit included; the penalty is that of soft attention's alpha;
-    `hard.entropy` weighs the entropy of alpha.
-
-    Attributes:
-      hard: the form of the expectation, N, the baseline, and the weights of entropy and score.
-      regularizers: the doubly stochastic penalty and label smoothing.
+    Label smoothing acts on log p(y_t | i), the credit included; for the rest see `Stepwise`. Of
+    `hard` also the form of the expectation, N, the baseline and the weight of the score apply.
     """
-
-    hard: settings.Hard
-    regularizers: settings.Loss
 
     def init(self) -> MovingAverage:
         """A moving average of no batch. It is kept whatever the baseline."""
@@ -137,14 +128,9 @@ class Variational:
         if self.hard.inference == "sampled":
             shape = (self.hard.samples, *log_q.shape[:-1])
             places = jax.random.categorical(sampling_key(key), log_q, shape=shape)
-        locations = slice(annotations.vectors.shape[1])
-        penalty = doubly_stochastic_penalty(
-            given.out.alpha[..., locations], batch["tokens"], annotations.mask
-        )
         loss, state, report = self.loss_at(given, log_q, places, state)
-        captions = jnp.maximum((batch["tokens"] == EOS).sum(), 1)
-        loss += self.regularizers.doubly_stochastic * penalty / report["tokens"]
-        return loss, state, report | {"penalty": penalty / captions}
+        loss, report = self.regularized(loss, report, given.out, annotations, batch)
+        return loss, state, report
 
     def loss_at(
         self,
@@ -153,7 +139,7 @@ class Variational:
         places: Int[Array, "N B R T"] | None,
         average: MovingAverage,
     ) -> tuple[Float[Array, ""], MovingAverage, Report]:
-        """The loss without the penalty.
+        """The loss without penalty and supervision.
 
         Args:
           given: the batch.
@@ -167,50 +153,33 @@ class Variational:
           (nats, mean over steps of alpha and of q), `advantage` (root mean square; 0 if nothing
           is drawn) and `tokens` (of the references).
         """
-        real = given.tokens != PAD
-        count = jnp.maximum(real.sum(), 1)
-
-        def mean(x: Float[Array, "B R T"]) -> Float[Array, ""]:
-            return jnp.where(real, x, 0.0).sum() / count
-
         q, out = jnp.exp(log_q), given.out
-        kl = mean((q * (log_q - out.log_alpha)).sum(axis=-1))
-        entropy = mean(entropies(out.alpha, out.log_alpha))
+        kl = (q * (log_q - out.log_alpha)).sum(axis=-1)
         if places is None:
             terms = self._summed(given, q)
         else:
             terms = self._sampled(given, log_q, places, average)
-        loss = (
-            kl
-            - mean(terms.gain)
-            - self.hard.reinforce * mean(terms.score - jax.lax.stop_gradient(terms.score))
-            - self.hard.entropy * entropy
-        )
-        seen = jnp.broadcast_to(real, terms.credit.shape)
-        return (
-            loss,
-            average.update(terms.credit, seen),
-            {
-                "nll": kl - mean(terms.log_prob),
-                "kl": kl,
-                "entropy": entropy,
-                "entropy_q": mean(entropies(q, log_q)),
-                "advantage": jnp.sqrt(mean(terms.square)),
-                "tokens": count.astype(jnp.float32),
-            },
-        )
+        score = terms.score - jax.lax.stop_gradient(terms.score)
+        gains = terms.gain - kl + self.hard.reinforce * score
+        loss, report = self.of_steps(terms.log_prob - kl, gains, out, given.tokens)
+        report |= {
+            "kl": mean_over_words(kl, given.tokens),
+            "entropy_q": mean_over_words(entropies(q, log_q), given.tokens),
+            "advantage": jnp.sqrt(mean_over_words(terms.square, given.tokens)),
+        }
+        seen = jnp.broadcast_to(given.tokens != PAD, terms.credit.shape)
+        return loss, average.update(terms.credit, seen), report
 
     def _summed(self, given: Reading, q: Float[Array, "B R T S"]) -> Terms:
         """All places, by the product form."""
         factors = given.out.factors
         assert factors is not None
-        smoothing = self.regularizers.label_smoothing
         tokens = given.tokens.reshape(len(given.tokens), -1)
         log_p = product_form.log_given_place(factors, tokens).reshape(q.shape)
         log_prob = gain = (q * log_p).sum(axis=-1)
-        if smoothing:
+        if self.regularizers.label_smoothing:
             mean = product_form.mean_log_given_place(factors).reshape(q.shape)
-            gain = (1 - smoothing) * gain + smoothing * (q * mean).sum(axis=-1)
+            gain = self.smoothed(log_prob, (q * mean).sum(axis=-1))
         nothing = jnp.zeros_like(gain)
         return Terms(log_prob, gain, nothing, nothing, jnp.zeros((0, *gain.shape)))
 
@@ -256,10 +225,7 @@ class Variational:
         """log p of the given words, and the same with label smoothing."""
         words = given.tokens[None, ..., None]
         log_prob = jnp.take_along_axis(log_p, words, axis=-1)[..., 0]
-        smoothing = self.regularizers.label_smoothing
-        if not smoothing:
-            return log_prob, log_prob
-        return log_prob, (1 - smoothing) * log_prob + smoothing * log_p.mean(axis=-1)
+        return log_prob, self.smoothed(log_prob, log_p.mean(axis=-1))
 
 
 def posterior(network: InferenceNetwork, given: Reading) -> Float[Array, "B R T S"]:

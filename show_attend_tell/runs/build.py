@@ -107,5 +107,6 @@ def make_objective(settings: s.Settings, table: IdfTable | None = None) -> Objec
             "variational": Variational,
             "gumbel": Relaxed,
         }
-        return kinds.get(hard.objective, Reinforce)(hard, settings.loss)
-    return Likelihood(settings.loss)
+        kind = kinds.get(hard.objective, Reinforce)
+        return kind(hard, settings.loss, settings.attention)
+    return Likelihood(settings.loss, settings.attention)

@@ -13,7 +13,7 @@ import grain
 import jax
 import numpy as np
 from flax import nnx
-from jaxtyping import Int
+from jaxtyping import Float16, Int
 from rich.console import Console
 
 from show_attend_tell import config, devices
@@ -22,6 +22,7 @@ from show_attend_tell.data.examples import ExampleSource
 from show_attend_tell.data.task import Task, task_of
 from show_attend_tell.data.vocabulary import AnyVocabulary
 from show_attend_tell.errors import UserError
+from show_attend_tell.evaluation.boxes import Places
 from show_attend_tell.models.captioner import all_weights, frozen_weights, trained_weights
 from show_attend_tell.models.encoders import Encoder, ImageEncoder
 from show_attend_tell.objectives.rewards import IdfTable, idf_table
@@ -40,6 +41,7 @@ from show_attend_tell.settings import Settings
 from show_attend_tell.tokens import EOS
 from show_attend_tell.training.loop import Loop, Progression
 from show_attend_tell.training.optimizer import make_optimizer
+from show_attend_tell.training.phrase_maps import Supervision, boxed_descriptions, supervise
 from show_attend_tell.training.step import (
     Step,
     TrainState,
@@ -94,6 +96,7 @@ class _Data:
     vocabulary: AnyVocabulary
     source_vocabulary: AnyVocabulary | None
     plan: BatchPlan
+    supervision: Supervision | None
     table: IdfTable | None  # of the training captions, for rewards
     train_inputs: Inputs
     val_inputs: Inputs
@@ -109,6 +112,7 @@ def _load_data(
     console: Console,
 ) -> _Data:
     train, val = task.load("train", copies=True), task.load("val")
+    descriptions = boxed_descriptions(train) if settings.attention.supervision else None
     source = folder.vocabulary(SOURCE, lambda: task.source_vocabulary(train))
     encoder = encoder or build_encoder(settings, len(source or ()))
 
@@ -128,7 +132,12 @@ def _load_data(
     encoded = _encode(train, vocabulary)
     table = idf_table(encoded[: train.stored]) if settings.reward.samples else None
     lengths = task.input_lengths(train_inputs)
-    plan = _plan(settings, encoded, settings.train.batch_size, lengths)
+    supervision = None
+    if descriptions is not None:
+        limit = settings.data.max_length
+        supervision = supervise(descriptions, encoded, vocabulary.encode_text, limit)
+        console.print(supervision.summary())
+    plan = _plan(settings, encoded, settings.train.batch_size, lengths, supervision)
     known = "" if source is None else f" (vocabulary: {len(source)})"
     console.print(
         f"{len(plan)} {task.noun}{known}, {plan.captions} captions ({plan.truncated} cut to "
@@ -141,6 +150,7 @@ def _load_data(
         vocabulary=vocabulary,
         source_vocabulary=source,
         plan=plan,
+        supervision=supervision,
         table=table,
         train_inputs=train_inputs,
         val_inputs=val_inputs,
@@ -171,6 +181,7 @@ class _Session:
     def run(self) -> Progression:
         """Trains to the end, or until a signal; returns the run's progression."""
         settings, folder = self.settings, self.folder
+        self._record_centres(self.data.encoder)
         batches = self._batches()
         checkpoints, best = folder.checkpoints(), folder.weights("best")
         restored = self._restore(checkpoints)
@@ -182,7 +193,6 @@ class _Session:
             progression = Progression(**record)
             batches.set_state(progression.input_position)
             self.console.print(f"resuming {folder.path} at step {first_step} of {self.total_steps}")
-        self._record_centres(self.data.encoder)
         if progression.finished:
             self.console.print("this run is already finished")
             checkpoints.close()
@@ -248,7 +258,21 @@ class _Session:
             share=devices.local_slice(self.settings.train.batch_size),
             augmentation=make_augmentation(self.settings, self.data.vocabulary),
             cut_to_bucket=self.task.reads_words,
+            maps=self._maps(),
         )
+
+    def _maps(self) -> Float16[np.ndarray, "K L"] | None:
+        """The maps that supervise attention, over the points where the encoder looks."""
+        if self.data.supervision is None:
+            return None
+        encoder = cast(ImageEncoder, self.data.encoder)
+        if not encoder.trained:
+            devices.wait_for_all()  # for the first process, which measures them
+            recorded = self.folder.centres()
+            if recorded is not None:
+                encoder.shift = float(recorded["shift"])
+        centres = np.array(encoder.centres)
+        return self.data.supervision.maps(Places(centres, centres))
 
     def _initial_state(self) -> TrainState:
         return initial_state(
@@ -351,6 +375,7 @@ def _plan(
     encoded: list[list[list[int]]],
     batch_size: int,
     input_lengths: Int[np.ndarray, " N"] | None,
+    supervision: Supervision | None = None,
 ) -> BatchPlan:
     return BatchPlan(
         encoded,
@@ -360,4 +385,5 @@ def _plan(
         max_length=settings.data.max_length,
         seed=settings.seed,
         input_lengths=input_lengths,
+        maps=None if supervision is None else supervision.numbers,
     )

@@ -21,6 +21,8 @@ SAME = ("encoder.", "attention.", "decoder.output_tanh")
 MAY_DIFFER = (
     "attention.kind",
     "attention.units",
+    "attention.supervision",
+    "attention.supervised_map",
     "encoder.learning_rate",
     "encoder.checkpointing",
     "encoder.weights",

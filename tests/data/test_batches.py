@@ -126,6 +126,32 @@ def test_long_captions_are_cut_and_counted():
     assert tokens[list(images).index(1)].tolist() == [[9, 10, 11, EOS], [0, 0, 0, 0]]
 
 
+@pytest.mark.parametrize("rows", [1, 3])
+def test_numbers_of_maps_lie_at_their_tokens(captions, rows):
+    # All words differ; a word's map has its own number, <eos> has none.
+    numbers = [[[*c[:-1], 0] for c in of_image] for of_image in captions]
+    settings = SETTINGS | {"rows": rows, "max_length": 9}
+    plan = BatchPlan(captions, maps=numbers, **settings)
+    plain = BatchPlan(captions, **settings)
+    table = np.random.default_rng(0).random((4000, 2)).astype(np.float16)
+    inputs, share = np.zeros((61, 1)), slice(2, 7)
+    batches = train_batches(inputs, plan, maps=table, share=share)
+    for index in range(plan.batches_per_epoch):
+        tokens = plain.batch(index)[1]
+        np.testing.assert_array_equal(plan.batch(index)[1], tokens)
+        wanted = np.where(tokens == EOS, 0, tokens)
+        np.testing.assert_array_equal(plan.maps_of(index), wanted)
+        batch = next(batches)
+        np.testing.assert_array_equal(batch["tokens"], tokens[share])
+        np.testing.assert_array_equal(batch["maps"], table[wanted[share]])
+    assert next(train_batches(inputs, plain)).keys() == {"inputs", "tokens"}
+
+
+def test_maps_of_other_tokens_are_rejected():
+    with pytest.raises(ValueError, match="image 1 has maps for other tokens"):
+        BatchPlan([[[4, EOS]], [[4, 5, EOS]]], maps=[[[1, 0]], [[1, 0]]], **SETTINGS)
+
+
 @pytest.mark.parametrize(
     "captions",
     [[], [[]], [[[]]], [[[4, 5]]], [[[4, EOS, 5, EOS]]], [[[0, EOS]]]],

@@ -137,7 +137,7 @@ def test_it_is_chosen_by_settings_and_refuses_what_does_not_fit(tmp_path):
         "hard.samples": 5,
     }
     settings = tiny.settings(tmp_path, base)
-    assert make_objective(settings) == TopK(settings.hard, settings.loss)
+    assert make_objective(settings) == TopK(settings.hard, settings.loss, settings.attention)
     with pytest.raises(UserError, match="'top_k' needs config.attention.state_reads"):
         tiny.settings(tmp_path, base | {"attention.state_reads": "drawn"})
     with pytest.raises(UserError, match="'top_k' needs config.decoder.deep_output=True"):

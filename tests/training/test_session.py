@@ -22,6 +22,7 @@ from show_attend_tell.runs.folder import RunFolder
 from show_attend_tell.runs.metrics_log import MetricWriter, read_metrics
 from show_attend_tell.training import session
 from show_attend_tell.training.optimizer import make_optimizer
+from show_attend_tell.training.phrase_maps import Supervision
 from show_attend_tell.training.session import train
 from show_attend_tell.training.step import initial_state
 
@@ -75,7 +76,12 @@ def test_a_cut_run_resumes_bit_for_bit(tmp_path, monkeypatch, trained, kind, act
     tiny.use_scenes(monkeypatch)
     changes = {
         "soft": {},
-        "hard": {"attention.kind": "hard", "hard.baseline": "learned", "hard.credit": "to_go"},
+        "hard": {
+            "attention.kind": "hard",
+            "attention.supervision": 0.5,
+            "hard.baseline": "learned",
+            "hard.credit": "to_go",
+        },
         "reward": {
             "train.init_from": str(trained[0]),
             "train.init_share": 0.25,
@@ -106,6 +112,8 @@ def test_a_cut_run_resumes_bit_for_bit(tmp_path, monkeypatch, trained, kind, act
 
     assert losses(tmp_path / "whole") == losses(tmp_path / "cut")
     assert [step for step, _ in losses(tmp_path / "cut")] == [1, 2, 3, 4, 5, 6]
+    first, *_ = read_metrics(tmp_path / "cut" / "metrics.jsonl")
+    assert ("supervision" in first) == (kind == "hard")
 
     # The record describes the run's first part and lists each later one.
     path = tmp_path / "cut" / "run.json"
@@ -274,11 +282,22 @@ TUNED = {
 
 @pytest.fixture(scope="module")
 def on_frozen(tmp_path_factory):
-    """The folder of a run on a frozen encoder's annotation vectors."""
+    """The folder of a run on a frozen encoder's annotation vectors, with supervised attention.
+
+    Beside it lie the points that its places were taken to look at.
+    """
     folder = tmp_path_factory.mktemp("frozen")
+    maps = Supervision.maps
+
+    def noting(supervision, places):
+        np.save(folder / "places.npy", [places.rows, places.columns])
+        return maps(supervision, places)
+
     with pytest.MonkeyPatch.context() as patch:
         tiny.use_scenes(patch)
-        train(tiny.settings(folder / "data", LITE0), folder / "run")
+        patch.setattr(Supervision, "maps", noting)
+        changes = LITE0 | {"attention.supervision": 0.5}
+        train(tiny.settings(folder / "data", changes), folder / "run")
     return folder / "run"
 
 
@@ -330,6 +349,22 @@ def test_a_run_measures_where_its_encoder_looks(on_frozen, fine_tuned, trained):
         assert encoder.shift == measured["shift"]
         middle = (np.mean(encoder.centres) - 0.5) * encoder.image_size
         assert middle == pytest.approx(measured["offset"] * 8, abs=0.02)  # 8 pixels a cell
+
+
+def test_supervision_takes_the_points_that_were_measured(on_frozen):
+    encoder = load_run(on_frozen).encoder
+    assert np.abs(np.array(encoder.centres) - encoder.fields).max() > 0.02
+    places = np.load(on_frozen.parent / "places.npy")
+    np.testing.assert_allclose(places, [encoder.centres] * 2, rtol=1e-6)
+
+
+def test_supervision_needs_boxes_before_any_work(tmp_path, monkeypatch):
+    tiny.use_scenes(monkeypatch)
+    monkeypatch.setattr(tiny.Scenes, "descriptions", lambda scenes: [()] * len(scenes))
+    settings = tiny.settings(tmp_path / "data", {"attention.supervision": 0.5})
+    with pytest.raises(UserError, match="no phrase of scenes train has boxes"):
+        train(settings, tmp_path / "run")
+    assert not (tmp_path / "data").exists()
 
 
 def test_a_run_does_not_resume_on_other_data(tmp_path, monkeypatch):
