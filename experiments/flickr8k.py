@@ -52,9 +52,9 @@ SMALL = {
     "train.buckets": 3,  # fewer programs to compile
     "train.epochs": 2.0,
 }
-# A decoder in which the picture enters through attention. Places come from a large picture, in which
-# late stages, too, see their surroundings only; the scene comes from a small one, and training often
-# withholds it.
+# A decoder in which the picture enters through attention. Places come from a large picture, in
+# which late stages, too, see their surroundings only; the scene comes from a small one, which
+# training often withholds.
 LOCAL = {
     "encoder.name": "efficientnet_lite0+efficientnet_lite2+efficientnet_lite1+efficientnet_lite0",
     "encoder.image_size": 576,

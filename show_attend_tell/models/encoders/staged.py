@@ -65,10 +65,10 @@ class StagedEncoder(ImageEncoder):
         Args:
             options: `image_size` must be at least 32; each class says what its weights were trained
                 with. `endpoints` are the stages whose channels are concatenated; none means the
-                class's own choice. `grid_stride` is the distance of locations in pixels: 8 or one of
-                its doubles up to 64; 0 means the class's own choice. Finer endpoints are
-                averaged over a cell, coarser ones repeated. `weights` is the path of a file or a
-                repository on the hub, see `find_weights`; empty means the class's own.
+                class's own choice. `grid_stride` is the distance of locations in pixels: 8, 16, 32
+                or 64; 0 means the class's own choice. Finer endpoints are averaged over a cell,
+                coarser ones repeated. `weights` is the path of a file or a repository on the hub,
+                see `find_weights`; empty means the class's own.
                 `trainable_from` is empty, "all" or a stage, see `ImageEncoder`; no gradient flows
                 further back. `checkpointing` saves memory: the backward pass recomputes what
                 happens inside the blocks of trained stages.
