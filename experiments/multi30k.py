@@ -10,11 +10,22 @@ Variants:
     luong_*   attention of the current state with input feeding (Luong et al. 2015), by score
     lstmn     self-attention in encoder and decoder (Cheng et al. 2016)
     hard      hard attention, trained with REINFORCE
+    linear    bahdanau with an output that is a sum of a term of the state and one of the place
+    marginal  hard attention in that decoder, trained on its exact likelihood (Deng et al. 2018)
+    variational  the same, trained on a bound by a posterior of its own
 """
 
 from ml_collections import ConfigDict
 
 LUONG = {"attention.order": "current", "decoder.deep_output": False, "decoder.output_tanh": False}
+LINEAR = {"decoder.output_tanh": False, "decoder.product_form": True}
+# The state reads the expected context whatever place the output reads, so the likelihood is exact.
+LATENT = LINEAR | {
+    "attention.kind": "hard",
+    "attention.state_reads": "expected",
+    "hard.entropy": 0.0,
+    "decode.context": "mixture",
+}
 VARIANTS = {
     "seq2seq": {"encoder.annotations": "last"},
     "bahdanau": {},
@@ -30,6 +41,9 @@ VARIANTS = {
         "hard.baseline": "learned",
         "hard.soft_steps": 2000,
     },
+    "linear": LINEAR,
+    "marginal": LATENT | {"hard.objective": "marginal"},
+    "variational": LATENT | {"hard.objective": "variational"},
 }
 
 
