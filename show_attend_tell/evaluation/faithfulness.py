@@ -21,7 +21,7 @@ from show_attend_tell.runs.encoding import annotate
 
 MEAN_OF = 100  # training images; each has many places
 # Nats a token. Where shuffling the places of an image costs less, perplexity moves by less than
-# 1 %, less than between two seeds of one run: the words are as good wherever the model looks.
+# 1 %: the words are as good wherever the model looks.
 LEAST_WORTH = 0.01
 
 
@@ -33,7 +33,7 @@ def split_faithfulness(given: GivenSplit, nats: Mapping[str, float]) -> dict[str
       nats: what `readings.nats_of_readings` returned.
 
     Returns:
-      `nll` (the nats), `depends` (whether the words change with the place, see `LEAST_WORTH`),
+      `nll` (the nats), `depends` (whether the words depend on the place, see `LEAST_WORTH`),
       `deletion`, `insertion` and `gaze`. `deletion` and `insertion` are None where no phrase has
       boxes, or the encoder is trained; `gaze` where no phrase has boxes.
     """

@@ -93,8 +93,8 @@ def _readings(found: Mapping[str, Any]) -> Table:
     notes = ["On the references. What attention reads is changed, the state's beginning is not."]
     if not found["depends"]:
         notes.append(
-            "The words of this model do not depend on where it looks: with the places of the image "
-            f"shuffled they cost {_text(nll['shuffled'] - nll['own'])} nats a token more."
+            "Hardly anything that this model says depends on where it looks: with the places of "
+            f"an image shuffled it loses {_text(nll['shuffled'] - nll['own'])} nats a token."
         )
     head = ["what steps read", "nats a token", "more than as trained"]
     return Table("What attention is worth", head, rows, notes)
