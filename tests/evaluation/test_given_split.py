@@ -14,21 +14,22 @@ def test_phrases_are_measured_at_their_last_word():
         Phrase(3, 5, "2", ("other",), (BOX,)),
         Phrase(2, 2, "3", ("other",), ()),
     )
-    texts = [(Description("A Man holds a red kite", phrases, -1),), ()]
+    first = Description("Two dogs", (), -1)
+    texts = [(first, Description("A Man holds a red kite", phrases, -1)), ()]
     found = find_phrases(["a", "b"], texts, str.split, 6)
     assert [(m.image_id, m.kinds, m.noun) for m in found.mentions] == [
         ("a", ("people",), "man"),
         ("a", ("other",), "kite"),
     ]
-    assert found.steps.tolist() == [[0, 0, 1], [0, 0, 5]] and found.untold == 0
+    assert found.steps.tolist() == [[0, 1, 1], [0, 1, 5]] and found.untold == 0
     cut = find_phrases(["a", "b"], texts, str.split, 5)
-    assert cut.steps.tolist() == [[0, 0, 1]] and cut.untold == 1
+    assert cut.steps.tolist() == [[0, 1, 1]] and cut.untold == 1
 
 
 def test_batches_hold_each_chosen_word_once_in_the_shortest_of_two_texts():
     rng = np.random.default_rng(0)
     inputs, tokens = rng.random((6, 2, 3)), rng.integers(3, 9, (6, 2, SHORT + 9))
-    late = [SHORT - 1, SHORT, SHORT + 8]
+    late = [SHORT - 1, SHORT, SHORT]
     steps = np.array([(i, i % 2, t) for i, t in enumerate([0, *late, 3, 5])])
     words = Words(inputs, tokens, steps)
     chosen = np.array([5, 3, 2, 1, 0])
