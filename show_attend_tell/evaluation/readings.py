@@ -44,7 +44,7 @@ from show_attend_tell.tokens import PAD
 
 READINGS = ("own", "uniform", "shuffled", "mean", "other_image", "none")
 IMAGES_AT_ONCE = 25
-PATHS = 5  # drawn for the bound; between two sets of five it moves by less than 0.01 nats a token
+PATHS = 5  # for the bound: over 200 images of Flickr8k, sets of five agree within 0.01 nats a token
 
 
 def exact_marginal(settings: Settings) -> bool:
