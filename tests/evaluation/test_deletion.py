@@ -1,5 +1,7 @@
 """Deleted and inserted places, one set at a time."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -31,7 +33,8 @@ MEAN = np.full(4, 0.3, np.float32)
 
 
 @pytest.mark.parametrize("kind", OF_DECODER)
-def test_curves_follow_the_order_of_alpha(tmp_path, kind):
+def test_curves_follow_the_order_of_alpha(tmp_path, kind, monkeypatch):
+    monkeypatch.setattr(deletion, "RANDOM_ORDERS", 1)
     run = tiny.run_of(tmp_path, 5, CHANGES[kind], **OF_DECODER[kind])
     vectors = np.asarray(jax.random.normal(jax.random.key(3), (2, 5, 4)))
     found = deletion.curves(run, Words(vectors, TOKENS, STEPS), MEAN)
@@ -50,7 +53,7 @@ def test_curves_follow_the_order_of_alpha(tmp_path, kind):
 
     alpha = decoder(Annotations(jnp.asarray(vectors)), jnp.asarray(TOKENS)).alpha
     counts = [0, 0, 1, 2, 3]  # of five places, at the shares
-    falls, rises, whole, least, most = [], [], [], [], []
+    falls, rises, whole, of_one = [], [], [], []
     for image, row, step in STEPS.tolist():
         order = np.argsort(-alpha[image, row, step, :5]).tolist()
         sets = [(), range(5), *([p] for p in range(5))]
@@ -60,8 +63,7 @@ def test_curves_follow_the_order_of_alpha(tmp_path, kind):
         whole.append(p[0] - p[1])
         falls.append(p[0] - p[7:12])
         rises.append(p[12:] - p[1])
-        least.append(p[0] - p[2:7].max())
-        most.append(p[0] - p[2:7].min())
+        of_one.append(p[0] - p[2:7])
     for name, expected in (("deletion", falls), ("insertion", rises)):
         curve, of = np.mean(expected, axis=0), found[name]
         np.testing.assert_allclose(of["ordered_curve"], curve, atol=1e-5)
@@ -72,8 +74,10 @@ def test_curves_follow_the_order_of_alpha(tmp_path, kind):
         widths = np.diff([0, 0.05, 0.1, 0.2, 0.4, 0.6, 1])
         area = sum(w * (a + b) / 2 for w, a, b in zip(widths, heights, heights[1:], strict=False))
         assert of["ordered_area"] == pytest.approx(area, abs=1e-5)
+    # A fifth of five places is one: some place of each word.
     random = found["deletion"]["random"]
-    assert np.mean(least) <= random <= np.mean(most)
+    possible = [np.mean(each) for each in itertools.product(*of_one)]
+    assert np.abs(np.array(possible) - random).min() < 1e-5
     assert random != pytest.approx(found["deletion"]["ordered"], abs=1e-6)
     assert found["deletion"]["random_curve"][:2] == pytest.approx([0, 0], abs=1e-6)
 
