@@ -27,7 +27,7 @@ def test_maps_are_those_of_the_decoder(trained, monkeypatch):
     inputs = load_inputs(run.settings, run.task, examples, run.encoder)
     texts = [[run.vocabulary.encode_text(e.captions[0])] for e in examples]
     tokens = encoded_texts(texts, 1)
-    steps = np.array([[0, 0, 2], [0, 0, 4], [4, 0, 0], [7, 0, 3]])
+    steps = np.array([[0, 0, 2], [0, 0, 4], [3, 0, 0], [7, 0, 3]])
 
     @jax.jit
     def alpha(params, inputs):
