@@ -159,3 +159,24 @@ def _write_maps(folder: Path, said: dict[str, str], context: str, sentences: boo
         found = attention_statistics(attention)
         found |= {"step": 300, "decoding": {"context": context}}
         write_statistics(folder / "statistics.json", found)
+
+
+def measured(bound: bool = False, random: float = 0.1) -> dict[str, Any]:
+    """What a score file holds of likelihood, grounding and faithfulness."""
+    names = ("prior", "posterior", "fixed_map", "middle", "uniform")
+    ends = {name: {"pointing": [0.4, 0.6], "in_box": [0.2, 0.5]} for name in names}
+    return {
+        "likelihood": {"perplexity": 15.5, "kind": "bound" if bound else "exact"},
+        "grounding": {
+            "prior": {"pointing": 0.62, "in_box": 0.41},
+            "posterior": None,
+            "fixed_map": {"pointing": 0.55, "in_box": 0.36},
+            "middle": {"pointing": 0.54},
+            "uniform": {"in_box": 0.31},
+            "intervals": ends,
+        },
+        "faithfulness": {
+            "nll": {"own": 2.0, "uniform": 2.25, "shuffled": 2.5},
+            "deletion": {"ordered": 0.4, "random": random},
+        },
+    }

@@ -15,8 +15,12 @@ from PIL import Image
 from show_attend_tell import config
 from show_attend_tell.data.builders.shapes import render_scene
 from show_attend_tell.data.examples import Box, Example
-from show_attend_tell.data.task import ImageTask
+from show_attend_tell.data.task import ImageTask, task_of
+from show_attend_tell.data.vocabulary import Vocabulary
+from show_attend_tell.inference.run import Run
+from show_attend_tell.models.captioner import Captioner, trained_weights
 from show_attend_tell.models.decoder import Decoder
+from show_attend_tell.models.encoders import Precomputed
 from show_attend_tell.settings import Attention, Hard, Settings
 from show_attend_tell.settings import Decoder as DecoderSizes
 
@@ -98,7 +102,7 @@ def use_scenes(monkeypatch, count: int = 8, copies: int = 1) -> Scenes:
     return scenes
 
 
-def make_decoder(*, vocabulary=6, features=4, grid=None, seed=0, **changes) -> Decoder:
+def make_decoder(*, vocabulary=6, features=4, grid=None, sections=(), seed=0, **changes) -> Decoder:
     """A freshly initialised decoder; `changes` are to `DECODER` and `ATTENTION`."""
     names = {field.name for field in dataclasses.fields(Attention)}
     of_attention = {name: changes.pop(name) for name in names & changes.keys()}
@@ -108,6 +112,7 @@ def make_decoder(*, vocabulary=6, features=4, grid=None, seed=0, **changes) -> D
         vocabulary=vocabulary,
         features=features,
         grid=grid,
+        sections=sections,
         rngs=nnx.Rngs(seed),
     )
 
@@ -119,3 +124,24 @@ def decoder(**changes):
     keys = jax.random.split(jax.random.key(1), len(leaves))
     leaves = [p + 0.8 * jax.random.normal(k, p.shape) for p, k in zip(leaves, keys, strict=True)]
     return graph, jax.tree.unflatten(tree, leaves)
+
+
+def run_of(folder: Path, places: int, changes: Mapping[str, Any], **of_decoder) -> Run:
+    """A run of `decoder(**of_decoder)` over vectors of a row of places; never trained.
+
+    `changes` are to its settings, by dotted name.
+    """
+    graph, params = decoder(**of_decoder)
+    model = Captioner(Precomputed(4, (1, places)), nnx.merge(graph, params))
+    made = settings(folder, changes)
+    return Run(
+        workdir=folder,
+        settings=made,
+        task=task_of(made.data),
+        vocabulary=Vocabulary.from_captions([["cat", "dog"]], 1),
+        source_vocabulary=None,
+        encoder=model.encoder,
+        model=model,
+        params=trained_weights(model),
+        step=0,
+    )

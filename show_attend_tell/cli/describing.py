@@ -52,32 +52,18 @@ def add_verbs(verbs: Verbs) -> None:
 
 
 def _evaluate(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
-    from show_attend_tell.evaluation.faithfulness import split_faithfulness
-    from show_attend_tell.evaluation.split_grounding import split_grounding
-    from show_attend_tell.evaluation.split_scores import reported_contexts, score_split
-    from show_attend_tell.inference.captioning import caption_split
-    from show_attend_tell.reports.grounding_tables import faithfulness_tables, grounding_tables
+    from show_attend_tell.evaluation.split_evaluation import evaluate_split
+    from show_attend_tell.evaluation.split_scores import reported_contexts
+    from show_attend_tell.reports.grounding_tables import measured_tables
 
     run, decoding = load(arguments, overrides)
     contexts = (arguments.context,) if arguments.context else reported_contexts(run.settings)
-    records = []
-    examples, captions = None, []
-    grounding = split_grounding(run, arguments.split)
-    faithfulness = split_faithfulness(run, arguments.split)
-    for context in contexts:
-        decoding = dataclasses.replace(decoding, context=context)
-        examples, captions = caption_split(run, arguments.split, decoding)
-        maps = {"grounding": grounding, "faithfulness": faithfulness}
-        records.append(score_split(run, arguments.split, decoding, examples, captions, maps))
-    _print_scores(records)
-    for table in [
-        *(grounding_tables(grounding) if grounding else ()),
-        *(faithfulness_tables(faithfulness) if faithfulness else ()),
-    ]:
+    found = evaluate_split(run, arguments.split, decoding, contexts)
+    _print_scores(found.records)
+    for table in measured_tables(found.records[0]):
         print_table(table)
-    assert examples is not None
-    for name, caption in list(zip(examples.ids, captions, strict=True))[:4]:
-        print(f"{name}: {caption.text}")
+    for name, text in islice(found.texts.items(), 4):
+        print(f"{name}: {text}")
 
 
 def _print_scores(records: Sequence[Mapping[str, Any]]) -> None:

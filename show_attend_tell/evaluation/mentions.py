@@ -1,8 +1,9 @@
 """Words that name something in a picture, with the boxes of what they name."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
+from show_attend_tell.data.phrases import Description, Phrase
 from show_attend_tell.evaluation.boxes import Boxes
 from show_attend_tell.evaluation.nouns import same_noun
 
@@ -32,6 +33,26 @@ class Mention:
         for ymin, xmin, ymax, xmax in self.boxes:
             if not (max(ymin, 0) < min(ymax, 1) and max(xmin, 0) < min(xmax, 1)):
                 raise ValueError(f"{self.image_id}: a box of {self.noun!r} has no area inside")
+
+
+def mentions_of(
+    name: str, descriptions: Sequence[Description]
+) -> Iterator[tuple[int, Phrase, Mention]]:
+    """The phrases of an image that have boxes.
+
+    Args:
+      name: of the image.
+      descriptions: of the image.
+
+    Yields:
+      The index of the phrase's description, the phrase, and the phrase as a mention.
+    """
+    for row, description in enumerate(descriptions):
+        words = description.text.split(" ")
+        for phrase in description.phrases:
+            if phrase.boxes:
+                noun = words[phrase.last].lower()
+                yield row, phrase, Mention(name, phrase.kinds, noun, phrase.boxes)
 
 
 def mentions_in_caption(

@@ -52,23 +52,23 @@ def score_split(
     decoding: Decode,
     examples: ExampleSource,
     captions: Sequence[Caption],
-    maps: Mapping[str, dict[str, Any] | None] = MappingProxyType({}),
+    measured: Mapping[str, dict[str, Any] | None] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """Writes the captions of a split, then scores them and writes the scores.
 
     Args:
       run, split, decoding, examples, captions: what was captioned, and how.
-      maps: what `split_grounding` and `split_faithfulness` returned, as `grounding` and
-        `faithfulness`.
+      measured: what else was measured on the split and belongs into the file, by name; None: it
+        could not be. What the maps of the captions show is added to `grounding`.
 
     Returns:
       What the score file holds: the scores and every setting that they depend on.
     """
     stem = score_stem(split, decoding)
-    grounding = maps.get("grounding")
+    grounding = measured.get("grounding")
     if grounding is not None:
         own = captions_grounding(run, examples, captions)
-        maps = {**maps, "grounding": grounding | {"captions": own}}
+        measured = {**measured, "grounding": grounding | {"captions": own}}
     run.workdir.mkdir(parents=True, exist_ok=True)  # a packaged model has none yet
     truth, hypotheses = references(examples), texts(examples, captions)
     write_results(run.workdir / f"{stem}.captions.json", hypotheses)
@@ -76,7 +76,7 @@ def score_split(
     scores = scorer.score(truth, hypotheses)
     record = {
         "scores": scores.values,
-        **maps,
+        **measured,
         "missing": scores.missing,
         "split": split,
         "images": len(captions),

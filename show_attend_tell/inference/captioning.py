@@ -162,12 +162,19 @@ def caption_split(run: Run, split: str, decoding: Decode) -> tuple[ExampleSource
     """The examples of a split and the caption of each."""
     examples = run.task.load(split)
     inputs = load_inputs(run.settings, run.task, examples, run.encoder, run.source_vocabulary)
+    return examples, caption_examples(run, examples, inputs, decoding)
+
+
+def caption_examples(
+    run: Run, examples: ExampleSource, inputs: Inputs, decoding: Decode
+) -> list[Caption]:
+    """The caption of each example; `inputs` are the model's, see `runs.inputs.load_inputs`."""
     decode = make_decode(run.model, decoding)
     captions = caption_inputs(decode, run.params, inputs, run.vocabulary, decoding.batch_size)
     bar = rich.progress.track(
         captions, "captions", total=len(examples), console=Console(stderr=True)
     )
-    return examples, list(bar)
+    return list(bar)
 
 
 def caption_files(

@@ -185,7 +185,7 @@ class Decoder(nnx.Module):
         a = self.annotation_dropout(a, deterministic=key is None, rngs=key)
         if self.projection is not None:
             a = self.projection(a)
-        h0, c0 = self._first_state(a, mask)
+        h0, c0 = self.begin(a, mask)
         places, extent = None, None
         if self.step_config.window != "global":
             places, extent = coordinates(a, mask, self.grid)
@@ -193,7 +193,7 @@ class Decoder(nnx.Module):
         if self.own_keys:
             of_keys = self.parts.keys.of(encoded, normalised=self.layer_norm)
         keys = self.attention.keys(of_keys)
-        scene = self._scene(encoded, mask, key)
+        scene = self.scene(encoded, mask, key)
         if self.attention.null_key is not None:
             a, keys, mask = self.attention.with_null_place(a, keys, mask)
         return Memory(
@@ -207,7 +207,7 @@ class Decoder(nnx.Module):
             scene=scene,
         )
 
-    def _scene(
+    def scene(
         self,
         encoded: Float[Array, "B L F"],
         mask: Bool[Array, "B L"] | None,
@@ -228,10 +228,10 @@ class Decoder(nnx.Module):
         )
         return jnp.where(kept, scene, 0.0)
 
-    def _first_state(
+    def begin(
         self, a: Float[Array, "B L D"], mask: Bool[Array, "B L"] | None
     ) -> tuple[Float[Array, "B H"], Float[Array, "B H"]]:
-        """h_0 and c_0."""
+        """h_0 and c_0, of what `memory` makes of the annotation vectors, without a null place."""
         if self.init_h is not None and self.init_c is not None:
             mean = mean_vector(a, mask)
             h, c = self.init_h(mean), self.init_c(mean)

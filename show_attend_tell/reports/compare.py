@@ -23,6 +23,7 @@ from show_attend_tell.reports.grouping import (
     in_words,
     rows_of,
 )
+from show_attend_tell.reports.measured import NAMES
 from show_attend_tell.reports.notes import notes
 from show_attend_tell.reports.read_runs import Run, read_run
 from show_attend_tell.reports.tables import tables
@@ -84,6 +85,7 @@ def compare(
         "progress": _progress(groups),
         "by_length": _by_length(rows),
         "attention": [_attention(group) for group in groups],
+        "measured": _measured(groups),
         "gradient_variance": [
             {"run": _run_label(group, run)} | row
             for group in groups
@@ -169,6 +171,27 @@ def _attention(group: Group) -> dict[str, Any]:
         "context": ", ".join(sorted({run.context for run in group.runs})),
         "statistics": {n: over_seeds([run.attention[n] for run in group.runs]) for n in names},
     }
+
+
+def _measured(groups: Sequence[Group]) -> list[dict[str, Any]]:
+    """Likelihood, grounding and faithfulness of the groups whose score files hold them.
+
+    They do not depend on the search, so the first file of each run is as good as the others.
+    Intervals are of one run: over several seeds there is none.
+    """
+    made = []
+    for group in groups:
+        runs = [run.scored[0].measured for run in group.runs]
+        figures = {}
+        for name in NAMES:
+            found = [run.figures.get(name) for run in runs]
+            over = over_seeds([None if figure is None else figure.value for figure in found])
+            only = found[0] if len(found) == 1 else None
+            figures[name] = over | {"interval": None if only is None else only.interval}
+        if any(figure["mean"] is not None for figure in figures.values()):
+            bound = any(run.bound for run in runs)
+            made.append({"group": group.letter, "bound": bound, "figures": figures})
+    return made
 
 
 # Rows

@@ -1,4 +1,4 @@
-"""The tables of what `evaluation.pointing` and `evaluation.faithfulness` measured."""
+"""The tables of what `evaluate` measured besides scores: likelihood, grounding, faithfulness."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -39,6 +39,14 @@ _BY_KIND = (
 )
 
 
+def measured_tables(record: Mapping[str, Any]) -> list[Table]:
+    """All tables of a score file's record; what was not measured is left out."""
+    tables = [_likelihood(record["likelihood"])]
+    if record["grounding"]:
+        tables += grounding_tables(record["grounding"])
+    return tables + faithfulness_tables(record["faithfulness"])
+
+
 def grounding_tables(summary: Mapping[str, Any]) -> list[Table]:
     """Tables of the figures, of their differences, and of the figures by kind of entity.
 
@@ -52,29 +60,76 @@ def grounding_tables(summary: Mapping[str, Any]) -> list[Table]:
 
 
 def faithfulness_tables(found: Mapping[str, Any]) -> list[Table]:
-    """Tables of the likelihood under other readings, and of deleted places.
+    """Tables of the likelihood under other readings, of deleted places, and of forced gaze.
 
     Args:
       found: what `evaluation.faithfulness.split_faithfulness` returned.
     """
+    tables = [_readings(found)]
+    if found["deletion"]:
+        tables.append(_curves(found["deletion"], found["insertion"]))
+    if found["gaze"]:
+        tables.append(_gaze(found["gaze"]))
+    return tables
+
+
+def _likelihood(found: Mapping[str, Any]) -> Table:
+    least = "" if found["kind"] == "exact" else "≤ "
+    row = [found["kind"], f"{least}{found['perplexity']:.2f}", f"{least}{found['nats']:.3f}"]
+    note = f"Of the references, over {found['tokens']:,} words and ends of sentences."
+    if found["paths"]:
+        note += f" The bound is the mean over {found['paths']} drawn paths of places."
+    head = ["likelihood", "perplexity", "nats a token"]
+    return Table("How probable the references are", head, [row], [note])
+
+
+def _readings(found: Mapping[str, Any]) -> Table:
     nll = found["nll"]
     rows: list[list[Cell | str]] = [
         [label, Cell(_text(nll[name])), Cell(_text(nll[name] - nll["own"], "+"))]
         for name, label in _READINGS.items()
+        if name in nll
     ]
-    note = "On the references. What attention reads is changed, the state's beginning is not."
+    notes = ["On the references. What attention reads is changed, the state's beginning is not."]
+    if not found["depends"]:
+        notes.append(
+            "Hardly anything that this model says depends on where it looks: with the places of "
+            f"an image shuffled it loses {_text(nll['shuffled'] - nll['own'])} nats a token."
+        )
     head = ["what steps read", "nats a token", "more than as trained"]
-    tables = [Table("What attention is worth", head, rows, [note])]
-    deleted = found["deletion"]
-    if deleted:
-        rows = [
-            ["of the largest alpha", Cell(_text(deleted["ordered"]))],
-            ["at random", Cell(_text(deleted["random"]))],
-        ]
-        note = f"Before the last words of {deleted['words']:,} phrases, in nats."
-        title = f"Fall of log p when {deleted['share']:.0%} of the places are deleted"
-        tables.append(Table(title, ["places", "fall"], rows, [note]))
-    return tables
+    return Table("What attention is worth", head, rows, notes)
+
+
+def _curves(deletion: Mapping[str, Any], insertion: Mapping[str, Any]) -> Table:
+    both, orders = (deletion, insertion), ("ordered", "random")
+    rows = []
+    for k, share in enumerate(deletion["shares"]):
+        values = [of[f"{order}_curve"][k] for of in both for order in orders]
+        rows.append([f"{share:.0%}", *map(_text, values)])
+    rows.append(["100%", *(_text(of["all"]) for of in both for _ in orders)])
+    areas = [of[f"{order}_area"] for of in both for order in orders]
+    rows.append(["mean over shares", *map(_text, areas)])
+    head = ["places", "deleted by alpha", "deleted at random"]
+    head += ["inserted by alpha", "inserted at random"]
+    note = (
+        f"Before the last words of {deletion['words']:,} phrases, in nats: how far log p falls "
+        "when places become the mean vector of the training split, and how far it rises when "
+        "they return."
+    )
+    return Table("Deleting and inserting places", head, rows, [note])
+
+
+def _gaze(found: Mapping[str, Any]) -> Table:
+    rows = [
+        ["log p of the noun, places inside − outside of its boxes", found["inside_minus_outside"]],
+        ["divergence of the next word between the two", found["divergence"]],
+    ]
+    note = (
+        f"At the last words of {found['words']:,} phrases the step reads one place. Divergence: "
+        "Jensen-Shannon, between even mixtures over the places inside and outside; at most 0.693."
+    )
+    shown = [[label, _text(value)] for label, value in rows]
+    return Table("When the step must look at a place", ["", "nats"], shown, [note])
 
 
 def _figures(summary: Mapping[str, Any]) -> Table:

@@ -21,6 +21,7 @@ from show_attend_tell.data import vocabulary as vocabularies
 from show_attend_tell.data.task import Task, task_of
 from show_attend_tell.errors import UserError
 from show_attend_tell.evaluation.results_file import read_results
+from show_attend_tell.reports.measured import Measured, read_measured
 from show_attend_tell.reports.uncertainty import COUNTS, MEANS
 from show_attend_tell.runs.metrics_log import read_metrics
 
@@ -42,6 +43,7 @@ class Scored:
       image_ids: in the order of the table.
       table: what `uncertainty` measures.
       by_length: scores of sentences grouped by source length; empty for images.
+      measured: likelihood, grounding and faithfulness.
     """
 
     path: Path
@@ -53,6 +55,7 @@ class Scored:
     image_ids: tuple[str, ...]
     table: Float[np.ndarray, "N 15"]
     by_length: list[dict[str, float]]
+    measured: Measured
 
 
 @dataclasses.dataclass(frozen=True)
@@ -254,6 +257,7 @@ def _read_scores(path: Path, split: str, best_step: int, remedy: str) -> Scored:
                 }
                 for bucket in record.get("by_length", ())
             ],
+            measured=read_measured(record),
         )
 
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from show_attend_tell.reports.measured import PERPLEXITY
 from show_attend_tell.reports.read_runs import BY_LENGTH
 
 # Columns of the progress table: what is counted, its unit in a record, and its format.
@@ -51,6 +52,7 @@ def tables(content: dict[str, Any]) -> dict[str, Table]:
         "by_length": _length_table(content) if content["by_length"] else None,
         "progress": _progress_table(content),
         "attention": _attention_table(content),
+        "measured": _measured_table(content) if content["measured"] else None,
         "variance": _variance_table(content) if content["gradient_variance"] else None,
         "config": _config_table(content) if len(content["groups"]) > 1 else None,
     }
@@ -145,6 +147,29 @@ def _attention_table(content: dict[str, Any]) -> Table:
         [row["group"], row["context"], *map(spread, row["statistics"].values())] for row in found
     ]
     return Table("Attention", head, rows, content["notes"]["attention"])
+
+
+def _measured_table(content: dict[str, Any]) -> Table:
+    """A column for each figure that some experiment has."""
+    found = content["measured"]
+    names = [
+        name
+        for name in found[0]["figures"]
+        if any(row["figures"][name]["mean"] is not None for row in found)
+    ]
+    rows = []
+    for row in found:
+        cells: list[Cell | str] = [row["group"]]
+        for name in names:
+            figure = row["figures"][name]
+            text = spread(figure)
+            if name == PERPLEXITY and row["bound"] and figure["mean"] is not None:
+                text = f"≤ {text}"
+            interval = figure["interval"]
+            cells.append(Cell(text, "[{:.3f}, {:.3f}]".format(*interval) if interval else ""))
+        rows.append(cells)
+    title = "Likelihood, grounding and faithfulness"
+    return Table(title, ["", *names], rows, content["notes"]["measured"])
 
 
 def _variance_table(content: dict[str, Any]) -> Table:

@@ -7,7 +7,17 @@ import shutil
 import statistics
 
 import pytest
-from finished_runs import HARD, RIGHT, WRONG, edit, half_right, pair, scores_of, write_run
+from finished_runs import (
+    HARD,
+    RIGHT,
+    WRONG,
+    edit,
+    half_right,
+    measured,
+    pair,
+    scores_of,
+    write_run,
+)
 
 from show_attend_tell import pretrained
 from show_attend_tell.errors import UserError
@@ -191,6 +201,37 @@ def test_the_page_says_which_maps_lie_at_computed_centres(tmp_path):
     save_attention(path, made)
     compare(runs, "val", tmp_path / "out", samples=50)
     assert (tmp_path / "out" / "index.html").read_text().count("computed centres") == 1
+
+
+def test_what_maps_show_stands_side_by_side(tmp_path):
+    said = {name: RIGHT[name] for name in list(RIGHT)[:2]}
+    seeds = [write_run(tmp_path / f"a{k}", said, settings={"seed": k}) for k in (0, 1)]
+    old = write_run(tmp_path / "old", said, settings={"train.epochs": 9})
+    hard = write_run(tmp_path / "hard", said, settings=HARD)
+    edit(scores_of(seeds[0]), **measured())
+    more = measured()
+    more["likelihood"]["perplexity"] = 16.5
+    more["faithfulness"]["deletion"]["ordered"] = 0.6
+    edit(scores_of(seeds[1]), **more)
+    edit(scores_of(hard), **measured(bound=True, random=-0.01))
+    result = compare([*seeds, old, hard], "val", tmp_path / "out", samples=10, shown=0)
+    assert [row["group"] for row in result["measured"]] == ["A", "C"]
+    soft, hard = (row["figures"] for row in result["measured"])
+    assert soft["perplexity"]["values"] == [15.5, 16.5]
+    assert soft["ratio"]["values"] == pytest.approx([4, 6])
+    assert soft["pointing: prior"]["interval"] is None
+    assert hard["pointing: prior"]["interval"] == [0.4, 0.6]
+    table = (tmp_path / "out" / "table.md").read_text()
+    [head] = [line for line in table.splitlines() if "perplexity" in line and "|" in line]
+    assert "posterior" not in head
+    start = "| C | ≤ 15.500 | 0.620 [0.400, 0.600] | 0.550 [0.400, 0.600] | 0.540 [0.400, 0.600] |"
+    [row] = [line for line in table.splitlines() if line.startswith(start)]
+    assert row.endswith("| 0.250 | 0.500 | 0.400 | -0.010 | — |")
+    page = (tmp_path / "out" / "index.html").read_text()
+    assert 'id="measured"' in page and "≤ 15.500" in page
+    plain = compare([old], "val", tmp_path / "plain", samples=10, shown=0)
+    assert plain["measured"] == []
+    assert 'id="measured"' not in (tmp_path / "plain" / "index.html").read_text()
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@
 import copy
 
 from show_attend_tell.reports import markdown
-from show_attend_tell.reports.grounding_tables import grounding_tables
+from show_attend_tell.reports.grounding_tables import grounding_tables, measured_tables
 
 GROUP = {
     "mentions": 1234,
@@ -63,3 +63,66 @@ def test_nothing_measured_is_shown_as_dashes():
     made["intervals"]["prior"] = {"pointing": None, "in_box": None}
     [table] = grounding_tables(made)
     assert [cell.text + cell.small for cell in table.cells[0]] == ["prior", "—", "—"]
+
+
+def curve(scale):
+    """Changes of log p at two shares."""
+    made = {"words": 1234, "share": 0.2, "shares": [0.2, 0.6], "all": 4 * scale}
+    return made | {
+        "ordered": scale,
+        "random": 0.1,
+        "ordered_curve": [scale, 2 * scale],
+        "random_curve": [0.1, 0.2],
+        "ordered_area": 1.5,
+        "random_area": 0.75,
+    }
+
+
+def record(**changes):
+    """What a score file holds besides scores."""
+    return {
+        "likelihood": {
+            "nats": 2.5,
+            "perplexity": 12.1825,
+            "tokens": 4321,
+            "kind": "bound",
+            "paths": 5,
+        },
+        "grounding": None,
+        "faithfulness": {
+            "nll": {"own": 2.5, "uniform": 2.75, "shuffled": 2.504},
+            "depends": False,
+            "deletion": curve(0.5),
+            "insertion": curve(0.7),
+            "gaze": {"words": 470, "inside_minus_outside": 0.25, "divergence": 0.125},
+        }
+        | changes,
+    }
+
+
+def test_likelihood_readings_curves_and_gaze_as_markdown():
+    text = markdown.text(measured_tables(record()))
+    lines = [" ".join(line.split()) for line in text.splitlines()]
+    for line in [
+        "| bound | ≤ 12.18 | ≤ 2.500 |",
+        "| every place alike | 2.750 | +0.250 |",
+        "| 20% | 0.500 | 0.100 | 0.700 | 0.100 |",
+        "| 60% | 1.000 | 0.200 | 1.400 | 0.200 |",
+        "| 100% | 2.000 | 2.000 | 2.800 | 2.800 |",
+        "| mean over shares | 1.500 | 0.750 | 1.500 | 0.750 |",
+        "| divergence of the next word between the two | 0.125 |",
+    ]:
+        assert line in lines, line
+    assert "4,321 words" in text and "5 drawn paths" in text and "1,234 phrases" in text
+    assert "another image" not in text and "Grounding" not in text
+    [said] = [line for line in lines if "depends on where it looks" in line]
+    assert "0.004 nats a token" in said
+
+
+def test_what_was_not_measured_has_no_table():
+    made = record(deletion=None, insertion=None, gaze=None, depends=True)
+    made["likelihood"] |= {"kind": "exact", "paths": None}
+    made["grounding"] = summary()
+    text = markdown.text(measured_tables(made))
+    assert "Deleting" not in text and "must look" not in text and "| exact | 12.18 |" in text
+    assert "depends on where" not in text and "drawn paths" not in text and "Grounding" in text

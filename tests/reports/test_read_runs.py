@@ -3,7 +3,7 @@
 import shutil
 
 import pytest
-from finished_runs import edit, pair, scores_of, write_json
+from finished_runs import edit, measured, pair, scores_of, write_json
 
 from show_attend_tell.data.vocabulary import Vocabulary
 from show_attend_tell.errors import UserError
@@ -48,6 +48,14 @@ REFUSALS = {
     "half a file": (
         lambda run: scores_of(run).write_text(scores_of(run).read_text()[:-9]),
         "beam2-lp0.7.scores.json: damaged .*evaluate",
+    ),
+    "grounding": (
+        lambda run: edit(scores_of(run), **measured() | {"grounding": {"prior": 1}}),
+        "scores.json: lacks 'intervals'",
+    ),
+    "likelihood": (
+        lambda run: edit(scores_of(run), likelihood={"perplexity": "x", "kind": "exact"}),
+        "scores.json: damaged",
     ),
     "old form": (lambda run: write_json(scores_of(run), {"split": "val"}), "lacks 'images'"),
     "counts": (lambda run: edit(scores_of(run), bleu_counts=[[1] * 10]), "scores.json: damaged"),
