@@ -367,6 +367,13 @@ class Decoder(Group):
     scene_dropout: float = setting(
         0.5, "probability that training withholds the scene from an image", least=0, below=1
     )
+    place_dropout: float = setting(
+        0.0,
+        "dropout rate on the place's term of the logits, shared by the steps of an image; needs "
+        "product_form",
+        least=0,
+        below=1,
+    )
     deep_output: bool = setting(
         True, "predict words from y_{t-1}, h_t and z_t (eq. 7), not from h_t only"
     )
@@ -392,6 +399,8 @@ class Decoder(Group):
                 "config.decoder.product_form needs config.decoder.output_tanh=False, .gate=False "
                 "and .deep_output=True"
             )
+        if self.place_dropout and not self.product_form:
+            raise UserError("config.decoder.place_dropout needs config.decoder.product_form=True")
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,7 @@ from show_attend_tell.models.parts import Parts
 from show_attend_tell.models.recurrence import Memory, WordInputs
 
 _SCENE = 0x5CE  # folded into the key of an input's dropout: which images lose their scene
+_PLACE = 0x91A  # folded into the key of the output's dropout: what the place's term loses
 
 
 class TeacherForced(NamedTuple):
@@ -134,6 +135,7 @@ class Decoder(nnx.Module):
         constant = nnx.Param(jnp.zeros((2, sizes.hidden)))
         self.first_state = constant if sizes.initial_state == "learned" else None
         self.scene_dropout = sizes.scene_dropout
+        self.place_dropout = sizes.place_dropout
         seen = self.parts.scene.size
         self.output_scene = linear(seen, sizes.embedding, use_bias=False) if seen else None
 
@@ -289,11 +291,11 @@ class Decoder(nnx.Module):
     ) -> Float[Array, "*S V"]:
         """Logits of the deep output (eq. 7): L_o (E y_{t-1} + L_h h_t + L_z z_t).
 
-        In product form dropout leaves the place's term L_o L_z z_t as it is.
+        In product form the terms of state and place have dropouts of their own.
         """
         if self.product_form:
-            assert self.output_z is not None
-            return self._logits(self._state_term(embedded, h, scene, key) + self.output_z(z))
+            state = self._state_term(embedded, h, scene, key)
+            return self._logits(state + self._place_term(z, key))
         hidden = _with_scene(self.output_h(h), scene)
         if self.output_z is not None:
             hidden = embedded + hidden + self.output_z(z)
@@ -311,10 +313,26 @@ class Decoder(nnx.Module):
         hidden = _with_scene(embedded + self.output_h(h), scene)
         return self.dropout(hidden, deterministic=key is None, rngs=key)
 
-    def place_logits(self, annotations: Float[Array, "B L D"]) -> Float[Array, "B L V"]:
-        """The places' term of the logits in product form, without a bias."""
+    def _place_term(
+        self, read: Float[Array, "B *S D"], key: PRNGKeyArray | None
+    ) -> Float[Array, "B *S E"]:
+        """L_z z_t. Dropout takes the same features from all places and steps of an image.
+
+        Otherwise the terms of an image's places could not be computed once for all steps.
+        """
         assert self.output_z is not None
-        return self._words(self.output_z(annotations))
+        term = self.output_z(read)
+        if key is None or not self.place_dropout:
+            return term
+        shape = (len(term), *(1,) * (term.ndim - 2), term.shape[-1])
+        kept = jax.random.bernoulli(jax.random.fold_in(key, _PLACE), 1 - self.place_dropout, shape)
+        return jnp.where(kept, term / (1 - self.place_dropout), 0.0)
+
+    def place_logits(
+        self, annotations: Float[Array, "B L D"], key: PRNGKeyArray | None = None
+    ) -> Float[Array, "B L V"]:
+        """The places' term of the logits in product form, without a bias."""
+        return self._words(self._place_term(annotations, key))
 
     def factors(
         self,
@@ -327,7 +345,7 @@ class Decoder(nnx.Module):
         """The terms of the logits of N steps, for sums over places; see `models.product_form`."""
         assert memory.annotations is not None
         state = self._logits(self._state_term(embedded, h, memory.scene, key))
-        place = self.place_logits(memory.annotations)
+        place = self.place_logits(memory.annotations, key)
         return product_form.Factors(*product_form.balanced(state, place, memory.mask), log_alpha)
 
     def _words(self, hidden: Float[Array, "*S E"]) -> Float[Array, "*S V"]:

@@ -96,6 +96,26 @@ def test_keys_may_come_from_a_stage_of_their_own():
     assert jnp.abs(jnp.exp(moved.log_alpha) - own.alpha).max() > 1e-2
 
 
+def test_dropout_takes_the_same_from_all_places_of_an_image():
+    decoder = make(place_dropout=0.5, product_form=True, gate=False, output_tanh=False)
+    ones = jnp.ones((2, 4, 6))
+    decoder.output_z.kernel[...] = jnp.ones((6, 3))
+    key = jax.random.key(3)
+    embedding = jnp.zeros((6, 3)).at[:3].set(jnp.eye(3))  # word v says feature v of the term
+    decoder.embed.embedding[...] = embedding
+    kept = np.asarray(decoder.place_logits(ones, key))[..., :3]
+    assert set(np.unique(kept).tolist()) == {0.0, 12.0}  # 6, doubled
+    np.testing.assert_array_equal(kept, np.broadcast_to(kept[:, :1], kept.shape))
+    assert (kept[0, 0] != kept[1, 0]).any()  # images lose their own
+    np.testing.assert_allclose(decoder.place_logits(ones)[..., :3], 6.0)
+    # What a step reads loses the same, so the logits stay the sum of the two terms.
+    run = jax.jit(lambda v: decoder(Annotations(v), TOKENS, key))
+    out = run(VECTORS)
+    read = jnp.einsum("bnl,blv->bnv", jnp.exp(out.factors.log_alpha), out.factors.place)
+    difference = out.logits.reshape(read.shape) - out.factors.state - read
+    np.testing.assert_allclose(difference - difference.mean(-1, keepdims=True), 0.0, atol=1e-5)
+
+
 def test_what_a_decoder_begins_with():
     given = Annotations(VECTORS)
     zero = tiny.make_decoder(initial_state="zero").memory(Annotations(VECTORS[..., :4]))
