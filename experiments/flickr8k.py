@@ -73,8 +73,10 @@ LOCAL = {
     "decoder.product_form": True,
     "decoder.output_tanh": False,
     "decoder.gate": False,
+    "decoder.place_dropout": 0.2,
     "loss.doubly_stochastic": 0.0,
-    "loss.label_smoothing": 0.0,
+    "train.epochs": 7.0,
+    "train.buckets": 4,
 }
 SMALL_LOCAL = {
     "encoder.name": "efficientnet_lite0+efficientnet_lite0",
