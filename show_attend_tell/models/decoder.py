@@ -29,12 +29,10 @@ from show_attend_tell.models.attention import (
     matmul,
     mean_vector,
 )
+from show_attend_tell.models.dropouts import shared_dropout, withheld
 from show_attend_tell.models.packed import caption_starts, input_words
 from show_attend_tell.models.parts import Parts
 from show_attend_tell.models.recurrence import Memory, WordInputs
-
-_SCENE = 0x5CE  # folded into the key of an input's dropout: which images lose their scene
-_PLACE = 0x91A  # folded into the key of the output's dropout: what the place's term loses
 
 
 class TeacherForced(NamedTuple):
@@ -222,13 +220,7 @@ class Decoder(nnx.Module):
         if self.output_scene is None:
             return None
         seen = mean_vector(self.parts.scene.of(encoded, normalised=self.layer_norm), mask)
-        scene = self.output_scene(seen).astype(jnp.float32)
-        if key is None:
-            return scene
-        kept = jax.random.bernoulli(
-            jax.random.fold_in(key, _SCENE), 1 - self.scene_dropout, (len(scene), 1)
-        )
-        return jnp.where(kept, scene, 0.0)
+        return withheld(self.output_scene(seen).astype(jnp.float32), self.scene_dropout, key)
 
     def begin(
         self, a: Float[Array, "B L D"], mask: Bool[Array, "B L"] | None
@@ -316,17 +308,9 @@ class Decoder(nnx.Module):
     def _place_term(
         self, read: Float[Array, "B *S D"], key: PRNGKeyArray | None
     ) -> Float[Array, "B *S E"]:
-        """L_z z_t. Dropout takes the same features from all places and steps of an image.
-
-        Otherwise the terms of an image's places could not be computed once for all steps.
-        """
+        """L_z z_t."""
         assert self.output_z is not None
-        term = self.output_z(read)
-        if key is None or not self.place_dropout:
-            return term
-        shape = (len(term), *(1,) * (term.ndim - 2), term.shape[-1])
-        kept = jax.random.bernoulli(jax.random.fold_in(key, _PLACE), 1 - self.place_dropout, shape)
-        return jnp.where(kept, term / (1 - self.place_dropout), 0.0)
+        return shared_dropout(self.output_z(read), self.place_dropout, key)
 
     def place_logits(
         self, annotations: Float[Array, "B L D"], key: PRNGKeyArray | None = None
