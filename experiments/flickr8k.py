@@ -73,9 +73,10 @@ LOCAL = {
     "decoder.product_form": True,
     "decoder.output_tanh": False,
     "decoder.gate": False,
-    "decoder.place_dropout": 0.2,
+    "decoder.annotation_dropout": 0.5,
+    "decoder.place_dropout": 0.3,
     "loss.doubly_stochastic": 0.0,
-    "train.epochs": 7.0,
+    "train.epochs": 6.0,
     "train.buckets": 4,
 }
 SMALL_LOCAL = {

@@ -220,6 +220,8 @@ class Decoder(nnx.Module):
         if self.output_scene is None:
             return None
         seen = mean_vector(self.parts.scene.of(encoded, normalised=self.layer_norm), mask)
+        of_scene = None if key is None else jax.random.fold_in(key, 1)
+        seen = self.annotation_dropout(seen, deterministic=key is None, rngs=of_scene)
         return withheld(self.output_scene(seen).astype(jnp.float32), self.scene_dropout, key)
 
     def begin(

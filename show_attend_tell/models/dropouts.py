@@ -11,8 +11,15 @@ from jaxtyping import Array, Float, PRNGKeyArray
 _SCENE, _PLACE = 0x5CE, 0x91A
 
 
-def withheld(vectors: Float[Array, "B E"], rate: float, key: PRNGKeyArray) -> Float[Array, "B E"]:
-    """Zeros for a share of the images. What is left is not scaled up: evaluation has it all."""
+def withheld(
+    vectors: Float[Array, "B E"], rate: float, key: PRNGKeyArray | None
+) -> Float[Array, "B E"]:
+    """Zeros for a share of the images; without a key for none.
+
+    What is left is not scaled up: an image has its vector, or not.
+    """
+    if key is None:
+        return vectors
     kept = jax.random.bernoulli(jax.random.fold_in(key, _SCENE), 1 - rate, (len(vectors), 1))
     return jnp.where(kept, vectors, 0.0)
 
