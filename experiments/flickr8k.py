@@ -9,7 +9,9 @@ Variants:
     hard-released   hard attention as the paper's released code computes it
     hard-best       our hard attention, from scratch
     hard-from-soft  the same, from the weights of a soft run
+    local           soft attention over local features, in the decoder of marginal
     marginal        hard attention trained on its exact likelihood, over local features
+    marginal-reward  continues it, trained on the scores of its captions
     marginal-supervised  the same, taught by boxes where to look
     soft-reward     continues a soft run, trained on the scores of its captions
     hard-reward     the same for hard-from-soft
@@ -103,7 +105,11 @@ VARIANTS = {
     },
     "hard-best": HARD_BEST | {"hard.soft_steps": 1125},
     "hard-from-soft": HARD_FROM_SOFT | {"train.init_from": "runs/flickr8k-soft"},
+    "local": LOCAL,
     "marginal": MARGINAL,
+    "marginal-reward": MARGINAL
+    | REWARD
+    | {"train.init_from": "runs/flickr8k-marginal", "train.epochs": 0.5},
     "marginal-supervised": MARGINAL | {"attention.supervision": 0.5},
     "soft-reward": REWARD | {"train.init_from": "runs/flickr8k-soft"},
     "hard-reward": REWARD

@@ -179,8 +179,7 @@ class Decoder(nnx.Module):
 
     def memory(self, annotations: Annotations, key: PRNGKeyArray | None = None) -> Memory:
         """What the steps need of annotation vectors (B, L, F). A `key` switches dropout on."""
-        a, mask = annotations.vectors.astype(jnp.float32), annotations.mask
-        encoded = a
+        encoded, mask = annotations.vectors.astype(jnp.float32), annotations.mask
         a = self.parts.values.of(encoded, normalised=self.layer_norm)
         a = self.annotation_dropout(a, deterministic=key is None, rngs=key)
         if self.projection is not None:

@@ -87,6 +87,19 @@ def test_training_withholds_the_scene_from_a_share_of_the_images():
     assert kept.mean() == pytest.approx(0.75, abs=0.08)
 
 
+def test_dropout_of_vectors_takes_single_features_of_the_scene():
+    decoder = make(values=("early",), scene_dropout=0.0)
+    decoder.annotation_dropout = nnx.Dropout(0.5)
+    decoder.output_scene.kernel[...] = jnp.eye(3)
+    many = Annotations(jnp.tile(VECTORS[:1], (400, 1, 1)))
+    whole = np.asarray(decoder.memory(many).scene)
+    seen = np.asarray(decoder.memory(many, jax.random.key(0)).scene)
+    kept = seen != 0
+    np.testing.assert_allclose(seen[kept], 2 * whole[kept], rtol=1e-5)
+    np.testing.assert_allclose(kept.mean(0), 0.5, atol=0.1)
+    assert (kept.any(-1) & ~kept.all(-1)).any()
+
+
 def test_keys_may_come_from_a_stage_of_their_own():
     decoder = make(values=("early",), keys=("late",), scene=())
     run = jax.jit(lambda v: decoder(Annotations(v), TOKENS))
