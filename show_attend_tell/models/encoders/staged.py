@@ -132,11 +132,15 @@ class StagedEncoder(ImageEncoder):
         Beyond its coarsest map, the means of that map's middles.
         """
         coarsest = 2 ** len(self.strided)
-        own = field_centres(self.image_size, self.strided[: self.grid_stride.bit_length() - 1])
+        own = self._middles(self.grid_stride)
         if self.grid_stride <= coarsest:
             return own
         side = -(-len(own) // (self.grid_stride // coarsest))
         return self._laid(own, side, coarsest)
+
+    def _middles(self, stride: int) -> tuple[float, ...]:
+        """Middles of the receptive fields of the network's map at a stride, or of its coarsest."""
+        return field_centres(self.image_size, self.strided[: stride.bit_length() - 1])
 
     def _laid(self, middles: Sequence[float], side: int, stride: int) -> tuple[float, ...]:
         """Middles along one side of a map with this stride, laid on the grid."""
@@ -169,9 +173,8 @@ class StagedEncoder(ImageEncoder):
             return None
         total = 0.0
         for name in self.endpoints:
-            layers = self.strided[: self.strides[name].bit_length() - 1]
-            own = field_centres(self.image_size, layers)
-            laid = self._laid(own, self.grid[0], self.strides[name])
+            stride = self.strides[name]
+            laid = self._laid(self._middles(stride), self.grid[0], stride)
             apart = float(np.mean(laid) - np.mean(self.fields)) * self.image_size
             total += channels[name] * (apart + self.measured_shifts[name])
         return round(total / self.features, 2)
