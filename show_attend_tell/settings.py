@@ -322,6 +322,9 @@ class Reward(Group):
     bleu: float = setting(0.0, "weight of sentence BLEU-4, in [0, 1]", least=0)
     f_mean: float = setting(0.0, "weight of METEOR's F_mean, in [0, 1]", least=0)
     max_length: int = setting(16, "tokens of a sampled caption, <eos> included", least=1)
+    likelihood: float = setting(
+        0.0, "weight of the references' likelihood beside the reward (Paulus et al. 2018)", least=0
+    )
 
     def check(self) -> None:
         if self.samples == 1:
@@ -331,6 +334,8 @@ class Reward(Group):
             )
         if self.samples and not any((self.cider, self.bleu, self.f_mean)):
             raise UserError("config.reward.cider, .bleu and .f_mean: at least one must be over 0")
+        if self.likelihood and not self.samples:
+            raise UserError("config.reward.likelihood needs config.reward.samples of at least 2")
 
 
 @dataclass(frozen=True)
@@ -531,6 +536,8 @@ class Settings:
                 raise UserError("config.hard.released needs config.attention.temperature=1")
             if self.reward.samples:
                 raise UserError("config.hard.released and config.reward.samples exclude each other")
+        if self.reward.likelihood and self.attention.hard:
+            self._check_trains_nothing_else()
 
     def _check_supervision(self) -> None:
         if isinstance(self.data, SentenceData):
@@ -585,6 +592,15 @@ class Settings:
             raise UserError(
                 "config.hard.credit 'word' needs config.attention.state_reads 'nothing' or "
                 "'expected': a drawn place that the state reads changes all later words"
+            )
+
+    def _check_trains_nothing_else(self) -> None:
+        variational = self.hard.objective == "variational"
+        if variational or self.hard.baseline == "learned":
+            kind = ".objective 'variational'" if variational else ".baseline 'learned'"
+            raise UserError(
+                f"config.reward.likelihood: rewards do not train what config.hard{kind} needs; "
+                "choose another"
             )
 
     def check_start(self) -> None:

@@ -52,6 +52,8 @@ def test_bad_settings_of_hard_attention(changes, message):
         {"f_mean": -0.1},
         {"cider": 0.0, "bleu": 0.0, "f_mean": 0.0},
         {"max_length": 0},
+        {"likelihood": -0.1},
+        {"samples": 0, "likelihood": 0.5},
     ],
 )
 def test_bad_settings_of_the_reward(changes):
@@ -102,6 +104,14 @@ def test_settings_of_hard_attention_are_of_no_concern_to_soft_attention():
         ({"decoder": {"place_dropout": 0.2}}, "place_dropout needs .*product_form=True"),
         ({"encoder": {"sizes": (64.5,)}}, "sizes is .*: it must be a list of whole numbers"),
         ({"encoder": {"endpoints": "head"}}, "endpoints is 'head': it must be a list of strings"),
+        (
+            {
+                "reward": {"samples": 2, "likelihood": 0.5},
+                "attention": {"kind": "hard"},
+                "hard": {"baseline": "learned"},
+            },
+            "config.reward.likelihood: rewards do not train .*baseline 'learned'",
+        ),
         ({"seed": -1}, "seed is -1"),
     ],
 )

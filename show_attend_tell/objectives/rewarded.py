@@ -14,8 +14,12 @@ reward, so the gradient is that of the expected reward over both.
 A model trained on the exact marginal draws words from the mixture over places, whose gradient is
 taken as it stands: no place is drawn.
 
-Dropout is off: captions are drawn from the same distribution whose gradient is taken. Label
-smoothing and baselines of `hard` have no effect.
+With `reward.likelihood` the loss of the model's own likelihood objective over the references is
+added, with that weight (Paulus et al. 2018, arXiv:1705.04304, eq. 16). It keeps the distribution of
+words from collapsing onto those that score.
+
+For the reward dropout is off: captions are drawn from the same distribution whose gradient is
+taken. Label smoothing and baselines of `hard` have no effect on it.
 """
 
 import dataclasses
@@ -23,7 +27,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from show_attend_tell import settings
 from show_attend_tell.models import recurrence, search
@@ -32,10 +36,12 @@ from show_attend_tell.models.captioner import Captioner
 from show_attend_tell.models.decoder import Decoder
 from show_attend_tell.objectives.baselines import leave_one_out
 from show_attend_tell.objectives.likelihood import doubly_stochastic_penalty, token_log_probs
-from show_attend_tell.objectives.objective import Batch, Report
+from show_attend_tell.objectives.objective import Batch, Objective, Report
 from show_attend_tell.objectives.rewards import IdfTable, Scores, caption_scores
 from show_attend_tell.objectives.sampling import draw_choice, entropies, roll_out
 from show_attend_tell.tokens import BOS, EOS, PAD, UNK
+
+_REFERENCES = 0x2EF  # folded into the step's key: dropout over references
 
 # Words that are never drawn. <unk> is one of them: it would match the references' rare words.
 _NEVER = (BOS, PAD, UNK)
@@ -44,7 +50,7 @@ _NEVER = (BOS, PAD, UNK)
 @partial(
     jax.tree_util.register_dataclass,
     data_fields=["table"],
-    meta_fields=["reward", "hard", "regularizers", "mixture"],
+    meta_fields=["reward", "hard", "regularizers", "mixture", "likelihood"],
 )
 @dataclasses.dataclass(frozen=True)
 class Rewarded:
@@ -57,6 +63,7 @@ class Rewarded:
       regularizers: of which the doubly stochastic penalty applies.
       table: document frequencies of the training captions.
       mixture: whether words are drawn with the places summed out; then `hard` is None.
+      likelihood: the objective that `reward.likelihood` weighs; None without it.
     """
 
     reward: settings.Reward
@@ -64,23 +71,32 @@ class Rewarded:
     regularizers: settings.Loss
     table: IdfTable
     mixture: bool = False
+    likelihood: Objective | None = None
 
-    def init(self) -> dict[str, Array]:
-        """No state."""
-        return {}
+    def init(self) -> PyTree:
+        """The state of the likelihood's objective, if any."""
+        return {} if self.likelihood is None else self.likelihood.init()
 
     def loss(
         self,
         model: Captioner,
         batch: Batch,
         key: PRNGKeyArray,
-        state: dict[str, Array],
+        state: PyTree,
         step: Int[Array, ""] | int,
-    ) -> tuple[Float[Array, ""], dict[str, Array], Report]:
-        """See `Objective.loss` and, for what it reports, `loss_of`."""
+    ) -> tuple[Float[Array, ""], PyTree, Report]:
+        """See `Objective.loss` and, for what it reports, `loss_of`.
+
+        With a likelihood it also reports the references' `nll` (nats per token, with dropout).
+        """
         annotations = model.annotations(batch["inputs"])
         sampled, choice = self.draw(model.decoder, annotations, key)
         loss, report = self.loss_of(model.decoder, annotations, batch["tokens"], sampled, choice)
+        if self.likelihood is not None:
+            key = jax.random.fold_in(key, _REFERENCES)
+            of_references, state, found = self.likelihood.loss(model, batch, key, state, step)
+            loss += self.reward.likelihood * of_references
+            report["nll"] = found["nll"]
         return loss, state, report
 
     def draw(

@@ -99,8 +99,17 @@ def make_objective(settings: s.Settings, table: IdfTable | None = None) -> Objec
     if settings.reward.samples:
         assert table is not None
         drawn = None if marginal else hard
-        return Rewarded(settings.reward, drawn, settings.loss, table, mixture=marginal)
-    if hard is not None:
+        likelihood = _likelihood(settings) if settings.reward.likelihood else None
+        return Rewarded(
+            settings.reward, drawn, settings.loss, table, mixture=marginal, likelihood=likelihood
+        )
+    return _likelihood(settings)
+
+
+def _likelihood(settings: s.Settings) -> Objective:
+    """The objective that teaches the references' words."""
+    hard = settings.hard
+    if settings.attention.hard:
         kinds = {
             "marginal": Marginal,
             "top_k": TopK,

@@ -198,6 +198,37 @@ def test_the_loss_takes_what_was_drawn_from_the_steps_key(monkeypatch, coin):
         assert (word_key == jax.random.key_data(jax.random.split(key)[0])).all()
 
 
+def test_the_references_likelihood_is_added_with_its_weight(monkeypatch):
+    """Its objective gets the batch, a key of its own and its own state, which it hands on."""
+    took, key = [], jax.random.key(8)
+
+    class References:
+        def init(self):
+            return {"seen": 1.0}
+
+        def loss(self, model, batch, key, state, step):
+            took.append((model, batch, jax.random.key_data(key), step))
+            return jnp.float32(3.0), {"seen": state["seen"] + 1}, {"nll": jnp.float32(2.5)}
+
+    monkeypatch.setattr(Rewarded, "draw", lambda self, *_: (REFERENCES, None))
+    drawn = jnp.float32(1.0), {"reward": jnp.float32(0.25)}
+    monkeypatch.setattr(Rewarded, "loss_of", lambda self, *_: (drawn[0], dict(drawn[1])))
+    model = Captioner(Precomputed(4, (1, 3)), nnx.merge(GRAPH, PARAMS))
+    batch = {"inputs": ANNOTATIONS.vectors, "tokens": REFERENCES}
+    weighted = dataclasses.replace(REWARD, likelihood=0.5)
+    objective = Rewarded(weighted, None, PLAIN, TABLE, likelihood=References())
+    loss, state, report = objective.loss(model, batch, key, objective.init(), 7)
+    assert float(loss) == 1.0 + 0.5 * 3.0
+    assert state == {"seen": 2.0} and report == {"reward": 0.25, "nll": 2.5}
+    (given, given_batch, given_key, step) = took[0]
+    assert given is model and given_batch is batch and step == 7
+    assert (given_key != jax.random.key_data(key)).any()
+
+    alone = Rewarded(REWARD, None, PLAIN, TABLE)
+    loss, state, report = alone.loss(model, batch, key, alone.init(), 7)
+    assert float(loss) == 1.0 and state == {} and report == {"reward": 0.25}
+
+
 def test_every_term_has_its_sign_its_weight_and_its_steps(monkeypatch):
     """By hand: two images of two captions each; the second image's paths are soft."""
     sampled = jnp.array([[[4, EOS, 0], [5, 4, 4]], [[4, EOS, 0], [EOS, 0, 0]]])
