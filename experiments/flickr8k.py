@@ -5,10 +5,12 @@
 
 Variants:
     soft            soft attention
+    soft-printed    the same with eq. 7 as printed, without the released code's tanh
     hard            hard attention as in the paper
     hard-released   hard attention as the paper's released code computes it
     hard-best       our hard attention, from scratch
-    hard-from-soft  the same, from the weights of a soft run
+    hard-leave-one-out  four paths of a caption, each one's baseline the mean of the others
+    hard-from-soft  the same as hard-best, from the weights of a soft run
     local           soft attention over local features, in the decoder of marginal
     marginal        hard attention trained on its exact likelihood, over local features
     marginal-reward  continues it, trained on the scores of its captions
@@ -94,6 +96,7 @@ MARGINAL = LOCAL | {
 }
 VARIANTS = {
     "soft": {},
+    "soft-printed": {"decoder.output_tanh": False},
     "hard": {"attention.kind": "hard", "decode.context": "argmax"},
     "hard-released": {
         "attention.kind": "hard",
@@ -104,6 +107,8 @@ VARIANTS = {
         "hard.released": True,
     },
     "hard-best": HARD_BEST | {"hard.soft_steps": 1125},
+    "hard-leave-one-out": HARD_BEST
+    | {"hard.soft_steps": 1125, "hard.baseline": "leave_one_out", "hard.samples": 4},
     "hard-from-soft": HARD_FROM_SOFT | {"train.init_from": "runs/flickr8k-soft"},
     "local": LOCAL,
     "marginal": MARGINAL,
