@@ -65,6 +65,7 @@ LOCAL = {
     "encoder.sizes": (576, 288, 288, 288),
     "encoder.grid_stride": 64,
     "encoder.endpoints": ("stage6@576", "stage7@576", "head@288"),
+    "encoder.pooled": ("head@288",),
     "data.crops": 0,
     "attention.values": ("stage6@576", "stage7@576"),
     "attention.score": "scaled_dot",

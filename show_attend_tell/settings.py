@@ -113,6 +113,11 @@ class ImageEncoder(Encoder):
         "stages whose channels are concatenated, `STAGE@SIZE` of the encoders of that size only; "
         "empty: the network's default",
     )
+    pooled: tuple[str, ...] = setting(
+        (),
+        "endpoints of which only the mean over places is kept, the same at every place; named as "
+        "in endpoints",
+    )
     grid_stride: int = setting(
         0, "pixels between places: 8, 16, 32 or 64; 0: the network's default", least=0
     )

@@ -261,8 +261,9 @@ def train_batches(
     """An endless iterator over training batches.
 
     Args:
-      inputs: annotation vectors (N, L, D) float16, images (N, S, S, 3) uint8, or source words
-        (N, S) int32, in the plan's order. A memory map is read a batch at a time.
+      inputs: annotation vectors (N, L, D) or their packed rows (N, n) float16, images (N, S, S, 3)
+        uint8, or source words (N, S) int32, in the plan's order. A memory map is read a batch at a
+        time.
       plan: which images and captions go together.
       share: positions in a batch that this process reads; other processes read the rest.
       prefetch: batches that threads read ahead; 0 reads in the caller's thread.

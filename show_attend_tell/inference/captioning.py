@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +28,8 @@ from show_attend_tell.inference.run import Run
 from show_attend_tell.models import recurrence, search
 from show_attend_tell.models.attention import Choice
 from show_attend_tell.models.captioner import Captioner
-from show_attend_tell.runs.encoding import annotate
+from show_attend_tell.models.encoders import ImageEncoder
+from show_attend_tell.runs.encoding import annotate, as_inputs
 from show_attend_tell.runs.inputs import load_inputs
 from show_attend_tell.settings import Decode
 from show_attend_tell.tokens import BOS, EOS, EOS_WORD, PAD, UNK
@@ -205,7 +206,8 @@ def caption_images(
     if not run.encoder.trained:
         graph, state = nnx.split(run.encoder)
         encoded = [annotate(graph, state, image[None])[0] for image in inputs]
-        inputs = np.concatenate([np.asarray(a) for a in encoded])
+        annotations = np.concatenate([np.asarray(a) for a in encoded])
+        inputs = as_inputs(cast(ImageEncoder, run.encoder), annotations)
     decode = make_decode(run.model, decoding)
     batch_size = min(len(images), decoding.batch_size)
     return list(caption_inputs(decode, run.params, inputs, run.vocabulary, batch_size))

@@ -8,8 +8,8 @@ from show_attend_tell.models.attention import Annotations
 from show_attend_tell.models.decoder import Decoder
 from show_attend_tell.models.encoders import Encoder, Frozen
 
-# Annotation vectors, images, or source words.
-Inputs = Float[Array, "B L D"] | UInt8[Array, "B S S 3"] | Int[Array, "B S"]
+# Annotation vectors, also in packed rows (see `encoders.pooling`), images, or source words.
+Inputs = Float[Array, "B L D"] | Float[Array, "B n"] | UInt8[Array, "B S S 3"] | Int[Array, "B S"]
 
 
 class Captioner(nnx.Module):

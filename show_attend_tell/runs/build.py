@@ -68,7 +68,7 @@ def build_captioner(settings: s.Settings, encoder: Encoder, vocabulary_size: int
     return Captioner(
         encoder
         if encoder.trained
-        else Precomputed(encoder.features, encoder.grid, encoder.sections),
+        else Precomputed(encoder.features, encoder.grid, encoder.sections, encoder.pooled),
         decoder,
         _auxiliary_network(settings, read, rngs),
     )

@@ -3,6 +3,7 @@
 Symbols: N images, B images of a batch, b rows of a block; L, D and S as in `models.encoders.base`.
 """
 
+import math
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -22,6 +23,7 @@ from show_attend_tell.data.images import read_image
 from show_attend_tell.data.row_cache import RowCache
 from show_attend_tell.errors import UserError
 from show_attend_tell.models.encoders.base import ImageEncoder
+from show_attend_tell.models.encoders.pooling import pack, packed_size
 
 DECODE_BATCH = 64
 
@@ -35,6 +37,7 @@ def annotation_cache(
 ) -> RowCache:
     """The cache of the annotation vectors a of all examples, (N, L, D) in half precision.
 
+    It is (N, n), packed rows, if the encoder pools some sections (see `models.encoders.pooling`).
     Loading it raises UserError for an image that cannot be read, and for a value that is not finite
     in half precision.
 
@@ -44,14 +47,13 @@ def annotation_cache(
       cache_dir: folder of all caches.
       batch_size: images that the network processes at a time.
     """
-    height, width = encoder.grid
     key = {"encoder": encoder.fingerprint(), "data": examples.fingerprint}
     return RowCache.keyed(
         cache_dir,
         _label(key),
         key,
         ids=examples.ids,
-        row_shape=(height * width, encoder.features),
+        row_shape=_row_shape(encoder),
         dtype=np.float16,
         produce=lambda start, stop: _encode(examples, encoder, start, stop, batch_size),
         process=jax.process_index(),
@@ -97,6 +99,20 @@ def annotate(
     return annotations, jnp.isfinite(annotations).all(axis=(1, 2))
 
 
+def as_inputs(
+    encoder: ImageEncoder, annotations: Float16[np.ndarray, "b L D"]
+) -> Float16[np.ndarray, "b ..."]:
+    """A frozen encoder's annotation vectors as a model's inputs: packed if it pools some."""
+    return pack(annotations, encoder.sections, encoder.pooled) if encoder.pooled else annotations
+
+
+def _row_shape(encoder: ImageEncoder) -> tuple[int, ...]:
+    places = math.prod(encoder.grid)
+    if encoder.pooled:
+        return (packed_size(encoder.sections, encoder.pooled, places),)
+    return (places, encoder.features)
+
+
 def _decode(
     examples: ExampleSource[Example], size: int, start: int, stop: int, batch_size: int
 ) -> Iterator[UInt8[np.ndarray, "b S S 3"]]:
@@ -121,8 +137,8 @@ def _decode(
 
 def _encode(
     examples: ExampleSource[Example], encoder: ImageEncoder, start: int, stop: int, batch_size: int
-) -> Iterator[Float16[np.ndarray, "b L D"]]:
-    """Annotation vectors of images `start` to `stop` - 1."""
+) -> Iterator[Float16[np.ndarray, "b ..."]]:
+    """The rows of images `start` to `stop` - 1."""
     graph, state = nnx.split(encoder)
 
     def fetch(first: int, count: int, annotations: Array, finite: Array) -> np.ndarray:
@@ -132,7 +148,7 @@ def _encode(
                     f"image {image_id}: the encoder's output is not finite in half precision;"
                     " check its weights"
                 )
-        return np.asarray(annotations)[:count]
+        return as_inputs(encoder, np.asarray(annotations)[:count])
 
     # Batch n is fetched and written after batch n+1 is dispatched: the device never waits.
     dispatched = None

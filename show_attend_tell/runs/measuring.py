@@ -16,6 +16,7 @@ from show_attend_tell.models.encoders.measured_centres import (
     NotMeasurable,
     measure_offset,
 )
+from show_attend_tell.models.encoders.pooling import only_local
 from show_attend_tell.runs.encoding import annotate
 from show_attend_tell.runs.folder import RunFolder
 
@@ -66,7 +67,8 @@ def measure_centres(
             np.asarray(annotate(graph, state, padded[i : i + batch])[0])
             for i in range(0, len(padded), batch)
         ]
-        return np.concatenate(parts)[: len(images)]
+        # Pooled sections say nothing of where a place looks: they would agree at every lag.
+        return only_local(np.concatenate(parts)[: len(images)], encoder.sections, encoder.pooled)
 
     offset = measure_offset(encode, images, size, cell, axis)
     return Measured(

@@ -9,6 +9,7 @@ from show_attend_tell import settings
 from show_attend_tell.errors import UserError
 from show_attend_tell.models.encoders import make_encoder
 
+LITES = "efficientnet_lite0+efficientnet_lite2"
 encode = nnx.jit(lambda encoder, images: encoder(images))
 
 
@@ -57,6 +58,35 @@ def test_parts_of_a_smaller_size_see_the_image_scaled_down():
     assert abs(large.centres[0] - small.centres[0]) > 1e-3
 
 
+def test_pooled_endpoints_have_their_mean_at_every_place():
+    shape = {"sizes": (64, 32), "grid_stride": 16}
+    shape |= {"endpoints": ("stem@64", "stem@32", "stage1@64", "stage2@64")}
+    images = random_images(2, 64)
+    pooled = ("stem@32", "stage1@64")
+    both = make(LITES, 64, pooled=pooled, **shape)
+    assert set(both.pooled) == set(pooled) and both.grid == (4, 4)
+    expected = np.array(encode(make(LITES, 64, **shape), images))
+    first = 0
+    for name, size in both.sections:
+        if name in pooled:
+            section = expected[..., first : first + size]
+            section[:] = section.mean(axis=1, keepdims=True)
+        first += size
+    assert [name in pooled for name, _ in both.sections] == [False, True, False, True]
+    assert both.local_features == 32 + 24
+    found = np.asarray(encode(both, images))
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+    same = (found == found[:, :1]).all(axis=(0, 1))
+    assert same[32:48].all() and same[72:].all() and not same.all()
+
+
+def test_an_endpoint_is_pooled_in_every_part():
+    both = make(LITES, 64, endpoints=("head", "stage7"), pooled=("head",))
+    assert both.pooled == ("head",) and both.local_features == 320 + 352
+    with pytest.raises(UserError, match="pooled names every endpoint"):
+        make(LITES, 64, pooled=("head",))
+
+
 def test_several_encoders_need_one_grid():
     with pytest.raises(UserError, match=r"grids of \(2, 2\) and \(8, 8\) cannot"):
         make("efficientnet_lite0+small", 64)
@@ -72,8 +102,25 @@ def test_several_encoders_need_one_grid():
         ("vgg19+vgg19", 64, {"sizes": (96, 32)}, "the largest 64"),
         ("vgg19+vgg19", 64, {"sizes": (64, 32), "endpoints": ("conv5@16",)}, "sizes has no 16"),
         ("vgg19+vgg19", 64, {"sizes": (64, 33), "grid_stride": 32}, "33 pixels do not have"),
+        (LITES, 64, {"pooled": ("stage7",)}, "pooled names 'stage7': .* are head$"),
+        (
+            LITES,
+            64,
+            {"sizes": (64, 32), "grid_stride": 16, "pooled": ("stem@32",)}
+            | {"endpoints": ("stem@64", "stage1@32")},
+            "pooled names 'stem@32': .* are stem@64, stage1@32$",
+        ),
+        ("efficientnet_lite0", 64, {"pooled": ("hed",)}, "pooled names 'hed': .* are head$"),
+        ("efficientnet_lite0", 64, {"pooled": ("head",)}, "pooled names every endpoint, and"),
+        (
+            "small",
+            64,
+            {"pooled": ("head",)},
+            r"pooled is \('head',\), but the encoder small has no",
+        ),
     ],
 )
-def test_bad_sizes_are_named(name, size, options, message):
-    with pytest.raises(UserError, match=message):
+def test_bad_sizes_and_pooled_endpoints_are_named(name, size, options, message):
+    with pytest.raises(UserError, match=message) as caught:
         make(name, size, **options)
+    assert "\n" not in str(caught.value)

@@ -207,6 +207,13 @@ def test_fingerprint_tells_apart_what_gives_other_vectors(tmp_path):
     data = bytearray(LITE0.read_bytes())
     data[-8] ^= 1
     other.write_bytes(data)
+    early = {"endpoints": ("stem", "stage1", "stage2")}
+    two = {"sizes": (64, 32), "grid_stride": 32}
+    two |= {
+        "endpoints": tuple(f"{stage}@{size}" for stage in early["endpoints"] for size in (64, 32))
+    }
+    # Both pool the stages of that order, of other sizes.
+    pooled = (("stem@64", "stage1@32", "stage2@32"), ("stem@64", "stage1@64", "stage2@32"))
     encoders = [
         make("efficientnet_lite0", 224),
         make("efficientnet_lite0", 224, weights=str(other)),
@@ -216,12 +223,19 @@ def test_fingerprint_tells_apart_what_gives_other_vectors(tmp_path):
         make("efficientnet_lite2", 224),
         make("efficientnet_lite0+efficientnet_lite2", 224),
         make("efficientnet_lite2+efficientnet_lite0", 224),
+        make("efficientnet_lite0", 224, **early),
+        make("efficientnet_lite0", 224, **early, pooled=("stem",)),
+        make("efficientnet_lite0", 224, **early, pooled=("stage2", "stem")),
+        *(make("efficientnet_lite0+efficientnet_lite0", 64, **two, pooled=p) for p in pooled),
         make("small", 64),
         make("small", 96),
     ]
     prints = [str(encoder.fingerprint()) for encoder in encoders]
     assert len(set(prints)) == len(prints)
     assert prints[0] == str(make("efficientnet_lite0", 224).fingerprint())
+    for whole in (encoders[0], encoders[6]):  # keys of caches of earlier versions
+        keys = {"name", "weights", "preprocessing", "image_size", "endpoints", "grid"}
+        assert whole.fingerprint().keys() == keys
 
 
 @pytest.mark.parametrize(

@@ -104,6 +104,35 @@ def test_several_encoders_look_where_their_parts_do_on_average():
     assert mixed.shift is None and mixed.centres == mixed.fields
 
 
+def test_pooled_endpoints_look_nowhere():
+    names, stride = ("efficientnet_lite2", "efficientnet_lite0"), {"grid_stride": 32}
+    local, mixed = {"endpoints": ("stage5",)}, {"endpoints": ("head", "stage5")}
+    for name in (names[1], "+".join(names)):
+        plain = make(name, 64, **local, **stride)
+        pooled = make(name, 64, **mixed, **stride, pooled=("head",))
+        assert pooled.shift == pytest.approx(plain.shift)
+        np.testing.assert_allclose(pooled.centres, plain.centres)
+    # Nothing was measured for the stem.
+    assert make(names[1], 64, endpoints=("stem", "head")).shift is None
+    assert make(names[1], 64, endpoints=("stem", "head"), pooled=("stem",)).shift == -14.54
+    # A scene of a larger image says nothing either.
+    name = "efficientnet_lite2+efficientnet_lite0"
+    ends = {"endpoints": ("head@128", "stage5@64"), "pooled": ("head@128",)}
+    both = make(name, 128, sizes=(128, 64), grid_stride=64, **ends)
+    np.testing.assert_allclose(
+        both.centres, make(names[1], 64, **local, **stride).centres, atol=1e-6
+    )
+    # Local channels count, 120 of Lite2 and 1592 of Lite0; the 1280 pooled ones do not.
+    parts = [
+        make(names[0], 64, **mixed, **stride, pooled=("head",)),
+        make(names[1], 64, endpoints=("head",)),
+    ]
+    share = 120 / (120 + 1280)
+    assert Concatenated(parts).shift == pytest.approx(
+        share * (-8 - 5.50) + (1 - share) * -14.54, abs=0.006
+    )
+
+
 def test_parts_must_look_at_the_same_places():
     class Elsewhere(SmallEncoder):
         def __init__(self, fields, shift):

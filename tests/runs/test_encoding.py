@@ -13,9 +13,9 @@ from PIL import Image
 from show_attend_tell.data.examples import Example
 from show_attend_tell.data.images import read_image
 from show_attend_tell.errors import UserError
-from show_attend_tell.models.encoders.base import ImageEncoder
+from show_attend_tell.models.encoders.base import ImageEncoder, Precomputed
 from show_attend_tell.runs import encoding
-from show_attend_tell.runs.encoding import annotation_cache, image_cache
+from show_attend_tell.runs.encoding import annotation_cache, as_inputs, image_cache
 
 SIZE = 16
 
@@ -83,6 +83,16 @@ class Means(ImageEncoder):
         return {"name": "means", "weights": str(self.weight[...]), "image_size": SIZE}
 
 
+class Pooled(Means):
+    """Red and blue of each quarter, times 1 to 4, and between them the green of the image."""
+
+    sections, pooled = (("red", 1), ("green", 1), ("blue", 1)), ("green",)
+
+    def __call__(self, images):
+        factors = np.array([[[i, 1, i] for i in (1, 2, 3, 4)]], np.float32)
+        return factors * super().__call__(images)
+
+
 TRACED = []
 
 
@@ -105,6 +115,20 @@ def test_annotations_are_the_encoders_in_half_precision(tmp_path):
     found = annotations(Colours(10), tmp_path)
     assert found.dtype == np.float16 and found.shape == (10, 4, 3)
     np.testing.assert_array_equal(found[:], expected(10))
+
+
+def test_pooled_sections_are_kept_once(tmp_path):
+    found, encoder = annotations(Colours(10), tmp_path, Pooled()), Pooled()
+    assert found.dtype == np.float16 and found.shape == (10, 2 * 4 + 1)
+    for i, row in enumerate(found[:]):
+        red, green, blue = i / 2, i, (255 - i) / 2
+        each = [(factor * red, factor * blue) for factor in (1, 2, 3, 4)]
+        np.testing.assert_array_equal(row, [*np.ravel(each), green])
+    precomputed = Precomputed(3, (2, 2), encoder.sections, encoder.pooled)
+    vectors = precomputed.annotations(jnp.asarray(found[:])).vectors
+    images = np.stack([read_image(example.image, SIZE) for example in Colours(10)])
+    np.testing.assert_array_equal(vectors, encoder(images).astype(jnp.float16))
+    np.testing.assert_array_equal(found[:], as_inputs(encoder, np.asarray(vectors)))
 
 
 def test_last_batch_and_next_split_compile_nothing_new(tmp_path):

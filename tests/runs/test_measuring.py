@@ -42,6 +42,19 @@ class Squares(ImageEncoder):
         return {"name": "squares"}
 
 
+class WithScene(Squares):
+    """Before the colours of squares, the mean colours of the whole picture, ten times as strong."""
+
+    def __init__(self):
+        super().__init__()
+        self.features, self.sections, self.pooled = 6, (("scene", 3), ("squares", 3)), ("scene",)
+
+    def __call__(self, images):
+        squares = super().__call__(images)
+        scene = jnp.broadcast_to(10 * squares.mean(axis=1, keepdims=True), squares.shape)
+        return jnp.concatenate([scene, squares], axis=-1)
+
+
 class Pictures(list):
     """An `ExampleSource` of the pictures of `tests/natural.py`; `reads` lists those taken."""
 
@@ -78,6 +91,7 @@ def test_the_shift_is_in_pixels_from_the_fields():
     moved = Squares()
     moved.fields = tuple(field + 2 / SIZE for field in moved.fields)
     assert measure_centres(moved, images).shift == pytest.approx(1, abs=0.3)
+    assert measure_centres(WithScene(), images) == measured
     with pytest.raises(NotMeasurable, match="0 pictures are too few"):
         measure_centres(Squares(), [])
 

@@ -6,6 +6,7 @@ import signal
 from types import MappingProxyType
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
@@ -13,12 +14,14 @@ from flax import nnx
 from flax.traverse_util import flatten_dict
 
 from show_attend_tell import config, pretrained
+from show_attend_tell.data.images import read_image
 from show_attend_tell.errors import UserError
-from show_attend_tell.inference.captioning import caption_images
+from show_attend_tell.inference.captioning import caption_images, caption_inputs, make_decode
 from show_attend_tell.inference.run import load_run
 from show_attend_tell.objectives.rewards import idf_table
 from show_attend_tell.runs.build import build_captioner, build_encoder, make_objective
 from show_attend_tell.runs.folder import RunFolder
+from show_attend_tell.runs.inputs import load_inputs
 from show_attend_tell.runs.metrics_log import MetricWriter, read_metrics
 from show_attend_tell.training import session
 from show_attend_tell.training.optimizer import make_optimizer
@@ -265,7 +268,9 @@ def test_a_run_can_start_from_another(tmp_path, monkeypatch, trained):
 LITE0 = {
     "encoder.name": "efficientnet_lite0",
     "encoder.image_size": 64,
-    "encoder.endpoints": ("stage2",),
+    "encoder.endpoints": ("stage1", "stage2"),
+    "encoder.pooled": ("stage1",),
+    "decoder.scene": ("stage1",),
     "encoder.grid_stride": 8,
     "encoder.trainable_from": "",
     "encoder.features": 64,
@@ -349,6 +354,20 @@ def test_a_run_measures_where_its_encoder_looks(on_frozen, fine_tuned, trained):
         assert encoder.shift == measured["shift"]
         middle = (np.mean(encoder.centres) - 0.5) * encoder.image_size
         assert middle == pytest.approx(measured["offset"] * 8, abs=0.02)  # 8 pixels a cell
+
+
+def test_a_frozen_run_keeps_pooled_endpoints_once(on_frozen):
+    run = load_run(on_frozen)
+    rows = load_inputs(run.settings, run.task, tiny.Scenes(8), run.encoder)
+    assert rows.shape == (8, 64 * 24 + 16)
+    vectors, _ = run.model.annotations(jnp.asarray(rows[:]))
+    assert vectors.shape == (8, 64, run.encoder.features)
+    assert not np.asarray(vectors[..., :16].std(axis=1)).any()
+    (one,) = caption_images(run, [read_image(tiny.Scenes(1)[0].image, 64)], run.decoding)
+    decode = make_decode(run.model, run.decoding)
+    (other,) = caption_inputs(decode, run.params, rows[:1], run.vocabulary, 1)
+    assert one.tokens == other.tokens
+    np.testing.assert_allclose(one.alpha, other.alpha, atol=1e-3)
 
 
 def test_supervision_takes_the_points_that_were_measured(on_frozen):

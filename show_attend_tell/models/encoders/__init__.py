@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+from collections.abc import Sequence
 
 from flax import nnx
 
@@ -43,6 +44,7 @@ def make_encoder(options: settings.ImageEncoder, *, rngs: nnx.Rngs) -> ImageEnco
             concatenate the encoders' annotation vectors. All parts then share the other options,
             except that `weights` and `weights_sha256` have one part for each name, and `sizes` one
             number: with it, a part takes the endpoints without @ and those with @ and its size.
+            `pooled` names some of the endpoints in the same way.
         rngs: for initial values. An encoder with stored weights draws nothing.
 
     Raises:
@@ -50,12 +52,21 @@ def make_encoder(options: settings.ImageEncoder, *, rngs: nnx.Rngs) -> ImageEnco
             not have, a value it cannot take, or weights that cannot be read.
     """
     if "+" in options.name:
-        return Concatenated([_make_part(options, part, rngs) for part in _parts(options)])
+        parts = [_make_part(options, part, rngs) for part in _parts(options)]
+        _check_pooled(options, parts)
+        return Concatenated(parts)
     if options.sizes:
         raise UserError(
             "config.encoder.sizes has a side for each encoder of a name joined by +: set "
             "config.encoder.image_size"
         )
+    encoder = _make_one(options, rngs)
+    _check_pooled(options, [encoder])
+    return encoder
+
+
+def _make_one(options: settings.ImageEncoder, rngs: nnx.Rngs) -> ImageEncoder:
+    """An encoder of one name."""
     if options.name not in _ENCODERS:
         near = difflib.get_close_matches(options.name, _ENCODERS, n=1, cutoff=0)[0]
         raise UserError(
@@ -72,6 +83,21 @@ def make_encoder(options: settings.ImageEncoder, *, rngs: nnx.Rngs) -> ImageEnco
                     f"no such option: leave it at {field.default!r}"
                 )
     return encoder(options, rngs=rngs)
+
+
+def _check_pooled(options: settings.ImageEncoder, encoders: Sequence[ImageEncoder]) -> None:
+    names = dict.fromkeys(name for encoder in encoders for name, _ in encoder.sections)
+    for name in options.pooled:
+        if name not in names:
+            raise UserError(
+                f"config.encoder.pooled names {name!r}: config.encoder.endpoints are "
+                + ", ".join(names)
+            )
+    if not any(encoder.local_features for encoder in encoders):
+        raise UserError(
+            "config.encoder.pooled names every endpoint, and attention needs one that differs "
+            "from place to place: leave one out"
+        )
 
 
 def _parts(options: settings.ImageEncoder) -> list[settings.ImageEncoder]:
@@ -106,6 +132,7 @@ def _parts(options: settings.ImageEncoder) -> list[settings.ImageEncoder]:
             sizes=(),
             image_size=size,
             endpoints=tuple(_own_endpoints(options, size)),
+            pooled=_own_pooled(options, size),
             grid_stride=_scaled_stride(options, size),
         )
         for part, size in zip(own, sizes, strict=True)
@@ -116,6 +143,14 @@ def _own_endpoints(options: settings.ImageEncoder, size: int) -> dict[str, str]:
     """The endpoints of parts of this size, and what the settings call them."""
     pairs = ((name.partition("@"), name) for name in options.endpoints)
     return {stage: name for (stage, _, own), name in pairs if own in ("", str(size))}
+
+
+def _own_pooled(options: settings.ImageEncoder, size: int) -> tuple[str, ...]:
+    """The pooled endpoints of parts of this size; of default endpoints, those that are named."""
+    if not options.endpoints:
+        return options.pooled
+    own = _own_endpoints(options, size).items()
+    return tuple(stage for stage, name in own if name in options.pooled)
 
 
 def _scaled_stride(options: settings.ImageEncoder, size: int) -> int:
@@ -133,7 +168,8 @@ def _make_part(
     options: settings.ImageEncoder, part: settings.ImageEncoder, rngs: nnx.Rngs
 ) -> ImageEncoder:
     """An encoder whose sections are called as in the settings of the whole."""
-    encoder = make_encoder(part, rngs=rngs)
+    encoder = _make_one(part, rngs)
     names = _own_endpoints(options, part.image_size)
     encoder.sections = tuple((names.get(name, name), size) for name, size in encoder.sections)
+    encoder.pooled = tuple(names.get(name, name) for name in encoder.pooled)
     return encoder

@@ -1,5 +1,6 @@
 """What every encoder is: inputs in, annotation vectors out."""
 
+import math
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -9,6 +10,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
 
 from show_attend_tell.models.attention import Annotations
+from show_attend_tell.models.encoders.pooling import pooled_features, unpack
 
 
 class Frozen(nnx.Variable):
@@ -24,11 +26,18 @@ class Encoder(nnx.Module):
             words of a sentence.
         sections: the stages that the features come from, in order, each with its number of
             features; a stage may occur several times. Empty where there is one part only.
+        pooled: names of the sections that are equal at all places, a mean over them.
     """
 
     features: int
     grid: tuple[int, int] | None
     sections: tuple[tuple[str, int], ...] = ()
+    pooled: tuple[str, ...] = ()
+
+    @property
+    def local_features(self) -> int:
+        """The number of features that differ from place to place."""
+        return self.features - pooled_features(self.sections, self.pooled)
 
     @property
     def trained(self) -> bool:
@@ -37,14 +46,17 @@ class Encoder(nnx.Module):
 
     def annotations(
         self,
-        inputs: Float[Array, "B L D"] | UInt8[Array, "B S S 3"] | Int[Array, "B S"],
+        inputs: Float[Array, "B L D"]
+        | Float[Array, "B n"]
+        | UInt8[Array, "B S S 3"]
+        | Int[Array, "B S"],
         key: PRNGKeyArray | None = None,
     ) -> Annotations:
         """Annotation vectors of the inputs.
 
         Args:
             inputs: what this encoder reads: RGB images with values from 0 to 255, source words, or
-                annotation vectors computed earlier.
+                annotation vectors computed earlier, in packed rows if some sections are pooled.
             key: switches dropout on, if the encoder has any.
         """
         raise NotImplementedError
@@ -53,7 +65,7 @@ class Encoder(nnx.Module):
 class Precomputed(Encoder):
     """Stands in for a frozen encoder whose annotation vectors were computed earlier: the inputs.
 
-    It has no parameters.
+    Where sections are pooled, the inputs are packed rows, see `pooling`. It has no parameters.
     """
 
     def __init__(
@@ -61,15 +73,22 @@ class Precomputed(Encoder):
         features: int,
         grid: tuple[int, int] | None,
         sections: tuple[tuple[str, int], ...] = (),
+        pooled: tuple[str, ...] = (),
     ):
         self.features = features
         self.grid = grid
         self.sections = sections
+        self.pooled = pooled
 
     def annotations(
-        self, inputs: Float[Array, "B L D"], key: PRNGKeyArray | None = None
+        self,
+        inputs: Float[Array, "B L D"] | Float[Array, "B n"],
+        key: PRNGKeyArray | None = None,
     ) -> Annotations:
         del key
+        if self.pooled:
+            assert self.grid is not None
+            inputs = unpack(inputs, self.sections, self.pooled, math.prod(self.grid))
         return Annotations(inputs)
 
 

@@ -28,15 +28,20 @@ class Concatenated(ImageEncoder):
         """Takes encoders with one grid.
 
         It takes images of the largest side of its parts; others get them scaled down. Its places
-        look where its parts of the largest side look on average, each channel counting once: the
-        others are there for the whole scene.
+        look where its local parts of their largest side look on average, each local channel
+        counting once: the others are there for the whole scene.
+
+        Args:
+            encoders: of which at least one has a section that is not pooled.
 
         Raises:
             UserError: their grids differ, or places of the largest side look more than half a cell
                 apart. Only like is compared: computed centres say little about measured ones.
         """
         self.image_size = max(encoder.image_size for encoder in encoders)
-        largest = [encoder for encoder in encoders if encoder.image_size == self.image_size]
+        local = [encoder for encoder in encoders if encoder.local_features]
+        side = max(encoder.image_size for encoder in local)
+        largest = [encoder for encoder in local if encoder.image_size == side]
         first = largest[0]
         for encoder in encoders:
             if encoder.grid != first.grid:
@@ -44,7 +49,7 @@ class Concatenated(ImageEncoder):
                     f"encoders with grids of {first.grid} and {encoder.grid} cannot be concatenated"
                 )
         for encoder in largest:
-            apart = abs(np.mean(encoder.centres) - np.mean(first.centres)) * self.image_size
+            apart = abs(np.mean(encoder.centres) - np.mean(first.centres)) * side
             alike = (encoder.shift is None) == (first.shift is None)
             if alike and apart > first.cell / 2:
                 raise UserError(
@@ -53,12 +58,13 @@ class Concatenated(ImageEncoder):
         self.grid = first.grid
         self.features = sum(encoder.features for encoder in encoders)
         self.sections = tuple(section for encoder in encoders for section in encoder.sections)
-        shares = np.array([encoder.features for encoder in largest])
+        self.pooled = tuple(dict.fromkeys(name for encoder in encoders for name in encoder.pooled))
+        shares = np.array([encoder.local_features for encoder in largest])
         shares = shares / shares.sum()
         self.fields = tuple((shares @ np.array([encoder.fields for encoder in largest])).tolist())
         shifts = [encoder.shift for encoder in largest if encoder.shift is not None]
         if len(shifts) == len(largest):
-            self.shift = float(np.dot(shares, shifts))
+            self.shift = float(np.dot(shares, shifts)) * self.image_size / side
         self.checksum = "+".join(encoder.checksum for encoder in encoders)
         self.encoders = nnx.List(encoders)
 

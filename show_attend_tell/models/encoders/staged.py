@@ -40,9 +40,13 @@ class StagedEncoder(ImageEncoder):
         default_endpoints, default_grid_stride: used if the options name none.
         images_at_once: batch on a CPU: few, so that a layer's activations stay in the cache.
         stages: those up to the last endpoint.
+        pooled_endpoints: those of which only the mean over the places is kept.
     """
 
-    own_options = ("endpoints", "grid_stride", "weights", "weights_sha256", "checkpointing")
+    own_options = (
+        *("endpoints", "pooled", "grid_stride"),
+        *("weights", "weights_sha256", "checkpointing"),
+    )
 
     name: str
     strides: dict[str, int]
@@ -65,7 +69,8 @@ class StagedEncoder(ImageEncoder):
         Args:
             options: `image_size` must be at least 32; each class says what its weights were trained
                 with. `endpoints` are the stages whose channels are concatenated; none means the
-                class's own choice. `grid_stride` is the distance of locations in pixels: 8, 16, 32
+                class's own choice; of those in `pooled` every place has the mean over all places.
+                `grid_stride` is the distance of locations in pixels: 8, 16, 32
                 or 64; 0 means the class's own choice. Finer endpoints are averaged over a cell,
                 coarser ones repeated. `weights` is the path of a file or a repository on the hub,
                 see `find_weights`; empty means the class's own.
@@ -102,6 +107,8 @@ class StagedEncoder(ImageEncoder):
         # Every stage was made above, so that `finish` could check all names.
         self.stages = nnx.List(stages[: last + 1])
         self.sections = tuple((endpoint, channels[endpoint]) for endpoint in self.endpoints)
+        self.pooled_endpoints = tuple(e for e in self.endpoints if e in options.pooled)
+        self.pooled = self.pooled_endpoints
         self.features = sum(channels[endpoint] for endpoint in self.endpoints)
         if not options.trainable_from:
             self.shift = self._known_shift(channels)
@@ -167,17 +174,21 @@ class StagedEncoder(ImageEncoder):
         )
 
     def _known_shift(self, channels: Mapping[str, int]) -> float | None:
-        """The mean over all channels of the shifts measured for the weights; None if unknown."""
+        """The mean over all local channels of the shifts measured for the weights.
+
+        None if unknown, or if all endpoints are pooled.
+        """
         known = self.checksum == self.measured_weights
-        if not known or not set(self.endpoints) <= self.measured_shifts.keys():
+        local = [name for name in self.endpoints if name not in self.pooled_endpoints]
+        if not known or not local or not set(local) <= self.measured_shifts.keys():
             return None
         total = 0.0
-        for name in self.endpoints:
+        for name in local:
             stride = self.strides[name]
             laid = self._laid(self._middles(stride), self.grid[0], stride)
             apart = float(np.mean(laid) - np.mean(self.fields)) * self.image_size
             total += channels[name] * (apart + self.measured_shifts[name])
-        return round(total / self.features, 2)
+        return round(total / sum(channels[name] for name in local), 2)
 
     def _first_trained(self, trainable_from: str, names: list[str], last: int) -> int:
         """Index of the first trained stage; the number of stages if none is trained."""
@@ -221,14 +232,16 @@ class StagedEncoder(ImageEncoder):
         for i, (name, stage) in enumerate(zip(self.strides, self.stages, strict=False)):
             x = stage(jax.lax.stop_gradient(x) if i == self.first_trained else x)
             maps[name] = x
-        laid = [
-            _to_grid(maps[name], self.grid[0], self.grid_stride, self.strides[name])
-            for name in self.endpoints
-        ]
+        laid = []
+        for name in self.endpoints:
+            x = _to_grid(maps[name], self.grid[0], self.grid_stride, self.strides[name])
+            if name in self.pooled_endpoints:
+                x = jnp.broadcast_to(x.mean(axis=(1, 2), keepdims=True), x.shape)
+            laid.append(x)
         return jnp.concatenate(laid, -1).reshape(len(images), -1, self.features)
 
     def fingerprint(self) -> dict[str, str | int]:
-        return {
+        found: dict[str, str | int] = {
             "name": self.name,
             "weights": self.checksum,
             "preprocessing": f"(rgb - {self.pixel_mean}) / {self.pixel_deviation}",
@@ -236,6 +249,10 @@ class StagedEncoder(ImageEncoder):
             "endpoints": "+".join(self.endpoints),
             "grid": "x".join(map(str, self.grid)),
         }
+        if self.pooled_endpoints:  # else caches of earlier versions stay valid
+            # Commas, since a concatenation joins its parts by +.
+            found["pooled"] = ",".join(self.pooled_endpoints)
+        return found
 
 
 def _to_grid(
