@@ -374,6 +374,9 @@ class Decoder(Group):
     scene: tuple[str, ...] = setting(
         (), "stages of the encoder whose mean over places enters every prediction; empty: none"
     )
+    scene_scale: float = setting(
+        1.0, "factor of the scene's features; the smaller, the slower they are learned", above=0
+    )
     scene_dropout: float = setting(
         0.5, "probability that training withholds the scene from an image", least=0, below=1
     )

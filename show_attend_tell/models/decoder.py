@@ -129,10 +129,9 @@ class Decoder(nnx.Module):
         self._make_output_layers(sizes, vocabulary, features, rngs)
         self.dropout = nnx.Dropout(sizes.dropout)
         self.annotation_dropout = nnx.Dropout(sizes.annotation_dropout)
-        # h_0 and c_0 before tanh
-        constant = nnx.Param(jnp.zeros((2, sizes.hidden)))
+        constant = nnx.Param(jnp.zeros((2, sizes.hidden)))  # h_0 and c_0 before tanh
         self.first_state = constant if sizes.initial_state == "learned" else None
-        self.scene_dropout = sizes.scene_dropout
+        self.scene_dropout, self.scene_scale = sizes.scene_dropout, sizes.scene_scale
         self.place_dropout = sizes.place_dropout
         seen = self.parts.scene.size
         self.output_scene = linear(seen, sizes.embedding, use_bias=False) if seen else None
@@ -214,13 +213,14 @@ class Decoder(nnx.Module):
     ) -> Float[Array, "B E"] | None:
         """What the whole picture adds to every prediction; in training withheld from some images.
 
-        A model that always had it would say words without looking for their objects.
+        A model that always had it, or learned it first, would not look for what it says.
         """
         if self.output_scene is None:
             return None
-        seen = mean_vector(self.parts.scene.of(encoded, normalised=self.layer_norm), mask)
-        of_scene = None if key is None else jax.random.fold_in(key, 1)
-        seen = self.annotation_dropout(seen, deterministic=key is None, rngs=of_scene)
+        scene = self.parts.scene.of(encoded, normalised=self.layer_norm)
+        seen = self.scene_scale * mean_vector(scene, mask)
+        own = None if key is None else jax.random.fold_in(key, 1)
+        seen = self.annotation_dropout(seen, deterministic=key is None, rngs=own)
         return withheld(self.output_scene(seen).astype(jnp.float32), self.scene_dropout, key)
 
     def begin(

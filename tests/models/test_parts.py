@@ -77,6 +77,12 @@ def test_the_scene_is_a_mean_over_places_that_scores_and_state_do_not_see():
     np.testing.assert_allclose(changed.previous_h, own.previous_h, atol=1e-6)
 
 
+def test_the_scene_is_scaled():
+    whole, half = (make(values=("early",), scene_scale=scale) for scale in (1.0, 0.5))
+    wanted = 0.5 * whole.memory(Annotations(VECTORS)).scene
+    np.testing.assert_allclose(half.memory(Annotations(VECTORS)).scene, wanted, rtol=1e-6)
+
+
 def test_training_withholds_the_scene_from_a_share_of_the_images():
     decoder = make(values=("early",), scene_dropout=0.25)
     many = Annotations(jnp.tile(VECTORS[:1], (400, 1, 1)))
