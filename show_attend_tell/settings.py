@@ -398,6 +398,9 @@ class Decoder(Group):
         "keep the logits a sum of a term of the state and a term of the place: dropout acts on "
         "the state's term only, there is no tanh around the sum and no gate on what it reads",
     )
+    state_tanh: bool = setting(
+        False, "apply tanh to the state's term, the scene included; needs product_form"
+    )
     gate: bool = setting(True, "scale the context by the gate beta_t")
     tied: bool = setting(True, "use the transposed embedding as output matrix (Press and Wolf)")
     dtype: str = setting(
@@ -412,8 +415,9 @@ class Decoder(Group):
                 "config.decoder.product_form needs config.decoder.output_tanh=False, .gate=False "
                 "and .deep_output=True"
             )
-        if self.place_dropout and not self.product_form:
-            raise UserError("config.decoder.place_dropout needs config.decoder.product_form=True")
+        for name in ("place_dropout", "state_tanh"):
+            if getattr(self, name) and not self.product_form:
+                raise UserError(f"config.decoder.{name} needs config.decoder.product_form=True")
 
 
 @dataclass(frozen=True)

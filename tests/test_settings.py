@@ -102,6 +102,7 @@ def test_settings_of_hard_attention_are_of_no_concern_to_soft_attention():
         ({"train": {"batch_size": 2.5}}, "batch_size is 2.5: it must be a whole number"),
         ({"train": {"epochs": True}}, "epochs is True: it must be a number"),
         ({"decoder": {"place_dropout": 0.2}}, "place_dropout needs .*product_form=True"),
+        ({"decoder": {"state_tanh": True}}, "state_tanh needs .*product_form=True"),
         ({"encoder": {"sizes": (64.5,)}}, "sizes is .*: it must be a list of whole numbers"),
         ({"encoder": {"endpoints": "head"}}, "endpoints is 'head': it must be a list of strings"),
         (

@@ -30,7 +30,7 @@ from show_attend_tell.models.attention import (
     mean_vector,
 )
 from show_attend_tell.models.dropouts import shared_dropout, withheld
-from show_attend_tell.models.packed import caption_starts, input_words
+from show_attend_tell.models.packed import caption_starts, input_words, time_first, time_last
 from show_attend_tell.models.parts import Parts
 from show_attend_tell.models.recurrence import Memory, WordInputs
 
@@ -165,7 +165,7 @@ class Decoder(nnx.Module):
         self, sizes: settings.Decoder, vocabulary: int, features: int, rngs: nnx.Rngs
     ) -> None:
         linear = partial(nnx.Linear, dtype=self.dtype, rngs=rngs)
-        self.output_tanh = sizes.output_tanh
+        self.output_tanh, self.state_tanh = sizes.output_tanh, sizes.state_tanh
         self.product_form = sizes.product_form
         self.output_h = linear(sizes.hidden, sizes.embedding, use_bias=False)
         self.output_z = linear(features, sizes.embedding) if sizes.deep_output else None
@@ -304,6 +304,8 @@ class Decoder(nnx.Module):
         key: PRNGKeyArray | None,
     ) -> Float[Array, "*S E"]:
         hidden = _with_scene(embedded + self.output_h(h), scene)
+        if self.state_tanh:
+            hidden = jnp.tanh(hidden)
         return self.dropout(hidden, deterministic=key is None, rngs=key)
 
     def _place_term(
@@ -407,13 +409,13 @@ class Decoder(nnx.Module):
         # Time comes first until after the recurrence, so that the gates, by far the largest arrays,
         # are never transposed.
         starts = caption_starts(tokens)
-        embedded = self.embed(_time_first(input_words(tokens)))
+        embedded = self.embed(time_first(input_words(tokens)))
         embedded = self.dropout(embedded, deterministic=keys[0] is None, rngs=keys[0])
         if choice is not None:
-            choice = choice.with_noises(jax.tree.map(_time_first, choice.noises))
+            choice = choice.with_noises(jax.tree.map(time_first, choice.noises))
         words = self.word_inputs(embedded)
-        h, out = unroll.run(self.weights(), memory, words, _time_first(starts), choice)
-        embedded, h, out = jax.tree.map(_time_last, (embedded, h, out))
+        h, out = unroll.run(self.weights(), memory, words, time_first(starts), choice)
+        embedded, h, out = jax.tree.map(time_last, (embedded, h, out))
         before = jnp.roll(h, 1, axis=2)
         previous_h = jnp.where(starts[..., None], memory.h0[:, None, None], before)
         current = h if out.attentional is None else out.attentional
@@ -440,11 +442,3 @@ def _with_scene(
 def _bias(layer: nnx.Linear) -> Float[Array, " J"]:
     assert layer.bias is not None
     return jnp.asarray(layer.bias[...])
-
-
-def _time_first(x: Array) -> Array:
-    return jnp.moveaxis(x, 2, 0)
-
-
-def _time_last(x: Array) -> Array:
-    return jnp.moveaxis(x, 0, 2)

@@ -5,7 +5,7 @@ A row holds one or more captions of one image, each closed by <eos>, then <pad>.
 """
 
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from show_attend_tell.tokens import BOS, EOS, PAD
 
@@ -28,3 +28,13 @@ def same_caption(tokens: Int[Array, "B R T"]) -> Float[Array, "B R T T"]:
     real = tokens != PAD
     same = caption[..., :, None] == caption[..., None, :]
     return (same & real[..., :, None] & real[..., None, :]).astype(jnp.float32)
+
+
+def time_first(x: Shaped[Array, "B R T *S"]) -> Shaped[Array, "T B R *S"]:
+    """The order of a scan's steps."""
+    return jnp.moveaxis(x, 2, 0)
+
+
+def time_last(x: Shaped[Array, "T B R *S"]) -> Shaped[Array, "B R T *S"]:
+    """The inverse of `time_first`."""
+    return jnp.moveaxis(x, 0, 2)

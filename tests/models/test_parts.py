@@ -135,6 +135,19 @@ def test_dropout_takes_the_same_from_all_places_of_an_image():
     np.testing.assert_allclose(difference - difference.mean(-1, keepdims=True), 0.0, atol=1e-5)
 
 
+def test_tanh_of_the_states_term_includes_the_scene_and_leaves_out_the_place():
+    decoder = make(product_form=True, gate=False, output_tanh=False, state_tanh=True)
+    rng = np.random.default_rng(0)
+    embedded, h, z = (rng.normal(size=(2, 1, size)).astype(np.float32) for size in (3, 4, 6))
+    scene = rng.normal(size=(2, 3)).astype(np.float32)
+    weights = jax.tree.map(np.asarray, nnx.to_pure_dict(nnx.state(decoder, nnx.Param)))
+    of_state = np.tanh(embedded + h @ weights["output_h"]["kernel"] + scene[:, None])
+    of_place = z @ weights["output_z"]["kernel"] + weights["output_z"]["bias"]
+    wanted = (of_state + of_place) @ weights["embed"]["embedding"].T
+    found = decoder.output(*map(jnp.asarray, (embedded, h, z)), None, jnp.asarray(scene))
+    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
+
+
 def test_what_a_decoder_begins_with():
     given = Annotations(VECTORS)
     zero = tiny.make_decoder(initial_state="zero").memory(Annotations(VECTORS[..., :4]))
