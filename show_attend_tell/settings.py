@@ -17,8 +17,9 @@ from show_attend_tell.schema import Group, setting
 
 SCORES = ("additive", "concat", "dot", "general", "scaled_dot")
 WINDOWS = ("global", "local_m", "local_p")
-# Objectives under which no word depends on an earlier step's place.
 SUMMED_OVER_PLACES = ("marginal", "top_k", "variational")
+# Objectives under which no word depends on an earlier step's place.
+STEPWISE = (*SUMMED_OVER_PLACES, "rebar")
 BASELINES = ("none", "moving_average", "learned", "self_critical", "expected", "leave_one_out")
 
 
@@ -254,13 +255,14 @@ class Hard(Group):
         "`reinforce`: Xu et al. 2015, section 4.1; `multi_sample`: the tighter bound of VIMCO; "
         "`marginal`: the exact likelihood, summed over places; `top_k`: the same, with the places "
         "beyond the K most probable ones read as their mean; `variational`: a bound, by a trained "
-        "posterior over places; `gumbel`: straight-through gradients, see `objectives.relaxed`",
-        choices=("reinforce", "multi_sample", "marginal", "top_k", "variational", "gumbel"),
+        "posterior over places; `gumbel`: straight-through gradients, see `objectives.relaxed`; "
+        "`rebar`: REINFORCE with a relaxation as control variate, see `objectives.rebar`",
+        choices=("reinforce", "multi_sample", *STEPWISE, "gumbel"),
     )
     samples: int = setting(
         1,
-        "N, attention paths sampled per caption, or places per step with `variational`; "
-        "K of `top_k`",
+        "N, attention paths sampled per caption, or places per step with `variational` and "
+        "`rebar`; K of `top_k`",
         least=1,
     )
     inference: str = setting(
@@ -288,10 +290,18 @@ class Hard(Group):
         choices=BASELINES,
     )
     relaxation_temperature: float = setting(
-        1.0, "tau of `gumbel`; a lower one has less bias and more variance", above=0
+        1.0,
+        "tau of `gumbel`, where a lower one has less bias and more variance, and of `rebar`, which "
+        "has no bias at any",
+        above=0,
     )
     rao_samples: int = setting(
         1, "K, draws of noise that `gumbel` averages over; 1: plain straight-through", least=1
+    )
+    control: float = setting(
+        1.0,
+        "eta, scale of the control variate of `rebar`; 0 is REINFORCE without a baseline",
+        least=0,
     )
     released: bool = setting(False, "reproduce the normalisation of the paper's released code")
 
@@ -537,7 +547,7 @@ class Settings:
             self._check_supervision()
         if self.attention.hard:
             self.hard.check_used()
-            self._check_sum_over_places()
+            self._check_stepwise()
             self._check_credit()
         if self.decode.context == "mixture" and not self.decoder.product_form:
             raise UserError(
@@ -576,9 +586,9 @@ class Settings:
                 "'marginal', 'top_k' or 'variational'"
             )
 
-    def _check_sum_over_places(self) -> None:
+    def _check_stepwise(self) -> None:
         objective = self.hard.objective
-        if objective not in SUMMED_OVER_PLACES:
+        if objective not in STEPWISE:
             return
         exact = {"marginal": "", "variational": ", or config.hard.inference='sampled'"}
         if objective == "variational" and self.hard.inference == "sampled":
@@ -596,7 +606,7 @@ class Settings:
         if self.attention.state_reads == "drawn":
             raise UserError(
                 f"config.hard.objective '{objective}' needs config.attention.state_reads 'nothing' "
-                "or 'expected': where the state reads drawn places, the sum runs over all paths"
+                "or 'expected': a drawn place that the state reads changes all later words"
             )
 
     def _check_credit(self) -> None:

@@ -25,6 +25,8 @@ from show_attend_tell.models import product_form
 from show_attend_tell.models.captioner import Captioner, Inputs, all_weights
 from show_attend_tell.models.decoder import Decoder
 from show_attend_tell.objectives.baselines import MovingAverage
+from show_attend_tell.objectives.reading import Reading
+from show_attend_tell.objectives.rebar import Rebar, draw_noise
 from show_attend_tell.objectives.reinforce import Reinforce
 from show_attend_tell.objectives.relaxed import Relaxed, draw_relaxed
 from show_attend_tell.objectives.sampling import TeacherForcing
@@ -41,9 +43,10 @@ class Estimator(NamedTuple):
     """One row of the table.
 
     Attributes:
-      name: `reinforce`, `gumbel`, `gumbel_rao` or `marginal`.
+      name: `reinforce`, `gumbel`, `gumbel_rao`, `rebar` or `marginal`.
       baseline, credit: of `reinforce`, else None.
-      rollouts: passes over the captions that one estimate takes: its paths, and any second rollout.
+      rollouts: how often one estimate takes the captions' log-probability: along its paths, and in
+        any second rollout. `rebar` takes it three times, though it runs the recurrence only once.
       against: the exact gradient that its bias is measured against: `expected` or `marginal`.
     """
 
@@ -87,12 +90,13 @@ def score_estimators(decoder: Decoder) -> tuple[Estimator, ...]:
 
 
 def other_estimators(decoder: Decoder) -> tuple[Estimator, ...]:
-    """Leave-one-out with more paths, and the relaxations."""
-    return (
+    """Leave-one-out with more paths, the relaxations and, where it is defined, REBAR."""
+    found = (
         Estimator("reinforce", "leave_one_out", credits_of(decoder)[-1], _MANY),
         Estimator("gumbel", None, None, 1),
         Estimator("gumbel_rao", None, None, 1),
     )
+    return found if reads_drawn(decoder) else (*found, Estimator("rebar", None, None, 3))
 
 
 def other_gradients(
@@ -110,7 +114,12 @@ def other_gradients(
 
         def value(trained: PyTree, hard: Hard = hard) -> Float[Array, ""]:
             model = nnx.merge(graph, all_weights(trained, frozen))
-            given = TeacherForcing(model.decoder, model.annotations(inputs), tokens)
+            annotations = model.annotations(inputs)
+            if hard.objective == "rebar":
+                reading = Reading.of(model.decoder, annotations, tokens, None)
+                noise = draw_noise(key, hard.samples, reading.out.log_alpha.shape)
+                return -Rebar(hard, _PLAIN).loss_at(reading, noise)[0]
+            given = TeacherForcing(model.decoder, annotations, tokens)
             choice = draw_relaxed(key, given.paths(hard.samples), hard)
             if hard.objective == "gumbel":
                 return -Relaxed(hard, _PLAIN).loss_along(given, choice)[0]
@@ -134,9 +143,10 @@ def pure(baseline: str, credit: str, samples: int = PATHS) -> Hard:
 def _settings(estimator: Estimator) -> Hard:
     if estimator.baseline is not None and estimator.credit is not None:
         return pure(estimator.baseline, estimator.credit, estimator.rollouts)
-    draws = _RAO if estimator.name == "gumbel_rao" else 1
     hard = pure("none", "sequence", 1)
-    return dataclasses.replace(hard, objective="gumbel", rao_samples=draws)
+    if estimator.name == "gumbel_rao":
+        return dataclasses.replace(hard, objective="gumbel", rao_samples=_RAO)
+    return dataclasses.replace(hard, objective=estimator.name)
 
 
 def exact_gradient(

@@ -4,7 +4,7 @@ All baselines and credits are measured on the same sampled paths of the same bat
 gradient is linear in the advantage, so one forward pass serves all of them and each takes one
 backward pass. The estimates are those of pure REINFORCE (p = 0, lambda_r = 1, lambda_e = 0),
 without dropout, penalty or label smoothing, of the mean log-likelihood of a word. The relaxations,
-and leave-one-out with more paths, are measured beside them (see `estimators`). Where the exact
+leave-one-out with more paths and REBAR are measured beside them (see `estimators`). Where the exact
 gradient can be computed, every row has its bias.
 
 Symbols as in `models.decoder`; C estimators; two paths a row, Q = 2 R.

@@ -48,6 +48,11 @@ class Reading:
         out = decoder.over(memory, tokens, (words, output))
         return cls(decoder, memory, tokens, out, output)
 
+    def held(self) -> "Reading":
+        """The same, with a gradient only for what is read, as if all else were constant."""
+        decoder, memory, out = jax.lax.stop_gradient((self.decoder, self.memory, self.out))
+        return dataclasses.replace(self, decoder=decoder, memory=memory, out=out)
+
     @property
     def vectors(self) -> Float[Array, "B S D"]:
         """The annotation vectors that can be read, the null place's zeros included."""
@@ -79,3 +84,7 @@ class Reading:
             return self.log_softmax(read)
 
         return jax.vmap(one)(places)
+
+    def log_softmax_of(self, weights: Float[Array, "N B R T S"]) -> Float[Array, "N B R T V"]:
+        """The same, where each step reads a weighted mean of places, for N choices of weights."""
+        return jax.vmap(lambda each: self.log_softmax(self.expectation(each)))(weights)

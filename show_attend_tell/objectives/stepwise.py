@@ -42,6 +42,13 @@ class Stepwise:
         share = self.regularizers.label_smoothing
         return (1 - share) * log_probs + share * uniform if share else log_probs
 
+    def of_words(
+        self, log_p: Float[Array, "N B R T V"], tokens: Int[Array, "B R T"]
+    ) -> tuple[Float[Array, "N B R T"], Float[Array, "N B R T"]]:
+        """log p of the given words in nats, and the same with label smoothing."""
+        log_probs = jnp.take_along_axis(log_p, tokens[None, ..., None], axis=-1)[..., 0]
+        return log_probs, self.smoothed(log_probs, log_p.mean(axis=-1))
+
     def of_steps(
         self,
         log_probs: Float[Array, "B R T"],

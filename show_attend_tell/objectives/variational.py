@@ -191,7 +191,7 @@ class Variational(Stepwise):
         average: MovingAverage,
     ) -> Terms:
         """The drawn places, and the score of q."""
-        log_probs, gains = self._of_words(given, given.log_softmax_at(places))
+        log_probs, gains = self.of_words(given.log_softmax_at(places), given.tokens)
         credit = jax.lax.stop_gradient(gains)
         advantage = credit - jax.lax.stop_gradient(self._baseline(given, log_q, credit, average))
         log_q_read = jnp.take_along_axis(log_q[None], places[..., None], axis=-1)[..., 0]
@@ -212,20 +212,12 @@ class Variational(Stepwise):
             return leave_one_out(credit[None])[0]
         if kind == "expected":
             mean = given.expectation(jnp.exp(log_q))
-            return self._of_words(given, given.log_softmax(mean)[None])[1]
+            return self.of_words(given.log_softmax(mean)[None], given.tokens)[1]
         if kind == "self_critical":
             likeliest = jnp.argmax(log_q, axis=-1)[None]
-            return self._of_words(given, given.log_softmax_at(likeliest))[1]
+            return self.of_words(given.log_softmax_at(likeliest), given.tokens)[1]
         b = average.value() if kind == "moving_average" else jnp.zeros(())
         return b.reshape(1, 1, 1, 1)
-
-    def _of_words(
-        self, given: Reading, log_p: Float[Array, "N B R T V"]
-    ) -> tuple[Float[Array, "N B R T"], Float[Array, "N B R T"]]:
-        """log p of the given words, and the same with label smoothing."""
-        words = given.tokens[None, ..., None]
-        log_prob = jnp.take_along_axis(log_p, words, axis=-1)[..., 0]
-        return log_prob, self.smoothed(log_prob, log_p.mean(axis=-1))
 
 
 def posterior(network: InferenceNetwork, given: Reading) -> Float[Array, "B R T S"]:

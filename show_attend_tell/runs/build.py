@@ -15,6 +15,7 @@ from show_attend_tell.objectives.baselines import LearnedBaseline
 from show_attend_tell.objectives.likelihood import Likelihood
 from show_attend_tell.objectives.marginal import Marginal
 from show_attend_tell.objectives.objective import Objective
+from show_attend_tell.objectives.rebar import Rebar
 from show_attend_tell.objectives.reinforce import Reinforce
 from show_attend_tell.objectives.relaxed import Relaxed
 from show_attend_tell.objectives.rewarded import Rewarded
@@ -115,6 +116,7 @@ def _likelihood(settings: s.Settings) -> Objective:
             "top_k": TopK,
             "variational": Variational,
             "gumbel": Relaxed,
+            "rebar": Rebar,
         }
         kind = kinds.get(hard.objective, Reinforce)
         return kind(hard, settings.loss, settings.attention)

@@ -22,6 +22,8 @@ from show_attend_tell.models.captioner import Captioner
 from show_attend_tell.models.encoders import Precomputed
 from show_attend_tell.objectives.baselines import MovingAverage
 from show_attend_tell.objectives.likelihood import token_log_probs
+from show_attend_tell.objectives.reading import Reading
+from show_attend_tell.objectives.rebar import Rebar, draw_noise
 from show_attend_tell.objectives.reinforce import Reinforce
 from show_attend_tell.objectives.relaxed import Relaxed, draw_relaxed
 from show_attend_tell.objectives.sampling import TeacherForcing
@@ -71,12 +73,19 @@ def test_the_exact_gradient_is_the_sum_over_all_paths(reads):
 def test_the_other_gradients_are_those_of_minus_the_losses():
     graph, params, _ = make(**PRODUCT, state_reads="nothing")
     key = jax.random.key(3)
-    found = other_gradients(graph, params, {}, INPUTS, TOKENS, key)
+    compute = jax.jit(other_gradients, static_argnums=0)
+    found = compute(graph, params, {}, INPUTS, TOKENS, key)
     rao = Hard(soft_probability=0.0, entropy=0.0, objective="gumbel", rao_samples=16)
     plain = Hard(soft_probability=0.0, entropy=0.0, objective="gumbel")
     four = pure("leave_one_out", "word", 4)
+    rebar = Hard(entropy=0.0, objective="rebar")
 
     def loss(params, hard):
+        if hard.objective == "rebar":
+            reading = Reading.of(
+                nnx.merge(graph, params).decoder, Annotations(INPUTS), TOKENS, None
+            )
+            return Rebar(hard, PLAIN).loss_at(reading, draw_noise(key, 1, (*TOKENS.shape, L)))[0]
         given = TeacherForcing(nnx.merge(graph, params).decoder, Annotations(INPUTS), TOKENS)
         choice = draw_relaxed(key, (1, 3 * hard.samples, T, L), hard)
         if hard.objective == "gumbel":
@@ -84,13 +93,14 @@ def test_the_other_gradients_are_those_of_minus_the_losses():
         plain = choice._replace(relaxation=None)
         return Reinforce(hard, PLAIN).loss_along(given, plain, MovingAverage.start())[0]
 
-    for gradient, hard in zip(found, (four, plain, rao), strict=True):
-        wanted = jax.tree.map(jnp.negative, jax.grad(loss)(params, hard))
-        compared(gradient, wanted)
+    kinds = (four, plain, rao, rebar)
+    losses = jax.jit(lambda params: [jax.grad(loss)(params, hard) for hard in kinds])(params)
+    for gradient, wanted in zip(found, losses, strict=True):
+        compared(gradient, jax.tree.map(jnp.negative, wanted))
 
 
 def test_which_estimators_a_model_has():
-    """Credit `word` and exact gradients need a state that does not read the drawn place."""
+    """Credit `word`, REBAR and exact gradients need a state that does not read the drawn place."""
     _, _, drawn = make()
     _, _, blind = make(state_reads="nothing")
     _, _, drawn_product = make(**PRODUCT)
@@ -100,6 +110,9 @@ def test_which_estimators_a_model_has():
     ):
         found = [(e.baseline, e.credit) for e in score_estimators(decoder)]
         assert found == list(itertools.product(BASELINES, credits))
-        many = other_estimators(decoder)[0]
+        many, *others = other_estimators(decoder)
         assert (many.baseline, many.credit, many.rollouts) == ("leave_one_out", credits[-1], 4)
+        names = ["gumbel", "gumbel_rao", "rebar"][: len(credits)]
+        assert [e.name for e in others] == names
+        assert {e.against for e in others} == {"expected"}
     assert not any(map(is_exact, (drawn, blind, drawn_product)))

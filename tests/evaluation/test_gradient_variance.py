@@ -154,9 +154,9 @@ def exact_rows():
     }
 
 
-def test_reinforce_has_no_bias_and_the_relaxations_have_one(exact_rows):
+def test_reinforce_and_rebar_have_no_bias_and_the_relaxations_have_one(exact_rows):
     for (estimator, *_), row in exact_rows.items():
-        if estimator == "reinforce":
+        if estimator in ("reinforce", "rebar"):
             assert row["bias"] < 2 * row["bias_noise"], row
         elif estimator != "marginal":
             assert row["bias"] > 3 * row["bias_noise"] and row["relative_bias"] > 0.05, row
@@ -165,12 +165,14 @@ def test_reinforce_has_no_bias_and_the_relaxations_have_one(exact_rows):
     assert rao["bias"] == pytest.approx(plain["bias"], rel=0.2)
 
 
-def test_a_words_own_credit_has_the_least_variance(exact_rows):
+def test_a_words_own_credit_has_the_least_variance_of_credits_and_rebar_less(exact_rows):
     by_credit = [
         exact_rows["reinforce", "none", credit, 1]["variance"]
         for credit in ("sequence", "to_go", "word")
     ]
     assert by_credit == sorted(by_credit, reverse=True) and by_credit[2] < 0.5 * by_credit[0]
+    rebar = exact_rows["rebar", None, None, 3]["variance"]
+    assert rebar < 0.7 * by_credit[2]
     four = exact_rows["reinforce", "leave_one_out", "word", 4]
     assert four["variance"] < exact_rows["reinforce", "leave_one_out", "word", 2]["variance"]
 
@@ -181,7 +183,7 @@ def test_the_marginal_has_no_noise_and_is_measured_against_itself(exact_rows):
     assert marginal["variance"] == marginal["bias"] == marginal["relative"] == 0.0
     assert marginal["snr"] is None
     assert {row["against"] for row in exact_rows.values() if row != marginal} == {"expected"}
-    assert len(exact_rows) == 18 + 1 + 2 + 1
+    assert len(exact_rows) == 18 + 1 + 2 + 1 + 1
 
 
 def test_the_table_compares_at_equal_rollouts(model):

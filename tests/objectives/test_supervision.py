@@ -14,6 +14,7 @@ from show_attend_tell.models.captioner import Captioner
 from show_attend_tell.models.encoders import Precomputed
 from show_attend_tell.objectives.likelihood import Likelihood
 from show_attend_tell.objectives.marginal import Marginal
+from show_attend_tell.objectives.rebar import Rebar
 from show_attend_tell.objectives.reinforce import Reinforce
 from show_attend_tell.objectives.relaxed import Relaxed
 from show_attend_tell.objectives.supervision import supervised
@@ -39,6 +40,7 @@ OBJECTIVES = {
     "variational": Variational(HARD, PLAIN, PRIOR),
     "reinforce": Reinforce(HARD, PLAIN, PRIOR),
     "gumbel": Relaxed(HARD, PLAIN, PRIOR),
+    "rebar": Rebar(HARD, PLAIN, PRIOR),
     "marginal, posterior": Marginal(HARD, PLAIN, POSTERIOR),
 }
 
