@@ -25,6 +25,7 @@ Variants:
 
 from ml_collections import ConfigDict
 
+NETWORKS = "efficientnet_lite2+efficientnet_lite1+efficientnet_lite0"
 HARD_BEST = {
     "attention.kind": "hard",
     "hard.credit": "to_go",
@@ -60,13 +61,12 @@ SMALL = {
 # which late stages, too, see their surroundings only; the scene comes from a small one, which
 # training often withholds.
 LOCAL = {
-    "encoder.name": "efficientnet_lite0+efficientnet_lite2+efficientnet_lite1+efficientnet_lite0",
+    "encoder.name": f"{NETWORKS}+{NETWORKS}",
     "encoder.image_size": 576,
-    "encoder.sizes": (576, 288, 288, 288),
+    "encoder.sizes": (576, 576, 576, 288, 288, 288),
     "encoder.grid_stride": 64,
     "encoder.endpoints": ("stage6@576", "stage7@576", "head@288"),
     "encoder.pooled": ("head@288",),
-    "data.crops": 0,
     "attention.values": ("stage6@576", "stage7@576"),
     "attention.score": "scaled_dot",
     "attention.order": "current",
@@ -75,13 +75,15 @@ LOCAL = {
     "decoder.initial_state": "zero",
     "decoder.layer_norm": True,
     "decoder.scene": ("head@288",),
+    "decoder.scene_scale": 0.08,
     "decoder.product_form": True,
     "decoder.output_tanh": False,
+    "decoder.state_tanh": True,
     "decoder.gate": False,
-    "decoder.annotation_dropout": 0.5,
+    "decoder.annotation_dropout": 0.3,
     "decoder.place_dropout": 0.3,
     "loss.doubly_stochastic": 0.0,
-    "train.epochs": 6.0,
+    "train.epochs": 4.0,
     "train.buckets": 4,
 }
 SMALL_LOCAL = {
@@ -136,7 +138,7 @@ def get_config(variant: str = "soft") -> ConfigDict:
         {
             "data": {"name": "flickr8k", "mirrored": True, "crops": 2, "min_count": 5},
             "encoder": {
-                "name": "efficientnet_lite2+efficientnet_lite1+efficientnet_lite0",
+                "name": NETWORKS,
                 "image_size": 288,
                 "endpoints": ("head",),
                 "grid_stride": 32,
