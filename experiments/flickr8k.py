@@ -14,6 +14,7 @@ Variants:
     local           soft attention over local features, in the decoder of marginal
     marginal        hard attention trained on its exact likelihood, over local features
     marginal-reward  continues it, trained on the scores of its captions
+    marginal-reward-argmax  the same for captions that read one place a word
     marginal-supervised  the same, taught by boxes where to look
     soft-reward     continues a soft run, trained on the scores of its captions
     hard-reward     the same for hard-from-soft
@@ -97,6 +98,16 @@ MARGINAL = LOCAL | {
     "hard.entropy": -0.05,  # sharp maps: over local features they stay on the objects
     "decode.context": "mixture",
 }
+MARGINAL_REWARD = (
+    MARGINAL
+    | REWARD
+    | {
+        "train.init_from": "runs/flickr8k-marginal",
+        "train.epochs": 1.0,
+        "train.buckets": 4,
+        "reward.likelihood": 0.1,
+    }
+)
 VARIANTS = {
     "soft": {},
     "soft-printed": {"decoder.output_tanh": False},
@@ -115,9 +126,9 @@ VARIANTS = {
     "hard-from-soft": HARD_FROM_SOFT | {"train.init_from": "runs/flickr8k-soft"},
     "local": LOCAL,
     "marginal": MARGINAL,
-    "marginal-reward": MARGINAL
-    | REWARD
-    | {"train.init_from": "runs/flickr8k-marginal", "train.epochs": 0.5},
+    "marginal-reward": MARGINAL_REWARD,
+    "marginal-reward-argmax": MARGINAL_REWARD
+    | {"decode.context": "argmax", "hard.soft_probability": 0.0},
     "marginal-supervised": MARGINAL | {"attention.supervision": 0.5},
     "soft-reward": REWARD | {"train.init_from": "runs/flickr8k-soft"},
     "hard-reward": REWARD

@@ -11,8 +11,8 @@ divisor is nearly constant, the expected gradient is that of the expected reward
 no s. Hard attention draws locations together with words and, with lambda_r = 1, both share their
 reward, so the gradient is that of the expected reward over both.
 
-A model trained on the exact marginal draws words from the mixture over places, whose gradient is
-taken as it stands: no place is drawn.
+A model trained on the exact marginal and decoded by the mixture draws words from the mixture over
+places, whose gradient is taken as it stands: no place is drawn.
 
 With `reward.likelihood` the loss of the model's own likelihood objective over the references is
 added, with that weight (Paulus et al. 2018, arXiv:1705.04304, eq. 16). It keeps the distribution of

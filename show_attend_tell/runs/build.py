@@ -96,13 +96,15 @@ def make_objective(settings: s.Settings, table: IdfTable | None = None) -> Objec
       table: n-grams of the training captions; needed for rewards.
     """
     hard = settings.hard if settings.attention.hard else None
-    marginal = hard is not None and hard.objective == "marginal"
     if settings.reward.samples:
         assert table is not None
-        drawn = None if marginal else hard
+        # Captions are drawn as they are decoded: by the mixture, or along drawn places.
+        marginal = hard is not None and hard.objective == "marginal"
+        mixture = marginal and settings.decode.context == "mixture"
+        drawn = None if mixture else hard
         likelihood = _likelihood(settings) if settings.reward.likelihood else None
         return Rewarded(
-            settings.reward, drawn, settings.loss, table, mixture=marginal, likelihood=likelihood
+            settings.reward, drawn, settings.loss, table, mixture=mixture, likelihood=likelihood
         )
     return _likelihood(settings)
 

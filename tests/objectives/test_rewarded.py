@@ -16,9 +16,11 @@ from show_attend_tell.models.captioner import Captioner
 from show_attend_tell.models.encoders import Precomputed
 from show_attend_tell.objectives import rewarded
 from show_attend_tell.objectives.likelihood import token_log_probs
+from show_attend_tell.objectives.marginal import Marginal
 from show_attend_tell.objectives.rewarded import Rewarded, draw_captions
 from show_attend_tell.objectives.rewards import Scores, caption_scores, idf_table
 from show_attend_tell.objectives.sampling import Rollout, roll_out
+from show_attend_tell.runs.build import make_objective
 from show_attend_tell.settings import Loss, Optimizer, Reward
 from show_attend_tell.training.optimizer import make_optimizer
 from show_attend_tell.training.step import initial_state, make_train_step
@@ -321,6 +323,27 @@ def test_words_of_a_mixture_are_drawn_and_credited_with_places_summed_out(monkey
     )
     counts = np.bincount(np.array(drawn).ravel(), minlength=6) / 4000
     np.testing.assert_allclose(counts, mixture[0, 0, 0], atol=0.03)
+
+
+def test_captions_are_drawn_as_they_are_decoded(tmp_path):
+    marginal = {
+        "attention.kind": "hard",
+        "attention.state_reads": "nothing",
+        "hard.objective": "marginal",
+        "decoder.product_form": True,
+        "decoder.output_tanh": False,
+        "decoder.gate": False,
+        "reward.samples": 2,
+    }
+
+    def made(**changes):
+        return make_objective(tiny.settings(tmp_path, marginal | changes), TABLE)
+
+    summed = made(**{"decode.context": "mixture", "reward.likelihood": 0.5})
+    drawn = made(**{"decode.context": "argmax"})
+    assert summed.mixture and summed.hard is None
+    assert isinstance(summed.likelihood, Marginal)
+    assert not drawn.mixture and drawn.hard.objective == "marginal" and drawn.likelihood is None
 
 
 def test_training_raises_the_reward():
