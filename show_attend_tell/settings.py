@@ -216,8 +216,11 @@ class Attention(Group):
 
     @property
     def normalised(self) -> bool:
-        """Whether a step's weights sum to 1. Soft attention's Gaussian window lowers them."""
-        return self.window != "local_p" or self.hard
+        """Whether a step's weights of real places sum to 1.
+
+        Soft attention's Gaussian window lowers them, and a null place takes a share.
+        """
+        return (self.window != "local_p" or self.hard) and not self.null_place
 
     def check(self) -> None:
         if self.kind == "none" and self.window != "global":

@@ -46,9 +46,10 @@ class Caption:
       tokens: words, then "<eos>" if the caption finished.
       log_prob: log p of the tokens, in nats.
       score: log_prob / T ** length_penalty.
-      alpha: attention weights.
+      alpha: attention weights of the real places; a null place has the rest of each row.
       beta: the gate.
-      location: the place read by hard attention; otherwise the place with the largest alpha.
+      location: the place read by hard attention; otherwise, or if it read a null place, the real
+        place with the largest alpha.
       self_alpha: weights of self-attention.
     """
 
@@ -83,7 +84,8 @@ def _decode_function(graph: nnx.GraphDef, decoding: Decode) -> DecodeFunction:
     def run(params: Any, inputs: Array, numbers: Int[Array, " B"]) -> search.Hypotheses:
         model = nnx.merge(graph, params)
         decoder = model.decoder
-        memory = decoder.memory(model.annotations(inputs))
+        annotations = model.annotations(inputs)
+        memory, locations = decoder.memory(annotations), annotations.vectors.shape[1]
         weights = decoder.weights()
         keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(0), numbers)
 
@@ -103,7 +105,9 @@ def _decode_function(graph: nnx.GraphDef, decoding: Decode) -> DecodeFunction:
             logits, state, output = decoder.emit(
                 weights, memory, state, words, choice, mixture=mixture
             )
-            trace = {"alpha": output.alpha, "beta": output.beta, "location": output.location}
+            alpha, location = output.alpha[..., :locations], output.location
+            location = jnp.where(location < locations, location, jnp.argmax(alpha, axis=-1))
+            trace = {"alpha": alpha, "beta": output.beta, "location": location}
             if output.self_log_alpha is not None:
                 trace["self_alpha"] = jnp.exp(output.self_log_alpha)
             return logits, state, trace

@@ -96,6 +96,20 @@ def test_every_example_and_every_beam_draws_its_own_places(run):
     assert (places[:, 0, 0] == places[:, 1, 0]).all()  # at the first step there is but one
 
 
+def test_a_null_place_is_left_out_of_a_captions_map(tmp_path):
+    run = tiny.run_of(tmp_path, 3, {"attention.null_place": True}, kind="hard", null_place=True)
+    attention = run.params["decoder"]["attention"]
+    towards = jnp.sign(attention["score"]["kernel"][:, 0])
+    attention["null_key"] = 20 * towards  # a score that no place has
+    decoding = dataclasses.replace(run.settings.decode, context="argmax", max_length=4)
+    vectors = jax.random.normal(jax.random.key(0), (1, 3, 4))
+    found = make_decode(run.model, decoding)(run.params, vectors, jnp.zeros(1, jnp.int32))
+    alpha, location = found.trace["alpha"][0, 0], found.trace["location"][0, 0]
+    assert alpha.shape == (4, 3) and (alpha.sum(-1) < 0.9).all()
+    assert (location == alpha.argmax(-1)).all()
+    assert not run.settings.attention.normalised
+
+
 def test_scores_and_captions_are_written_with_what_they_depend_on(run):
     examples, captions = caption_split(run, "val", run.decoding)
     record = score_split(run, "val", run.decoding, examples, captions)
