@@ -326,7 +326,7 @@ def fit_baselines(
       The form of the learned baselines, and for each credit what is carried over.
     """
     decoder = nnx.merge(graph, params).decoder
-    sizes = (decoder.init_h.out_features, decoder.init_h.in_features, decoder.embed.features)
+    sizes = (decoder.output_h.in_features, decoder.features, decoder.embed.features)
     form, start = nnx.split(LearnedBaseline(*sizes, rngs=nnx.Rngs(0)), nnx.Param)
     optimizer = optax.adam(3e-3)
     carried = {}

@@ -72,9 +72,14 @@ class Decoder(nnx.Module):
       grid: (h, w) of the locations, in reading order; None for the words of a sentence.
       sections: of the features, see `Encoder`.
 
+    Attributes:
+      features: D.
+
     Raises:
       UserError: the score `dot` cannot multiply vectors of these sizes.
     """
+
+    features: int
 
     def __init__(
         self,
@@ -104,7 +109,7 @@ class Decoder(nnx.Module):
         features = self.parts.values.size
         linear = partial(nnx.Linear, dtype=self.dtype, rngs=rngs)
         self.projection = linear(features, sizes.projection) if sizes.projection else None
-        features = sizes.projection or features
+        self.features = features = sizes.projection or features
         from_mean = sizes.initial_state == "mean"
         self.init_h = linear(features, sizes.hidden) if from_mean else None
         self.init_c = linear(features, sizes.hidden) if from_mean else None

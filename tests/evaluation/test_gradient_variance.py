@@ -142,8 +142,9 @@ def test_biases_by_hand():
 @pytest.fixture(scope="module")
 def exact_rows():
     """Of a model whose exact gradient is known: in product form, of a state that reads nothing."""
+    product = {"product_form": True, "gate": False, "output_tanh": False}
     graph, params = tiny.decoder(
-        projection=0, product_form=True, gate=False, output_tanh=False, state_reads="nothing"
+        projection=0, state_reads="nothing", initial_state="learned", **product
     )
     model = Captioner(Precomputed(4, (1, 3)), nnx.merge(graph, params))
     params = nnx.to_pure_dict(nnx.state(model, nnx.Param))
