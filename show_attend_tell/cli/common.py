@@ -65,7 +65,7 @@ def add_run(parser: argparse.ArgumentParser, default: str | None = None) -> None
     parser.add_argument(
         "--context",
         help="what a step reads: expected, argmax, sample or mixture (default: the config's; "
-        "evaluate reports both expected and argmax for a hard run)",
+        "evaluate reports a hard run with expected or mixture, and with argmax)",
     )
 
 

@@ -67,7 +67,7 @@ def attention_picture(picture: UInt8[np.ndarray, "H W 3"], record: AttentionReco
     sheet.add_panel(0, small, record.boxes)
     for k, (t, word) in enumerate(words, start=1):
         marks = [box for box in record.boxes if t in steps_naming(record, box)]
-        if record.context != "expected":
+        if record.context in ("argmax", "sample"):  # a step that read one place
             marks.append(record.cell(int(record.location[t])))
         sheet.add_panel(k, _highlight(small, record, t), marks)
         sheet.add_captions(k, word, f"β {record.beta[t]:.2f}")

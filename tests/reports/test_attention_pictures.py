@@ -117,6 +117,9 @@ def test_the_cell_that_hard_attention_read_is_outlined(tmp_path):
     half = len(word) // 2
     assert not first.any()
     assert word[: half + 1, half - 1 :].sum() == word.sum() > 0  # the upper right cell
+    # A mixture reads all cells.
+    draw_attention(tmp_path / "mixture.png", picture, dataclasses.replace(hard, context="mixture"))
+    np.testing.assert_array_equal(pixels_of(tmp_path / "mixture.png"), soft)
 
 
 def test_an_alignment_is_white_where_the_weight_is(tmp_path):
