@@ -34,10 +34,6 @@ class Marginal(Stepwise):
     Label smoothing acts on the mixture over places; for the rest see `Stepwise`.
     """
 
-    def init(self) -> dict[str, Array]:
-        """No state."""
-        return {}
-
     def loss(
         self,
         model: Captioner,

@@ -75,10 +75,6 @@ class Rebar(Stepwise):
     `Stepwise`. Of `hard` also N, tau, eta and the weight of the estimate for alpha apply.
     """
 
-    def init(self) -> dict[str, Array]:
-        """No state."""
-        return {}
-
     def loss(
         self,
         model: Captioner,

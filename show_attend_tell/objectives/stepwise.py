@@ -6,7 +6,7 @@ Symbols as in `models.decoder`.
 import dataclasses
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, PyTree
 
 from show_attend_tell import settings
 from show_attend_tell.models.attention import Annotations
@@ -34,6 +34,10 @@ class Stepwise:
     hard: settings.Hard
     regularizers: settings.Loss
     attention: settings.Attention = settings.Attention()
+
+    def init(self) -> PyTree:
+        """No state, unless an objective has its own."""
+        return {}
 
     def smoothed(
         self, log_probs: Float[Array, "*S"], uniform: Float[Array, "*S"]

@@ -37,10 +37,6 @@ class TopK(Stepwise):
     It is divided, smoothed and regularised like `marginal.Marginal`.
     """
 
-    def init(self) -> dict[str, Array]:
-        """No state."""
-        return {}
-
     def loss(
         self,
         model: Captioner,
