@@ -274,6 +274,13 @@ class Hard(Group):
         "`sampled`, by REINFORCE",
         choices=("exact", "sampled"),
     )
+    bound: float = setting(
+        0.0,
+        "w, share of the paper's bound L_s in the objective `marginal`; above 0 it prepares for "
+        "reading one place (`decode.context=argmax`)",
+        least=0,
+        most=1,
+    )
     soft_probability: float = setting(
         0.5, "p, probability that a coin replaces samples by their expectation", least=0, most=1
     )

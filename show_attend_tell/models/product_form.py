@@ -71,26 +71,23 @@ def log_mixture(factors: Factors) -> Float[Array, "B N V"]:
     return exps.log_state + largest + jnp.log(jnp.maximum(summed, _LEAST))
 
 
-def log_given_place(factors: Factors, tokens: Int[Array, "B N"]) -> Float[Array, "B N L"]:
-    """log p(y_t | i) in nats of given words, for every place."""
+def log_given_place(
+    factors: Factors, tokens: Int[Array, "B N"]
+) -> tuple[Float[Array, "B N L"], Float[Array, "B N L"]]:
+    """log p(y_t | i) of given words for every place, and its mean over the vocabulary, in nats."""
     exps = _exponentials(factors)
+    log_z = jnp.log(exps.normalisers)
     of_state = jnp.take_along_axis(exps.log_state, tokens[..., None], axis=-1)
     of_place = jax.vmap(lambda place, words: place[:, words].T)(exps.log_place, tokens)
-    return of_state + of_place - jnp.log(exps.normalisers)
-
-
-def mean_log_given_place(factors: Factors) -> Float[Array, "B N L"]:
-    """The mean over the vocabulary of log p(y | i) in nats, for every place."""
-    exps = _exponentials(factors)
     mean = exps.log_state.mean(axis=-1)[..., None] + exps.log_place.mean(axis=-1)[:, None]
-    return mean - jnp.log(exps.normalisers)
+    return of_state + of_place - log_z, mean - log_z
 
 
 def log_marginal(
     factors: Factors, tokens: Int[Array, "B N"]
 ) -> tuple[Float[Array, "B N"], Float[Array, "B N L"]]:
     """log p(y_t) and the log of the posterior over places, of given words, in nats."""
-    joint = factors.log_alpha + log_given_place(factors, tokens)
+    joint = factors.log_alpha + log_given_place(factors, tokens)[0]
     total = jax.nn.logsumexp(joint, axis=-1)
     return total, joint - total[..., None]
 

@@ -11,13 +11,20 @@ arXiv:1807.03756, "exact marginalisation"). It is no bound: by Jensen's inequali
 Xu et al.'s L_s. A model whose state reads the expected context is not Xu et al.'s, whose state
 reads the drawn place; for it, too, this likelihood is exact.
 
+A model that is to read one place a word is better trained on a share w of L_s (`hard.bound`),
+
+    sum_t (1 - w) log sum_i alpha_ti p(y_t | i) + w sum_i alpha_ti log p(y_t | i)
+
+which is a bound, too. The likelihood is content if one of many places knows the word. The second
+sum is what REINFORCE estimates, here without samples: it wants every place that alpha chooses to
+know it, so alpha becomes sharp.
+
 Symbols as in `models.decoder`.
 """
 
 import dataclasses
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from show_attend_tell.models import product_form
@@ -29,9 +36,10 @@ from show_attend_tell.objectives.stepwise import Stepwise
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class Marginal(Stepwise):
-    """Minus the exact log-likelihood of the references under hard attention.
+    """Minus the exact log-likelihood of the references under hard attention, or the module's bound.
 
-    Label smoothing acts on the mixture over places; for the rest see `Stepwise`.
+    Label smoothing acts on p(y_t | i), weighted by alpha: on the mixture it would cost another
+    product. Of `hard` also the share of L_s applies; for the rest see `Stepwise`.
     """
 
     def loss(
@@ -44,30 +52,20 @@ class Marginal(Stepwise):
     ) -> tuple[Float[Array, ""], dict[str, Array], Report]:
         """See `Objective.loss`.
 
-        It reports what `Stepwise.of_steps` and `Stepwise.regularized` do.
+        It reports what `Stepwise.of_steps` (`nll` of the likelihood) and `Stepwise.regularized` do.
         """
         annotations = model.annotations(batch["inputs"], encoder_key(key))
         tokens = batch["tokens"]
         out = model.decoder(annotations, tokens, key)
         assert out.factors is not None
-        smoothing = bool(self.regularizers.label_smoothing)
-        log_probs, uniform = log_likelihoods(out.factors, tokens, smoothing=smoothing)
-        loss, report = self.of_steps(log_probs, self.smoothed(log_probs, uniform), out, tokens)
+        given_place, mean = (
+            x.reshape(out.alpha.shape)
+            for x in product_form.log_given_place(out.factors, tokens.reshape(len(tokens), -1))
+        )
+        log_probs = jax.nn.logsumexp(out.log_alpha + given_place, axis=-1)
+        bound, uniform = ((out.alpha * x).sum(axis=-1) for x in (given_place, mean))
+        share = self.hard.bound
+        gains = self.smoothed((1 - share) * log_probs + share * bound, uniform)
+        loss, report = self.of_steps(log_probs, gains, out, tokens)
         loss, report = self.regularized(loss, report, out, annotations, batch)
         return loss, state, report
-
-
-def log_likelihoods(
-    factors: product_form.Factors, tokens: Int[Array, "B R T"], *, smoothing: bool
-) -> tuple[Float[Array, "B R T"], Float[Array, "B R T"]]:
-    """log p of the given words, and the mean over the vocabulary of the mixture's log p, in nats.
-
-    Without `smoothing` the second is 0, and one product is saved.
-    """
-    flat = tokens.reshape(len(tokens), -1)
-    if not smoothing:
-        log_probs, _ = product_form.log_marginal(factors, flat)
-        return log_probs.reshape(tokens.shape), jnp.zeros(tokens.shape)
-    mixture = product_form.log_mixture(factors)
-    log_probs = jnp.take_along_axis(mixture, flat[..., None], axis=-1)[..., 0]
-    return log_probs.reshape(tokens.shape), mixture.mean(axis=-1).reshape(tokens.shape)

@@ -93,19 +93,36 @@ def test_it_is_the_sum_over_all_paths(variant):
         np.testing.assert_allclose(b, a, atol=2e-6, err_msg=jax.tree_util.keystr(path))
 
 
-def test_smoothing_spreads_a_share_over_the_mixtures_words():
-    graph, params = make("reads nothing")
+def given_place(graph, params):
+    """alpha, and log p of every word given every place, of the real steps."""
     out = forced(graph, params)
-    alpha = np.exp(out.log_alpha).reshape(1, -1, L)
     logits = out.factors.state[:, :, None] + out.factors.place[:, None]
-    mixture = np.log(np.einsum("bnl,bnlv->bnv", alpha, jax.nn.softmax(logits)))
-    real = (TOKENS != PAD).reshape(1, -1)
+    real = np.asarray(TOKENS != PAD).reshape(-1)
+    alpha = np.exp(out.log_alpha).reshape(-1, L)
+    return alpha[real], np.asarray(jax.nn.log_softmax(logits))[0][real]
+
+
+def test_smoothing_spreads_a_share_over_the_words_of_every_place():
+    graph, params = make("reads nothing")
+    alpha, log_p = given_place(graph, params)
     nll, _ = loss_of(graph, params)
-    expected = 0.8 * nll - 0.2 * mixture.mean(-1)[real].mean()
+    expected = 0.8 * nll - 0.2 * (alpha * log_p.mean(-1)).sum(-1).mean()
     smoothed = dataclasses.replace(PLAIN, label_smoothing=0.2)
-    np.testing.assert_allclose(
-        loss_of(graph, params, regularizers=smoothed)[0], expected, rtol=1e-5
-    )
+    value, report = loss_of(graph, params, regularizers=smoothed)
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+    np.testing.assert_allclose(report["nll"], nll, rtol=1e-6)
+
+
+def test_a_share_of_the_papers_bound_is_the_expectation_over_places():
+    graph, params = make("reads nothing")
+    alpha, log_p = given_place(graph, params)
+    words = np.asarray(TOKENS)[np.asarray(TOKENS != PAD)]
+    bound = (alpha * log_p[np.arange(len(words)), :, words]).sum(-1).mean()
+    nll, _ = loss_of(graph, params)
+    value, report = loss_of(graph, params, hard=dataclasses.replace(HARD, bound=0.25))
+    np.testing.assert_allclose(value, 0.75 * nll - 0.25 * bound, rtol=1e-5)
+    assert value > nll + 1e-5
+    np.testing.assert_allclose(report["nll"], nll, rtol=1e-6)
 
 
 def test_entropy_is_rewarded_and_unpaid_places_are_penalised():
