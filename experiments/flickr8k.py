@@ -12,9 +12,11 @@ Variants:
     hard-leave-one-out  four paths of a caption, each one's baseline the mean of the others
     hard-from-soft  the same as hard-best, from the weights of a soft run
     local           soft attention over local features, in the decoder of marginal
+    local-reward    continues it, trained on the scores of its captions
     marginal        hard attention trained on its exact likelihood, over local features
     marginal-reward  continues it, trained on the scores of its captions
-    marginal-reward-argmax  the same for captions that read one place a word
+    marginal-argmax  marginal for captions that read one place a word, chosen before the word
+    marginal-argmax-reward  continues it, trained on the scores of its captions
     marginal-supervised  the same, taught by boxes where to look
     soft-reward     continues a soft run, trained on the scores of its captions
     hard-reward     the same for hard-from-soft
@@ -83,8 +85,9 @@ LOCAL = {
     "decoder.gate": False,
     "decoder.annotation_dropout": 0.3,
     "decoder.place_dropout": 0.3,
+    "decoder.places_kept": 0.667,
     "loss.doubly_stochastic": 0.0,
-    "train.epochs": 4.0,
+    "train.epochs": 3.0,
     "train.buckets": 4,
 }
 SMALL_LOCAL = {
@@ -98,16 +101,8 @@ MARGINAL = LOCAL | {
     "hard.entropy": -0.05,  # sharp maps: over local features they stay on the objects
     "decode.context": "mixture",
 }
-MARGINAL_REWARD = (
-    MARGINAL
-    | REWARD
-    | {
-        "train.init_from": "runs/flickr8k-marginal",
-        "train.epochs": 1.0,
-        "train.buckets": 4,
-        "reward.likelihood": 0.1,
-    }
-)
+MARGINAL_ARGMAX = MARGINAL | {"hard.bound": 0.2, "decode.context": "argmax"}
+LOCAL_REWARD = REWARD | {"train.epochs": 1.0, "train.buckets": 4, "reward.likelihood": 0.1}
 VARIANTS = {
     "soft": {},
     "soft-printed": {"decoder.output_tanh": False},
@@ -125,10 +120,13 @@ VARIANTS = {
     | {"hard.soft_steps": 1125, "hard.baseline": "leave_one_out", "hard.samples": 4},
     "hard-from-soft": HARD_FROM_SOFT | {"train.init_from": "runs/flickr8k-soft"},
     "local": LOCAL,
+    "local-reward": LOCAL | LOCAL_REWARD | {"train.init_from": "runs/flickr8k-local"},
     "marginal": MARGINAL,
-    "marginal-reward": MARGINAL_REWARD,
-    "marginal-reward-argmax": MARGINAL_REWARD
-    | {"decode.context": "argmax", "hard.soft_probability": 0.0},
+    "marginal-reward": MARGINAL | LOCAL_REWARD | {"train.init_from": "runs/flickr8k-marginal"},
+    "marginal-argmax": MARGINAL_ARGMAX,
+    "marginal-argmax-reward": MARGINAL_ARGMAX
+    | LOCAL_REWARD
+    | {"hard.soft_probability": 0.0, "train.init_from": "runs/flickr8k-marginal-argmax"},
     "marginal-supervised": MARGINAL | {"attention.supervision": 0.5},
     "soft-reward": REWARD | {"train.init_from": "runs/flickr8k-soft"},
     "hard-reward": REWARD

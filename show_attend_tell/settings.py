@@ -407,6 +407,13 @@ class Decoder(Group):
         least=0,
         below=1,
     )
+    places_kept: float = setting(
+        1.0,
+        "share of the places that training attends to, drawn for each image and step; the others "
+        "cost nothing",
+        above=0,
+        most=1,
+    )
     deep_output: bool = setting(
         True, "predict words from y_{t-1}, h_t and z_t (eq. 7), not from h_t only"
     )
@@ -553,6 +560,13 @@ class Settings:
             self._check_images(cast(ImageData, self.data), self.encoder)
         elif self.attention.position_code:
             raise UserError("config.attention.position_code is for images, not for sentences")
+        elif self.decoder.places_kept < 1:
+            raise UserError("config.decoder.places_kept is for images: sentences keep all words")
+        if self.decoder.places_kept < 1 and self.attention.window != "global":
+            raise UserError(
+                "config.decoder.places_kept below 1 needs config.attention.window 'global': a "
+                "window has no meaning over scattered places"
+            )
         if self.attention.supervision:
             self._check_supervision()
         if self.attention.hard:

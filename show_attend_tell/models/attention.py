@@ -31,7 +31,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from show_attend_tell import settings
 from show_attend_tell.errors import UserError
@@ -56,6 +56,23 @@ class Annotations(NamedTuple):
 
     vectors: Float[Array, "B L D"]
     mask: Bool[Array, "B L"] | None = None  # False at padding; None: there is none
+    places: Int[Array, "B L"] | None = None  # the numbers of the places; None: all, in order
+
+    def some(self, share: float, key: PRNGKeyArray) -> "Annotations":
+        """A share of the places of each image, drawn anew for each key.
+
+        Training on some of the places costs less, as in masked autoencoders (He et al. 2022,
+        arXiv:2111.06377).
+        """
+        if share == 1:
+            return self
+        count, locations = self.vectors.shape[:2]
+        noise = jax.random.uniform(key, (count, locations))
+        _, drawn = jax.lax.top_k(noise, max(1, round(share * locations)))
+        places = jnp.sort(drawn, axis=-1)
+        assert self.mask is None  # images have no padding
+        vectors = jnp.take_along_axis(self.vectors, places[..., None], axis=1)
+        return Annotations(vectors, places=places)
 
 
 class Attention(nnx.Module):
@@ -120,16 +137,23 @@ class Attention(nnx.Module):
         # Additive scores compare sums inside of tanh, all others products: 0 is a neutral key.
         self.null_key = nnx.Param(jnp.zeros(size)) if options.null_place else None
 
-    def keys(self, annotations: Float[Array, "B L D"]) -> Float[Array, "B L A"]:
+    def keys(
+        self, annotations: Float[Array, "B L D"], places: Int[Array, "B L"] | None = None
+    ) -> Float[Array, "B L A"]:
         """What `scores_of_query` compares a query with.
 
         Additive scores: exp(2 (U a_i + b)), the annotation vectors' part of tanh's argument. All
         others: the vectors (B, L, H) whose products with h are the scores.
+
+        Args:
+          annotations: of the places.
+          places: their numbers, for the position code; None: all, in order.
         """
         keys = annotations if self.key is None else self.key(annotations)
         if self.position is not None:
             assert self.grid is not None
-            keys = keys + self.position(position_code(self.grid))[None]
+            code = self.position(position_code(self.grid))
+            keys = keys + (code[None] if places is None else code[places])
         return self._compared(keys)
 
     def with_null_place(

@@ -30,8 +30,13 @@ class Captioner(nnx.Module):
         self.baseline = baseline
 
     def annotations(self, inputs: Inputs, key: PRNGKeyArray | None = None) -> Annotations:
-        """The annotation vectors a; `key` switches the encoder's dropout on, if it has any."""
-        return self.encoder.annotations(inputs, key)
+        """The annotation vectors a.
+
+        `key` switches the encoder's dropout on, if it has any, and draws the places that training
+        keeps (`config.decoder.places_kept`).
+        """
+        annotations = self.encoder.annotations(inputs, key)
+        return annotations if key is None else annotations.some(self.decoder.places_kept, key)
 
 
 def trained_weights(model: Captioner) -> dict[str, PyTree]:

@@ -137,7 +137,7 @@ class Decoder(nnx.Module):
         constant = nnx.Param(jnp.zeros((2, sizes.hidden)))  # h_0 and c_0 before tanh
         self.first_state = constant if sizes.initial_state == "learned" else None
         self.scene_dropout, self.scene_scale = sizes.scene_dropout, sizes.scene_scale
-        self.place_dropout = sizes.place_dropout
+        self.place_dropout, self.places_kept = sizes.place_dropout, sizes.places_kept
         seen = self.parts.scene.size
         self.output_scene = linear(seen, sizes.embedding, use_bias=False) if seen else None
 
@@ -195,7 +195,7 @@ class Decoder(nnx.Module):
         of_keys = a
         if self.own_keys:
             of_keys = self.parts.keys.of(encoded, normalised=self.layer_norm)
-        keys = self.attention.keys(of_keys)
+        keys = self.attention.keys(of_keys, annotations.places)
         scene = self.scene(encoded, mask, key)
         if self.attention.null_key is not None:
             a, keys, mask = self.attention.with_null_place(a, keys, mask)

@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from show_attend_tell import settings
 from show_attend_tell.models.captioner import Captioner
 from show_attend_tell.objectives.objective import Batch, Report, encoder_key
-from show_attend_tell.objectives.supervision import supervised
+from show_attend_tell.objectives.supervision import maps_over, supervised
 from show_attend_tell.tokens import EOS, PAD
 
 
@@ -52,7 +52,7 @@ class Likelihood:
             label_smoothing=self.regularizers.label_smoothing,
             mask=annotations.mask,
         )
-        maps = batch.get("maps")
+        maps = maps_over(annotations, batch)
         loss, report = supervised(loss, report, self.attention, maps, out.log_alpha)
         return loss, state, report
 

@@ -55,7 +55,7 @@ from show_attend_tell.objectives.sampling import (
     probability_of_soft,
     sampling_key,
 )
-from show_attend_tell.objectives.supervision import supervised
+from show_attend_tell.objectives.supervision import maps_over, supervised
 from show_attend_tell.tokens import EOS, PAD
 
 
@@ -110,7 +110,8 @@ class Reinforce:
     ) -> tuple[Float[Array, ""], MovingAverage, Report]:
         """See `Objective.loss` and, for what it reports, `loss_along`."""
         annotations = model.annotations(batch["inputs"], encoder_key(key))
-        given = TeacherForcing(model.decoder, annotations, batch["tokens"], key, batch.get("maps"))
+        maps = maps_over(annotations, batch)
+        given = TeacherForcing(model.decoder, annotations, batch["tokens"], key, maps)
         choice = draw_choice(
             sampling_key(key),
             given.paths(self.hard.samples),

@@ -33,7 +33,7 @@ from show_attend_tell.objectives.sampling import (
     probability_of_soft,
     sampling_key,
 )
-from show_attend_tell.objectives.supervision import supervised
+from show_attend_tell.objectives.supervision import maps_over, supervised
 from show_attend_tell.tokens import PAD
 
 _MORE = 0x6A0  # folded into the key of the paths: the noise of Gumbel-Rao
@@ -71,7 +71,8 @@ class Relaxed:
     ) -> tuple[Float[Array, ""], dict[str, Array], Report]:
         """See `Objective.loss` and, for what it reports, `loss_along`."""
         annotations = model.annotations(batch["inputs"], encoder_key(key))
-        given = TeacherForcing(model.decoder, annotations, batch["tokens"], key, batch.get("maps"))
+        maps = maps_over(annotations, batch)
+        given = TeacherForcing(model.decoder, annotations, batch["tokens"], key, maps)
         choice = draw_relaxed(
             sampling_key(key),
             given.paths(self.hard.samples),

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Float16, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from show_attend_tell.models.attention import Annotations, Choice
 from show_attend_tell.models.decoder import Decoder
@@ -130,7 +130,7 @@ class TeacherForcing:
     annotations: Annotations
     tokens: Int[Array, "B R T"]
     key: PRNGKeyArray | None = None
-    maps: Float16[Array, "B R T L"] | None = None
+    maps: Float[Array, "B R T L"] | None = None
 
     def paths(self, samples: int) -> tuple[int, int, int, int]:
         """(B, N R, T, L): the shape of the noise of N paths a row."""

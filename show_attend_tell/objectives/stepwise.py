@@ -14,7 +14,7 @@ from show_attend_tell.models.decoder import TeacherForced
 from show_attend_tell.objectives.likelihood import doubly_stochastic_penalty
 from show_attend_tell.objectives.objective import Batch, Report
 from show_attend_tell.objectives.sampling import entropies
-from show_attend_tell.objectives.supervision import supervised
+from show_attend_tell.objectives.supervision import maps_over, supervised
 from show_attend_tell.tokens import EOS, PAD
 
 
@@ -107,7 +107,7 @@ class Stepwise:
         loss += self.regularizers.doubly_stochastic * penalty / report["tokens"]
         captions = jnp.maximum((tokens == EOS).sum(), 1)
         report = report | {"penalty": penalty / captions}
-        maps = batch.get("maps")
+        maps = maps_over(annotations, batch)
         return supervised(loss, report, self.attention, maps, out.log_alpha, tokens, out.factors)
 
 

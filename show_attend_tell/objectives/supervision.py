@@ -21,18 +21,32 @@ Symbols as in `models.decoder`; N paths a row, Q = N R; S places with the null p
 """
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Float16, Int
+from jaxtyping import Array, Float, Int
 
 from show_attend_tell import settings
 from show_attend_tell.models import product_form
-from show_attend_tell.objectives.objective import Report
+from show_attend_tell.models.attention import Annotations
+from show_attend_tell.objectives.objective import Batch, Report
+
+
+def maps_over(annotations: Annotations, batch: Batch) -> Float[Array, "B R T L"] | None:
+    """beta over the places that training keeps, if attention is supervised.
+
+    Where all of a target's places are withheld, beta is 0.
+    """
+    maps = batch.get("maps")
+    if maps is None or annotations.places is None:
+        return maps
+    maps = jnp.take_along_axis(maps.astype(jnp.float32), annotations.places[:, None, None], axis=-1)
+    total = maps.sum(axis=-1, keepdims=True)
+    return maps / jnp.where(total > 0, total, 1.0)
 
 
 def supervised(
     loss: Float[Array, ""],
     report: Report,
     attention: settings.Attention,
-    maps: Float16[Array, "B R T L"] | None,
+    maps: Float[Array, "B R T L"] | None,
     log_alpha: Float[Array, "B Q T S"],
     tokens: Int[Array, "B R T"] | None = None,
     factors: product_form.Factors | None = None,

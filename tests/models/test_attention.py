@@ -272,6 +272,17 @@ def test_monotonic_windows_are_for_sentences_only():
     settings.Settings(*sentences, attention=attention)
 
 
+def test_only_images_attended_to_as_a_whole_can_lose_places():
+    some, window = settings.Decoder(places_kept=0.5), settings.Attention(window="local_p")
+    images = settings.ImageData(name="shapes"), settings.ImageEncoder(name="small")
+    with pytest.raises(UserError, match="needs config.attention.window 'global'"):
+        settings.Settings(*images, attention=window, decoder=some)
+    settings.Settings(*images, decoder=some)
+    sentences = settings.SentenceData(name="reversal"), settings.SentenceEncoder()
+    with pytest.raises(UserError, match="places_kept is for images"):
+        settings.Settings(*sentences, decoder=some)
+
+
 def test_gradients_of_additive_scores_are_those_of_the_formula():
     """Both scans share the custom backward pass, so their comparison cannot see a fault in it."""
     draws = np.random.default_rng(0)
@@ -305,6 +316,29 @@ def test_a_position_code_says_where_a_places_middle_lies():
     attention = Attention(options, features=4, hidden=5, grid=(2, 2), rngs=nnx.Rngs(0))
     keys = attention.keys(jnp.ones((1, 4, 4)))
     assert np.abs(np.diff(np.asarray(keys[0]), axis=0)).max(axis=1).min() > 1e-2
+
+
+def test_some_places_keep_their_vectors_and_their_numbers():
+    a = jnp.arange(400 * 10.0).reshape(400, 10, 1)
+    assert Annotations(a).some(1.0, jax.random.key(0)).vectors is a
+    some = Annotations(a).some(0.35, jax.random.key(0))
+    assert some.vectors.shape == (400, 4, 1)
+    places = np.asarray(some.places)
+    np.testing.assert_array_equal(some.vectors[..., 0], 10.0 * np.arange(400)[:, None] + places)
+    assert (np.diff(places, axis=1) > 0).all()
+    # Each place is kept in 0.4 of the images: 160, give or take 9.8.
+    assert np.abs(np.bincount(places.reshape(-1), minlength=10) - 160).max() < 40
+    assert len(np.unique(places, axis=0)) > 100
+    assert Annotations(a).some(0.01, jax.random.key(0)).vectors.shape == (400, 1, 1)
+
+
+def test_the_position_code_follows_the_places():
+    options = settings.Attention(units=3, score="scaled_dot", position_code=True)
+    attention = Attention(options, features=2, hidden=5, grid=(2, 2), rngs=nnx.Rngs(0))
+    a, places = jax.random.normal(jax.random.key(1), (2, 4, 2)), jnp.array([[0, 3], [1, 2]])
+    some = jnp.take_along_axis(a, places[..., None], axis=1)
+    keys = jnp.take_along_axis(attention.keys(a), places[..., None], axis=1)
+    np.testing.assert_allclose(attention.keys(some, places), keys, rtol=1e-6)
 
 
 @pytest.mark.parametrize("score", ["additive", "general"])

@@ -52,6 +52,18 @@ def test_with_a_frozen_encoder_the_inputs_are_annotation_vectors():
     assert trained_weights(model).keys() == {"decoder"} and not frozen_weights(model)
 
 
+def test_training_keeps_some_of_the_places():
+    decoder = nnx.merge(*tiny.decoder())
+    decoder.places_kept = 0.67
+    model = Captioner(Precomputed(4, (1, 3)), decoder)
+    inputs = jnp.arange(24.0).reshape(2, 3, 4)
+    found = model.annotations(inputs, jax.random.key(0))
+    expected = jnp.take_along_axis(inputs, found.places[..., None], axis=1)
+    np.testing.assert_array_equal(found.vectors, expected)
+    assert found.vectors.shape == (2, 2, 4)
+    assert model.annotations(inputs).vectors is inputs
+
+
 def test_an_encoder_turns_images_into_annotation_vectors():
     model = Captioner(PartlyFrozen(), nnx.merge(*tiny.decoder()))
     vectors = model.annotations(jnp.full((2, 3, 3, 3), 5, jnp.uint8)).vectors

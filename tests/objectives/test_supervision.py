@@ -17,7 +17,7 @@ from show_attend_tell.objectives.marginal import Marginal
 from show_attend_tell.objectives.rebar import Rebar
 from show_attend_tell.objectives.reinforce import Reinforce
 from show_attend_tell.objectives.relaxed import Relaxed
-from show_attend_tell.objectives.supervision import supervised
+from show_attend_tell.objectives.supervision import maps_over, supervised
 from show_attend_tell.objectives.top_k import TopK
 from show_attend_tell.objectives.variational import InferenceNetwork, Variational
 from show_attend_tell.runs.build import make_objective
@@ -100,6 +100,20 @@ def test_its_gradient_moves_alpha_to_the_target():
     beta, alpha = np.tile(BETA, (1, 2, 1, 1)).astype(float), jax.nn.softmax(scores)
     wanted = np.where(beta.any(-1, keepdims=True), alpha - beta, 0.0) * 0.5 / 6
     np.testing.assert_allclose(jax.grad(term)(scores), wanted, atol=1e-6)
+
+
+def test_targets_follow_the_places_that_are_kept():
+    places = jnp.array([[0, 2], [1, 2]])
+    kept = Annotations(jnp.zeros((2, 2, 4)), places=places)
+    found = maps_over(kept, {"maps": jnp.asarray(BETA)})
+    expected = np.zeros((2, 2, 3, 2))
+    expected[0, 0, 1], expected[0, 1, 0], expected[1, 0, 0] = (1, 0), (0, 1), (0, 1)
+    np.testing.assert_allclose(found, expected)
+    withheld = maps_over(kept._replace(places=places[::-1]), {"maps": jnp.asarray(BETA)})
+    assert not np.asarray(withheld)[0, 0].any()
+    whole = {"maps": jnp.asarray(BETA)}
+    assert maps_over(Annotations(jnp.zeros((2, 3, 4))), whole) is whole["maps"]
+    assert maps_over(kept, {}) is None
 
 
 def test_nothing_is_added_without_a_weight_or_a_target():
