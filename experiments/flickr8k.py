@@ -15,8 +15,8 @@ Variants:
     local-reward    continues it, trained on the scores of its captions
     marginal        hard attention trained on its exact likelihood, over local features
     marginal-reward  continues it, trained on the scores of its captions
-    marginal-argmax  marginal for captions that read one place a word, chosen before the word
-    marginal-argmax-reward  continues it, trained on the scores of its captions
+    marginal-argmax  continues marginal for captions that read one place a word, chosen before it
+    marginal-argmax-reward  continues that, trained on the scores of its captions
     marginal-supervised  the same, taught by boxes where to look
     soft-reward     continues a soft run, trained on the scores of its captions
     hard-reward     the same for hard-from-soft
@@ -101,7 +101,7 @@ MARGINAL = LOCAL | {
     "hard.entropy": -0.05,  # sharp maps: over local features they stay on the objects
     "decode.context": "mixture",
 }
-MARGINAL_ARGMAX = MARGINAL | {"hard.bound": 0.2, "decode.context": "argmax"}
+MARGINAL_ARGMAX = MARGINAL | {"hard.bound": 0.5, "decode.context": "argmax"}
 LOCAL_REWARD = REWARD | {"train.epochs": 1.0, "train.buckets": 4, "reward.likelihood": 0.1}
 VARIANTS = {
     "soft": {},
@@ -123,7 +123,14 @@ VARIANTS = {
     "local-reward": LOCAL | LOCAL_REWARD | {"train.init_from": "runs/flickr8k-local"},
     "marginal": MARGINAL,
     "marginal-reward": MARGINAL | LOCAL_REWARD | {"train.init_from": "runs/flickr8k-marginal"},
-    "marginal-argmax": MARGINAL_ARGMAX,
+    "marginal-argmax": MARGINAL_ARGMAX
+    | {
+        "train.init_from": "runs/flickr8k-marginal",
+        "train.init_weights": "last",
+        "train.epochs": 0.5,
+        "optimizer.learning_rate": 5e-4,
+        "optimizer.warmup_steps": 20,
+    },
     "marginal-argmax-reward": MARGINAL_ARGMAX
     | LOCAL_REWARD
     | {"hard.soft_probability": 0.0, "train.init_from": "runs/flickr8k-marginal-argmax"},

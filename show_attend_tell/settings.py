@@ -290,8 +290,8 @@ class Hard(Group):
     entropy: float = setting(0.01, "lambda_e, weight of attention's entropy in nats; < 0 sharpens")
     credit: str = setting(
         "sequence",
-        "log-likelihood credited to a choice: that of the whole `sequence`, of the words `to_go`, "
-        "of the step's own `word`, or the `mean` over words",
+        "log-likelihood that `reinforce` credits to a choice: that of the whole `sequence`, of the "
+        "words `to_go`, of the step's own `word`, or the `mean` over words",
         choices=("sequence", "to_go", "word", "mean"),
     )
     baseline: str = setting(
