@@ -276,8 +276,8 @@ class Hard(Group):
     )
     bound: float = setting(
         0.0,
-        "w, share of the paper's bound L_s in the objective `marginal`; above 0 it prepares for "
-        "reading one place (`decode.context=argmax`)",
+        "w, weight of the paper's bound L_s in the objective `marginal`, the likelihood's being "
+        "1 - w; for decoding with `decode.context=argmax`",
         least=0,
         most=1,
     )
@@ -334,6 +334,8 @@ class Hard(Group):
             )
         if self.objective != "reinforce" and self.released:
             raise UserError("config.hard.released needs config.hard.objective='reinforce'")
+        if self.objective != "marginal" and self.bound:
+            raise UserError("config.hard.bound needs config.hard.objective='marginal'")
 
 
 @dataclass(frozen=True)
@@ -409,8 +411,8 @@ class Decoder(Group):
     )
     places_kept: float = setting(
         1.0,
-        "share of the places that training attends to, drawn for each image and step; the others "
-        "cost nothing",
+        "share of the places that the decoder sees in likelihood training, drawn for each image "
+        "and step",
         above=0,
         most=1,
     )

@@ -26,7 +26,7 @@ from show_attend_tell.inference.run import Run
 from show_attend_tell.models.attention import Annotations, read_context
 from show_attend_tell.models.captioner import Captioner
 from show_attend_tell.models.decoder import Decoder
-from show_attend_tell.models.product_form import log_marginal
+from show_attend_tell.models.product_form import exponentials, log_marginal
 from show_attend_tell.models.recurrence import Memory
 from show_attend_tell.objectives.likelihood import token_log_probs
 
@@ -94,7 +94,8 @@ def log_p_at(
     word = tokens[texts, step][:, None]
     alpha = jnp.exp(log_alpha[:, 0])
     if mixture:
-        total, _ = log_marginal(decoder.factors(memory, embedded, h, log_alpha), word)
+        factors = decoder.factors(memory, embedded, h, log_alpha)
+        total, _ = log_marginal(exponentials(factors), word)
         return total[:, 0], alpha
     assert memory.annotations is not None
     context, _ = read_context(log_alpha, memory.annotations)

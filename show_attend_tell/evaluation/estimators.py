@@ -162,7 +162,8 @@ def exact_gradient(
         model: Captioner = nnx.merge(graph, all_weights(trained, frozen))
         out = model.decoder(model.annotations(inputs), tokens)
         assert out.factors is not None
-        given_place, _ = product_form.log_given_place(out.factors, tokens.reshape(len(tokens), -1))
+        exps = product_form.exponentials(out.factors)
+        given_place = product_form.log_given_place(exps, tokens.reshape(len(tokens), -1))
         expected = (out.alpha * given_place.reshape(out.alpha.shape)).sum(axis=-1)
         real = tokens != PAD
         return jnp.where(real, expected, 0.0).sum() / real.sum()

@@ -35,7 +35,7 @@ from show_attend_tell.evaluation.given_split import SEED, GivenSplit
 from show_attend_tell.models.attention import mean_vector
 from show_attend_tell.models.captioner import Captioner
 from show_attend_tell.models.decoder import Decoder
-from show_attend_tell.models.product_form import log_marginal
+from show_attend_tell.models.product_form import exponentials, log_marginal
 from show_attend_tell.models.recurrence import Memory
 from show_attend_tell.objectives.likelihood import token_log_probs
 from show_attend_tell.objectives.sampling import draw_choice
@@ -87,7 +87,7 @@ def log_probs(
     if not mixture:
         return token_log_probs(out.logits, tokens)
     assert out.factors is not None
-    total, _ = log_marginal(out.factors, tokens.reshape(len(tokens), -1))
+    total, _ = log_marginal(exponentials(out.factors), tokens.reshape(len(tokens), -1))
     return jnp.where(tokens == PAD, 0.0, total.reshape(tokens.shape))
 
 

@@ -93,7 +93,9 @@ def _compute(graph: nnx.GraphDef) -> Callable[[Any, Array, Array], _Computed]:
         posterior = None
         if out.factors is not None:
             flat = tokens.reshape(len(tokens), -1)
-            _, log_posterior = product_form.log_marginal(out.factors, flat)
+            _, log_posterior = product_form.log_marginal(
+                product_form.exponentials(out.factors), flat
+            )
             posterior = jnp.exp(log_posterior).reshape(out.log_alpha.shape)[..., real]
         return out.alpha[..., real], posterior
 

@@ -52,11 +52,14 @@ READ_OUTS = {"sparsemax": sparsemax, "entmax": entmax}
 
 
 class Annotations(NamedTuple):
-    """The annotation vectors a of each input: one for each place of an image or a sentence."""
+    """The annotation vectors a of each input.
+
+    There is one for each place of an image or a sentence, or for some of them.
+    """
 
     vectors: Float[Array, "B L D"]
     mask: Bool[Array, "B L"] | None = None  # False at padding; None: there is none
-    places: Int[Array, "B L"] | None = None  # the numbers of the places; None: all, in order
+    numbers: Int[Array, "B L"] | None = None  # of the places, in reading order; None: all
 
     def some(self, share: float, key: PRNGKeyArray) -> "Annotations":
         """A share of the places of each image, drawn anew for each key.
@@ -66,13 +69,13 @@ class Annotations(NamedTuple):
         """
         if share == 1:
             return self
+        assert self.mask is None  # images have no padding
         count, locations = self.vectors.shape[:2]
         noise = jax.random.uniform(key, (count, locations))
         _, drawn = jax.lax.top_k(noise, max(1, round(share * locations)))
-        places = jnp.sort(drawn, axis=-1)
-        assert self.mask is None  # images have no padding
-        vectors = jnp.take_along_axis(self.vectors, places[..., None], axis=1)
-        return Annotations(vectors, places=places)
+        numbers = jnp.sort(drawn, axis=-1)
+        vectors = jnp.take_along_axis(self.vectors, numbers[..., None], axis=1)
+        return self._replace(vectors=vectors, numbers=numbers)
 
 
 class Attention(nnx.Module):
@@ -138,7 +141,7 @@ class Attention(nnx.Module):
         self.null_key = nnx.Param(jnp.zeros(size)) if options.null_place else None
 
     def keys(
-        self, annotations: Float[Array, "B L D"], places: Int[Array, "B L"] | None = None
+        self, annotations: Float[Array, "B L D"], numbers: Int[Array, "B L"] | None = None
     ) -> Float[Array, "B L A"]:
         """What `scores_of_query` compares a query with.
 
@@ -147,13 +150,13 @@ class Attention(nnx.Module):
 
         Args:
           annotations: of the places.
-          places: their numbers, for the position code; None: all, in order.
+          numbers: of the places, for the position code; None: all.
         """
         keys = annotations if self.key is None else self.key(annotations)
         if self.position is not None:
             assert self.grid is not None
             code = self.position(position_code(self.grid))
-            keys = keys + (code[None] if places is None else code[places])
+            keys = keys + (code[None] if numbers is None else code[numbers])
         return self._compared(keys)
 
     def with_null_place(

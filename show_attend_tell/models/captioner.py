@@ -1,5 +1,6 @@
 """The captioner: an encoder, a decoder, and the trees that hold their weights."""
 
+import jax
 from flax import nnx
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree, UInt8
@@ -7,6 +8,8 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree, UInt8
 from show_attend_tell.models.attention import Annotations
 from show_attend_tell.models.decoder import Decoder
 from show_attend_tell.models.encoders import Encoder, Frozen
+
+_PLACES = 0x91C  # folded into the key: which places training keeps
 
 # Annotation vectors, also in packed rows (see `encoders.pooling`), images, or source words.
 Inputs = Float[Array, "B L D"] | Float[Array, "B n"] | UInt8[Array, "B S S 3"] | Int[Array, "B S"]
@@ -36,7 +39,9 @@ class Captioner(nnx.Module):
         keeps (`config.decoder.places_kept`).
         """
         annotations = self.encoder.annotations(inputs, key)
-        return annotations if key is None else annotations.some(self.decoder.places_kept, key)
+        if key is None:
+            return annotations
+        return annotations.some(self.decoder.places_kept, jax.random.fold_in(key, _PLACES))
 
 
 def trained_weights(model: Captioner) -> dict[str, PyTree]:

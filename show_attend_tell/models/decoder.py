@@ -195,7 +195,7 @@ class Decoder(nnx.Module):
         of_keys = a
         if self.own_keys:
             of_keys = self.parts.keys.of(encoded, normalised=self.layer_norm)
-        keys = self.attention.keys(of_keys, annotations.places)
+        keys = self.attention.keys(of_keys, annotations.numbers)
         scene = self.scene(encoded, mask, key)
         if self.attention.null_key is not None:
             a, keys, mask = self.attention.with_null_place(a, keys, mask)
@@ -373,7 +373,8 @@ class Decoder(nnx.Module):
         assert out.z is not None and out.log_alpha is not None
         h = state.h if out.attentional is None else out.attentional
         if mixture:
-            logits = product_form.log_mixture(self.factors(memory, embedded, h, out.log_alpha))
+            factors = self.factors(memory, embedded, h, out.log_alpha)
+            logits = product_form.log_mixture(product_form.exponentials(factors))
         else:
             logits = self.output(embedded, h, out.z, None, memory.scene)
         return logits, state, out

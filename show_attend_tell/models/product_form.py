@@ -34,11 +34,21 @@ class Factors(NamedTuple):
     log_alpha: Float[Array, "B N L"]
 
 
-class _Exponentials(NamedTuple):
+class Exponentials(NamedTuple):
+    """What all sums over places are made of. Sums of the same factors should share it."""
+
     log_state: Float[Array, "B N V"]  # b - max over words
     log_place: Float[Array, "B L V"]  # g - max over words
     place: Float[Array, "B L V"]  # exp(log_place)
-    normalisers: Float[Array, "B N L"]  # Z of these two
+    log_normalisers: Float[Array, "B N L"]  # log Z of these two
+    log_alpha: Float[Array, "B N L"]
+
+    def thinned(self, every: int) -> "Exponentials":
+        """Of each `every`-th step, from the first."""
+        state, z, alpha = (
+            x[:, ::every] for x in (self.log_state, self.log_normalisers, self.log_alpha)
+        )
+        return self._replace(log_state=state, log_normalisers=z, log_alpha=alpha)
 
 
 def balanced(
@@ -60,45 +70,47 @@ def balanced(
     return state + mean, place - mean
 
 
-def log_mixture(factors: Factors) -> Float[Array, "B N V"]:
+def exponentials(factors: Factors) -> Exponentials:
+    """The exponentials of the factors, and the normalisers: one product."""
+    state = factors.state - _maximum(factors.state)
+    place = factors.place - _maximum(factors.place)
+    exp_place = jnp.exp(place)
+    z = jnp.einsum("bnv,blv->bnl", jnp.exp(state), exp_place, preferred_element_type=jnp.float32)
+    log_z = jnp.log(jnp.maximum(z, _LEAST))
+    return Exponentials(state, place, exp_place, log_z, factors.log_alpha)
+
+
+def log_mixture(exps: Exponentials) -> Float[Array, "B N V"]:
     """log p(y) of every word in nats: the places' distributions, averaged by alpha."""
-    exps = _exponentials(factors)
     # Logarithms until a step's largest weight is known: 1 / Z alone may exceed the largest float.
-    log_weights = factors.log_alpha - jnp.log(exps.normalisers)
+    log_weights = exps.log_alpha - exps.log_normalisers
     largest = _maximum(log_weights)
     weights = jnp.exp(log_weights - largest)
     summed = jnp.einsum("bnl,blv->bnv", weights, exps.place, preferred_element_type=jnp.float32)
     return exps.log_state + largest + jnp.log(jnp.maximum(summed, _LEAST))
 
 
-def log_given_place(
-    factors: Factors, tokens: Int[Array, "B N"]
-) -> tuple[Float[Array, "B N L"], Float[Array, "B N L"]]:
-    """log p(y_t | i) of given words for every place, and its mean over the vocabulary, in nats."""
-    exps = _exponentials(factors)
-    log_z = jnp.log(exps.normalisers)
+def log_given_place(exps: Exponentials, tokens: Int[Array, "B N"]) -> Float[Array, "B N L"]:
+    """log p(y_t | i) in nats of given words, for every place."""
     of_state = jnp.take_along_axis(exps.log_state, tokens[..., None], axis=-1)
     of_place = jax.vmap(lambda place, words: place[:, words].T)(exps.log_place, tokens)
+    return of_state + of_place - exps.log_normalisers
+
+
+def mean_log_given_place(exps: Exponentials) -> Float[Array, "B N L"]:
+    """The mean over the vocabulary of log p(y | i) in nats, for every place."""
     mean = exps.log_state.mean(axis=-1)[..., None] + exps.log_place.mean(axis=-1)[:, None]
-    return of_state + of_place - log_z, mean - log_z
+    return mean - exps.log_normalisers
 
 
 def log_marginal(
-    factors: Factors, tokens: Int[Array, "B N"]
+    exps: Exponentials, tokens: Int[Array, "B N"]
 ) -> tuple[Float[Array, "B N"], Float[Array, "B N L"]]:
     """log p(y_t) and the log of the posterior over places, of given words, in nats."""
-    joint = factors.log_alpha + log_given_place(factors, tokens)[0]
+    joint = exps.log_alpha + log_given_place(exps, tokens)
     total = jax.nn.logsumexp(joint, axis=-1)
     return total, joint - total[..., None]
 
 
 def _maximum(x: Float[Array, "B M K"]) -> Float[Array, "B M 1"]:
     return jax.lax.stop_gradient(x.max(axis=-1, keepdims=True))
-
-
-def _exponentials(factors: Factors) -> _Exponentials:
-    state = factors.state - _maximum(factors.state)
-    place = factors.place - _maximum(factors.place)
-    exp_place = jnp.exp(place)
-    z = jnp.einsum("bnv,blv->bnl", jnp.exp(state), exp_place, preferred_element_type=jnp.float32)
-    return _Exponentials(state, place, exp_place, jnp.maximum(z, _LEAST))

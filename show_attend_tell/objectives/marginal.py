@@ -11,13 +11,13 @@ arXiv:1807.03756, "exact marginalisation"). It is no bound: by Jensen's inequali
 Xu et al.'s L_s. A model whose state reads the expected context is not Xu et al.'s, whose state
 reads the drawn place; for it, too, this likelihood is exact.
 
-A model that is to read one place a word is better trained on a share w of L_s (`hard.bound`),
+The likelihood is high as soon as one of the attended places predicts the word. A model decoded from
+one place a word needs more: each place that alpha favours must predict it by itself. `hard.bound`,
+a weight w, therefore mixes in L_s, which has an exact sum, too,
 
     sum_t (1 - w) log sum_i alpha_ti p(y_t | i) + w sum_i alpha_ti log p(y_t | i)
 
-which is a bound, too. The likelihood is content if one of many places knows the word. The second
-sum is what REINFORCE estimates, here without samples: it wants every place that alpha chooses to
-know it, so alpha becomes sharp.
+This is a lower bound of the log-likelihood. With w = 1 it is what REINFORCE estimates.
 
 Symbols as in `models.decoder`.
 """
@@ -30,16 +30,18 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from show_attend_tell.models import product_form
 from show_attend_tell.models.captioner import Captioner
 from show_attend_tell.objectives.objective import Batch, Report, encoder_key
-from show_attend_tell.objectives.stepwise import Stepwise
+from show_attend_tell.objectives.stepwise import Stepwise, mean_over_words
+
+_EVERY = 4  # steps of which one is smoothed
 
 
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class Marginal(Stepwise):
-    """Minus the exact log-likelihood of the references under hard attention, or the module's bound.
+    """Minus the log-likelihood of the references under hard attention, with L_s at `hard.bound`.
 
-    Label smoothing acts on p(y_t | i), weighted by alpha: on the mixture it would cost another
-    product. Of `hard` also the share of L_s applies; for the rest see `Stepwise`.
+    Label smoothing acts on the mixture over places of every fourth step: one product less of all
+    steps, and the same in expectation. For the rest see `Stepwise`.
     """
 
     def loss(
@@ -52,20 +54,23 @@ class Marginal(Stepwise):
     ) -> tuple[Float[Array, ""], dict[str, Array], Report]:
         """See `Objective.loss`.
 
-        It reports what `Stepwise.of_steps` (`nll` of the likelihood) and `Stepwise.regularized` do.
+        It reports what `Stepwise.of_steps` and `Stepwise.regularized` do; `nll` is the exact one,
+        whatever `hard.bound`.
         """
         annotations = model.annotations(batch["inputs"], encoder_key(key))
         tokens = batch["tokens"]
         out = model.decoder(annotations, tokens, key)
         assert out.factors is not None
-        given_place, mean = (
-            x.reshape(out.alpha.shape)
-            for x in product_form.log_given_place(out.factors, tokens.reshape(len(tokens), -1))
-        )
-        log_probs = jax.nn.logsumexp(out.log_alpha + given_place, axis=-1)
-        bound, uniform = ((out.alpha * x).sum(axis=-1) for x in (given_place, mean))
-        share = self.hard.bound
-        gains = self.smoothed((1 - share) * log_probs + share * bound, uniform)
+        exps = product_form.exponentials(out.factors)
+        flat = tokens.reshape(len(tokens), -1)
+        log_p = product_form.log_given_place(exps, flat).reshape(out.alpha.shape)
+        log_probs = jax.nn.logsumexp(out.log_alpha + log_p, axis=-1)
+        bound, share = (out.alpha * log_p).sum(axis=-1), self.hard.bound
+        smoothing = self.regularizers.label_smoothing
+        gains = (1 - smoothing) * ((1 - share) * log_probs + share * bound)
         loss, report = self.of_steps(log_probs, gains, out, tokens)
+        if smoothing:
+            mixture = product_form.log_mixture(exps.thinned(_EVERY))
+            loss -= smoothing * mean_over_words(mixture.mean(axis=-1), flat[:, ::_EVERY])
         loss, report = self.regularized(loss, report, out, annotations, batch)
         return loss, state, report

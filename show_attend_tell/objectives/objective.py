@@ -57,5 +57,8 @@ class Objective(Protocol[State]):
 
 
 def encoder_key(key: PRNGKeyArray) -> PRNGKeyArray:
-    """The key of the encoder's dropout. The decoder's keys are splits of the step's key."""
+    """The key of the encoder's dropout and of the places that training keeps.
+
+    The decoder's keys are splits of the step's key.
+    """
     return jax.random.fold_in(key, _DROP)

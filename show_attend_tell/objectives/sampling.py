@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from show_attend_tell.models.attention import Annotations, Choice
 from show_attend_tell.models.decoder import Decoder
-from show_attend_tell.models.product_form import log_mixture
+from show_attend_tell.models.product_form import exponentials, log_mixture
 from show_attend_tell.objectives.likelihood import token_log_probs
 from show_attend_tell.settings import Hard
 
@@ -107,7 +107,7 @@ def roll_out(
     logits = out.logits
     if mixture:
         assert out.factors is not None
-        logits = log_mixture(out.factors).reshape(logits.shape)
+        logits = log_mixture(exponentials(out.factors)).reshape(logits.shape)
     log_p_s = jnp.take_along_axis(out.log_alpha, out.location[..., None], axis=-1)[..., 0]
     log_probs = token_log_probs(logits, tokens)
     return Rollout(

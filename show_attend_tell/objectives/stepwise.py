@@ -111,7 +111,7 @@ class Stepwise:
         return supervised(loss, report, self.attention, maps, out.log_alpha, tokens, out.factors)
 
 
-def mean_over_words(x: Float[Array, "B R T"], tokens: Int[Array, "B R T"]) -> Float[Array, ""]:
+def mean_over_words(x: Float[Array, "*S"], tokens: Int[Array, "*S"]) -> Float[Array, ""]:
     """The mean over real tokens, <eos> included and padding excluded."""
     real = tokens != PAD
     return jnp.where(real, x, 0.0).sum() / jnp.maximum(real.sum(), 1)

@@ -32,14 +32,12 @@ from show_attend_tell.objectives.objective import Batch, Report
 def maps_over(annotations: Annotations, batch: Batch) -> Float[Array, "B R T L"] | None:
     """beta over the places that training keeps, if attention is supervised.
 
-    Where all of a target's places are withheld, beta is 0.
+    It then sums to the target's share that is kept, so what is hardly to be seen hardly counts.
     """
     maps = batch.get("maps")
-    if maps is None or annotations.places is None:
+    if maps is None or annotations.numbers is None:
         return maps
-    maps = jnp.take_along_axis(maps.astype(jnp.float32), annotations.places[:, None, None], axis=-1)
-    total = maps.sum(axis=-1, keepdims=True)
-    return maps / jnp.where(total > 0, total, 1.0)
+    return jnp.take_along_axis(maps, annotations.numbers[:, None, None], axis=-1)
 
 
 def supervised(
@@ -69,7 +67,8 @@ def supervised(
     log_map = log_alpha
     if attention.supervised_map == "posterior":
         assert factors is not None and tokens is not None
-        _, log_map = product_form.log_marginal(factors, tokens.reshape(len(tokens), -1))
+        exps = product_form.exponentials(factors)
+        _, log_map = product_form.log_marginal(exps, tokens.reshape(len(tokens), -1))
     images, rows, steps, locations = maps.shape
     log_map = log_map.reshape(images, -1, rows, steps, log_map.shape[-1])[..., :locations]
     beta = maps[:, None].astype(jnp.float32)

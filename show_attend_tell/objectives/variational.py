@@ -173,13 +173,15 @@ class Variational(Stepwise):
     def _summed(self, given: Reading, q: Float[Array, "B R T S"]) -> Terms:
         """All places, by the product form."""
         assert given.out.factors is not None
-        flat = given.tokens.reshape(len(given.tokens), -1)
-        log_prob, uniform = (
-            (q * x.reshape(q.shape)).sum(axis=-1)
-            for x in product_form.log_given_place(given.out.factors, flat)
-        )
-        nothing, credit = jnp.zeros_like(log_prob), jnp.zeros((0, *log_prob.shape))
-        return Terms(log_prob, self.smoothed(log_prob, uniform), nothing, nothing, credit)
+        exps = product_form.exponentials(given.out.factors)
+        tokens = given.tokens.reshape(len(given.tokens), -1)
+        log_p = product_form.log_given_place(exps, tokens).reshape(q.shape)
+        log_prob = gain = (q * log_p).sum(axis=-1)
+        if self.regularizers.label_smoothing:
+            mean = product_form.mean_log_given_place(exps).reshape(q.shape)
+            gain = self.smoothed(log_prob, (q * mean).sum(axis=-1))
+        nothing = jnp.zeros_like(gain)
+        return Terms(log_prob, gain, nothing, nothing, jnp.zeros((0, *gain.shape)))
 
     def _sampled(
         self,

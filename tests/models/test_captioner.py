@@ -58,7 +58,7 @@ def test_training_keeps_some_of_the_places():
     model = Captioner(Precomputed(4, (1, 3)), decoder)
     inputs = jnp.arange(24.0).reshape(2, 3, 4)
     found = model.annotations(inputs, jax.random.key(0))
-    expected = jnp.take_along_axis(inputs, found.places[..., None], axis=1)
+    expected = jnp.take_along_axis(inputs, found.numbers[..., None], axis=1)
     np.testing.assert_array_equal(found.vectors, expected)
     assert found.vectors.shape == (2, 2, 4)
     assert model.annotations(inputs).vectors is inputs

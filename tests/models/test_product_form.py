@@ -8,9 +8,11 @@ import pytest
 from show_attend_tell.models.product_form import (
     Factors,
     balanced,
+    exponentials,
     log_given_place,
     log_marginal,
     log_mixture,
+    mean_log_given_place,
 )
 
 B, N, L, V = 2, 3, 4, 5
@@ -41,13 +43,14 @@ def test_every_sum_is_that_of_the_places_distributions(scale):
     given = factors(scale)
     words, alpha = by_hand(given)
     mixture = np.einsum("bnl,bnlv->bnv", alpha, words)
-    np.testing.assert_allclose(np.exp(log_mixture(given)), mixture, rtol=2e-5)
+    np.testing.assert_allclose(np.exp(log_mixture(exponentials(given))), mixture, rtol=2e-5)
     said = np.take_along_axis(words, np.asarray(TOKENS)[:, :, None, None], -1)[..., 0]
-    of_words, mean_found = log_given_place(given, TOKENS)
-    np.testing.assert_allclose(np.exp(of_words), said, rtol=2e-5)
+    np.testing.assert_allclose(
+        np.exp(log_given_place(exponentials(given), TOKENS)), said, rtol=2e-5
+    )
     mean = np.log(words).mean(-1)
-    np.testing.assert_allclose(mean_found, mean, rtol=2e-5)
-    total, posterior = log_marginal(given, TOKENS)
+    np.testing.assert_allclose(mean_log_given_place(exponentials(given)), mean, rtol=2e-5)
+    total, posterior = log_marginal(exponentials(given), TOKENS)
     joint = alpha * said
     np.testing.assert_allclose(np.exp(total), joint.sum(-1), rtol=2e-5)
     np.testing.assert_allclose(np.exp(posterior), joint / joint.sum(-1, keepdims=True), rtol=3e-5)
@@ -64,9 +67,11 @@ def test_its_gradient_is_that_of_the_sum_written_out():
 
     given = factors()
     expected = jax.grad(written_out)(given)
-    through_places = jax.grad(lambda f: log_marginal(f, TOKENS)[0].sum())(given)
+    through_places = jax.grad(lambda f: log_marginal(exponentials(f), TOKENS)[0].sum())(given)
     through_words = jax.grad(
-        lambda f: jnp.take_along_axis(log_mixture(f), TOKENS[..., None], axis=-1).sum()
+        lambda f: jnp.take_along_axis(
+            log_mixture(exponentials(f)), TOKENS[..., None], axis=-1
+        ).sum()
     )(given)
     for found in (through_places, through_words):
         for name, a, b in zip(Factors._fields, found, expected, strict=True):
@@ -84,7 +89,9 @@ def test_balancing_moves_the_places_mean_and_changes_no_distribution(mask):
     same = Factors(state, place, given.log_alpha)
     there = Factors(given.state, offset, given.log_alpha)
     np.testing.assert_allclose(
-        np.einsum("bnl,bnlv->bnv", *reversed(by_hand(there))), np.exp(log_mixture(same)), rtol=3e-4
+        np.einsum("bnl,bnlv->bnv", *reversed(by_hand(there))),
+        np.exp(log_mixture(exponentials(same))),
+        rtol=3e-4,
     )
 
 
@@ -93,9 +100,11 @@ def test_normalisers_that_vanish_give_no_nan():
     state = jnp.zeros((1, 1, V)).at[..., 0].set(200.0)
     place = jnp.zeros((1, L, V)).at[..., -1].set(200.0)
     given = Factors(state, place, jnp.full((1, 1, L), -np.log(L)))
-    value, gradient = jax.value_and_grad(lambda f: log_mixture(f)[..., 0].sum())(given)
-    assert jnp.isfinite(value) and all(jnp.isfinite(g).all() for g in gradient)
-    value, gradient = jax.value_and_grad(lambda f: log_marginal(f, jnp.array([[0]]))[0].sum())(
+    value, gradient = jax.value_and_grad(lambda f: log_mixture(exponentials(f))[..., 0].sum())(
         given
     )
+    assert jnp.isfinite(value) and all(jnp.isfinite(g).all() for g in gradient)
+    value, gradient = jax.value_and_grad(
+        lambda f: log_marginal(exponentials(f), jnp.array([[0]]))[0].sum()
+    )(given)
     assert jnp.isfinite(value) and all(jnp.isfinite(g).all() for g in gradient)

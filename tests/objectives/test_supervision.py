@@ -104,12 +104,12 @@ def test_its_gradient_moves_alpha_to_the_target():
 
 def test_targets_follow_the_places_that_are_kept():
     places = jnp.array([[0, 2], [1, 2]])
-    kept = Annotations(jnp.zeros((2, 2, 4)), places=places)
+    kept = Annotations(jnp.zeros((2, 2, 4)), numbers=places)
     found = maps_over(kept, {"maps": jnp.asarray(BETA)})
     expected = np.zeros((2, 2, 3, 2))
-    expected[0, 0, 1], expected[0, 1, 0], expected[1, 0, 0] = (1, 0), (0, 1), (0, 1)
+    expected[0, 0, 1], expected[0, 1, 0], expected[1, 0, 0] = (1, 0), (0, 0.75), (0, 0.5)
     np.testing.assert_allclose(found, expected)
-    withheld = maps_over(kept._replace(places=places[::-1]), {"maps": jnp.asarray(BETA)})
+    withheld = maps_over(kept._replace(numbers=places[::-1]), {"maps": jnp.asarray(BETA)})
     assert not np.asarray(withheld)[0, 0].any()
     whole = {"maps": jnp.asarray(BETA)}
     assert maps_over(Annotations(jnp.zeros((2, 3, 4))), whole) is whole["maps"]
