@@ -34,7 +34,8 @@ _LEAST = 1e-30  # of the merged places' probability, so that their mean exists
 class TopK(Stepwise):
     """Minus the merged log-likelihood of the module, with K = `hard.samples`.
 
-    It is divided, smoothed and regularised like `marginal.Marginal`.
+    It is divided and regularised like `marginal.Marginal`. Label smoothing acts on the merged
+    mixture of every step.
     """
 
     def loss(
