@@ -102,7 +102,7 @@ MARGINAL = LOCAL | {
     "decode.context": "mixture",
 }
 # From the start the bound would settle on places too early, at the cost of captions.
-MARGINAL_ARGMAX = MARGINAL | {"hard.bound": 0.5, "decode.context": "argmax"}
+MARGINAL_ARGMAX = MARGINAL | {"hard.bound": 1.0, "decode.context": "argmax"}
 LOCAL_REWARD = REWARD | {"train.epochs": 1.0, "train.buckets": 4, "reward.likelihood": 0.1}
 VARIANTS = {
     "soft": {},
@@ -128,13 +128,17 @@ VARIANTS = {
     | {
         "train.init_from": "runs/flickr8k-marginal",
         "train.init_weights": "last",
-        "train.epochs": 0.5,
+        "train.epochs": 1.0,
         "optimizer.learning_rate": 5e-4,
         "optimizer.warmup_steps": 20,
     },
     "marginal-argmax-reward": MARGINAL_ARGMAX
     | LOCAL_REWARD
-    | {"hard.soft_probability": 0.0, "train.init_from": "runs/flickr8k-marginal-argmax"},
+    | {
+        "hard.soft_probability": 0.0,
+        "optimizer.learning_rate": 1e-4,
+        "train.init_from": "runs/flickr8k-marginal-argmax",
+    },
     "marginal-supervised": MARGINAL | {"attention.supervision": 0.5},
     "soft-reward": REWARD | {"train.init_from": "runs/flickr8k-soft"},
     "hard-reward": REWARD
