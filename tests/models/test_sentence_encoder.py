@@ -38,7 +38,7 @@ def gru(direction, embedded):
 
 def test_annotations_are_the_states_of_both_directions():
     encoder = make()
-    a, mask = encoder.annotations(WORDS)
+    a, mask, _ = encoder.annotations(WORDS)
     assert a.shape == (2, 5, 8) and mask.tolist() == [[True] * 5, [True] * 3 + [False] * 2]
     embedding = np.asarray(encoder.embed.embedding[...])
     for i, length in enumerate((5, 3)):
@@ -63,7 +63,7 @@ def test_padding_changes_nothing(name, annotations):
     np.testing.assert_allclose(padded, alone, atol=1e-6)
 
     def read(encoder):
-        a, mask = encoder.annotations(WORDS)
+        a, mask, _ = encoder.annotations(WORDS)
         return (a if mask is None else a * mask[..., None]).sum()
 
     gradient = nnx.grad(read)(encoder).embed.embedding[...]

@@ -360,7 +360,7 @@ def test_a_frozen_run_keeps_pooled_endpoints_once(on_frozen):
     run = load_run(on_frozen)
     rows = load_inputs(run.settings, run.task, tiny.Scenes(8), run.encoder)
     assert rows.shape == (8, 64 * 24 + 16)
-    vectors, _ = run.model.annotations(jnp.asarray(rows[:]))
+    vectors = run.model.annotations(jnp.asarray(rows[:])).vectors
     assert vectors.shape == (8, 64, run.encoder.features)
     assert not np.asarray(vectors[..., :16].std(axis=1)).any()
     (one,) = caption_images(run, [read_image(tiny.Scenes(1)[0].image, 64)], run.decoding)
