@@ -38,10 +38,10 @@ _EVERY = 4  # steps of which one is smoothed
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class Marginal(Stepwise):
-    """Minus the log-likelihood of the references under hard attention, with L_s at `hard.bound`.
+    """Minus the log-likelihood of the references, with the weight `hard.bound` on L_s instead.
 
-    Label smoothing acts on the mixture over places of every fourth step: one product less of all
-    steps, and the same in expectation. For the rest see `Stepwise`.
+    Label smoothing acts on the mixture over places, which costs a product: so on every fourth step
+    only. For the rest see `Stepwise`.
     """
 
     def loss(
