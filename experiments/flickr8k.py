@@ -13,6 +13,9 @@ Variants:
     hard-from-soft  the same as hard-best, from the weights of a soft run
     local           soft attention over local features, in the decoder of marginal
     local-reward    continues it, trained on the scores of its captions
+    local-sparse    local with 1.5-entmax in place of softmax
+    local-reinforce    hard attention trained with REINFORCE in the decoder of marginal
+    local-variational  the same, trained on a bound by a posterior of its own
     marginal        hard attention trained on its exact likelihood, over local features
     marginal-reward  continues it, trained on the scores of its captions
     marginal-argmax  continues marginal, for decoding that chooses one place before each word
@@ -126,6 +129,9 @@ VARIANTS = {
     "hard-from-soft": HARD_FROM_SOFT | {"train.init_from": "runs/flickr8k-soft"},
     "local": LOCAL,
     "local-reward": LOCAL | LOCAL_REWARD | {"train.init_from": "runs/flickr8k-local"},
+    "local-sparse": LOCAL | {"attention.read_out": "entmax"},
+    "local-reinforce": LOCAL | HARD_BEST | {"hard.credit": "word", "hard.soft_steps": 1125},
+    "local-variational": MARGINAL | {"hard.objective": "variational"},
     "marginal": MARGINAL,
     "marginal-reward": MARGINAL | LOCAL_REWARD | {"train.init_from": "runs/flickr8k-marginal"},
     "marginal-argmax": MARGINAL_ARGMAX
@@ -143,7 +149,8 @@ VARIANTS = {
         "optimizer.learning_rate": 1e-4,
         "train.init_from": "runs/flickr8k-marginal-argmax",
     },
-    "marginal-supervised": MARGINAL | {"attention.supervision": 0.5},
+    "marginal-supervised": MARGINAL
+    | {"attention.supervision": 0.5, "attention.supervision_loss": "share"},
     "soft-reward": REWARD | {"train.init_from": "runs/flickr8k-soft"},
     "hard-reward": REWARD
     | HARD_BEST

@@ -198,9 +198,14 @@ class Attention(Group):
     temperature: float = setting(1.0, "divides the scores before the softmax", above=0)
     supervision: float = setting(
         0.0,
-        "weight of supervised attention: at a phrase's last word, the cross entropy in nats of the "
-        "phrase's boxes and a map; 0: off; see `objectives.supervision`",
+        "weight of supervised attention: a loss in nats at a phrase's last word, from the phrase's "
+        "boxes and a map; 0: off; see `objectives.supervision`",
         least=0,
+    )
+    supervision_loss: str = setting(
+        "cross_entropy",
+        "`cross_entropy` of boxes and map, or minus the log of the map's `share` in the boxes",
+        choices=("cross_entropy", "share"),
     )
     supervised_map: str = setting(
         "prior",

@@ -5,10 +5,17 @@ whose word names something with boxes is the cross entropy
 
     - sum_i beta_ti log m_ti
 
-of the step's map m and the target beta, which `training.phrase_maps` makes from boxes. The map is
-the prior alpha, as there, or the posterior over places given the word (`settings.Attention`). A
-null place is no place of the picture: beta is 0 there, and m sums to less than 1 over the others,
-so attention that it takes counts as outside of the boxes.
+of the step's map m and the target beta, which `training.phrase_maps` makes from boxes. It pulls m
+towards even cover of the boxes. `attention.supervision_loss` "share" leaves open where in the boxes
+m lies, and minimises
+
+    - log sum_i (beta_ti / max_j beta_tj) m_ti
+
+minus the log of m's share in the boxes (where they cover the whole cell of at least one place).
+
+The map is the prior alpha, as in the paper, or the posterior over places given the word
+(`settings.Attention`). A null place is no place of the picture: beta is 0 there, and m sums to less
+than 1 over the others, so attention that it takes counts as outside of the boxes.
 
 The sum over steps is divided by the number of supervised steps, not by that of all words. So the
 weight means the same whatever share of the words have boxes.
@@ -20,6 +27,7 @@ change which paths are drawn.
 Symbols as in `models.decoder`; N paths a row, Q = N R; S places with the null place.
 """
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
@@ -73,5 +81,11 @@ def supervised(
     log_map = log_map.reshape(images, -1, rows, steps, log_map.shape[-1])[..., :locations]
     beta = maps[:, None].astype(jnp.float32)
     count = jnp.maximum(log_map.shape[1] * (beta > 0).any(axis=-1).sum(), 1)
-    entropy = -(beta * log_map).sum() / count
-    return loss + attention.supervision * entropy, report | {"supervision": entropy}
+    terms = beta * log_map
+    if attention.supervision_loss == "share":
+        largest = beta.max(axis=-1, keepdims=True)
+        # A step without a target sums over all places instead, whose logarithm is finite.
+        cover = jnp.where(largest > 0, beta / jnp.where(largest > 0, largest, 1), 1)
+        terms = jnp.where(largest[..., 0] > 0, jax.nn.logsumexp(log_map, axis=-1, b=cover), 0)
+    value = -terms.sum() / count
+    return loss + attention.supervision * value, report | {"supervision": value}

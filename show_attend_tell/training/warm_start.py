@@ -23,6 +23,7 @@ MAY_DIFFER = (
     "attention.units",
     "attention.supervision",
     "attention.supervised_map",
+    "attention.supervision_loss",
     "encoder.learning_rate",
     "encoder.checkpointing",
     "encoder.weights",
