@@ -12,7 +12,9 @@ Variants:
     hard      hard attention, trained with REINFORCE
     linear    bahdanau with an output that is a sum of a term of the state and one of the place
     marginal  hard attention in that decoder, trained on its exact likelihood (Deng et al. 2018)
-    variational  the same, trained on a bound by a posterior of its own
+    posterior marginal with a state that reads where the last word came from (Shankar and Sarawagi
+              2019), not the expected context
+    variational  marginal, trained on a bound by a posterior of its own
 """
 
 from ml_collections import ConfigDict
@@ -43,6 +45,12 @@ VARIANTS = {
     },
     "linear": LINEAR,
     "marginal": LATENT | {"hard.objective": "marginal"},
+    "posterior": LATENT
+    | {
+        "hard.objective": "marginal",
+        "attention.state_reads": "posterior",
+        "attention.order": "current",
+    },
     "variational": LATENT | {"hard.objective": "variational"},
 }
 

@@ -174,8 +174,9 @@ class Attention(Group):
     state_reads: str = setting(
         "drawn",
         "what the state is fed: what the step read (a `drawn` place, or soft attention's "
-        "expectation), the `expected` context whatever was drawn, or `nothing`",
-        choices=("drawn", "expected", "nothing"),
+        "expectation), the `expected` context whatever was drawn, that of the `posterior` given "
+        "the word that was said, or `nothing`",
+        choices=("drawn", "expected", "posterior", "nothing"),
     )
     read_out: str = setting(
         "softmax",
@@ -234,6 +235,11 @@ class Attention(Group):
             raise UserError(
                 "config.attention.state_reads 'expected' needs config.attention.order='previous': "
                 "with 'current' the state has moved before the step attends"
+            )
+        if self.state_reads == "posterior" and (self.order, self.kind) != ("current", "hard"):
+            raise UserError(
+                "config.attention.state_reads 'posterior' needs config.attention.kind='hard' and "
+                ".order='current': a word comes from places before the state reads them"
             )
         if self.null_place and (self.window != "global" or self.kind == "none"):
             raise UserError(
@@ -580,6 +586,10 @@ class Settings:
             self.hard.check_used()
             self._check_stepwise()
             self._check_credit()
+        if self.attention.state_reads == "posterior" and not self.decoder.product_form:
+            raise UserError(
+                "config.attention.state_reads 'posterior' needs config.decoder.product_form=True"
+            )
         if self.decode.context == "mixture" and not self.decoder.product_form:
             raise UserError(
                 "config.decode.context 'mixture' needs config.decoder.product_form=True"
@@ -636,15 +646,15 @@ class Settings:
             )
         if self.attention.state_reads == "drawn":
             raise UserError(
-                f"config.hard.objective '{objective}' needs config.attention.state_reads 'nothing' "
-                "or 'expected': a drawn place that the state reads changes all later words"
+                f"config.hard.objective '{objective}' needs config.attention.state_reads other "
+                "than 'drawn': a drawn place that the state reads changes all later words"
             )
 
     def _check_credit(self) -> None:
         if self.hard.credit == "word" and self.attention.state_reads == "drawn":
             raise UserError(
-                "config.hard.credit 'word' needs config.attention.state_reads 'nothing' or "
-                "'expected': a drawn place that the state reads changes all later words"
+                "config.hard.credit 'word' needs config.attention.state_reads other "
+                "than 'drawn': a drawn place that the state reads changes all later words"
             )
 
     def _check_trains_nothing_else(self) -> None:

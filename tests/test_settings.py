@@ -77,7 +77,7 @@ def test_a_words_own_credit_needs_a_state_that_does_not_read_the_drawn_place():
 
     for reads in ("nothing", "expected"):
         assert config.from_dict(stated(reads)).hard.credit == "word"
-    with pytest.raises(UserError, match="config.hard.credit 'word' needs .*state_reads 'nothing'"):
+    with pytest.raises(UserError, match="config.hard.credit 'word' needs .*other than 'drawn'"):
         config.from_dict(stated("drawn"))
 
 

@@ -12,7 +12,6 @@ captions into a row therefore changes no number; it only spends fewer steps on p
 """
 
 from functools import partial
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +19,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from show_attend_tell import settings
-from show_attend_tell.models import product_form, recurrence, unroll
+from show_attend_tell.models import posterior_reading, product_form, recurrence, unroll
 from show_attend_tell.models.attention import (
     Annotations,
     Attention,
@@ -33,25 +32,7 @@ from show_attend_tell.models.dropouts import shared_dropout, withheld
 from show_attend_tell.models.packed import caption_starts, input_words, time_first, time_last
 from show_attend_tell.models.parts import Parts
 from show_attend_tell.models.recurrence import Memory, WordInputs
-
-
-class TeacherForced(NamedTuple):
-    """What the decoder computes over given captions. Under jit, what is not used costs nothing."""
-
-    logits: Float[Array, "B R T V"]
-    log_alpha: Float[Array, "B R T L"]
-    location: Int[Array, "B R T"]
-    beta: Float[Array, "B R T"]
-    previous_h: Float[Array, "B R T H"]  # h_{t-1}
-    mean_annotation: Float[Array, "B D"]
-    factors: product_form.Factors | None  # of all steps, N = R T; None without a product form
-    embedded: Float[Array, "B R T E"]  # the input words
-    h: Float[Array, "B R T H"]  # h_t, or Luong's h~_t: what the output sees
-
-    @property
-    def alpha(self) -> Float[Array, "B R T L"]:
-        """Attention weights."""
-        return jnp.exp(self.log_alpha)
+from show_attend_tell.models.teacher_forced import TeacherForced
 
 
 class Decoder(nnx.Module):
@@ -102,6 +83,7 @@ class Decoder(nnx.Module):
             order=attention.order,
             reads=attention.state_reads,
             read_out=attention.read_out,
+            state_tanh=sizes.state_tanh,
         )
         self.parts = Parts.chosen(sections, features, sizes, attention)
         self.own_keys = bool(attention.keys)
@@ -149,13 +131,11 @@ class Decoder(nnx.Module):
         rngs: nnx.Rngs,
     ) -> None:
         linear = partial(nnx.Linear, dtype=self.dtype, rngs=rngs)
-        hidden, luong = sizes.hidden, attention.order == "current"
+        hidden, reads = sizes.hidden, attention.state_reads
+        luong = attention.order == "current" and reads not in ("nothing", "posterior")
         # One layer for words and one for the state: words enter in one product before the scan.
         self.lstm_word = linear(sizes.embedding, 4 * hidden, bias_init=recurrence.forget_one)
-        if attention.state_reads == "nothing":
-            read, luong = 0, False
-        else:
-            read = hidden if luong else features
+        read = 0 if reads == "nothing" else hidden if luong else features
         self.lstm_state = linear(hidden + read, 4 * hidden, use_bias=False)
         self.combine = linear(features + hidden, hidden, use_bias=False) if luong else None
         self.self_attention = (
@@ -242,12 +222,23 @@ class Decoder(nnx.Module):
         h, c = jnp.tanh(self.first_state[...])
         return jnp.broadcast_to(h[None], shape), jnp.broadcast_to(c[None], shape)
 
-    def word_inputs(self, embedded: Float[Array, "*S E"]) -> WordInputs:
-        """What embedded input words contribute to the steps' pre-activations."""
-        query = None
+    def word_inputs(
+        self, memory: Memory, words: Int[Array, "*T B R"], embedded: Float[Array, "*T B R E"]
+    ) -> WordInputs:
+        """What input words, also given embedded, contribute to the steps' pre-activations."""
+        query, said = None, None
         if self.self_attention is not None:
             query = self.self_attention.word(embedded).astype(jnp.float32)
-        return WordInputs(self.lstm_word(embedded).astype(jnp.float32), query)
+        if memory.said is not None:
+            said = posterior_reading.said_inputs(memory.said, words, embedded, memory.scene)
+        return WordInputs(self.lstm_word(embedded).astype(jnp.float32), query, said)
+
+    def heard(self, memory: Memory) -> Memory:
+        """The memory with all that the steps need if they read a posterior."""
+        if self.step_config.reads != "posterior":
+            return memory
+        assert memory.annotations is not None
+        return memory._replace(said=posterior_reading.said(self.place_logits(memory.annotations)))
 
     def weights(self) -> recurrence.Weights:
         """What every step of the recurrence computes with, the parameters in the right format."""
@@ -276,8 +267,19 @@ class Decoder(nnx.Module):
             beta_bias=None if self.gate is None else _bias(self.gate)[0],
             centre_score=matrix(attention.centre_score, exact=True),
             self_score=None if back is None else back.score.kernel[...][:, 0],
+            predictor=self._predictor(),
             config=self.step_config,
         )
+
+    def _predictor(self) -> posterior_reading.Predictor | None:
+        if self.step_config.reads != "posterior":
+            return None
+        word, bias = self.embed.embedding[...].T, self.output_bias
+        if self.output_word is not None:
+            word, bias = self.output_word.kernel[...], self.output_word.bias
+        assert bias is not None
+        h, word = (jnp.asarray(x, self.dtype) for x in (self.output_h.kernel[...], word))
+        return posterior_reading.Predictor(h, word, jnp.asarray(bias[...]))
 
     def output(
         self,
@@ -294,7 +296,7 @@ class Decoder(nnx.Module):
         if self.product_form:
             state = self._state_term(embedded, h, scene, key)
             return self._logits(state + self._place_term(z, key))
-        hidden = _with_scene(self.output_h(h), scene)
+        hidden = recurrence.with_scene(self.output_h(h), scene)
         if self.output_z is not None:
             hidden = embedded + hidden + self.output_z(z)
         if self.output_tanh:
@@ -308,7 +310,7 @@ class Decoder(nnx.Module):
         scene: Float[Array, "B E"] | None,
         key: PRNGKeyArray | None,
     ) -> Float[Array, "*S E"]:
-        hidden = _with_scene(embedded + self.output_h(h), scene)
+        hidden = recurrence.with_scene(embedded + self.output_h(h), scene)
         if self.state_tanh:
             hidden = jnp.tanh(hidden)
         return self.dropout(hidden, deterministic=key is None, rngs=key)
@@ -368,8 +370,9 @@ class Decoder(nnx.Module):
         With `mixture` they are the log-probabilities with the place summed out, which needs the
         product form.
         """
-        embedded = self.embed(words)
-        state, out = recurrence.step(weights, memory, state, self.word_inputs(embedded), choice)
+        embedded, memory = self.embed(words), self.heard(memory)
+        inputs = self.word_inputs(memory, words, embedded)
+        state, out = recurrence.step(weights, memory, state, inputs, choice)
         assert out.z is not None and out.log_alpha is not None
         h = state.h if out.attentional is None else out.attentional
         if mixture:
@@ -415,11 +418,12 @@ class Decoder(nnx.Module):
         # Time comes first until after the recurrence, so that the gates, by far the largest arrays,
         # are never transposed.
         starts = caption_starts(tokens)
-        embedded = self.embed(time_first(input_words(tokens)))
+        given, memory = time_first(input_words(tokens)), self.heard(memory)
+        embedded = self.embed(given)
         embedded = self.dropout(embedded, deterministic=keys[0] is None, rngs=keys[0])
         if choice is not None:
             choice = choice.with_noises(jax.tree.map(time_first, choice.noises))
-        words = self.word_inputs(embedded)
+        words = self.word_inputs(memory, given, embedded)
         h, out = unroll.run(self.weights(), memory, words, time_first(starts), choice)
         embedded, h, out = jax.tree.map(time_last, (embedded, h, out))
         before = jnp.roll(h, 1, axis=2)
@@ -436,13 +440,6 @@ class Decoder(nnx.Module):
             factors = self.factors(memory, rows[0], rows[1], rows[2], keys[1])
         read = (out.log_alpha, out.location, out.beta)
         return TeacherForced(logits, *read, previous_h, mean, factors, embedded, current)
-
-
-def _with_scene(
-    hidden: Float[Array, "B *S E"], scene: Float[Array, "B E"] | None
-) -> Float[Array, "B *S E"]:
-    """What the whole picture adds, added to every step of an image."""
-    return hidden if scene is None else hidden + jnp.expand_dims(scene, range(1, hidden.ndim - 1))
 
 
 def _bias(layer: nnx.Linear) -> Float[Array, " J"]:

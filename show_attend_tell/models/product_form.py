@@ -72,12 +72,25 @@ def balanced(
 
 def exponentials(factors: Factors) -> Exponentials:
     """The exponentials of the factors, and the normalisers: one product."""
-    state = factors.state - _maximum(factors.state)
-    place = factors.place - _maximum(factors.place)
+    state, place = below_maximum(factors.state), below_maximum(factors.place)
     exp_place = jnp.exp(place)
-    z = jnp.einsum("bnv,blv->bnl", jnp.exp(state), exp_place, preferred_element_type=jnp.float32)
-    log_z = jnp.log(jnp.maximum(z, _LEAST))
+    log_z = log_normalisers(state, exp_place)
     return Exponentials(state, place, exp_place, log_z, factors.log_alpha)
+
+
+def below_maximum(logits: Float[Array, "B M V"]) -> Float[Array, "B M V"]:
+    """A term of the logits, less its largest value over the words."""
+    return logits - _maximum(logits)
+
+
+def log_normalisers(
+    log_state: Float[Array, "B N V"], exp_place: Float[Array, "B L V"]
+) -> Float[Array, "B N L"]:
+    """log Z, of terms `below_maximum` of which the second is exponentiated."""
+    z = jnp.einsum(
+        "bnv,blv->bnl", jnp.exp(log_state), exp_place, preferred_element_type=jnp.float32
+    )
+    return jnp.log(jnp.maximum(z, _LEAST))
 
 
 def log_mixture(exps: Exponentials) -> Float[Array, "B N V"]:

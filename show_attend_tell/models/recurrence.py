@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
+from show_attend_tell.models import posterior_reading
 from show_attend_tell.models.attention import (
     Choice,
     Noises,
@@ -44,8 +45,10 @@ class StepConfig:
       window, reach: see `attention`.
       renormalise: whether alpha sums to 1 within a Gaussian window.
       order: the state that attends: `previous`, h_{t-1}, or `current`, h_t.
-      reads: what enters the state: what was read (`drawn`), the `expected` context, or `nothing`.
+      reads: what enters the state: what was read (`drawn`), the `expected` context, that of the
+        `posterior` (see `posterior_reading`), or `nothing`.
       read_out: from scores to weights; see `attention.log_weights`.
+      state_tanh: whether the state's term of the logits has one; of concern to `posterior` only.
     """
 
     cell: str = "lstm"
@@ -55,6 +58,7 @@ class StepConfig:
     order: str = "previous"
     reads: str = "drawn"
     read_out: str = "softmax"
+    state_tanh: bool = False
 
 
 class SelfAttention(nnx.Module):
@@ -94,6 +98,7 @@ class Memory(NamedTuple):
     places: Float[Array, "L K"] | None = None  # coordinates of each place, for windows
     extent: Float[Array, "B K"] | None = None  # number of places along each coordinate
     scene: Float[Array, "B E"] | None = None  # what the whole input adds to every prediction
+    said: posterior_reading.Said | None = None  # only while a posterior is read
 
 
 class Matrices(NamedTuple):
@@ -120,6 +125,7 @@ class Weights(NamedTuple):
     beta_bias: Float[Array, ""] | None = None
     centre_score: Float[Array, "A K"] | None = None  # v_p of a predicted window
     self_score: Float[Array, " A"] | None = None  # v of self-attention
+    predictor: posterior_reading.Predictor | None = None  # where a posterior is read
     config: StepConfig = StepConfig()
 
 
@@ -128,6 +134,7 @@ class WordInputs(NamedTuple):
 
     gates: Float[Array, "*T B R G"]  # to the gates' pre-activations
     query: Float[Array, "*T B R A"] | None = None  # W_x x_t of self-attention
+    said: posterior_reading.SaidInputs | None = None  # where a posterior is read
 
 
 class Tape(NamedTuple):
@@ -147,6 +154,7 @@ class State(NamedTuple):
     time: Int[Array, "B R"]  # steps since the sequence's start
     attentional: Float[Array, "B R H"] | None = None  # h~ of Luong's order, fed to the next step
     tape: Tape | None = None
+    carried: Float[Array, "B R L"] | None = None  # of `posterior_reading`
 
 
 class StepOutput(NamedTuple):
@@ -181,6 +189,13 @@ class Taps(NamedTuple):
     context: Float[Array, "*T B R D"] | None
 
 
+def with_scene(
+    hidden: Float[Array, "B *S E"], scene: Float[Array, "B E"] | None
+) -> Float[Array, "B *S E"]:
+    """What the whole picture adds, added to every step of an image."""
+    return hidden if scene is None else hidden + jnp.expand_dims(scene, range(1, hidden.ndim - 1))
+
+
 def initial_state(weights: Weights, memory: Memory, rows: int, steps: int) -> State:
     """The state before the first step of a sequence, for every row.
 
@@ -194,14 +209,18 @@ def initial_state(weights: Weights, memory: Memory, rows: int, steps: int) -> St
 
     h, c = expand(memory.h0), expand(memory.c0)
     zeros = jnp.zeros_like(h)
-    tape, attentional = None, None
+    tape, attentional, carried = None, None, None
+    if weights.config.reads == "posterior":
+        assert memory.annotations is not None
+        shape = (*h.shape[:2], memory.annotations.shape[1])
+        carried = posterior_reading.nothing_said(memory.mask, shape)
     if weights.matrices.combine is not None:
         attentional = zeros
     if weights.matrices.self_key is not None:
         past = jnp.zeros((*h.shape[:2], steps, h.shape[2]))
         keys = jnp.zeros((*past.shape[:3], weights.matrices.self_key.shape[1]))
         tape = Tape(past, past, keys, zeros)
-    return State(h, c, jnp.zeros(h.shape[:2], jnp.int32), attentional, tape)
+    return State(h, c, jnp.zeros(h.shape[:2], jnp.int32), attentional, tape, carried)
 
 
 def step(
@@ -220,8 +239,8 @@ def step(
     2015, eq. 5, section 3.3). With self-attention the LSTM continues from an attended summary of
     all earlier states, not from the last one (Cheng et al. 2016, eq. 5-11).
 
-    Where the state reads nothing, or the expected context whatever the choice, no later step
-    depends on the place that this one read. `unroll` makes use of that.
+    Where the state reads nothing, or the expected or posterior context whatever the choice, no
+    later step depends on the place that this one read. `unroll` makes use of that.
 
     Args:
       choice: hard attention's noise for this step (B, R, L), and the rows (B, R) that take the
@@ -231,7 +250,7 @@ def step(
     times = multiplier(weights.matrices, taps)
     config = weights.config
     attend = partial(attend_with, weights, memory, state.time, times, taps)
-    h, c, tape, self_log_alpha = state.h, state.c, None, None
+    h, c, tape, self_log_alpha, carried = state.h, state.c, None, None, None
     if state.tape is not None:
         tape, c, self_log_alpha = _self_attend(weights, state, state.tape, words, times)
         h = tape.summary
@@ -250,12 +269,19 @@ def step(
     elif config.reads == "nothing":
         h, c = _lstm(c, words.gates + times("lstm", h))
         output = attend(choice, h if config.order == "current" else state.h)
+    elif config.reads == "posterior":
+        read = posterior_reading.context(state.carried, words.said, memory.annotations)
+        h, c = _lstm(c, words.gates + times("lstm", _joined(h, read)))
+        output = attend(choice, h)
+        carried = posterior_reading.carry(
+            memory.said, weights.predictor, words.said, h, output.log_alpha, config.state_tanh
+        )
     else:
         output = attend(choice, state.h)
         drawn = choice is None or config.reads == "drawn"
         fed = output if drawn else attend(None, state.h)
         h, c = _lstm(c, words.gates + times("lstm", _joined(h, fed.z)))
-    state = State(h, c, state.time + 1, output.attentional, tape)
+    state = State(h, c, state.time + 1, output.attentional, tape, carried)
     if tape is not None:
         output = output._replace(self_log_alpha=self_log_alpha, summary=tape.summary)
     return state, output

@@ -1,7 +1,8 @@
 """All steps of given captions: the scan, and what can be computed outside of it.
 
 Where no later step depends on the place that a step reads (`StepConfig.reads`), only the LSTM and,
-for an expected context, the scores stay inside the scan. All reading is then one large product.
+for an expected context, the scores stay inside the scan. All reading is then one large product. A
+posterior context also needs the normalisers inside; it is differentiated the plain way.
 
 Symbols as in `recurrence`.
 """
@@ -20,6 +21,7 @@ from show_attend_tell.models.recurrence import (
     WordInputs,
     attend_with,
     multiplier,
+    scan,
 )
 
 
@@ -42,6 +44,9 @@ def run(
     if weights.config.reads == "expected" and choice is not None:
         h, output = fast_scan.run(weights, memory, words, starts)
         return h, _read_again(output, memory, choice)
+    if weights.config.reads == "posterior":
+        h, output = scan(weights, memory, words, starts)
+        return h, output if choice is None else _read_again(output, memory, choice)
     return fast_scan.run(weights, memory, words, starts, choice)
 
 
@@ -88,7 +93,7 @@ def _attend_after(
 
 
 def _read_again(output: StepOutput, memory: Memory, choice: Choice) -> StepOutput:
-    """The output of a state that was fed expected contexts, now reading by choice."""
+    """The output of a state that was fed contexts of its own, now reading by choice."""
     assert output.log_alpha is not None and output.beta is not None
     assert memory.annotations is not None
     steps = len(output.log_alpha)

@@ -13,8 +13,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from show_attend_tell.models.attention import Annotations
-from show_attend_tell.models.decoder import Decoder, TeacherForced
+from show_attend_tell.models.decoder import Decoder
 from show_attend_tell.models.recurrence import Memory
+from show_attend_tell.models.teacher_forced import TeacherForced
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from show_attend_tell import settings
 from show_attend_tell.models.attention import Annotations
-from show_attend_tell.models.decoder import TeacherForced
+from show_attend_tell.models.teacher_forced import TeacherForced
 from show_attend_tell.objectives.likelihood import doubly_stochastic_penalty
 from show_attend_tell.objectives.objective import Batch, Report
 from show_attend_tell.objectives.sampling import entropies

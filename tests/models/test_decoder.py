@@ -126,7 +126,7 @@ def test_steps_one_by_one_are_the_scan():
     words = input_words(tokens)
     for t in range(3):  # within the first caption of both images
         embedded = decoder.embed(words[:, :, t])
-        words_now = decoder.word_inputs(embedded)
+        words_now = decoder.word_inputs(memory, words[:, :, t], embedded)
         state, output = recurrence.step(decoder.weights(), memory, state, words_now)
         logits = decoder.output(embedded, state.h, output.z)
         np.testing.assert_allclose(logits, out.logits[:, :, t], atol=1e-5)

@@ -9,8 +9,9 @@ from flax import nnx
 
 from show_attend_tell.models.attention import Annotations
 from show_attend_tell.models.captioner import Captioner
-from show_attend_tell.models.decoder import Decoder, TeacherForced
+from show_attend_tell.models.decoder import Decoder
 from show_attend_tell.models.encoders import Encoder
+from show_attend_tell.models.teacher_forced import TeacherForced
 from show_attend_tell.objectives.likelihood import (
     Likelihood,
     doubly_stochastic_penalty,

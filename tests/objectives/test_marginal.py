@@ -27,6 +27,7 @@ VARIANTS = {
     "reads nothing": {"state_reads": "nothing"},
     "reads nothing, current": {"state_reads": "nothing", "order": "current", "score": "scaled_dot"},
     "reads expected": {"state_reads": "expected"},
+    "reads posterior": {"state_reads": "posterior", "order": "current"},
     "null place": {"state_reads": "nothing", "null_place": True, "initial_state": "learned"},
     "null place, product": {
         "state_reads": "nothing",
