@@ -53,9 +53,10 @@ def attention_picture(picture: UInt8[np.ndarray, "H W 3"], record: AttentionReco
     This follows Xu et al. 2015, figures 2, 3 and 5: what attention passes over is grey and dim,
     what it looks at is bright, and alpha is interpolated smoothly to pixels. Every map is divided
     by its own maximum, so panels compare places, not strengths: a uniform map is bright all over.
-    beta stands below each panel. `<eos>` is not a word and has no panel. Boxes are outlined in the
-    picture, and in the panels of the words that name them (`grounding.steps_naming`). The cell that
-    hard attention read is outlined, too. The last line tells computed centres from measured ones.
+    beta stands below each panel, unless the model has no gate. `<eos>` is not a word and has no
+    panel. Boxes are outlined in the picture, and in the panels of the words that name them
+    (`grounding.steps_naming`). The cell that hard attention read is outlined, too. The last line
+    tells computed centres from measured ones.
 
     Args:
       picture: the image, upright, in its own aspect at any size.
@@ -64,13 +65,14 @@ def attention_picture(picture: UInt8[np.ndarray, "H W 3"], record: AttentionReco
     small = _fit_into_panel(picture)
     words = [(t, token) for t, token in enumerate(record.tokens) if token != EOS]
     sheet = _Sheet(1 + len(words), small.shape[0], small.shape[1])
+    gated = bool(np.any(record.beta != 1))
     sheet.add_panel(0, small, record.boxes)
     for k, (t, word) in enumerate(words, start=1):
         marks = [box for box in record.boxes if t in steps_naming(record, box)]
         if record.context in ("argmax", "sample"):  # a step that read one place
             marks.append(record.cell(int(record.location[t])))
         sheet.add_panel(k, _highlight(small, record, t), marks)
-        sheet.add_captions(k, word, f"β {record.beta[t]:.2f}")
+        sheet.add_captions(k, word, f"β {record.beta[t]:.2f}" if gated else "")
     image_id = record.image_id if len(record.image_id) <= 40 else record.image_id[:39] + "…"
     computed = ["computed centres"] if record.centres == COMPUTED else []
     parts = [image_id, _outcome(record), *computed, "each map over its own maximum"]

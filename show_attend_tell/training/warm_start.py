@@ -16,7 +16,14 @@ from show_attend_tell.runs.folder import RunFolder
 from show_attend_tell.settings import Settings
 
 # Settings that must agree, but that the weights' shapes do not reveal.
-SAME = ("encoder.", "attention.", "decoder.output_tanh")
+SAME = (
+    "encoder.",
+    "attention.",
+    "decoder.layer_norm",
+    "decoder.output_tanh",
+    "decoder.scene_scale",
+    "decoder.state_tanh",
+)
 # Exceptions: shapes reveal the units, and a checksum identifies the weights.
 MAY_DIFFER = (
     "attention.kind",

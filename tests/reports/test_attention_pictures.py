@@ -61,6 +61,17 @@ def test_the_foot_says_that_centres_are_computed(tmp_path):
     assert (computed[-40:] < 200).sum() > (measured[-40:] < 200).sum()
 
 
+def test_beta_stands_below_a_word_of_a_model_with_a_gate(tmp_path):
+    picture, below = np.full((50, 50, 3), 90, np.uint8), {}
+    for beta in (0.5, 1.0):
+        made = record([UNIFORM, UNIFORM], beta=np.full(2, beta, np.float32))
+        draw_attention(tmp_path / "maps.png", picture, made)
+        drawn = pixels_of(tmp_path / "maps.png")
+        rows, columns = panels_of(drawn)[1]
+        below[beta] = drawn[rows.stop : rows.stop + 18, columns]
+    assert below[0.5].min() < 200 and below[1.0].min() == 255
+
+
 def test_an_even_map_is_drawn_even(tmp_path):
     path = tmp_path / "maps.png"
     draw_attention(path, np.full((50, 50, 3), 90, np.uint8), record([UNIFORM, UNIFORM]))

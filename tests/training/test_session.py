@@ -259,8 +259,10 @@ def test_a_run_can_start_from_another(tmp_path, monkeypatch, trained):
     assert last.step == step >= before.step
     source = json.loads((tmp_path / "hard" / "run.json").read_text())["init_from"]
     assert (source["step"], source["seed"]) == (before.step, 0)
-    with pytest.raises(UserError, match=r"run: it was trained with other values of attention.temp"):
-        train(config.replaced(hard, {"attention.temperature": 0.5}), tmp_path / "other")
+    other = {"attention.temperature": 0.5, "decoder.layer_norm": True}
+    names = ", ".join(other)
+    with pytest.raises(UserError, match=f"run: it was trained with other values of {names};"):
+        train(config.replaced(hard, other), tmp_path / "other")
     with pytest.raises(UserError, match=r"init_from=.*run: its weights decoder.* do not fit"):
         train(config.replaced(hard, {"decoder.hidden": 32}), tmp_path / "misfit")
 
