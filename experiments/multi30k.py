@@ -12,8 +12,8 @@ Variants:
     hard      hard attention, trained with REINFORCE
     linear    bahdanau with an output that is a sum of a term of the state and one of the place
     marginal  hard attention in that decoder, trained on its exact likelihood (Deng et al. 2018)
-    posterior marginal with a state that reads where the last word came from (Shankar and Sarawagi
-              2019), not the expected context
+    posterior marginal with a state that moves, then attends, and reads where the last word came
+              from (Shankar and Sarawagi 2019), not the expected context
     variational  marginal, trained on a bound by a posterior of its own
 """
 

@@ -175,7 +175,7 @@ class Attention(Group):
         "drawn",
         "what the state is fed: what the step read (a `drawn` place, or soft attention's "
         "expectation), the `expected` context whatever was drawn, that of the `posterior` given "
-        "the word that was said, or `nothing`",
+        "the word that the last step said, or `nothing`",
         choices=("drawn", "expected", "posterior", "nothing"),
     )
     read_out: str = setting(
@@ -239,7 +239,7 @@ class Attention(Group):
         if self.state_reads == "posterior" and (self.order, self.kind) != ("current", "hard"):
             raise UserError(
                 "config.attention.state_reads 'posterior' needs config.attention.kind='hard' and "
-                ".order='current': a word comes from places before the state reads them"
+                ".order='current': a word must come from a place before the state reads it"
             )
         if self.null_place and (self.window != "global" or self.kind == "none"):
             raise UserError(

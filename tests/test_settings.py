@@ -102,6 +102,18 @@ def test_settings_of_hard_attention_are_of_no_concern_to_soft_attention():
         ({"decoder": {"dtype": "float8"}}, "dtype is 'float8': choose one of 'float32'"),
         ({"train": {"batch_size": 2.5}}, "batch_size is 2.5: it must be a whole number"),
         ({"train": {"epochs": True}}, "epochs is True: it must be a number"),
+        (
+            {"attention": {"state_reads": "posterior", "order": "current"}},
+            "'posterior' needs .*kind='hard'",
+        ),
+        (
+            {"attention": {"state_reads": "posterior", "kind": "hard"}},
+            "'posterior' needs .*order='current'",
+        ),
+        (
+            {"attention": {"state_reads": "posterior", "kind": "hard", "order": "current"}},
+            "state_reads 'posterior' needs config.decoder.product_form=True",
+        ),
         ({"decoder": {"place_dropout": 0.2}}, "place_dropout needs .*product_form=True"),
         ({"decoder": {"state_tanh": True}}, "state_tanh needs .*product_form=True"),
         ({"encoder": {"sizes": (64.5,)}}, "sizes is .*: it must be a list of whole numbers"),

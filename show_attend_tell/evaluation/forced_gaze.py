@@ -84,14 +84,14 @@ def log_p_of_gaze(
 ) -> Float[Array, "B L V"]:
     """log p of every next word at a step of each text, in nats, for each place that it reads."""
     decoder = model.decoder
-    memory = decoder.heard(decoder.memory(model.annotations(inputs)))
+    memory = decoder.with_place_terms(decoder.memory(model.annotations(inputs)))
     weights = decoder.weights()
     given = input_words(tokens[:, None])
 
     def advance(time: Int[Array, ""], state: recurrence.State) -> recurrence.State:
         words = given[:, :, time]
-        said = decoder.word_inputs(memory, words, decoder.embed(words))
-        later, _ = recurrence.step(weights, memory, state, said)
+        inputs_now = decoder.word_inputs(memory, words, decoder.embed(words))
+        later, _ = recurrence.step(weights, memory, state, inputs_now)
         return jax.tree.map(
             lambda new, old: jnp.where(jnp.expand_dims(time < step, range(1, old.ndim)), new, old),
             later,

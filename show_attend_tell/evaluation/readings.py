@@ -10,6 +10,8 @@ initial state and the words stay. Readings:
     other_image    the places of another image
     none           vectors of zeros
 
+A state that reads a posterior still does, from the changed prior or places.
+
 The difference to `own`, in nats a token, is what attention is worth. Hard attention whose places
 can be summed out (see `exact_marginal`) is read as that mixture, all other with the expected
 context. For soft attention and for the mixture this is the model's own likelihood. For other hard

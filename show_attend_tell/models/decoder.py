@@ -30,7 +30,7 @@ from show_attend_tell.models.attention import (
 )
 from show_attend_tell.models.dropouts import shared_dropout, withheld
 from show_attend_tell.models.packed import caption_starts, input_words, time_first, time_last
-from show_attend_tell.models.parts import Parts
+from show_attend_tell.models.parts import Parts, with_scene
 from show_attend_tell.models.recurrence import Memory, WordInputs
 from show_attend_tell.models.teacher_forced import TeacherForced
 
@@ -45,8 +45,9 @@ class Decoder(nnx.Module):
         embedding E (Press and Wolf 2017, arXiv 1608.05859). With dtype `bfloat16` weights, sums,
         scores, the softmax, the LSTM's state and the logits still are float32.
       attention: kind, score, window, order and temperature. Order `previous` attends with h_{t-1}
-        (Bahdanau, Xu). Order `current` attends with h_t and feeds its attentional state h~_t to the
-        next step (Luong); h~_t then replaces h_t in the output. Luong's output (eq. 6) is the one
+        (Bahdanau, Xu). Order `current` attends with h_t and, unless the state reads nothing or a
+        posterior, feeds its attentional state h~_t to the next step (Luong); h~_t then replaces h_t
+        in the output. Luong's output (eq. 6) is the one
         without `deep_output` and `output_tanh`, with L_o L_h in place of his single matrix.
       vocabulary: V, the four special words included.
       features: F.
@@ -226,19 +227,21 @@ class Decoder(nnx.Module):
         self, memory: Memory, words: Int[Array, "*T B R"], embedded: Float[Array, "*T B R E"]
     ) -> WordInputs:
         """What input words, also given embedded, contribute to the steps' pre-activations."""
-        query, said = None, None
+        query, terms = None, None
         if self.self_attention is not None:
             query = self.self_attention.word(embedded).astype(jnp.float32)
-        if memory.said is not None:
-            said = posterior_reading.said_inputs(memory.said, words, embedded, memory.scene)
-        return WordInputs(self.lstm_word(embedded).astype(jnp.float32), query, said)
+        if memory.place_terms is not None:
+            places, scene = memory.place_terms, memory.scene
+            terms = posterior_reading.word_terms(places, words, embedded, scene)
+        return WordInputs(self.lstm_word(embedded).astype(jnp.float32), query, terms)
 
-    def heard(self, memory: Memory) -> Memory:
-        """The memory with all that the steps need if they read a posterior."""
-        if self.step_config.reads != "posterior":
+    def with_place_terms(self, memory: Memory) -> Memory:
+        """The memory with all that steps need; it differs only where they read a posterior."""
+        if self.step_config.reads != "posterior" or memory.place_terms is not None:
             return memory
         assert memory.annotations is not None
-        return memory._replace(said=posterior_reading.said(self.place_logits(memory.annotations)))
+        logits = self.place_logits(memory.annotations)
+        return memory._replace(place_terms=posterior_reading.place_terms(logits, memory.mask))
 
     def weights(self) -> recurrence.Weights:
         """What every step of the recurrence computes with, the parameters in the right format."""
@@ -296,7 +299,7 @@ class Decoder(nnx.Module):
         if self.product_form:
             state = self._state_term(embedded, h, scene, key)
             return self._logits(state + self._place_term(z, key))
-        hidden = recurrence.with_scene(self.output_h(h), scene)
+        hidden = with_scene(self.output_h(h), scene)
         if self.output_z is not None:
             hidden = embedded + hidden + self.output_z(z)
         if self.output_tanh:
@@ -310,7 +313,7 @@ class Decoder(nnx.Module):
         scene: Float[Array, "B E"] | None,
         key: PRNGKeyArray | None,
     ) -> Float[Array, "*S E"]:
-        hidden = recurrence.with_scene(embedded + self.output_h(h), scene)
+        hidden = with_scene(embedded + self.output_h(h), scene)
         if self.state_tanh:
             hidden = jnp.tanh(hidden)
         return self.dropout(hidden, deterministic=key is None, rngs=key)
@@ -370,7 +373,7 @@ class Decoder(nnx.Module):
         With `mixture` they are the log-probabilities with the place summed out, which needs the
         product form.
         """
-        embedded, memory = self.embed(words), self.heard(memory)
+        embedded, memory = self.embed(words), self.with_place_terms(memory)
         inputs = self.word_inputs(memory, words, embedded)
         state, out = recurrence.step(weights, memory, state, inputs, choice)
         assert out.z is not None and out.log_alpha is not None
@@ -418,7 +421,7 @@ class Decoder(nnx.Module):
         # Time comes first until after the recurrence, so that the gates, by far the largest arrays,
         # are never transposed.
         starts = caption_starts(tokens)
-        given, memory = time_first(input_words(tokens)), self.heard(memory)
+        given, memory = time_first(input_words(tokens)), self.with_place_terms(memory)
         embedded = self.embed(given)
         embedded = self.dropout(embedded, deterministic=keys[0] is None, rngs=keys[0])
         if choice is not None:

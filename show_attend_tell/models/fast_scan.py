@@ -62,7 +62,7 @@ def run(
     """h_t and outputs of all steps: `recurrence.scan` with the same values and a faster gradient.
 
     Gradients flow to the weights, the words, and the memory's annotations, keys, h0 and c0; none to
-    the places and their extent.
+    the places and their extent. A state that reads a posterior is not differentiated here.
 
     Args:
       starts: where a sequence begins, with the initial state.
@@ -102,6 +102,8 @@ def _zero_taps(weights: Weights, memory: Memory, shape: tuple[int, ...]) -> Taps
 
 
 def _forward(weights, memory, words, starts, choice):
+    assert weights.config.reads != "posterior", "no gradient of the predictor"
+
     def differentiable(h0, c0, words, small, taps):
         own = memory._replace(h0=h0, c0=c0)
         h, output = scan(weights._replace(**small), own, words, starts, choice, taps)

@@ -85,3 +85,10 @@ class Parts:
         values = part("attention.values", attention.values) if attention.values else whole
         keys = part("attention.keys", attention.keys) if attention.keys else values
         return cls(keys, values, own)
+
+
+def with_scene(
+    hidden: Float[Array, "B *S E"], scene: Float[Array, "B E"] | None
+) -> Float[Array, "B *S E"]:
+    """What the whole picture adds, added to every step of an image."""
+    return hidden if scene is None else hidden + jnp.expand_dims(scene, range(1, hidden.ndim - 1))

@@ -12,9 +12,9 @@ log alpha_ti - log Z_ti, and the next one, which knows the word, adds g_iy. The 
 product of each step inside the scan, so this form costs more than the others.
 
 The posterior is that of the model without the dropout of the output. Before the first word every
-place counts alike, so c_0 is the mean annotation vector.
+place counts alike, the null place included.
 
-Symbols as in `recurrence`; E the embedding, V words. Arguments are None only for other variants.
+Symbols as in `recurrence`; E the embedding, V words.
 """
 
 from typing import NamedTuple
@@ -24,15 +24,16 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from show_attend_tell.models.attention import matmul, read_context
-from show_attend_tell.models.product_form import below_maximum, log_normalisers
+from show_attend_tell.models.product_form import balanced, below_maximum, log_normalisers
 from show_attend_tell.tokens import BOS
 
 
-class Said(NamedTuple):
-    """What each place says: its term g of the logits."""
+class PlaceTerms(NamedTuple):
+    """The places' term g of the logits; see `product_form.balanced`."""
 
-    log: Float[Array, "B L V"]  # less its maximum over words
+    log: Float[Array, "B L V"]  # less the mean over places, then less the maximum over words
     exp: Float[Array, "B L V"]
+    mean: Float[Array, "B 1 V"]  # over places; it belongs to the state's term
 
 
 class Predictor(NamedTuple):
@@ -43,59 +44,60 @@ class Predictor(NamedTuple):
     bias: Float[Array, " V"]
 
 
-class SaidInputs(NamedTuple):
-    """What input words contribute to the posterior."""
+class WordTerms(NamedTuple):
+    """What input words contribute."""
 
     hidden: Float[Array, "*T B R E"]  # to the state's term: E y_{t-1}, and the scene
     log: Float[Array, "*T B R L"]  # g of the input word; 0 for <bos>
 
 
-def said(place_logits: Float[Array, "B L V"]) -> Said:
-    """What each place says, from g."""
-    log = below_maximum(place_logits)
-    return Said(log, jnp.exp(log))
+def place_terms(place_logits: Float[Array, "B L V"], mask: Bool[Array, "B L"] | None) -> PlaceTerms:
+    """The terms, from g; False in the mask is padding."""
+    nothing = jnp.zeros_like(place_logits[:, :1])
+    mean, place = balanced(nothing, place_logits, mask)
+    log = below_maximum(place)
+    return PlaceTerms(log, jnp.exp(log), mean)
 
 
-def said_inputs(
-    places: Said,
+def word_terms(
+    places: PlaceTerms,
     words: Int[Array, "*T B R"],
     embedded: Float[Array, "*T B R E"],
     scene: Float[Array, "B E"] | None,
-) -> SaidInputs:
-    """The inputs of the steps that read `words`."""
+) -> WordTerms:
+    """What the steps whose input is `words`, also given embedded, are handed."""
     hidden = embedded
     if scene is not None:
         hidden += jnp.expand_dims(scene[:, None], range(embedded.ndim - 3))
     pick = jax.vmap(
         lambda log, word: jnp.moveaxis(log[:, word], 0, -1), in_axes=(0, -2), out_axes=-3
     )
-    return SaidInputs(hidden, jnp.where((words == BOS)[..., None], 0.0, pick(places.log, words)))
+    return WordTerms(hidden, jnp.where((words == BOS)[..., None], 0.0, pick(places.log, words)))
 
 
-def nothing_said(mask: Bool[Array, "B L"] | None, shape: tuple[int, ...]) -> Float[Array, "B R L"]:
+def before_any_word(
+    mask: Bool[Array, "B L"] | None, shape: tuple[int, ...]
+) -> Float[Array, "B R L"]:
     """What the first step finds in place of log alpha - log Z: every real place alike."""
     return jnp.zeros(shape) if mask is None else jnp.where(mask[:, None], jnp.zeros(shape), -1e9)
 
 
 def context(
-    carried: Float[Array, "B R L"] | None,
-    inputs: SaidInputs | None,
-    annotations: Float[Array, "B L D"] | None,
+    carried: Float[Array, "B R L"], words: WordTerms, annotations: Float[Array, "B L D"]
 ) -> Float[Array, "B R D"]:
     """The posterior context of the step before, whose word is this step's input.
 
     Args:
       carried: log alpha - log Z of the step before.
-      inputs: of this step.
+      words: of this step.
     """
-    assert carried is not None and inputs is not None and annotations is not None
-    return read_context(jax.nn.log_softmax(carried + inputs.log, axis=-1), annotations)[0]
+    return read_context(jax.nn.log_softmax(carried + words.log, axis=-1), annotations)[0]
 
 
 def carry(
-    places: Said | None,
-    predictor: Predictor | None,
-    inputs: SaidInputs | None,
+    places: PlaceTerms,
+    predictor: Predictor,
+    words: WordTerms,
     h: Float[Array, "B R H"],
     log_alpha: Float[Array, "B R L"] | None,
     tanh: bool,
@@ -103,13 +105,13 @@ def carry(
     """log alpha - log Z of a step.
 
     Args:
-      inputs: of this step.
+      words: of this step.
       h: the state that predicts.
+      log_alpha: None only of a step that attends to nothing, which is an error.
       tanh: whether the state's term has one.
     """
-    assert places is not None and predictor is not None
-    assert inputs is not None and log_alpha is not None
-    hidden = inputs.hidden + matmul(h, predictor.h)
+    assert log_alpha is not None
+    hidden = words.hidden + matmul(h, predictor.h)
     hidden = jnp.tanh(hidden) if tanh else hidden
-    b = below_maximum(matmul(hidden, predictor.word) + predictor.bias[None, None])
-    return log_alpha - log_normalisers(b, places.exp)
+    b = matmul(hidden, predictor.word) + predictor.bias[None, None] + places.mean
+    return log_alpha - log_normalisers(below_maximum(b), places.exp)

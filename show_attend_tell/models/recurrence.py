@@ -3,7 +3,8 @@
 What depends on no earlier step is computed outside: word inputs enter as gate pre-activations,
 annotation keys are computed once, and words are predicted after the scan. A decoder runs the
 recurrence over captions with an attended `Memory`; a sentence encoder runs it over source words
-without one. `fast_scan.run` computes the same as `scan` and has the faster gradient.
+without one. `fast_scan.run` computes the same as `scan` and has the faster gradient, but it
+does not know the posterior context.
 
 Symbols as in `decoder`; S steps that self-attention can look back on, G gate pre-activations (4 H
 of an LSTM, 3 H of a GRU), K coordinates of a place.
@@ -98,7 +99,7 @@ class Memory(NamedTuple):
     places: Float[Array, "L K"] | None = None  # coordinates of each place, for windows
     extent: Float[Array, "B K"] | None = None  # number of places along each coordinate
     scene: Float[Array, "B E"] | None = None  # what the whole input adds to every prediction
-    said: posterior_reading.Said | None = None  # only while a posterior is read
+    place_terms: posterior_reading.PlaceTerms | None = None  # only while a posterior is read
 
 
 class Matrices(NamedTuple):
@@ -134,7 +135,7 @@ class WordInputs(NamedTuple):
 
     gates: Float[Array, "*T B R G"]  # to the gates' pre-activations
     query: Float[Array, "*T B R A"] | None = None  # W_x x_t of self-attention
-    said: posterior_reading.SaidInputs | None = None  # where a posterior is read
+    terms: posterior_reading.WordTerms | None = None  # where a posterior is read
 
 
 class Tape(NamedTuple):
@@ -189,13 +190,6 @@ class Taps(NamedTuple):
     context: Float[Array, "*T B R D"] | None
 
 
-def with_scene(
-    hidden: Float[Array, "B *S E"], scene: Float[Array, "B E"] | None
-) -> Float[Array, "B *S E"]:
-    """What the whole picture adds, added to every step of an image."""
-    return hidden if scene is None else hidden + jnp.expand_dims(scene, range(1, hidden.ndim - 1))
-
-
 def initial_state(weights: Weights, memory: Memory, rows: int, steps: int) -> State:
     """The state before the first step of a sequence, for every row.
 
@@ -213,7 +207,7 @@ def initial_state(weights: Weights, memory: Memory, rows: int, steps: int) -> St
     if weights.config.reads == "posterior":
         assert memory.annotations is not None
         shape = (*h.shape[:2], memory.annotations.shape[1])
-        carried = posterior_reading.nothing_said(memory.mask, shape)
+        carried = posterior_reading.before_any_word(memory.mask, shape)
     if weights.matrices.combine is not None:
         attentional = zeros
     if weights.matrices.self_key is not None:
@@ -236,8 +230,10 @@ def step(
     By default the step attends with h_{t-1}, then updates the LSTM with the context (Bahdanau et
     al. 2015, A.1.2; Xu et al. 2015, eq. 1-5, 13). With a matrix `combine` it updates the LSTM
     first, attends with h_t, and feeds h~_t = tanh(W_c [z_t; h_t]) to the next step (Luong et al.
-    2015, eq. 5, section 3.3). With self-attention the LSTM continues from an attended summary of
-    all earlier states, not from the last one (Cheng et al. 2016, eq. 5-11).
+    2015, eq. 5, section 3.3). A state that reads a posterior moves first, too, with the context of
+    the word that the step before said (see `posterior_reading`). With self-attention the LSTM
+    continues from an attended summary of all earlier states, not from the last one (Cheng et al.
+    2016, eq. 5-11).
 
     Where the state reads nothing, or the expected or posterior context whatever the choice, no
     later step depends on the place that this one read. `unroll` makes use of that.
@@ -270,11 +266,14 @@ def step(
         h, c = _lstm(c, words.gates + times("lstm", h))
         output = attend(choice, h if config.order == "current" else state.h)
     elif config.reads == "posterior":
-        read = posterior_reading.context(state.carried, words.said, memory.annotations)
+        places, predictor, terms = memory.place_terms, weights.predictor, words.terms
+        assert places is not None and predictor is not None and terms is not None
+        assert state.carried is not None and memory.annotations is not None
+        read = posterior_reading.context(state.carried, terms, memory.annotations)
         h, c = _lstm(c, words.gates + times("lstm", _joined(h, read)))
         output = attend(choice, h)
         carried = posterior_reading.carry(
-            memory.said, weights.predictor, words.said, h, output.log_alpha, config.state_tanh
+            places, predictor, terms, h, output.log_alpha, config.state_tanh
         )
     else:
         output = attend(choice, state.h)

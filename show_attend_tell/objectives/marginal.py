@@ -8,8 +8,8 @@ depend on the drawn place, hard attention's likelihood
 costs two products (see `models.product_form`). Its gradient needs neither samples nor a baseline
 (Wu, Shapiro and Cotterell 2018, arXiv:1808.10024, for transduction; Deng et al. 2018,
 arXiv:1807.03756, "exact marginalisation"). It is no bound: by Jensen's inequality it is at least
-Xu et al.'s L_s. A model whose state reads the expected context is not Xu et al.'s, whose state
-reads the drawn place; for it, too, this likelihood is exact.
+Xu et al.'s L_s. A model whose state reads nothing, or the expected or posterior context, is not
+Xu et al.'s, whose state reads the drawn place; for it, too, this likelihood is exact.
 
 The likelihood is high as soon as one of the attended places predicts the word. A model decoded from
 one place a word needs more: each place that alpha favours must predict it by itself. `hard.bound`,

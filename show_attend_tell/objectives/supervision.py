@@ -12,6 +12,8 @@ m lies, and minimises
     - log sum_i (beta_ti / max_j beta_tj) m_ti
 
 minus the log of m's share in the boxes (where they cover the whole cell of at least one place).
+Where training keeps some of the places only, it is multiplied by the target's share that is kept,
+as the cross entropy is by itself.
 
 The map is the prior alpha, as in the paper, or the posterior over places given the word
 (`settings.Attention`). A null place is no place of the picture: beta is 0 there, and m sums to less
@@ -86,6 +88,7 @@ def supervised(
         largest = beta.max(axis=-1, keepdims=True)
         # A step without a target sums over all places instead, whose logarithm is finite.
         cover = jnp.where(largest > 0, beta / jnp.where(largest > 0, largest, 1), 1)
-        terms = jnp.where(largest[..., 0] > 0, jax.nn.logsumexp(log_map, axis=-1, b=cover), 0)
+        share = jax.nn.logsumexp(log_map, axis=-1, b=cover)
+        terms = jnp.where(largest[..., 0] > 0, beta.sum(axis=-1) * share, 0)
     value = -terms.sum() / count
     return loss + attention.supervision * value, report | {"supervision": value}

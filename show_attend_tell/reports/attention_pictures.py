@@ -53,7 +53,7 @@ def attention_picture(picture: UInt8[np.ndarray, "H W 3"], record: AttentionReco
     This follows Xu et al. 2015, figures 2, 3 and 5: what attention passes over is grey and dim,
     what it looks at is bright, and alpha is interpolated smoothly to pixels. Every map is divided
     by its own maximum, so panels compare places, not strengths: a uniform map is bright all over.
-    beta stands below each panel, unless the model has no gate. `<eos>` is not a word and has no
+    beta stands below each panel, unless it is 1 throughout. `<eos>` is not a word and has no
     panel. Boxes are outlined in the picture, and in the panels of the words that name them
     (`grounding.steps_naming`). The cell that hard attention read is outlined, too. The last line
     tells computed centres from measured ones.

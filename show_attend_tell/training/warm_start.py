@@ -21,7 +21,7 @@ SAME = (
     "attention.",
     "decoder.layer_norm",
     "decoder.output_tanh",
-    "decoder.scene_scale",
+    "decoder.scene",
     "decoder.state_tanh",
 )
 # Exceptions: shapes reveal the units, and a checksum identifies the weights.
@@ -126,5 +126,11 @@ def _update(folder: Path, other: Run, model: Captioner) -> None:
                 f"config.train.init_from={folder}: its weights {'.'.join(map(str, name))} do not "
                 "fit; choose a run with the same encoder, attention and decoder settings"
             )
+    dropped = [name for name in given if name not in own and name[0] == "decoder"]
+    if dropped:
+        raise UserError(
+            f"config.train.init_from={folder}: this decoder has no use for its weights "
+            f"{'.'.join(map(str, dropped[0]))}; choose a run with the same decoder settings"
+        )
     fitting = {k: given[k] for k in own if k in given and given[k].shape == own[k].shape}
     nnx.update(model, unflatten_dict(fitting))

@@ -5,6 +5,7 @@ from functools import cache
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 import tiny
 from flax import nnx
 
@@ -18,8 +19,8 @@ REAL = jnp.array([[True] * L, [True, True, True, False]])
 
 
 @cache
-def model():
-    """A decoder, its parameters and the annotation vectors of two inputs."""
+def model(tied):
+    """A decoder, its parameters and the annotation vectors of two inputs; a tied one has a null."""
     product = {"product_form": True, "gate": False, "output_tanh": False, "state_tanh": True}
     graph, params = tiny.decoder(
         **product,
@@ -30,14 +31,17 @@ def model():
         sections=(("one", 2), ("two", 2)),
         scene=("two",),
         embedding=5,
+        tied=tied,
+        null_place=tied,
+        projection=4,
     )
     vectors = 2 * jax.random.normal(jax.random.key(3), (2, L, 4))
     return graph, params, Annotations(vectors, REAL)
 
 
 @cache
-def forced():
-    graph, params, annotations = model()
+def forced(tied):
+    graph, params, annotations = model(tied)
 
     @jax.jit
     def run(params):
@@ -47,16 +51,18 @@ def forced():
     return run(params)
 
 
-def test_the_state_reads_where_the_last_word_came_from():
-    graph, params, _ = model()
-    out, memory = jax.tree.map(lambda x: np.asarray(x, np.float64), forced())
+@pytest.mark.parametrize("tied", [False, True])
+def test_the_state_reads_where_the_last_word_came_from(tied):
+    graph, params, _ = model(tied)
+    out, memory = jax.tree.map(lambda x: np.asarray(x, np.float64), forced(tied))
     logits = out.factors.state[:, :, None] + out.factors.place[:, None]
     log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
     decoder = nnx.merge(graph, params)
     given = np.asarray(input_words(TOKENS))[:, 0]
     inputs = np.asarray(decoder.lstm_word(decoder.embed(given)), np.float64)
     recurrent = np.asarray(decoder.lstm_state.kernel[...], np.float64)
-    uniform = np.asarray(REAL / REAL.sum(1, keepdims=True))
+    real = np.pad(REAL, ((0, 0), (0, int(tied))), constant_values=True)
+    uniform = real / real.sum(1, keepdims=True)
     for image, step in np.ndindex(TOKENS.shape[0], TOKENS.shape[2]):
         word = given[image, step]
         if word == BOS:
@@ -71,14 +77,14 @@ def test_the_state_reads_where_the_last_word_came_from():
         c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
         h = sigmoid(o) * np.tanh(c)
         np.testing.assert_allclose(out.h[image, 0, step], h, atol=2e-6)
-        alpha = np.exp(memory.keys[image] @ h) * REAL[image]
+        alpha = np.exp(memory.keys[image] @ h) * real[image]
         found = np.exp(out.log_alpha[image, 0, step])
         np.testing.assert_allclose(found, alpha / alpha.sum(), atol=2e-6)
 
 
 def test_decoding_step_by_step_gives_the_same():
-    graph, params, annotations = model()
-    out, _ = forced()
+    graph, params, annotations = model(False)
+    out, _ = forced(False)
 
     @jax.jit
     def run(params):

@@ -111,8 +111,9 @@ def test_its_gradient_moves_alpha_to_the_target():
 
 def test_the_share_in_the_boxes_may_lie_anywhere_in_them():
     beta = np.zeros((1, 1, 3, L), np.float16)
-    beta[0, 0, 0], beta[0, 0, 1] = (0.5, 0, 0.5), (0, 0.2, 0.8)  # its first cell: a quarter
-    alpha = np.array([[[[0.1, 0.7, 0.2], [0.6, 0.2, 0.2], [0.3, 0.3, 0.4]]]], np.float32)
+    # In the second map the first cell lies in the boxes by a third, and half of the map is kept.
+    beta[0, 0, 0], beta[0, 0, 1] = (0.5, 0, 0.5), (0, 0.125, 0.375)
+    alpha = np.array([[[[0.1, 0.7, 0.2], [0.6, 0.3, 0.1], [0.3, 0.3, 0.4]]]], np.float32)
     attention = Attention(supervision=0.5, supervision_loss="share")
 
     def term(scores):
@@ -120,9 +121,10 @@ def test_the_share_in_the_boxes_may_lie_anywhere_in_them():
         return supervised(jnp.zeros(()), {}, attention, jnp.asarray(beta), log_alpha)[0]
 
     loss, slope = jax.value_and_grad(term)(jnp.log(alpha))
-    np.testing.assert_allclose(loss, -0.5 * (np.log(0.3) + np.log(0.25)) / 2, rtol=1e-5)
-    # alpha_i (1 - cover_i / share), halved by the mean over steps and by the weight
-    wanted = alpha[0, 0, :2] * (1 - np.array([[1, 0, 1], [0, 0.25, 1]]) / [[0.3], [0.25]]) / 4
+    np.testing.assert_allclose(loss, -0.5 * (np.log(0.3) + 0.5 * np.log(0.2)) / 2, rtol=1e-5)
+    # alpha_i (1 - cover_i / share), by the kept share, halved by the mean over steps and the weight
+    wanted = alpha[0, 0, :2] * (1 - np.array([[1, 0, 1], [0, 1 / 3, 1]]) / [[0.3], [0.2]]) / 4
+    wanted[1] /= 2
     np.testing.assert_allclose(slope[0, 0], [*wanted, [0, 0, 0]], atol=1e-6)
 
 

@@ -265,6 +265,8 @@ def test_a_run_can_start_from_another(tmp_path, monkeypatch, trained):
         train(config.replaced(hard, other), tmp_path / "other")
     with pytest.raises(UserError, match=r"init_from=.*run: its weights decoder.* do not fit"):
         train(config.replaced(hard, {"decoder.hidden": 32}), tmp_path / "misfit")
+    with pytest.raises(UserError, match=r"no use for its weights decoder\.init_.*; choose a run"):
+        train(config.replaced(hard, {"decoder.initial_state": "zero"}), tmp_path / "dropped")
 
 
 LITE0 = {
