@@ -47,8 +47,8 @@ class Decoder(nnx.Module):
       attention: kind, score, window, order and temperature. Order `previous` attends with h_{t-1}
         (Bahdanau, Xu). Order `current` attends with h_t and, unless the state reads nothing or a
         posterior, feeds its attentional state h~_t to the next step (Luong); h~_t then replaces h_t
-        in the output. Luong's output (eq. 6) is the one
-        without `deep_output` and `output_tanh`, with L_o L_h in place of his single matrix.
+        in the output. Luong's output (eq. 6) is the one without `deep_output` and `output_tanh`,
+        with L_o L_h in place of his single matrix.
       vocabulary: V, the four special words included.
       features: F.
       grid: (h, w) of the locations, in reading order; None for the words of a sentence.

@@ -99,7 +99,7 @@ def carry(
     predictor: Predictor,
     words: WordTerms,
     h: Float[Array, "B R H"],
-    log_alpha: Float[Array, "B R L"] | None,
+    log_alpha: Float[Array, "B R L"],
     tanh: bool,
 ) -> Float[Array, "B R L"]:
     """log alpha - log Z of a step.
@@ -107,10 +107,8 @@ def carry(
     Args:
       words: of this step.
       h: the state that predicts.
-      log_alpha: None only of a step that attends to nothing, which is an error.
       tanh: whether the state's term has one.
     """
-    assert log_alpha is not None
     hidden = words.hidden + matmul(h, predictor.h)
     hidden = jnp.tanh(hidden) if tanh else hidden
     b = matmul(hidden, predictor.word) + predictor.bias[None, None] + places.mean

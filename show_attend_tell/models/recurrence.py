@@ -3,8 +3,8 @@
 What depends on no earlier step is computed outside: word inputs enter as gate pre-activations,
 annotation keys are computed once, and words are predicted after the scan. A decoder runs the
 recurrence over captions with an attended `Memory`; a sentence encoder runs it over source words
-without one. `fast_scan.run` computes the same as `scan` and has the faster gradient, but it
-does not know the posterior context.
+without one. `fast_scan.run` computes the same as `scan` and has the faster gradient, but not
+for a posterior context.
 
 Symbols as in `decoder`; S steps that self-attention can look back on, G gate pre-activations (4 H
 of an LSTM, 3 H of a GRU), K coordinates of a place.
@@ -272,6 +272,7 @@ def step(
         read = posterior_reading.context(state.carried, terms, memory.annotations)
         h, c = _lstm(c, words.gates + times("lstm", _joined(h, read)))
         output = attend(choice, h)
+        assert output.log_alpha is not None
         carried = posterior_reading.carry(
             places, predictor, terms, h, output.log_alpha, config.state_tanh
         )

@@ -31,6 +31,7 @@ MAY_DIFFER = (
     "attention.supervision",
     "attention.supervised_map",
     "attention.supervision_loss",
+    "decoder.scene_dropout",
     "encoder.learning_rate",
     "encoder.checkpointing",
     "encoder.weights",

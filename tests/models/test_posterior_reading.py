@@ -13,7 +13,7 @@ from show_attend_tell.models import recurrence
 from show_attend_tell.models.attention import Annotations
 from show_attend_tell.models.packed import input_words
 
-L, H, EOS, PAD, BOS = 4, 4, 2, 0, 1
+L, EOS, PAD, BOS = 4, 2, 0, 1
 TOKENS = jnp.array([[[4, 5, EOS, 5, EOS]], [[5, 5, 4, EOS, PAD]]])  # two captions in the first row
 REAL = jnp.array([[True] * L, [True, True, True, False]])
 
@@ -51,7 +51,7 @@ def forced(tied):
     return run(params)
 
 
-@pytest.mark.parametrize("tied", [True])
+@pytest.mark.parametrize("tied", [False, True])
 def test_the_state_reads_where_the_last_word_came_from(tied):
     graph, params, _ = model(tied)
     out, memory = jax.tree.map(lambda x: np.asarray(x, np.float64), forced(tied))
