@@ -152,7 +152,8 @@ def test_experiments_and_models_are_included(installed):
     settings = installed.run("show-attend-tell", "config", "--config", "shapes:hard")
     assert "attention.kind" in settings and "'hard'" in settings
     names = "from show_attend_tell import pretrained; print(*pretrained.names())"
-    assert installed.run("python", "-c", names) == "flickr8k-hard flickr8k-soft"
+    packaged = "flickr8k-hard flickr8k-hard-0.1 flickr8k-soft flickr8k-soft-0.1"
+    assert installed.run("python", "-c", names) == packaged
 
 
 def test_quickstart_runs_from_the_wheel(installed):

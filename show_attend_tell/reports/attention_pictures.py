@@ -56,7 +56,7 @@ def attention_picture(picture: UInt8[np.ndarray, "H W 3"], record: AttentionReco
     beta stands below each panel, unless it is 1 throughout. `<eos>` is not a word and has no
     panel. Boxes are outlined in the picture, and in the panels of the words that name them
     (`grounding.steps_naming`). The cell that hard attention read is outlined, too. The last line
-    tells computed centres from measured ones.
+    names the kind of map and tells computed centres from measured ones.
 
     Args:
       picture: the image, upright, in its own aspect at any size.
@@ -75,7 +75,8 @@ def attention_picture(picture: UInt8[np.ndarray, "H W 3"], record: AttentionReco
         sheet.add_captions(k, word, f"β {record.beta[t]:.2f}" if gated else "")
     image_id = record.image_id if len(record.image_id) <= 40 else record.image_id[:39] + "…"
     computed = ["computed centres"] if record.centres == COMPUTED else []
-    parts = [image_id, _outcome(record), *computed, "each map over its own maximum"]
+    maps = "maps: α before the word (prior), each over its own maximum"
+    parts = [image_id, _outcome(record), *computed, maps]
     sheet.add_foot("  ·  ".join(parts))
     return sheet.image()
 
