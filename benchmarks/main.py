@@ -14,7 +14,10 @@ import sys
 from pathlib import Path
 
 EXPERIMENT = "flickr8k:soft"
-PARTS = ("train", "estimators", "memory", "scaling", "beam", "extract", "cnns", "input", "scale")
+PARTS = (
+    *("train", "estimators", "objectives", "memory", "scaling"),
+    *("beam", "extract", "cnns", "input", "scale"),
+)
 DEFAULT = ("train", "memory", "scaling", "beam", "extract", "input")
 
 
@@ -82,6 +85,7 @@ def main() -> int:
         run = {
             "train": lambda: training.run(settings, rounds, peers, torch, training.VARIANTS),
             "estimators": lambda: training.run(settings, rounds, {}, False, training.ESTIMATORS),
+            "objectives": lambda: training.objectives(overrides, rounds),
             "memory": lambda: training.memory(settings),
             "scaling": lambda: scaling.run(settings, rounds, arguments.out),
             "beam": lambda: decoding.run(settings, rounds, peers, torch, arguments.workdir),

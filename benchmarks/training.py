@@ -48,6 +48,13 @@ ESTIMATORS = {
 }
 
 
+# By `--what objectives`: variants of flickr8k in one decoder, over places of `features` channels.
+# The scene, which costs next to nothing, is left out.
+OBJECTIVES = ("local", "local-sparse", "local-reinforce", "local-variational", "marginal")
+LOCAL = {"grid": (9, 9), "features": 1584}
+WITHOUT_SCENE = {"attention.values": (), "decoder.scene": (), "encoder.endpoints": ("head",)}
+
+
 def run(
     settings: Settings, rounds: int, peers: dict[str, Any], torch: bool, variants: dict[str, Any]
 ) -> tuple[dict[str, Any], str]:
@@ -98,6 +105,39 @@ def run(
     )
     columns = ["", "ms", "real tokens/s", "utilisation", "times soft", "first step, s"]
     return {"setting": title, "rows": figures}, print_table(title, columns, rows)
+
+
+def objectives(overrides: list[str], rounds: int) -> tuple[dict[str, Any], str]:
+    """Times steps of every way to train attention, with all places and with half of them."""
+    contestants = {PRODUCT_NAME: make_product()}
+    batch = None
+    for kept in (1.0, 0.5):
+        for variant in OBJECTIVES:
+            settings = config.replaced(
+                config.load_experiment(f"flickr8k:{variant}", overrides),
+                WITHOUT_SCENE | {"decoder.places_kept": kept, "hard.soft_steps": 0},
+            )
+            if batch is None:
+                locations = math.prod(LOCAL["grid"])
+                batch = make_batch(make_plan(settings), locations, LOCAL["features"])
+            step = make_step(settings, batch, grid=LOCAL["grid"])
+            step()
+            contestants[f"{variant}, {kept:.0%} of the places"] = step
+    seconds = interleaved(contestants, rounds)
+    product = product_speed(seconds.pop(PRODUCT_NAME))
+    rows = []
+    for name, times in seconds.items():
+        soft = seconds[f"{OBJECTIVES[0]}, {name.split(', ')[1]}"]
+        rows.append([name, f"{1e3 * np.median(times):.0f}", spread(times / soft)])
+    tokens = int((batch["tokens"] != PAD).sum())
+    title = (
+        f"Training steps of {len(batch['tokens'])} images, {tokens} real tokens, annotations"
+        f" {batch['inputs'].shape[1]}×{LOCAL['features']}, product"
+        f" {np.median(product) / 1e9:.0f} GFLOP/s, {rounds} rounds, median (least to most)"
+    )
+    figures = {name: {"seconds": times.tolist()} for name, times in seconds.items()}
+    table = print_table(title, ["flickr8k:", "ms", "times local"], rows)
+    return {"setting": title, "rows": figures}, table
 
 
 def make_plan(settings: Settings) -> BatchPlan:
@@ -163,9 +203,15 @@ def training_flops(settings: Settings, tokens: jax.Array) -> float:
     return 2 * (3 * real * of_token + len(tokens) * of_image)
 
 
-def make_step(settings: Settings, batch: Any, words: int | None = None) -> Callable[[], None]:
+def make_step(
+    settings: Settings,
+    batch: Any,
+    words: int | None = None,
+    grid: tuple[int, int] | None = None,
+) -> Callable[[], None]:
     """A function that takes a training step and waits for it; `words` is the vocabulary's size."""
-    model = build_captioner(settings, Precomputed(FEATURES, GRID), words or VOCABULARY)
+    encoder = Precomputed(batch["inputs"].shape[2], grid or GRID)
+    model = build_captioner(settings, encoder, words or VOCABULARY)
     optimizer = make_optimizer(settings.optimizer, total_steps=10_000)
     objective = make_objective(settings)
     step = make_train_step(
