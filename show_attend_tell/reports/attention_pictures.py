@@ -75,7 +75,7 @@ def attention_picture(picture: UInt8[np.ndarray, "H W 3"], record: AttentionReco
         sheet.add_captions(k, word, f"β {record.beta[t]:.2f}" if gated else "")
     image_id = record.image_id if len(record.image_id) <= 40 else record.image_id[:39] + "…"
     computed = ["computed centres"] if record.centres == COMPUTED else []
-    maps = "maps: α before the word (prior), each over its own maximum"
+    maps = "prior α, each over its maximum"
     parts = [image_id, _outcome(record), *computed, maps]
     sheet.add_foot("  ·  ".join(parts))
     return sheet.image()
