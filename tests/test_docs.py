@@ -103,7 +103,7 @@ def test_links_of_the_documentation_resolve(page):
 
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)
 def test_lines_of_prose_are_short(page):
-    if page.name == "table.md":  # written by `compare`
+    if page.parts[-2:] in (("flickr8k", "table.md"), ("grounding", "table.md")):  # by `compare`
         return
     long = [
         line
