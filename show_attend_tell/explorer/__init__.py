@@ -1,0 +1,1 @@
+"""The browser application: look into captioners, and intervene."""
