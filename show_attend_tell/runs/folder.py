@@ -6,6 +6,8 @@
     centres.json               where the encoder looks, if that was measured for this run (see
                                `runs.measuring`)
     metrics.jsonl, events/     metrics, for scripts and for TensorBoard
+    latest_captions.json       the first few captions of the newest validation and their attention,
+                               to watch a run by; nothing else reads it, and 0.1 wrote none
     checkpoints/               the whole training state; a resumed run continues bit for bit
     best/                      the weights with the best validation score
     last/                      the weights of the last step, once the run is finished
@@ -28,7 +30,7 @@ from show_attend_tell.runs.checkpoint import WEIGHTS, Checkpoints
 from show_attend_tell.settings import Settings
 
 TARGET, SOURCE = "vocabulary.json", "source_vocabulary.json"
-CENTRES = "centres.json"
+CENTRES, LATEST_CAPTIONS = "centres.json", "latest_captions.json"
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,11 @@ class RunFolder:
     def record_centres(self, content: Mapping[str, Any]) -> None:
         """Writes centres.json."""
         files.write_text(self.path / CENTRES, json.dumps(content) + "\n")
+
+    def record_latest_captions(self, content: Mapping[str, Any]) -> None:
+        """Writes latest_captions.json."""
+        text = json.dumps(content, separators=(",", ":"), allow_nan=False)
+        files.write_text(self.path / LATEST_CAPTIONS, text + "\n")
 
     def check_data(self, fingerprints: Mapping[str, Any]) -> None:
         """Rejects data that have changed since the run began.

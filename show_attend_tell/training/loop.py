@@ -152,7 +152,7 @@ class Loop:
 
     def _validate(self, step: int, state: TrainState, writer: MetricWriter) -> None:
         weights = eval_params(state, self.settings.init_share)
-        scores = self.validation.score(weights)
+        scores = self.validation.score(weights, step)
         score = scores[self.settings.metric]
         spent = {"seconds": self._elapsed(), "tokens": self.progression.tokens}
         writer.write(step, scores | spent, kind="val")

@@ -51,7 +51,7 @@ from show_attend_tell.training.step import (
     legacy_like,
     make_train_step,
 )
-from show_attend_tell.training.validation import Validation
+from show_attend_tell.training.validation import LatestCaptions, Validation
 from show_attend_tell.training.warm_start import check_init_from, start_from
 
 
@@ -241,14 +241,19 @@ class _Session:
         )
 
     def _validation(self) -> Validation:
+        data = self.data
+        latest = LatestCaptions(
+            self.folder, self.task, data.encoder, data.source_vocabulary, data.val_examples
+        )
         return Validation(
             self.settings.decode,
             self.task,
             self.model,
             self.frozen,
-            self.data.vocabulary,
-            self.data.val_inputs,
-            self.data.val_examples,
+            data.vocabulary,
+            data.val_inputs,
+            data.val_examples,
+            latest,
         )
 
     def _batches(self) -> grain.DatasetIterator:

@@ -1,21 +1,84 @@
-"""Validation: free-running greedy captions of the validation split, and their scores."""
+"""Validation: free-running greedy captions of the validation split, and their scores.
+
+The first few captions and their maps are kept in the run's folder for those who watch a run.
+"""
 
 import dataclasses
+import logging
+from collections.abc import Sequence
+from itertools import chain, islice
 from typing import Any
 
+import numpy as np
 from jaxtyping import PyTree
 
+from show_attend_tell import devices
 from show_attend_tell.data.batches import Inputs
 from show_attend_tell.data.examples import ExampleSource
 from show_attend_tell.data.task import Task
 from show_attend_tell.data.vocabulary import AnyVocabulary
 from show_attend_tell.evaluation.scoring import SCORERS
 from show_attend_tell.evaluation.split_scores import references
-from show_attend_tell.inference.captioning import caption_inputs, make_decode, texts
+from show_attend_tell.inference.captioning import Caption, caption_inputs, make_decode, texts
 from show_attend_tell.models.captioner import Captioner, all_weights
+from show_attend_tell.models.encoders import Encoder
+from show_attend_tell.runs.folder import RunFolder
 from show_attend_tell.settings import Decode
 
 SHOWN = ("BLEU", "chrF", "BLEU-4", "CIDEr", "exact")  # scores shown on the console
+KEPT = 8  # captions that a validation leaves in the run's folder
+WEIGHTS_KEPT = 100_000  # of attention, in all of them: under a megabyte
+
+
+class LatestCaptions:
+    """Writes the first captions of the newest validation to a run's folder."""
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        task: Task,
+        encoder: Encoder,
+        source_vocabulary: AnyVocabulary | None,
+        examples: ExampleSource,
+    ):
+        """All of the run; `examples` are those of the validation split."""
+        self._folder, self._task, self._encoder = folder, task, encoder
+        self._source_vocabulary, self._examples = source_vocabulary, examples
+
+    def write(self, step: int, captions: Sequence[Caption]) -> None:
+        """Writes the captions of the first examples, made after `step` steps.
+
+        Only the first process writes. Training goes on if the file cannot be written.
+        """
+        if not devices.is_first():
+            return
+        kept, weights = [], 0
+        for i, caption in enumerate(captions):
+            weights += caption.alpha.size
+            if weights > WEIGHTS_KEPT:
+                break
+            kept.append(self._entry(i, caption))
+        try:
+            self._folder.record_latest_captions({"step": step, "captions": kept})
+        except OSError as error:
+            logging.warning(
+                "%s: the latest captions cannot be written (%s)", self._folder.path, error
+            )
+
+    def _entry(self, number: int, caption: Caption) -> dict[str, Any]:
+        subject = self._task.subject(self._examples[number])
+        count = caption.alpha.shape[1]
+        places = self._task.places(subject, count, self._encoder, self._source_vocabulary)
+        if places.source:  # the other places are padding
+            count = len(places.source)
+        return {
+            "id": subject.name,
+            "words": list(caption.tokens),
+            "alpha": _rounded(caption.alpha[:, :count]),
+            "beta": _rounded(caption.beta),
+            "grid": [len(places.row_centres), len(places.column_centres)],
+            "source": list(places.source),
+        }
 
 
 class Validation:
@@ -30,6 +93,7 @@ class Validation:
         vocabulary: AnyVocabulary,
         inputs: Inputs,
         examples: ExampleSource,
+        latest: LatestCaptions,
     ):
         """Prepares the split.
 
@@ -38,16 +102,20 @@ class Validation:
           task, model, vocabulary: of the run.
           frozen: the weights that training does not change.
           inputs, examples: of the validation split.
+          latest: takes the first captions.
         """
         self._decoding = dataclasses.replace(decoding, beam=1)
         self._decode = make_decode(model, self._decoding)
         self._scorer = SCORERS[task.scorer]
         self._frozen, self._vocabulary = frozen, vocabulary
         self._inputs, self._examples = inputs, examples
-        self._references = references(examples)
+        self._references, self._latest = references(examples), latest
 
-    def score(self, weights: PyTree) -> dict[str, Any]:
-        """The scores of trained weights by name, without METEOR, which takes seconds."""
+    def score(self, weights: PyTree, step: int) -> dict[str, Any]:
+        """The scores of trained weights by name, without METEOR, which takes seconds.
+
+        `step` is the training step that made the weights.
+        """
         captions = caption_inputs(
             self._decode,
             all_weights(weights, self._frozen),
@@ -55,5 +123,12 @@ class Validation:
             self._vocabulary,
             self._decoding.batch_size,
         )
-        hypotheses = texts(self._examples, captions)
+        first = list(islice(captions, KEPT))
+        hypotheses = texts(self._examples, chain(first, captions))
+        self._latest.write(step, first)
         return self._scorer.score(self._references, hypotheses, meteor=False).values
+
+
+def _rounded(weights: np.ndarray) -> list:
+    """Weights for a JSON file, whose readers know no NaN: to four digits, with 0 for it."""
+    return np.nan_to_num(weights.astype(np.float64), posinf=0.0, neginf=0.0).round(4).tolist()

@@ -164,6 +164,15 @@ def test_every_variant_trains_and_translates(variant, data, tmp_path, monkeypatc
     whole = variant == "seq2seq"
     assert record.source == (("(sentence)",) if whole else (*subject.text.split(), "<eos>"))
     assert (record.self_alpha is not None) == (variant == "lstmn")
+    latest = json.loads((tmp_path / "run" / "latest_captions.json").read_text())["captions"]
+    for pair, entry in zip(run.task.load("val"), latest, strict=False):
+        length = 1 if whole else len(pair.source.split()) + 1  # with <eos>
+        assert (entry["id"], len(entry["source"])) == (pair.pair_id, length)
+        assert entry["source"][-1] == ("(sentence)" if whole else "<eos>")
+        assert np.shape(entry["alpha"]) == (len(entry["words"]), length)
+        if run.settings.attention.normalised:  # only padding is left out: the weights add up
+            np.testing.assert_allclose(np.sum(entry["alpha"], axis=1), 1, atol=1e-3)
+    assert len(latest) == 8
 
 
 def test_a_resumed_run_is_the_same_to_the_last_bit(data, tmp_path):
