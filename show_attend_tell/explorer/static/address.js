@@ -53,6 +53,14 @@ export function changeAddress(patch, { push = false } = {}) {
   tellAddress();
 }
 
+/** Name the tab that an address without one opened, so that it can be shared as it stands. */
+export function nameTab(tab) {
+  if (addressNow.tab === tab) return;
+  addressNow = { ...addressNow, tab };
+  writeAddress(false);
+  tellAddress();
+}
+
 /** Go to another place of the page: "#/look?picture=…". */
 export function go(hash) {
   if (addressTimer !== null) writeAddress(false);

@@ -31,7 +31,7 @@ function rampOf(name) {
 /** How much a value covers the picture: a difference of nothing must show nothing. */
 function coverOf(name, share) {
   if (name === "difference") return Math.min(1, Math.abs(2 * share - 1) ** 0.7);
-  return 0.62 + 0.38 * share;
+  return 0.48 + 0.47 * share;
 }
 
 /** [r, g, b, a] of a share of the scale in 0..1, `a` in 0..1 before the opacity. */
@@ -51,6 +51,11 @@ export function rampBytes(name) {
 export function cssColour(name, share, opacity = 1) {
   const [r, g, b, a] = colourOf(name, share);
   return `rgb(${Math.round(r)} ${Math.round(g)} ${Math.round(b)} / ${(a * opacity).toFixed(3)})`;
+}
+
+/** The same colour for a line, which has nothing to let through. */
+export function lineColour(name, share) {
+  return `rgb(${rampOf(name)[Math.round(Math.min(1, Math.max(0, share)) * (RAMP_SIZE - 1))].map(Math.round).join(" ")})`;
 }
 
 /** A scale as a CSS gradient, for legends. */
