@@ -28,15 +28,13 @@ from jaxtyping import Array, Bool, Float, Int
 from show_attend_tell.evaluation.boxes import Places, points_inside
 from show_attend_tell.evaluation.given_split import Words
 from show_attend_tell.evaluation.mentions import Mention
+from show_attend_tell.inference.explaining import log_p_of_gaze
+from show_attend_tell.inference.given_steps import FREE, GivenSteps
 from show_attend_tell.inference.run import Run
-from show_attend_tell.models import recurrence
-from show_attend_tell.models.attention import Choice
 from show_attend_tell.models.captioner import Captioner
-from show_attend_tell.models.packed import input_words
 
 WORDS_AT_ONCE = 50  # each has a row for every place
 MOST_WORDS = 500  # phrases that are measured, drawn at random
-_DECIDES = 1e10  # noise that outweighs every log alpha
 
 
 def forced_gaze(
@@ -75,42 +73,6 @@ def _inside(mention: Mention, places: Places) -> Bool[np.ndarray, " L"]:
     return points_inside(places.centres, [mention.boxes] * len(places))
 
 
-def log_p_of_gaze(
-    model: Captioner,
-    inputs: Array,
-    tokens: Int[Array, "B T"],
-    step: Int[Array, " B"],
-    places: int,
-) -> Float[Array, "B L V"]:
-    """log p of every next word at a step of each text, in nats, for each place that it reads."""
-    decoder = model.decoder
-    memory = decoder.with_place_terms(decoder.memory(model.annotations(inputs)))
-    weights = decoder.weights()
-    given = input_words(tokens[:, None])
-
-    def advance(time: Int[Array, ""], state: recurrence.State) -> recurrence.State:
-        words = given[:, :, time]
-        inputs_now = decoder.word_inputs(memory, words, decoder.embed(words))
-        later, _ = recurrence.step(weights, memory, state, inputs_now)
-        return jax.tree.map(
-            lambda new, old: jnp.where(jnp.expand_dims(time < step, range(1, old.ndim)), new, old),
-            later,
-            state,
-        )
-
-    length = tokens.shape[1]
-    start = recurrence.initial_state(weights, memory, 1, length)
-    state = jax.lax.fori_loop(0, length - 1, advance, start)
-    rows = jax.tree.map(lambda x: jnp.repeat(x, places, axis=1), state)
-    assert memory.keys is not None
-    noise = _DECIDES * jnp.eye(places, memory.keys.shape[1])[None]
-    shape = (len(tokens), *noise.shape[1:])
-    choice = Choice(jnp.broadcast_to(noise, shape), jnp.zeros(shape[:2], bool))
-    word = jnp.take_along_axis(given[:, 0], step[:, None], axis=1)
-    logits, _, _ = decoder.emit(weights, memory, rows, jnp.repeat(word, places, axis=1), choice)
-    return jax.nn.log_softmax(logits)
-
-
 @lru_cache(maxsize=4)
 def _gaze(graph: nnx.GraphDef) -> Callable[..., Float[Array, "2 B"]]:
     @jax.jit
@@ -122,7 +84,8 @@ def _gaze(graph: nnx.GraphDef) -> Callable[..., Float[Array, "2 B"]]:
         inside: Bool[Array, "B L"],
     ) -> Float[Array, "2 B"]:
         model: Captioner = nnx.merge(graph, params)
-        log_p = log_p_of_gaze(model, inputs, tokens, step, inside.shape[1])
+        given = GivenSteps(tokens, jnp.full(tokens.shape, FREE))
+        log_p = log_p_of_gaze(model, inputs, given, step)
         word = jnp.take_along_axis(tokens, step[:, None], axis=1)[:, None]
         of_word = jnp.take_along_axis(log_p, word, axis=-1)[..., 0]
         share = jnp.stack([inside, ~inside], axis=1).astype(jnp.float32)

@@ -187,5 +187,4 @@ class Table(BaseModel):
     split: str
     total: int
     ready: int = Field(description="pictures that all runs have captioned")
-    message: str = ""
     rows: list[Row]

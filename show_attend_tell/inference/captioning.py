@@ -24,6 +24,7 @@ from show_attend_tell.data.task import Subject
 from show_attend_tell.data.vocabulary import AnyVocabulary
 from show_attend_tell.errors import UserError
 from show_attend_tell.inference.attention_record import COMPUTED, MEASURED, AttentionRecord
+from show_attend_tell.inference.given_steps import GivenSteps, choice_of
 from show_attend_tell.inference.run import Run
 from show_attend_tell.models import recurrence, search
 from show_attend_tell.models.attention import Choice
@@ -34,8 +35,8 @@ from show_attend_tell.runs.inputs import load_inputs
 from show_attend_tell.settings import Decode
 from show_attend_tell.tokens import BOS, EOS, EOS_WORD, PAD, UNK
 
-# (parameters, inputs (B, ...), numbers (B,)) -> hypotheses.
-DecodeFunction = Callable[[Any, Array, Int[Array, " B"]], search.Hypotheses]
+# (parameters, inputs (B, ...), numbers (B,), given steps if any) -> hypotheses.
+DecodeFunction = Callable[..., search.Hypotheses]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,10 +69,11 @@ class Caption:
 
 
 def make_decode(model: Captioner, decoding: Decode) -> DecodeFunction:
-    """A jitted function (parameters, inputs (B, ...), numbers (B,)) -> hypotheses.
+    """A jitted function (parameters, inputs (B, ...), numbers (B,), given=None) -> hypotheses.
 
     Only the structure of `model` matters. The numbers of the inputs seed their random draws
-    (context `sample`). The same arguments give the same function, so that nothing compiles twice.
+    (context `sample`). With `given` (`GivenSteps`) some steps are decided from outside. The same
+    arguments give the same function, so that nothing compiles twice.
     """
     return _decode_function(nnx.graphdef(model), decoding)
 
@@ -81,7 +83,9 @@ def _decode_function(graph: nnx.GraphDef, decoding: Decode) -> DecodeFunction:
     banned = (UNK,) if decoding.ban_unk else ()
 
     @partial(jax.jit, out_shardings=devices.everywhere())
-    def run(params: Any, inputs: Array, numbers: Int[Array, " B"]) -> search.Hypotheses:
+    def run(
+        params: Any, inputs: Array, numbers: Int[Array, " B"], given: GivenSteps | None = None
+    ) -> search.Hypotheses:
         model = nnx.merge(graph, params)
         decoder = model.decoder
         annotations = model.annotations(inputs)
@@ -90,14 +94,13 @@ def _decode_function(graph: nnx.GraphDef, decoding: Decode) -> DecodeFunction:
         keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(0), numbers)
 
         def choose(time: Int[Array, "B K"]) -> Choice | None:
-            if decoding.context in ("expected", "mixture"):
-                return None
             shape = (*time.shape, memory.annotations.shape[1])
             noise = jnp.zeros(shape)
             if decoding.context == "sample":
                 step_keys = jax.vmap(jax.random.fold_in)(keys, time[:, 0])
                 noise = jax.vmap(lambda key: jax.random.gumbel(key, shape[1:]))(step_keys)
-            return Choice(noise, jnp.zeros(time.shape, bool))
+            places = None if given is None else jnp.asarray(given.places)[:, time[0, 0]]
+            return choice_of(decoding.context, noise, places)
 
         def step(state: recurrence.State, words: Int[Array, "B K"]):
             choice = choose(state.time)
@@ -124,6 +127,7 @@ def _decode_function(graph: nnx.GraphDef, decoding: Decode) -> DecodeFunction:
             pad=PAD,
             banned=banned,
             length_penalty=decoding.length_penalty,
+            given=None if given is None else jnp.asarray(given.words),
         )
 
     return run
@@ -206,15 +210,21 @@ def caption_images(
     """Captions images as `images.read_image` returns them."""
     if not images:
         return []
-    inputs = np.stack(images)
-    if not run.encoder.trained:
-        graph, state = nnx.split(run.encoder)
-        encoded = [annotate(graph, state, image[None])[0] for image in inputs]
-        annotations = np.concatenate([np.asarray(a) for a in encoded])
-        inputs = as_inputs(cast(ImageEncoder, run.encoder), annotations)
+    inputs = image_inputs(run, images)
     decode = make_decode(run.model, decoding)
     batch_size = min(len(images), decoding.batch_size)
     return list(caption_inputs(decode, run.params, inputs, run.vocabulary, batch_size))
+
+
+def image_inputs(run: Run, images: Sequence[UInt8[np.ndarray, "S S 3"]]) -> Inputs:
+    """A model's inputs for images: their annotation vectors, unless its encoder was trained."""
+    inputs = np.stack(images)
+    if run.encoder.trained:
+        return inputs
+    graph, state = nnx.split(run.encoder)
+    encoded = [annotate(graph, state, image[None])[0] for image in inputs]
+    annotations = np.concatenate([np.asarray(a) for a in encoded])
+    return as_inputs(cast(ImageEncoder, run.encoder), annotations)
 
 
 def translate(

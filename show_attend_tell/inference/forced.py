@@ -21,6 +21,7 @@ from jaxtyping import Array, Float, Int
 from show_attend_tell.data.batches import Inputs
 from show_attend_tell.inference.run import Run
 from show_attend_tell.models import product_form
+from show_attend_tell.models.teacher_forced import TeacherForced
 from show_attend_tell.tokens import EOS
 
 IMAGES_AT_ONCE = 25
@@ -90,13 +91,20 @@ def _compute(graph: nnx.GraphDef) -> Callable[[Any, Array, Array], _Computed]:
         annotations = model.annotations(inputs)
         out = model.decoder(annotations, tokens)
         real = slice(annotations.vectors.shape[1])
-        posterior = None
-        if out.factors is not None:
-            flat = tokens.reshape(len(tokens), -1)
-            _, log_posterior = product_form.log_marginal(
-                product_form.exponentials(out.factors), flat
-            )
-            posterior = jnp.exp(log_posterior).reshape(out.log_alpha.shape)[..., real]
+        posterior = log_posteriors(out, tokens)
+        if posterior is not None:
+            posterior = jnp.exp(posterior)[..., real]
         return out.alpha[..., real], posterior
 
     return run
+
+
+def log_posteriors(
+    out: TeacherForced, tokens: Int[Array, "B R T"]
+) -> Float[Array, "B R T M"] | None:
+    """The log of the posterior given each word of texts; None without a product form."""
+    if out.factors is None:
+        return None
+    flat = tokens.reshape(len(tokens), -1)
+    _, found = product_form.log_marginal(product_form.exponentials(out.factors), flat)
+    return found.reshape(out.log_alpha.shape)

@@ -371,18 +371,23 @@ class Decoder(nnx.Module):
         """One step of decoding, without dropout: the logits of the next word after `words`.
 
         With `mixture` they are the log-probabilities with the place summed out, which needs the
-        product form.
+        product form; rows of a choice that read one place keep to it.
         """
         embedded, memory = self.embed(words), self.with_place_terms(memory)
         inputs = self.word_inputs(memory, words, embedded)
         state, out = recurrence.step(weights, memory, state, inputs, choice)
         assert out.z is not None and out.log_alpha is not None
         h = state.h if out.attentional is None else out.attentional
+        mixed = None
         if mixture:
             factors = self.factors(memory, embedded, h, out.log_alpha)
-            logits = product_form.log_mixture(product_form.exponentials(factors))
-        else:
-            logits = self.output(embedded, h, out.z, None, memory.scene)
+            mixed = product_form.log_mixture(product_form.exponentials(factors))
+            if choice is None:
+                return mixed, state, out
+        logits = self.output(embedded, h, out.z, None, memory.scene)
+        if mixed is not None and choice is not None:
+            # The mixture is normalised, so what takes its place must be, too.
+            logits = jnp.where(choice.expected[..., None], mixed, jax.nn.log_softmax(logits))
         return logits, state, out
 
     def __call__(

@@ -69,6 +69,7 @@ class _Words(NamedTuple):
     eos: int
     pad: int
     never: Int[Array, " W"]  # those that are never emitted
+    given: Int[Array, "B T"] | None  # words that must be emitted; negative where the search is free
 
 
 def beam_search(
@@ -83,6 +84,7 @@ def beam_search(
     pad: int,
     banned: tuple[int, ...] = (),
     length_penalty: float,
+    given: Int[Array, "B T"] | None = None,
 ) -> Hypotheses:
     """The K best captions of each image that a beam of K finds, with the trace of each.
 
@@ -105,7 +107,8 @@ def beam_search(
     then word id; of equal hypotheses the one that finished earlier comes first. An image's result
     does not depend on the others in its batch.
 
-    Pure and jit-able; every argument but `state` (and the arrays `step` closes over) is static.
+    Pure and jit-able; every argument but `state`, `given` and the arrays `step` closes over is
+    static.
 
     Args:
       step: one decoding step, see `Step`. The logits need not be normalised. `step` closes over
@@ -121,6 +124,8 @@ def beam_search(
       banned: further ids never to emit, such as <unk>. The other words do not inherit their
         probability: log-probabilities stay the model's.
       length_penalty: exponent >= 0 of the length, see the module's docstring.
+      given: words that the captions must have at these steps, such as a beginning; negative where
+        the search is free. They may be banned words, and count with the model's log-probabilities.
 
     Raises:
       UserError: beam or max_length below 1, a negative length penalty, or <eos> banned.
@@ -131,7 +136,7 @@ def beam_search(
         raise UserError(f"length_penalty is {length_penalty}; it must be 0 (none) or more")
     if eos in banned:
         raise UserError("<eos> is among the banned words, so no caption could end; remove it")
-    ids = _Words(bos, eos, pad, jnp.array(sorted({bos, pad, *banned})))
+    ids = _Words(bos, eos, pad, jnp.array(sorted({bos, pad, *banned})), given)
     divisors = jnp.arange(1, max_length + 1, dtype=jnp.float32) ** length_penalty
     search = lax.while_loop(
         lambda search: (search.time < max_length) & ~search.done.all(),
@@ -173,7 +178,8 @@ def _advance(step: Step, ids: _Words, divisors: Float[Array, " T"], search: _Sea
     """
     batch, beam = search.words.shape
     logits, state, trace = step(search.state, search.words)
-    log_probs, parents, words = _best_extensions(logits, search.unfinished.log_probs, ids)
+    given = None if ids.given is None else ids.given[:, search.time]
+    log_probs, parents, words = _best_extensions(logits, search.unfinished.log_probs, ids, given)
     ends = words == ids.eos
 
     lengths = jnp.full((batch, beam), search.time + 1)
@@ -208,16 +214,24 @@ def _advance(step: Step, ids: _Words, divisors: Float[Array, " T"], search: _Sea
 
 
 def _best_extensions(
-    logits: Float[Array, "B K V"], log_probs: Float[Array, "B K"], ids: _Words
+    logits: Float[Array, "B K V"],
+    log_probs: Float[Array, "B K"],
+    ids: _Words,
+    given: Int[Array, " B"] | None,
 ) -> tuple[Float[Array, "B M"], Int[Array, "B M"], Int[Array, "B M"]]:
     """Log-probabilities, parent beams and last words of the M = 2 K most probable extensions.
 
     Args:
       log_probs: of the hypotheses to extend.
+      given: the word that must come next; negative: any.
     """
     batch, beam, vocabulary = logits.shape
-    extended = jax.nn.log_softmax(logits.astype(jnp.float32))
-    extended = extended.at[:, :, ids.never].set(-jnp.inf)
+    said = jax.nn.log_softmax(logits.astype(jnp.float32))
+    extended = said.at[:, :, ids.never].set(-jnp.inf)
+    if given is not None:
+        must = given[:, None, None]
+        only = jnp.where(jnp.arange(vocabulary)[None, None] == must, said, -jnp.inf)
+        extended = jnp.where(must >= 0, only, extended)
     extended += log_probs[:, :, None]
     # At most K candidates end in <eos>, so the best 2 K hold the best K of the others.
     # (On a CPU one top_k over K * V is as fast as one per beam followed by one over the rest.)

@@ -45,6 +45,16 @@ class RunFolder:
         return (self.path / "checkpoints").is_dir()
 
     @property
+    def has_config(self) -> bool:
+        """Whether this is a run or an exported model at all."""
+        return (self.path / "config.json").is_file()
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether there are weights to use: exported ones, or those of a first validation."""
+        return self.exported_weights is not None or any((self.path / "best").glob("[0-9]*"))
+
+    @property
     def exported_weights(self) -> Path | None:
         """The weights file of an exported model; None for a run."""
         path = self.path / WEIGHTS

@@ -8,9 +8,11 @@ import tiny
 from flax import nnx
 
 from show_attend_tell.evaluation.boxes import Places
-from show_attend_tell.evaluation.forced_gaze import forced_gaze, log_p_of_gaze
+from show_attend_tell.evaluation.forced_gaze import forced_gaze
 from show_attend_tell.evaluation.given_split import Words
 from show_attend_tell.evaluation.mentions import Mention
+from show_attend_tell.inference.explaining import log_p_of_gaze
+from show_attend_tell.inference.given_steps import FREE, GivenSteps
 from show_attend_tell.models.attention import Annotations, Choice
 from show_attend_tell.models.captioner import Captioner
 from show_attend_tell.models.encoders import Precomputed
@@ -42,7 +44,8 @@ def given_place(model):
 def test_the_step_reads_each_place_in_turn():
     model = model_of(**MARGINAL)
     vectors, tokens = jnp.array(VECTORS), jnp.array(TOKENS)
-    found = jax.jit(lambda: log_p_of_gaze(model, vectors, tokens, jnp.array(STEP), 4))()
+    given = GivenSteps(tokens, jnp.full(tokens.shape, FREE))
+    found = jax.jit(lambda: log_p_of_gaze(model, vectors, given, jnp.array(STEP)))()
     expected = np.asarray(given_place(model))[np.arange(3), STEP, :4]
     np.testing.assert_allclose(np.exp(found), expected, atol=1e-5)
 
@@ -53,7 +56,8 @@ def test_steps_before_read_as_trained():
 
     @jax.jit
     def gaze(vectors, step):
-        return log_p_of_gaze(model, vectors, jnp.array(TOKENS), step, 4)
+        given = GivenSteps(jnp.array(TOKENS), jnp.full(TOKENS.shape, FREE))
+        return log_p_of_gaze(model, vectors, given, step)
 
     @jax.jit
     def read(vectors, expected):

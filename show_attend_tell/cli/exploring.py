@@ -1,0 +1,132 @@
+"""The verb that opens the explorer."""
+
+import argparse
+import socket
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from show_attend_tell.cli.common import Verbs, add_verb
+from show_attend_tell.errors import UserError
+
+if TYPE_CHECKING:
+    import uvicorn
+
+    from show_attend_tell.explorer.explorer import Explorer
+
+DEFAULT = ("flickr8k-soft", "flickr8k-hard")  # what is explored if no run is named
+BROWSED, EXPORTED = 200, 12  # pictures of a split, unless asked otherwise
+
+
+def add_verbs(verbs: Verbs) -> None:
+    """Adds the verb of this module."""
+    explore = add_verb(
+        verbs,
+        "explore",
+        _explore,
+        "Open an application in the browser: see where runs look, and intervene.",
+    )
+    explore.add_argument(
+        "runs",
+        nargs="*",
+        metavar="RUN",
+        help="a packaged model, a run, an exported model, or a folder of training runs to watch "
+        f"(default: {' '.join(DEFAULT)})",
+    )
+    explore.add_argument("--split", default="test", help="split to browse (default: test)")
+    explore.add_argument(
+        "--num", type=int, metavar="N", help=f"pictures of it (default: {BROWSED})"
+    )
+    explore.add_argument("--port", type=int, default=8000, help="(default: 8000)")
+    explore.add_argument(
+        "--host",
+        default="127.0.0.1",
+        help="address to serve; any other than the default lets others in (default: 127.0.0.1)",
+    )
+    explore.add_argument(
+        "--export",
+        type=Path,
+        metavar="FILE.html",
+        help=f"write one HTML file instead, for reading without a server (--num: {EXPORTED})",
+    )
+
+
+def _explore(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
+    from show_attend_tell.explorer.explorer import open_explorer, sort_runs
+
+    if arguments.num is not None and arguments.num < 1:
+        raise UserError(f"--num {arguments.num}: must be 1 or more")
+    exports = arguments.export is not None
+    listening = None if exports else _listen(arguments.host, arguments.port)
+    asked, watched = sort_runs(arguments.runs or DEFAULT)
+    explorer = open_explorer(
+        asked,
+        overrides,
+        split=arguments.split,
+        count=arguments.num or (EXPORTED if exports else BROWSED),
+        live=bool(watched) and not exports,
+    )
+    if exports:
+        _export(explorer, arguments.export)
+    else:
+        assert listening is not None
+        _serve(explorer, watched, listening)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """A socket, before runs are loaded: that takes seconds, and the port may be in use."""
+    try:
+        return socket.create_server((host, port), reuse_port=False)
+    except (OSError, OverflowError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise UserError(f"port {port} of {host}: {why}; choose another with --port") from error
+
+
+def _export(explorer: "Explorer", path: Path) -> None:
+    from show_attend_tell.explorer.export import export
+
+    ids = [facts.id for facts in explorer.pictures.examples]
+    if explorer.browsing is not None:
+        ids = explorer.browsing.ids
+        explorer.browsing.start()
+        explorer.browsing.wait()
+    else:
+        print(f"generated pictures only: {explorer.session.hint}", file=sys.stderr)
+    size = export(explorer, path, ids)
+    print(f"{path}: {len(ids)} pictures, {size / 1e6:.1f} MB; open it in a browser")
+
+
+def _serve(explorer: "Explorer", watched: Sequence[Path], listening: socket.socket) -> None:
+    import uvicorn
+
+    from show_attend_tell.explorer.live import Watch
+    from show_attend_tell.explorer.server import make_app
+
+    watch = Watch(watched) if watched else None
+    app = make_app(explorer, watch)
+    # An open stream of events must not keep the server alive.
+    server = uvicorn.Server(
+        uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1, lifespan="off")
+    )
+    host, port = listening.getsockname()[:2]
+    threading.Thread(target=_begin, args=(explorer, server, host, port), daemon=True).start()
+    try:
+        server.run(sockets=[listening])
+    except KeyboardInterrupt:  # the way to end it
+        print()
+    finally:
+        explorer.stop()
+        if watch is not None:
+            watch.close()
+
+
+def _begin(explorer: "Explorer", server: "uvicorn.Server", host: str, port: int) -> None:
+    """Names the address once the server answers, then starts the work in the background."""
+    while not server.started:
+        time.sleep(0.01)
+    shown = f"[{host}]" if ":" in host else host
+    print(f"open http://{shown}:{port} (Ctrl-C ends it)", flush=True)
+    explorer.start()

@@ -1,0 +1,156 @@
+"""The table of a split: what every run says of its pictures, made in the background."""
+
+import itertools
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from statistics import fmean
+
+import numpy as np
+
+from show_attend_tell.evaluation import caption_metrics
+from show_attend_tell.evaluation.boxes import Places
+from show_attend_tell.evaluation.mentions import mentions_in_caption
+from show_attend_tell.evaluation.pointing import measure
+from show_attend_tell.explorer.answers import Reading, Row, RunSummary, Table
+from show_attend_tell.explorer.pictures import Kept, Pictures
+from show_attend_tell.explorer.respondent import Respondent
+from show_attend_tell.tokens import EOS_WORD
+
+AT_ONCE = 4  # pictures captioned in one go: a person who asks meanwhile waits for one go
+
+
+class Browsing:
+    """A table that fills itself.
+
+    Args:
+      name: of the split.
+      pictures: the store; `ids` of it are the split's, in the order of the table.
+      ids: of the pictures to caption.
+      respondents: the runs over pictures.
+      turn: gives what is entered for each go, so that people's questions come first.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        pictures: Pictures,
+        ids: Sequence[str],
+        respondents: Sequence[Respondent],
+        turn: Callable[[], AbstractContextManager[None]],
+    ):
+        self._name, self._pictures = name, pictures
+        self._respondents, self._turn = respondents, turn
+        self.ids = list(ids)
+        self._lock, self._stopped = threading.Lock(), threading.Event()
+        self._rows: dict[str, Row] = {}
+        self._thread = threading.Thread(target=self._fill, name="browsing", daemon=True)
+
+    def start(self) -> None:
+        """Begins to fill the table."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stops after the present go."""
+        self._stopped.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout=30)
+
+    def wait(self) -> None:
+        """Waits until the table is full."""
+        self._thread.join()
+
+    def table(self) -> Table:
+        """The rows so far."""
+        with self._lock:
+            rows = list(self._rows.values())
+            ready = sum(len(row.runs) == len(self._respondents) for row in rows)
+            return Table(
+                split=self._name,
+                total=len(self.ids),
+                ready=ready,
+                rows=rows,
+            )
+
+    def _fill(self) -> None:
+        for begin in range(0, len(self.ids), AT_ONCE):
+            chunk = self.ids[begin : begin + AT_ONCE]
+            kept = [self._pictures[key] for key in chunk]
+            for respondent in self._respondents:
+                if self._stopped.is_set():
+                    return
+                with self._turn():
+                    seen = [
+                        respondent.see_picture(key, one.picture)
+                        for key, one in zip(chunk, kept, strict=True)
+                    ]
+                    # The last ones again where there are fewer: another number would compile anew.
+                    filled = [*seen, *[seen[-1]] * (AT_ONCE - len(seen))]
+                    readings = respondent.captions(filled)
+                for key, one, reading in zip(chunk, kept, readings, strict=False):
+                    self._add(key, one, summarise(one, reading))
+        self._score()
+
+    def _add(self, key: str, kept: Kept, found: tuple[str, RunSummary]) -> None:
+        name, summary = found
+        with self._lock:
+            row = self._rows.get(key)
+            if row is None:
+                facts = kept.facts
+                row = Row(
+                    picture=key,
+                    name=facts.name,
+                    references=facts.references,
+                    runs={},
+                    disagreement=None,
+                )
+            runs = row.runs | {name: summary}
+            apart = disagreement([one.caption for one in runs.values()])
+            # A new row, never a changed one: the old one may be on its way to a browser.
+            self._rows[key] = row.model_copy(update={"runs": runs, "disagreement": apart})
+
+    def _score(self) -> None:
+        """Adds scores: CIDEr needs all references of the split."""
+        for respondent in self._respondents:
+            name = respondent.name
+            hypotheses = {key: row.runs[name].caption for key, row in self._rows.items()}
+            references = {key: row.references for key, row in self._rows.items()}
+            if self._stopped.is_set() or not all(references.values()):
+                return
+            found = caption_metrics.score(references, hypotheses, meteor=False)
+            with self._lock:
+                for k, key in enumerate(references):
+                    row = self._rows[key]
+                    scores = {metric: float(of[k]) for metric, of in found.per_image.items()}
+                    summary = row.runs[name].model_copy(update={"scores": scores})
+                    runs = row.runs | {name: summary}
+                    self._rows[key] = row.model_copy(update={"runs": runs})
+
+
+def summarise(kept: Kept, reading: Reading) -> tuple[str, RunSummary]:
+    """A run's name, and its caption of a picture in a few figures."""
+    words = [step for step in reading.steps if step.word != EOS_WORD]
+    pointing, in_box = None, None
+    named = mentions_in_caption([step.word for step in words], kept.mentions)
+    if named:
+        places = Places(np.array(reading.grid.rows), np.array(reading.grid.columns))
+        maps = np.array([words[step].prior for step, _ in named])
+        figures = measure([mention for _, mention in named], places, maps)
+        pointing = float(figures["prior"]["pointing"].mean())
+        in_box = float(figures["prior"]["in_box"].mean())
+    return reading.run, RunSummary(
+        caption=reading.text,
+        entropy=fmean(step.entropy for step in words) if words else 0.0,
+        pointing=pointing,
+        in_box=in_box,
+        scores={},
+    )
+
+
+def disagreement(captions: Sequence[str]) -> float | None:
+    """1 - the mean Jaccard index of the words of two captions; None with fewer than two."""
+    words = [set(caption.split()) for caption in captions]
+    pairs = list(itertools.combinations(words, 2))
+    if not pairs:
+        return None
+    return 1 - fmean(len(a & b) / max(1, len(a | b)) for a, b in pairs)

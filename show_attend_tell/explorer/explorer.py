@@ -1,0 +1,236 @@
+"""All that an explorer knows: its runs, its pictures, the split that it shows."""
+
+import io
+import logging
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from show_attend_tell import __version__, pretrained
+from show_attend_tell.data.builders.shapes import render_scene
+from show_attend_tell.data.examples import Example, ExampleSource
+from show_attend_tell.errors import UserError
+from show_attend_tell.explorer.answers import (
+    CaptionQuestion,
+    Gaze,
+    GazeQuestion,
+    Reading,
+    Session,
+)
+from show_attend_tell.explorer.browsing import Browsing
+from show_attend_tell.explorer.pictures import Pictures
+from show_attend_tell.explorer.respondent import Respondent, Seen
+from show_attend_tell.explorer.turns import Turns
+from show_attend_tell.runs.folder import RunFolder
+
+EXAMPLES = 6  # generated pictures to begin with
+SENTENCES = 12  # source sentences to begin with
+
+_log = logging.getLogger(__name__)
+
+
+class Unknown(LookupError):
+    """A run or a picture that is not there; the message is for the asker."""
+
+
+@dataclass(frozen=True, eq=False)
+class Explorer:
+    """What the server, an export and a notebook ask. Make one with `open_explorer`.
+
+    Attributes:
+      respondents: its runs, by name.
+      pictures: those that can be asked about.
+      browsing: the table of the split; None without one.
+      session: what it was started with.
+      turns: whose turn it is to compute.
+    """
+
+    respondents: dict[str, Respondent]
+    pictures: Pictures
+    browsing: Browsing | None
+    session: Session
+    turns: Turns
+
+    def caption(self, question: CaptionQuestion) -> Reading:
+        """Answers a question.
+
+        Raises:
+          Unknown: the run or the picture is not there.
+          UserError: the question makes no sense for that run.
+        """
+        respondent = self._respondent(question.run)
+        with self.turns.person():
+            seen = self._see(respondent, question)
+            return respondent.caption(
+                seen, question.steps, beam=question.beam, context=question.context
+            )
+
+    def gaze(self, question: GazeQuestion) -> Gaze:
+        """Answers a question; errors as for `caption`."""
+        respondent = self._respondent(question.run)
+        with self.turns.person():
+            return respondent.gaze(self._see(respondent, question), question.steps, question.word)
+
+    def words(self, run: str, begins: str) -> list[str]:
+        """A run's words that begin so; raises `Unknown`."""
+        return self._respondent(run).begins(begins)
+
+    def warm_up(self) -> None:
+        """Asks every run once, so that nothing compiles while a person waits."""
+        for respondent in self.respondents.values():
+            try:
+                with self.turns.background():
+                    if respondent.reads_words:
+                        seen = respondent.see_text("warm up")
+                    else:
+                        facts = self.pictures.examples[0]
+                        seen = respondent.see_picture(facts.id, self.pictures[facts.id].picture)
+                    respondent.caption(seen)
+                with self.turns.background():
+                    respondent.caption(seen, beam=1)
+                    respondent.gaze(seen, ())
+            except UserError as error:
+                _log.warning("%s: %s", respondent.name, error)
+
+    def start(self) -> None:
+        """Starts what runs in the background."""
+
+        def work() -> None:
+            self.warm_up()
+            if self.browsing is not None:
+                self.browsing.start()
+
+        threading.Thread(target=work, name="warm-up", daemon=True).start()
+
+    def stop(self) -> None:
+        """Stops it."""
+        if self.browsing is not None:
+            self.browsing.stop()
+
+    def _respondent(self, name: str) -> Respondent:
+        if name not in self.respondents:
+            raise Unknown(f"no run {name!r}; there are {', '.join(self.respondents) or 'none'}")
+        return self.respondents[name]
+
+    def _see(self, respondent: Respondent, question: CaptionQuestion | GazeQuestion) -> Seen:
+        if (question.picture is None) == (question.text is None):
+            raise UserError("name a picture or give a text, one of the two")
+        if question.text is not None:
+            return respondent.see_text(question.text)
+        assert question.picture is not None
+        try:
+            kept = self.pictures[question.picture]
+        except KeyError:
+            raise Unknown(f"no picture {question.picture!r}; send it again") from None
+        return respondent.see_picture(question.picture, kept.picture, question.masks)
+
+
+def sort_runs(given: Sequence[str]) -> tuple[list[str], list[Path]]:
+    """Runs to ask, and folders to watch, of what somebody named.
+
+    A folder without a config holds runs, so it is watched. A run that has weights is asked; one
+    that trains is watched, too. What is neither is asked, so that loading it says what is wrong.
+    """
+    asked, watched = [], []
+    for name in given:
+        path = Path(name)
+        if name in pretrained.names() or not path.is_dir():
+            asked.append(name)
+            continue
+        folder = RunFolder(path)
+        if folder.has_config and folder.has_weights:
+            asked.append(name)
+        elif folder.has_config:
+            _log.warning("%s: no weights yet, so it is only watched", path)
+        if folder.exported_weights is None:
+            watched.append(path)
+    return asked, watched
+
+
+def open_explorer(
+    runs: Sequence[str | Path],
+    overrides: Sequence[str] = (),
+    *,
+    split: str = "test",
+    count: int = 200,
+    live: bool = False,
+) -> Explorer:
+    """Loads runs and opens the split that they share.
+
+    Args:
+      runs: names of packaged models, or folders of runs and exported models.
+      overrides: of their settings, as on the command line.
+      split: to browse.
+      count: pictures of it to caption.
+      live: whether there are training runs to watch.
+
+    Raises:
+      UserError: a run cannot be loaded, or two have one name.
+    """
+    respondents: dict[str, Respondent] = {}
+    for given in runs:
+        run = pretrained.load(given, overrides)
+        name = run.workdir.resolve().name
+        if name in respondents:
+            name = str(given)
+        if name in respondents:
+            raise UserError(f"{given}: the same run is given twice; name each run once")
+        respondents[name] = Respondent(name, run)
+    over_images = [r for r in respondents.values() if not r.reads_words]
+    examples, hint = (None, "") if not over_images else _split(over_images[0], split)
+    pictures, turns = Pictures(_examples(), examples), Turns()
+    browsing = None
+    if examples is not None:
+        ids = pictures.split[:count]
+        browsing = Browsing(split, pictures, ids, over_images, turns.background)
+    session = Session(
+        version=__version__,
+        runs=[respondent.facts() for respondent in respondents.values()],
+        examples=pictures.examples,
+        split=None if browsing is None else split,
+        hint=hint,
+        sentences=_sentences(list(respondents.values()), split),
+        live=live,
+        offline=False,
+    )
+    return Explorer(respondents, pictures, browsing, session, turns)
+
+
+def _split(respondent: Respondent, split: str) -> tuple[ExampleSource[Example] | None, str]:
+    """The split of a run's data; None, with what to do, if the data are not at hand."""
+    task = respondent.run.task
+    try:
+        examples = task.load(split)
+        return task.pictures(examples), ""
+    except UserError as error:
+        return None, str(error)
+
+
+def _sentences(respondents: Sequence[Respondent], split: str) -> list[str]:
+    """Source sentences to begin with."""
+    for respondent in respondents:
+        if respondent.reads_words:
+            task = respondent.run.task
+            try:
+                examples = task.load(split)
+            except UserError as error:
+                _log.warning("%s: %s", respondent.name, error)
+                continue
+            count = min(SENTENCES, len(examples))
+            return [task.subject(examples[i]).text for i in range(count)]
+    return []
+
+
+def _examples() -> dict[str, bytes]:
+    """Generated pictures, which everybody has."""
+    made = {}
+    for seed in range(EXAMPLES):
+        pixels, caption, _ = render_scene(np.random.default_rng(seed))
+        file = io.BytesIO()
+        Image.fromarray(pixels).save(file, "PNG")
+        made[caption] = file.getvalue()
+    return made

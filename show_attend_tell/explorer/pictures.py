@@ -1,0 +1,141 @@
+"""The pictures that can be asked about: generated ones, those of a split, and what people bring."""
+
+import io
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+
+from PIL import Image
+
+from show_attend_tell.data.examples import Example, ExampleSource
+from show_attend_tell.data.images import keepable, picture_size, read_picture
+from show_attend_tell.errors import UserError
+from show_attend_tell.evaluation.mentions import Mention, mentions_of
+from show_attend_tell.explorer.answers import NamedBox, PictureFacts
+
+LARGEST_SIDE, THUMBNAIL = 1024, 192  # pixels
+UPLOADS_KEPT = 100  # the last ones; the page sends a picture again where it was dropped
+
+
+@dataclass(frozen=True, eq=False)
+class Kept:
+    """A picture with what is known of it."""
+
+    facts: PictureFacts
+    picture: bytes  # encoded
+    mentions: tuple[Mention, ...] = ()  # of its references, with boxes
+
+
+class Pictures:
+    """All pictures of an explorer, by id. Safe to use from several threads.
+
+    Args:
+      examples: pictures to begin with, by name.
+      split: a split to browse, if the data are there.
+    """
+
+    def __init__(self, examples: Mapping[str, bytes], split: ExampleSource[Example] | None = None):
+        self._lock = threading.Lock()
+        self._uploads: OrderedDict[str, Kept] = OrderedDict()
+        self._split = split
+        self._numbers: dict[str, int] = {}
+        self._descriptions = None if split is None else split.descriptions()
+        if split is not None:
+            self._numbers = {_key("split", name): i for i, name in enumerate(split.ids)}
+        self._examples = {
+            kept.facts.id: kept
+            for name, picture in examples.items()
+            for kept in [_kept("example", name, picture)]
+        }
+
+    @property
+    def examples(self) -> list[PictureFacts]:
+        """The pictures to begin with."""
+        return [kept.facts for kept in self._examples.values()]
+
+    @property
+    def split(self) -> list[str]:
+        """The ids of the split's pictures, in its order."""
+        return list(self._numbers)
+
+    def id_of(self, name: str) -> str | None:
+        """The id of the split's picture of that name; None: it has none."""
+        key = _key("split", name)
+        return key if key in self._numbers else None
+
+    def __getitem__(self, key: str) -> Kept:
+        """The picture of an id.
+
+        Raises:
+          KeyError: there is none, or it was uploaded too long ago.
+        """
+        if key in self._examples:
+            return self._examples[key]
+        if key in self._numbers:
+            return self._of_split(key)
+        with self._lock:
+            return self._uploads[key]
+
+    def add(self, name: str, content: bytes) -> PictureFacts:
+        """Takes a picture that somebody brings.
+
+        Raises:
+          UserError: it is not a picture that `images.read_image` reads.
+        """
+        name = name.strip()[:200] or "picture"
+        try:
+            kept = _kept("upload", name, keepable(content))
+        except UserError as error:
+            raise UserError(str(error).replace("image:", f"{name}:", 1)) from error
+        with self._lock:
+            self._uploads[kept.facts.id] = kept
+            self._uploads.move_to_end(kept.facts.id)
+            while len(self._uploads) > UPLOADS_KEPT:
+                self._uploads.popitem(last=False)
+        return kept.facts
+
+    def _of_split(self, key: str) -> Kept:
+        assert self._split is not None and self._descriptions is not None
+        number = self._numbers[key]
+        with self._lock:  # a data set's reader need not be safe to share
+            example = self._split[number]
+        described = self._descriptions[number]
+        mentions = tuple(m for _, _, m in mentions_of(example.image_id, described))
+        boxes = dict.fromkeys((m.noun, sides) for m in mentions for sides in m.boxes)
+        boxes |= dict.fromkeys((box.label, box.sides) for box in example.boxes if not mentions)
+        height, width = picture_size(example.image)
+        facts = PictureFacts(
+            id=key,
+            name=example.image_id,
+            width=width,
+            height=height,
+            references=list(example.captions),
+            boxes=[NamedBox(label=label, sides=_inside(sides)) for label, sides in boxes],
+            origin="split",
+        )
+        return Kept(facts, example.image, mentions)
+
+
+def jpeg(picture: bytes, side: int) -> bytes:
+    """A picture for the page: upright, without what a camera wrote into it, sides up to `side`."""
+    file = io.BytesIO()
+    Image.fromarray(read_picture(picture, side)).save(file, "JPEG", quality=88)
+    return file.getvalue()
+
+
+def _kept(origin: str, name: str, picture: bytes) -> Kept:
+    height, width = picture_size(picture)
+    key = _key(origin, name if origin == "example" else sha256(picture).hexdigest())
+    return Kept(PictureFacts(id=key, name=name, width=width, height=height, origin=origin), picture)
+
+
+def _key(origin: str, name: str) -> str:
+    """An id that is safe in an address, and the same whenever the explorer starts."""
+    return f"{origin}-{sha256(name.encode(errors='surrogatepass')).hexdigest()[:16]}"
+
+
+def _inside(sides: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
+    ymin, xmin, ymax, xmax = (min(max(edge, 0.0), 1.0) for edge in sides)
+    return ymin, xmin, ymax, xmax
