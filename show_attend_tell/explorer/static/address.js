@@ -32,7 +32,11 @@ function writeAddress(push) {
   addressTimer = null;
   const hash = formatAddress(addressNow);
   if (hash === location.hash) return;
-  history[push ? "pushState" : "replaceState"](null, "", hash);
+  try {
+    history[push ? "pushState" : "replaceState"](null, "", hash);
+  } catch {
+    // Inside another page, as in a notebook, there is no address to write: the state stays here.
+  }
 }
 
 function tellAddress() {
@@ -64,7 +68,16 @@ export function nameTab(tab) {
 /** Go to another place of the page: "#/look?picture=…". */
 export function go(hash) {
   if (addressTimer !== null) writeAddress(false);
-  location.hash = hash;
+  addressNow = parseAddress(hash);
+  writeAddress(true);
+  tellAddress();
+}
+
+/** A link inside of the page, followed without loading anything. */
+export function followLink(event) {
+  if (event.button !== 0 || event.ctrlKey || event.metaKey || event.shiftKey || event.altKey) return;
+  event.preventDefault();
+  go(event.currentTarget.getAttribute("href"));
 }
 
 function readAddress() {

@@ -2,7 +2,7 @@
 
 import { html, render, useEffect, useRef, useState, ErrorLine } from "./base.js";
 import { getSession } from "./api.js";
-import { formatAddress, go, nameTab } from "./address.js";
+import { followLink, formatAddress, go, nameTab } from "./address.js";
 import { useAddress } from "./asking.js";
 import { Look } from "./look.js";
 import { Sentences } from "./sentences.js";
@@ -25,11 +25,11 @@ function Header({ tabs, current, session, address }) {
   const left = useRef({});
   if (current) left.current[current.tab] = formatAddress({ tab: current.tab, values: address.values });
   return html`<header class="top">
-    <a class="brand" href="#/"><span class="brand-mark" aria-hidden="true"></span>Show, attend and tell</a>
+    <a class="brand" href="#/" onClick=${followLink}><span class="brand-mark" aria-hidden="true"></span>Show, attend and tell</a>
     <nav aria-label="Views">
       ${tabs.map(
         ({ tab, text }) => html`<a key=${tab} href=${left.current[tab] ?? `#/${tab}`} data-test="tab"
-          data-tab=${tab} aria-current=${tab === current?.tab ? "page" : null}>${text}</a>`,
+          data-tab=${tab} onClick=${followLink} aria-current=${tab === current?.tab ? "page" : null}>${text}</a>`,
       )}
     </nav>
     ${session && html`<span class="version" title="Version of the program">${session.version}</span>`}

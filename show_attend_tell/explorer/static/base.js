@@ -13,11 +13,11 @@ export function classes(...names) {
   return names.filter(Boolean).join(" ");
 }
 
-/** A probability for people: 41 %, 4.1 %, 0.04 %. */
+/** A probability for people: 41 %, 4.1 %, 0.04 %. The space does not break. */
 export function percent(p) {
   const share = 100 * p;
-  if (share > 0 && share < 0.005) return "< 0.01 %";
-  return `${share.toFixed(share < 0.1 && share > 0 ? 2 : share < 10 ? 1 : 0)} %`;
+  if (share > 0 && share < 0.005) return "< 0.01 %";
+  return `${share.toFixed(share < 0.1 && share > 0 ? 2 : share < 10 ? 1 : 0)} %`;
 }
 
 /** A number on screen. It is rounded for people; `value` keeps all digits for whoever checks. */

@@ -1,6 +1,6 @@
 // The controls above the panels: which runs, how maps are drawn, what a click does.
 
-import { html, Choice, Segmented } from "./base.js";
+import { html, classes, useState, Choice, Segmented } from "./base.js";
 import { offline } from "./api.js";
 import { changeAddress } from "./address.js";
 import { runColour } from "./colours.js";
@@ -58,12 +58,15 @@ const MAP_OPTIONS = [
 ];
 
 export function LookControls({ session, state, playing, onPlay, hasBoxes }) {
+  const [open, setOpen] = useState(false);
   const modes = offline ? MODE_OPTIONS.slice(0, 2) : MODE_OPTIONS;
   const { opacity } = state;
   return html`<section class="controls card" aria-label="How to look">
     <${PlayButton} playing=${playing} onPlay=${onPlay} />
+    <button type="button" class="more" data-test="more" aria-expanded=${open ? "true" : "false"} onClick=${() => setOpen(!open)}>Options</button>
     <${RunChoice} session=${session} kind="images" chosen=${state.runs} />
     <${Segmented} legend="A click or drag" name="mode" test="mode" options=${modes} value=${state.mode} onChange=${setUnless("mode", "look", { push: true })} />
+    <div class=${classes("controls-extra", open && "open")}>
     ${state.runs.some((run) => run.posterior) && html`<${Segmented} legend="Attention" name="map" test="map" options=${MAP_OPTIONS}
       value=${state.map} onChange=${setUnless("map", "prior")} />`}
     <${Segmented} legend="Drawn as" name="style" test="style" options=${STYLE_OPTIONS} value=${state.style} onChange=${setUnless("style", "heat")} />
@@ -73,5 +76,6 @@ export function LookControls({ session, state, playing, onPlay, hasBoxes }) {
     ${!offline && html`<${SearchChoice} runs=${state.runs} beam=${state.beam} />`}
     ${hasBoxes && html`<label class="check"><input type="checkbox" checked=${state.boxes} data-test="boxes"
       onChange=${(event) => changeAddress({ boxes: event.target.checked ? "1" : null })} /><span>True boxes</span></label>`}
+    </div>
   </section>`;
 }

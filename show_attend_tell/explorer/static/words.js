@@ -85,8 +85,8 @@ export function StepFacts({ step, map, boxes = [] }) {
     <${Fact} name="entropy" title="Entropy of the attention before the word is known, nats" value=${step.entropy}
       text=${step.entropy.toFixed(2)} test="entropy" />
     <${Fact} name="β" title="The gate: how much of what is read gets through" value=${step.beta} text=${step.beta.toFixed(2)} test="beta" />
-    <${Fact} name="null place" title="Share of the attention that reads nothing" value=${step.null} text=${percent(step.null)} test="null" />
-    ${boxes.length > 0 && html`<${Fact} name="in its box" title="Share of the map in the boxes that the word names"
+    <${Fact} name="null" title="Share of the attention that reads nothing" value=${step.null} text=${percent(step.null)} test="null" />
+    ${boxes.length > 0 && html`<${Fact} name="in box" title="Share of the map in the boxes that the word names"
       value=${inside ?? ""} text=${inside === null ? "–" : percent(inside)} test="in-box" />`}
   </dl>`;
 }
