@@ -163,6 +163,31 @@ def test_the_early_exit_gives_what_the_search_without_it_gives(length_penalty):
         np.testing.assert_allclose(found.scores[image, 0], score, rtol=1e-5)
 
 
+def test_given_words_leave_the_best_of_the_sequences_that_have_them():
+    model, max_length = TinyCaptioner(images=8, vocabulary=6), 4
+    given = np.full((8, max_length), -1)
+    given[0, :2] = [5, 4]
+    given[1, 1] = 4
+    given[2, 2] = EOS
+    given[3, :2] = [UNK, 5]  # which is banned elsewhere
+    given[4, 0] = EOS
+    found = model.search(
+        beam=108, max_length=max_length, banned=(UNK,), length_penalty=0.7, given=given
+    )
+    sequences = [[*start, EOS] for n in range(4) for start in product([UNK, 4, 5], repeat=n)]
+    for image in range(8):
+        must = {t: word for t, word in enumerate(given[image]) if word >= 0}
+        fit = [
+            s
+            for s in sequences
+            if all(t >= len(s) or s[t] == word for t, word in must.items())
+            and all(word != UNK or must.get(t) == UNK for t, word in enumerate(s))
+        ]
+        scores = [model.teacher_force(image, s)[0] / len(s) ** 0.7 for s in fit]
+        assert words_of(found, image) == fit[np.argmax(scores)]
+        np.testing.assert_allclose(found.scores[image, 0], max(scores), rtol=1e-5)
+
+
 def test_beam_1_is_greedy_decoding():
     model = TinyCaptioner(images=12, vocabulary=9, eos_bias=-1.0)
     found = model.search(beam=1, max_length=7, banned=(UNK,), length_penalty=0.7)
