@@ -10,6 +10,7 @@ None of these files can contain code. `inference.run.load_run` reads such a fold
 """
 
 import dataclasses
+import html
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -45,6 +46,8 @@ RECORDS = (
 PACKAGED = Path(__file__).parent / "pretrained_models"
 # Where the results of packaged models go: apart from `runs/NAME`, which a run may be called.
 RESULTS = Path("runs") / "pretrained"
+# Of the view in a notebook: pictures, about 0.2 MB each, and its height in pixels.
+VIEWED, HEIGHT = 24, 760
 
 
 def names() -> tuple[str, ...]:
@@ -52,7 +55,51 @@ def names() -> tuple[str, ...]:
     return tuple(sorted(path.parent.name for path in PACKAGED.glob(f"*/{WEIGHTS}")))
 
 
-def load(model: str | Path, overrides: Sequence[str] = ()) -> Run:
+class Captions(list[AttentionRecord]):
+    """Captions of pictures: a list of records, which a notebook shows as an interactive view.
+
+    Args:
+      run: that made them.
+      names, pictures: what was captioned.
+      records: one for each.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        names: Sequence[str],
+        pictures: Sequence[Picture],
+        records: Sequence[AttentionRecord],
+    ):
+        super().__init__(records)
+        self._run, self._names, self._pictures = run, names, pictures
+
+    def _repr_html_(self) -> str:
+        """The view, which needs no server: the page in a frame that can reach nothing else."""
+        from show_attend_tell.explorer.notebook import view  # only notebooks need it
+
+        shown = view(self._run, self._names[:VIEWED], self._pictures[:VIEWED])
+        page = html.escape(shown, quote=True)
+        more = len(self) - VIEWED
+        note = f"<p>The first {VIEWED} of {len(self)} pictures.</p>" if more > 0 else ""
+        frame = (
+            f'<iframe srcdoc="{page}" sandbox="allow-scripts" title="captions and attention" '
+            f'style="width: 100%; height: {HEIGHT}px; border: 0"></iframe>'
+        )
+        return note + frame
+
+
+class Model(Run):
+    """A run that captions pictures itself."""
+
+    def caption(
+        self, pictures: Sequence[Picture | str], decoding: Decode | None = None
+    ) -> Captions:
+        """Captions pictures, see `pretrained.caption`."""
+        return caption(self, pictures, decoding)
+
+
+def load(model: str | Path, overrides: Sequence[str] = ()) -> Model:
     """A model that comes with the package, or one in a folder: a run or an exported model.
 
     Args:
@@ -63,16 +110,20 @@ def load(model: str | Path, overrides: Sequence[str] = ()) -> Run:
       UserError: there is no such model, or one of its files is damaged.
     """
     if str(model) in names():
-        return dataclasses.replace(load_run(PACKAGED / model, overrides), workdir=RESULTS / model)
+        return _model(load_run(PACKAGED / model, overrides), workdir=RESULTS / model)
     if Path(model).is_dir():
-        return load_run(Path(model), overrides)
+        return _model(load_run(Path(model), overrides))
     known = ", ".join(names()) or "none come with this version"
     raise UserError(f"{model}: neither a folder nor a model of the package ({known})")
 
 
+def _model(run: Run, **changes: Any) -> Model:
+    return Model(**{f.name: getattr(run, f.name) for f in dataclasses.fields(run)} | changes)
+
+
 def caption(
     run: Run, pictures: Sequence[Picture | str], decoding: Decode | None = None
-) -> list[AttentionRecord]:
+) -> Captions:
     """Captions pictures: the words, and where the model looked for each token.
 
     Args:
@@ -82,8 +133,8 @@ def caption(
         `dataclasses.replace(run.decoding, beam=3)`.
 
     Returns:
-      One record per picture: `text`, `tokens` (T), `alpha` (T, L) with L row by row of `grid`, and
-      more.
+      A list with one record per picture: `text`, `tokens` (T), `alpha` (T, L) with L row by row of
+      `grid`, and more. A notebook shows it as an interactive view.
 
     Raises:
       UserError: a picture cannot be read (the message names it), or the run translates sentences.
@@ -92,10 +143,12 @@ def caption(
     decoding = decoding or run.decoding
     sources = [Path(p) if isinstance(p, str) else p for p in pictures]
     images = [read_image(source, run.image_size) for source in sources]
-    captions = caption_images(run, images, decoding)
+    found = caption_images(run, images, decoding)
     names = [s.name if isinstance(s, Path) else f"picture {i}" for i, s in enumerate(sources)]
     subjects = [Subject(name, source) for name, source in zip(names, sources, strict=True)]
-    return attention_records(run, decoding, subjects, captions)
+    records = attention_records(run, decoding, subjects, found)
+    asked = dataclasses.replace(run, settings=dataclasses.replace(run.settings, decode=decoding))
+    return Captions(asked, names, sources, records)
 
 
 def draw(record: AttentionRecord, picture: Picture | str) -> Image.Image:

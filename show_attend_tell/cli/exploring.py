@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import uvicorn
 
     from show_attend_tell.explorer.explorer import Explorer
+    from show_attend_tell.inference.run import Run
 
 DEFAULT = ("flickr8k-soft", "flickr8k-hard")  # what is explored if no run is named
 BROWSED, EXPORTED = 200, 12  # pictures of a split, unless asked otherwise
@@ -55,16 +56,15 @@ def add_verbs(verbs: Verbs) -> None:
 
 
 def _explore(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
-    from show_attend_tell.explorer.explorer import open_explorer, sort_runs
+    from show_attend_tell.explorer.explorer import open_explorer
 
     if arguments.num is not None and arguments.num < 1:
         raise UserError(f"--num {arguments.num}: must be 1 or more")
     exports = arguments.export is not None
     listening = None if exports else _listen(arguments.host, arguments.port)
-    asked, watched = sort_runs(arguments.runs or DEFAULT)
+    asked, watched = _sorted(arguments.runs or DEFAULT)
     explorer = open_explorer(
-        asked,
-        overrides,
+        _loaded(asked, overrides),
         split=arguments.split,
         count=arguments.num or (EXPORTED if exports else BROWSED),
         live=bool(watched) and not exports,
@@ -74,6 +74,45 @@ def _explore(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     else:
         assert listening is not None
         _serve(explorer, watched, listening)
+
+
+def _sorted(given: Sequence[str]) -> tuple[list[str], list[Path]]:
+    """Runs to ask, and folders to watch, of what somebody named.
+
+    A folder without a config holds runs, so it is watched. A run that has weights is asked; one
+    that trains is watched, too. What is neither is asked, so that loading it says what is wrong.
+    """
+    from show_attend_tell import pretrained
+    from show_attend_tell.runs.folder import RunFolder
+
+    asked, watched = [], []
+    for name in given:
+        folder = RunFolder(Path(name))
+        if name in pretrained.names() or not folder.path.is_dir():
+            asked.append(name)
+            continue
+        if folder.has_config and folder.has_weights:
+            asked.append(name)
+        elif folder.has_config:
+            print(f"{name}: no weights yet, so it is only watched", file=sys.stderr)
+        if folder.exported_weights is None:
+            watched.append(folder.path)
+    return asked, watched
+
+
+def _loaded(given: Sequence[str], overrides: Sequence[str]) -> "dict[str, Run]":
+    """Runs by the names of their folders, or by what was given where two folders have one name."""
+    from show_attend_tell import pretrained
+
+    runs: dict[str, Run] = {}
+    for path in given:
+        run = pretrained.load(path, overrides)
+        name = run.workdir.resolve().name
+        name = path if name in runs else name
+        if name in runs:
+            raise UserError(f"{path}: the same run is given twice; name each run once")
+        runs[name] = run
+    return runs
 
 
 def _listen(host: str, port: int) -> socket.socket:

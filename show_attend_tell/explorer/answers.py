@@ -152,10 +152,12 @@ class Session(BaseModel):
     runs: list[RunFacts]
     examples: list[PictureFacts] = Field(description="pictures to begin with")
     split: str | None = Field(description="name of the split to browse; null: there is none")
-    hint: str = Field("", description="how to name the data, where there is no split")
-    sentences: list[str] = Field([], description="source sentences to begin with")
+    hint: str = Field(default="", description="how to name the data, where there is no split")
+    sentences: list[str] = Field(default=[], description="source sentences to begin with")
     live: bool = Field(description="whether there are training runs to watch")
-    offline: bool = Field(False, description="whether this is an exported file: no questions")
+    offline: bool = Field(
+        default=False, description="whether this is an exported file: no questions"
+    )
 
 
 class RunSummary(BaseModel):

@@ -3,14 +3,13 @@
 import io
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from show_attend_tell import __version__, pretrained
+from show_attend_tell import __version__
 from show_attend_tell.data.builders.shapes import render_scene
 from show_attend_tell.data.examples import Example, ExampleSource
 from show_attend_tell.errors import UserError
@@ -25,7 +24,7 @@ from show_attend_tell.explorer.browsing import Browsing
 from show_attend_tell.explorer.pictures import Pictures
 from show_attend_tell.explorer.respondent import Respondent, Seen
 from show_attend_tell.explorer.turns import Turns
-from show_attend_tell.runs.folder import RunFolder
+from show_attend_tell.inference.run import Run
 
 EXAMPLES = 6  # generated pictures to begin with
 SENTENCES = 12  # source sentences to begin with
@@ -129,57 +128,22 @@ class Explorer:
         return respondent.see_picture(question.picture, kept.picture, question.masks)
 
 
-def sort_runs(given: Sequence[str]) -> tuple[list[str], list[Path]]:
-    """Runs to ask, and folders to watch, of what somebody named.
-
-    A folder without a config holds runs, so it is watched. A run that has weights is asked; one
-    that trains is watched, too. What is neither is asked, so that loading it says what is wrong.
-    """
-    asked, watched = [], []
-    for name in given:
-        path = Path(name)
-        if name in pretrained.names() or not path.is_dir():
-            asked.append(name)
-            continue
-        folder = RunFolder(path)
-        if folder.has_config and folder.has_weights:
-            asked.append(name)
-        elif folder.has_config:
-            _log.warning("%s: no weights yet, so it is only watched", path)
-        if folder.exported_weights is None:
-            watched.append(path)
-    return asked, watched
-
-
 def open_explorer(
-    runs: Sequence[str | Path],
-    overrides: Sequence[str] = (),
+    runs: Mapping[str, Run],
     *,
     split: str = "test",
     count: int = 200,
     live: bool = False,
 ) -> Explorer:
-    """Loads runs and opens the split that they share.
+    """Makes an explorer of runs.
 
     Args:
-      runs: names of packaged models, or folders of runs and exported models.
-      overrides: of their settings, as on the command line.
-      split: to browse.
+      runs: by the names that they go by.
+      split: to browse, of the first run over pictures.
       count: pictures of it to caption.
       live: whether there are training runs to watch.
-
-    Raises:
-      UserError: a run cannot be loaded, or two have one name.
     """
-    respondents: dict[str, Respondent] = {}
-    for given in runs:
-        run = pretrained.load(given, overrides)
-        name = run.workdir.resolve().name
-        if name in respondents:
-            name = str(given)
-        if name in respondents:
-            raise UserError(f"{given}: the same run is given twice; name each run once")
-        respondents[name] = Respondent(name, run)
+    respondents = {name: Respondent(name, run) for name, run in runs.items()}
     over_images = [r for r in respondents.values() if not r.reads_words]
     examples, hint = (None, "") if not over_images else _split(over_images[0], split)
     pictures, turns = Pictures(_examples(), examples), Turns()
@@ -195,7 +159,6 @@ def open_explorer(
         hint=hint,
         sentences=_sentences(list(respondents.values()), split),
         live=live,
-        offline=False,
     )
     return Explorer(respondents, pictures, browsing, session, turns)
 

@@ -214,7 +214,7 @@ class _Watched:
             best_step=_best_step(validation, metric),
             written=last,
             captions_written=times[LATEST_CAPTIONS],
-            message=f"{METRICS}: damaged lines left out: {damaged}" if damaged else "",
+            message=f"damaged lines left out: {damaged}" if damaged else "",
         )
 
     def _total_steps(self) -> int | None:

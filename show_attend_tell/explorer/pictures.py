@@ -6,11 +6,12 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
+from pathlib import Path
 
 from PIL import Image
 
 from show_attend_tell.data.examples import Example, ExampleSource
-from show_attend_tell.data.images import keepable, picture_size, read_picture
+from show_attend_tell.data.images import Picture, keepable, picture_size, read_picture
 from show_attend_tell.errors import UserError
 from show_attend_tell.evaluation.mentions import Mention, mentions_of
 from show_attend_tell.explorer.answers import NamedBox, PictureFacts
@@ -122,6 +123,22 @@ def jpeg(picture: bytes, side: int) -> bytes:
     """A picture for the page: upright, without what a camera wrote into it, sides up to `side`."""
     file = io.BytesIO()
     Image.fromarray(read_picture(picture, side)).save(file, "JPEG", quality=88)
+    return file.getvalue()
+
+
+def encoded(picture: Picture) -> bytes:
+    """A picture as a file's content.
+
+    Raises:
+      UserError: as for `images.read_image`.
+    """
+    if isinstance(picture, bytes):
+        return keepable(picture)
+    if isinstance(picture, Path):
+        picture_size(picture)  # names the file if it is none
+        return keepable(picture.read_bytes())
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, "PNG")
     return file.getvalue()
 
 

@@ -1,0 +1,38 @@
+"""The explorer's view of captions, where a notebook shows their value."""
+
+from collections.abc import Sequence
+from hashlib import sha256
+
+from show_attend_tell import __version__
+from show_attend_tell.data.images import Picture, picture_size
+from show_attend_tell.explorer.answers import PictureFacts, Session
+from show_attend_tell.explorer.export import compact, compact_cells, content, described
+from show_attend_tell.explorer.page import one_file
+from show_attend_tell.explorer.pictures import encoded
+from show_attend_tell.explorer.respondent import Respondent
+from show_attend_tell.inference.run import Run
+
+
+def view(run: Run, names: Sequence[str], pictures: Sequence[Picture]) -> str:
+    """A page with pictures, their captions and maps, and what each place would have said."""
+    respondent = Respondent(run.workdir.name or "model", run)
+    shown, readings, gazes = {}, {}, {}
+    for number, (name, picture) in enumerate(zip(names, pictures, strict=True)):
+        content_of = encoded(picture)
+        key = f"picture-{number}-{sha256(content_of).hexdigest()[:12]}"
+        height, width = picture_size(content_of)
+        facts = PictureFacts(id=key, name=name, width=width, height=height, origin="upload")
+        seen = respondent.see_picture(key, content_of)
+        reading = respondent.caption(seen)
+        shown[key] = described(facts, content_of)
+        readings[key] = {respondent.name: compact(reading)}
+        gazes[key] = {respondent.name: compact_cells(respondent.gazes_of(seen, reading))}
+    session = Session(
+        version=__version__,
+        runs=[respondent.facts()],
+        examples=[],  # `content` lists the shown pictures
+        split=None,
+        live=False,
+        offline=True,
+    )
+    return one_file(content(session, shown, readings, gazes))
