@@ -25,14 +25,19 @@ function Header({ tabs, current, session, address }) {
   const left = useRef({});
   if (current) left.current[current.tab] = formatAddress({ tab: current.tab, values: address.values });
   return html`<header class="top">
-    <a class="brand" href="#/" onClick=${followLink}><span class="brand-mark" aria-hidden="true"></span>Show, attend and tell</a>
+    <a class="brand" href="#/"
+      onClick=${followLink}><span class="brand-mark"
+      aria-hidden="true"></span>Show, attend and tell</a>
     <nav aria-label="Views">
       ${tabs.map(
-        ({ tab, text }) => html`<a key=${tab} href=${left.current[tab] ?? `#/${tab}`} data-test="tab"
-          data-tab=${tab} onClick=${followLink} aria-current=${tab === current?.tab ? "page" : null}>${text}</a>`,
+        ({ tab, text }) => html`<a
+          key=${tab} href=${left.current[tab] ?? `#/${tab}`} data-test="tab"
+          data-tab=${tab}
+          onClick=${followLink} aria-current=${tab === current?.tab ? "page" : null}>${text}</a>`,
       )}
     </nav>
-    ${session && html`<span class="version" title="Version of the program">${session.version}</span>`}
+    ${session && html`<span class="version"
+      title="Version of the program">${session.version}</span>`}
   </header>`;
 }
 

@@ -55,7 +55,8 @@ export function cssColour(name, share, opacity = 1) {
 
 /** The same colour for a line, which has nothing to let through. */
 export function lineColour(name, share) {
-  return `rgb(${rampOf(name)[Math.round(Math.min(1, Math.max(0, share)) * (RAMP_SIZE - 1))].map(Math.round).join(" ")})`;
+  const [r, g, b] = colourOf(name, share).map(Math.round);
+  return `rgb(${r} ${g} ${b})`;
 }
 
 /** A scale as a CSS gradient, for legends. */

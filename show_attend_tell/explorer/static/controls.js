@@ -23,7 +23,8 @@ export function RunChoice({ session, kind, chosen }) {
     ${all.map(({ name }) => html`<label key=${name} class="run-chip">
       <input type="checkbox" checked=${names.includes(name)} data-test="run" data-run=${name}
         disabled=${names.length === 1 && names[0] === name} onChange=${() => toggle(name)} />
-      <span class="dot" style=${{ background: runColour(session, name) }}></span><span>${name}</span></label>`)}
+      <span class="dot"
+        style=${{ background: runColour(session, name) }}></span><span>${name}</span></label>`)}
   </fieldset>`;
 }
 
@@ -33,13 +34,17 @@ export function SearchChoice({ runs, beam }) {
   const options = [["", usual], ["1", "greedy"], ["3", "beam 3"], ["5", "beam 5"], ["10", "beam 10"]];
   const value = beam === null ? "" : String(beam);
   const known = options.some(([option]) => option === value);
-  return html`<${Choice} label="Search" test="beam" value=${value} onChange=${setUnless("beam", "", { push: true })}
+  return html`<${Choice} label="Search" test="beam"
+    value=${value} onChange=${setUnless("beam", "", { push: true })}
     options=${known ? options : [...options, [value, `beam ${value}`]]} />`;
 }
 
 export function PlayButton({ playing, onPlay }) {
-  return html`<button type="button" class="main play" data-test="play" aria-pressed=${playing ? "true" : "false"}
-    title="Space plays too" onClick=${onPlay}><span aria-hidden="true">${playing ? "❚❚" : "▶"}</span> ${playing ? "Pause" : "Play"}</button>`;
+  return html`<button type="button" class="main play" data-test="play"
+    aria-pressed=${playing ? "true" : "false"}
+    title="Space plays too"
+    onClick=${onPlay}><span
+    aria-hidden="true">${playing ? "❚❚" : "▶"}</span> ${playing ? "Pause" : "Play"}</button>`;
 }
 
 const MODE_OPTIONS = [
@@ -63,19 +68,28 @@ export function LookControls({ session, state, playing, onPlay, hasBoxes }) {
   const { opacity } = state;
   return html`<section class="controls card" aria-label="How to look">
     <${PlayButton} playing=${playing} onPlay=${onPlay} />
-    <button type="button" class="more" data-test="more" aria-expanded=${open ? "true" : "false"} onClick=${() => setOpen(!open)}>Options</button>
+    <button type="button" class="more" data-test="more"
+      aria-expanded=${open ? "true" : "false"} onClick=${() => setOpen(!open)}>Options</button>
     <${RunChoice} session=${session} kind="images" chosen=${state.runs} />
-    <${Segmented} legend="A click or drag" name="mode" test="mode" options=${modes} value=${state.mode} onChange=${setUnless("mode", "look", { push: true })} />
+    <${Segmented} legend="A click or drag" name="mode" test="mode"
+      options=${modes} value=${state.mode} onChange=${setUnless("mode", "look", { push: true })} />
     <div class=${classes("controls-extra", open && "open")}>
-    ${state.runs.some((run) => run.posterior) && html`<${Segmented} legend="Attention" name="map" test="map" options=${MAP_OPTIONS}
+    ${state.runs.some((run) => run.posterior) && html`<${Segmented} legend="Attention" name="map"
+      test="map" options=${MAP_OPTIONS}
       value=${state.map} onChange=${setUnless("map", "prior")} />`}
-    <${Segmented} legend="Drawn as" name="style" test="style" options=${STYLE_OPTIONS} value=${state.style} onChange=${setUnless("style", "heat")} />
-    <${Segmented} legend="Scale" name="scale" test="scale" options=${SCALE_OPTIONS} value=${state.scale} onChange=${setUnless("scale", "own")} />
-    <label class="slider"><span>Opacity</span><input type="range" min="0" max="100" step="5" data-test="opacity"
-      value=${Math.round(100 * opacity)} onInput=${(event) => setUnless("opacity", "75")(event.target.value)} /></label>
+    <${Segmented} legend="Drawn as" name="style" test="style"
+      options=${STYLE_OPTIONS} value=${state.style} onChange=${setUnless("style", "heat")} />
+    <${Segmented} legend="Scale" name="scale" test="scale"
+      options=${SCALE_OPTIONS} value=${state.scale} onChange=${setUnless("scale", "own")} />
+    <label class="slider"><span>Opacity</span><input type="range" min="0" max="100" step="5"
+      data-test="opacity"
+      value=${Math.round(100 * opacity)}
+      onInput=${(event) => setUnless("opacity", "75")(event.target.value)} /></label>
     ${!offline && html`<${SearchChoice} runs=${state.runs} beam=${state.beam} />`}
-    ${hasBoxes && html`<label class="check"><input type="checkbox" checked=${state.boxes} data-test="boxes"
-      onChange=${(event) => changeAddress({ boxes: event.target.checked ? "1" : null })} /><span>True boxes</span></label>`}
+    ${hasBoxes && html`<label class="check"><input type="checkbox"
+      checked=${state.boxes} data-test="boxes"
+      onChange=${(event) => changeAddress({ boxes: event.target.checked ? "1" : null })} />
+      <span>True boxes</span></label>`}
     </div>
   </section>`;
 }

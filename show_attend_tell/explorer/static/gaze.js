@@ -28,7 +28,7 @@ export function useGaze({ active, about, run, reading, at, state }) {
   // The map names its word, so the old one may stay a moment; the words of each place may not.
   const gaze = alike("picture", "masks") ? view.answer : null;
   const cells = gaze && alike("steps") ? gaze.cells : null;
-  return { gaze, cells, error: view.error, looked: active ? looked : null, setLooked };
+  return { gaze, cells, error: view.error, loading: view.loading, looked: active ? looked : null, setLooked };
 }
 
 /** The map p(word | look here) for the picture, on a scale of its own. */
@@ -36,23 +36,29 @@ export function chanceMap(gaze) {
   return { values: gaze.map, grid: gaze.grid, largest: largestOf(gaze.map), ramp: "chance" };
 }
 
-export function GazeControls({ run, name, gaze, state, looked, grid, step }) {
+export function GazeControls({ run, name, gaze, loading, state, looked, grid, step }) {
   const word = shownWord(gaze?.word ?? state.of ?? step.word);
   const options = [["chance", "p(word | look here)"], ["attention", "Attention"]];
   const place = looked ?? step.gaze;
   const here = gaze && place !== null ? gaze.map[place] : null;
   return html`<div class="gaze-controls">
-    <${Segmented} legend="Over the picture" quiet name=${`over-${name}`} test="over" options=${options} value=${state.over}
+    <${Segmented} legend="Over the picture" quiet
+      name=${`over-${name}`} test="over" options=${options} value=${state.over}
       onChange=${(over) => changeAddress({ over: over === "chance" ? null : over })} />
-    <p class="gaze-line" data-test="gaze-line">p(<b>${word}</b>)${" "}
-      ${gaze ? html`by itself <${Num} value=${gaze.own} text=${percent(gaze.own)} test="gaze-own" />` : "…"}
-      ${here !== null && html`; ${placeName(place, grid)}: <${Num} value=${here} text=${percent(here)} test="gaze-here" />`}</p>
+    <p class="gaze-line" data-test="gaze-line"
+      aria-busy=${loading ? "true" : "false"}>p(<b>${word}</b>)${" "}
+      ${gaze ? html`by itself <${Num}
+        value=${gaze.own} text=${percent(gaze.own)} test="gaze-own" />` : "…"}
+      ${here !== null && html`; ${placeName(place, grid)}: <${Num}
+        value=${here} text=${percent(here)} test="gaze-here" />`}</p>
     ${!offline && html`<div class="gaze-word">
       <${WordField} run=${run} label="Map another word" action="Map" test="map-word"
         onWord=${(of) => changeAddress({ of })} />
-      ${state.of && html`<button type="button" data-test="map-own" onClick=${() => changeAddress({ of: null })}>
+      ${state.of && html`<button type="button" data-test="map-own"
+        onClick=${() => changeAddress({ of: null })}>
         Back to the caption’s word</button>`}
     </div>`}
-    ${offline && html`<p class="hint">This file knows the five likeliest words of each place: elsewhere the map is 0.</p>`}
+    ${offline && html`<p
+      class="hint">This file knows the five likeliest words of each place: elsewhere the map is 0.</p>`}
   </div>`;
 }

@@ -1,7 +1,7 @@
 // Places as buttons over a picture: the mouse or the arrow keys look at one, a click reads it.
 
 import { html, percent, shownWord, useEffect, useMemo, useRef } from "./base.js";
-import { placeCells, placeName } from "./geometry.js";
+import { placeCells, placeName, rectangleStyle } from "./geometry.js";
 
 /** The place that an arrow key leads to; null for other keys. */
 export function placeFrom(key, place, rows, columns) {
@@ -45,11 +45,14 @@ export function GazeCells({ grid, cells, cursor, label, onLook, onChoose }) {
   useEffect(() => () => cancelAnimationFrame(waiting.current), []);
   const buttons = useMemo(
     () => rectangles.map(({ left, top, width, height }, i) => html`<button key=${i} type="button"
-      data-test="cell" data-place=${i} tabindex=${i === cursor ? 0 : -1} aria-label=${cellLabel(i, grid, cells?.[i])}
-      style=${{ left: `${100 * left}%`, top: `${100 * top}%`, width: `${100 * width}%`, height: `${100 * height}%` }}></button>`),
+      data-test="cell"
+      data-place=${i}
+      tabindex=${i === cursor ? 0 : -1} aria-label=${cellLabel(i, grid, cells?.[i])}
+      style=${rectangleStyle([top, left, top + height, left + width])}></button>`),
     [rectangles, cells, cursor],
   );
-  return html`<div class="layer gaze-cells" role="group" aria-label=${label} ref=${layer} onKeyDown=${onKeyDown}
+  return html`<div class="layer gaze-cells" role="group"
+    aria-label=${label} ref=${layer} onKeyDown=${onKeyDown}
     onFocusIn=${(event) => look(placeOf(event))} onFocusOut=${() => look(null)}
     onPointerOver=${(event) => look(placeOf(event))} onPointerLeave=${() => look(null)}
     onClick=${(event) => placeOf(event) !== null && onChoose(placeOf(event))}>${buttons}</div>`;

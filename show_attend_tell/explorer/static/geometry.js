@@ -24,6 +24,12 @@ export function placeCells(grid) {
   );
 }
 
+/** Where sides [top, left, bottom, right] lie in a picture, as CSS. */
+export function rectangleStyle([top, left, bottom, right]) {
+  const side = (share) => `${100 * share}%`;
+  return { top: side(top), left: side(left), width: side(right - left), height: side(bottom - top) };
+}
+
 export function placeName(place, grid) {
   const columns = grid.columns.length;
   return `row ${Math.floor(place / columns) + 1}, column ${(place % columns) + 1}`;
@@ -51,8 +57,10 @@ export function rasterOf(values, grid, width, height) {
   neighboursOf(grid.rows, height).forEach(([above, below, down], y) => {
     for (let x = 0; x < width; x += 1) {
       const [left, right, share] = across[x];
-      const upper = values[above * columns + left] * (1 - share) + values[above * columns + right] * share;
-      const lower = values[below * columns + left] * (1 - share) + values[below * columns + right] * share;
+      const between = (row) =>
+        values[row * columns + left] * (1 - share) + values[row * columns + right] * share;
+      const upper = between(above);
+      const lower = between(below);
       raster[y * width + x] = upper * (1 - down) + lower * down;
     }
   });
@@ -64,7 +72,8 @@ const CONTOUR_SIDE = 96;
 /** Lines of equal value as SVG paths in a square of 100: [{level, path}], lowest first. */
 export function contourLines(values, grid, levels) {
   const raster = rasterOf(values, grid, CONTOUR_SIDE, CONTOUR_SIDE);
-  const point = ([x, y]) => `${((100 * x) / CONTOUR_SIDE).toFixed(2)} ${((100 * y) / CONTOUR_SIDE).toFixed(2)}`;
+  const along = (pixel) => ((100 * pixel) / CONTOUR_SIDE).toFixed(2);
+  const point = ([x, y]) => `${along(x)} ${along(y)}`;
   const line = (ring) => `M${ring.map(point).join("L")}Z`;
   return contours()
     .size([CONTOUR_SIDE, CONTOUR_SIDE])
@@ -113,7 +122,8 @@ export function boxesNamed(word, boxes) {
 /** Share of a map inside boxes; where boxes overlap nothing counts twice. */
 export function shareInside(values, grid, boxes) {
   const side = 120;
-  const inside = (x, y) => boxes.some(({ sides: [y0, x0, y1, x1] }) => x >= x0 && x < x1 && y >= y0 && y < y1);
+  const inside = (x, y) =>
+    boxes.some(({ sides: [y0, x0, y1, x1] }) => x >= x0 && x < x1 && y >= y0 && y < y1);
   let sum = 0;
   placeCells(grid).forEach((cell, place) => {
     if (!(values[place] > 0)) return;

@@ -1,6 +1,6 @@
 // The view of pictures: what is chosen, the answers of all runs, and the parts that show them.
 
-import { html, typing, useEffect, useMemo, useRef, useState, ErrorLine } from "./base.js";
+import { html, typing, END_WORD, useEffect, useMemo, useRef, useState, ErrorLine } from "./base.js";
 import { askCaption, getPicture, offline } from "./api.js";
 import { changeAddress } from "./address.js";
 import { useAddress, useAnswer, useAnswers } from "./asking.js";
@@ -53,10 +53,13 @@ export function usePageKeys({ onPlay, onMove }) {
   }, []);
 }
 
-/** The word to begin with: the first that names something in a true box, as its map says most. */
+/** The word to begin with: one that names a true box, or the one with the sharpest map. */
 function firstWord(reading, boxes) {
-  const named = reading?.steps.findIndex(({ word }) => boxesNamed(word, boxes).length > 0) ?? -1;
-  return Math.max(0, named);
+  if (!reading) return 0;
+  const named = reading.steps.findIndex(({ word }) => boxesNamed(word, boxes).length > 0);
+  if (named >= 0) return named;
+  const entropies = reading.steps.map(({ word, entropy }) => (word === END_WORD ? Infinity : entropy));
+  return entropies.indexOf(Math.min(...entropies));
 }
 
 /** Which word each run shows: the chosen one, or for a moment the one under the mouse. */
@@ -84,39 +87,60 @@ export function useLinkedWords(state, readings, boxes = []) {
   return { indexOf, playing, onPlay, choose, hover };
 }
 
+/** What the picture is called, and what people wrote of it. */
 function References({ picture }) {
-  if (picture.references.length === 0) return null;
-  return html`<details class="references"><summary>What people wrote of it (${picture.references.length})</summary>
+  const name = html`<p class="hint picture-name" data-test="picture-name">${picture.name}</p>`;
+  if (picture.references.length === 0) return name;
+  return html`${name}<details
+    class="references"><summary>What people wrote of it (${picture.references.length})</summary>
     <ul>${picture.references.map((text, i) => html`<li key=${i}>${text}</li>`)}</ul></details>`;
 }
 
 function ModeHelp({ state, onMasks }) {
-  if (state.mode === "mask") return html`<section class="card" aria-label="Masks"><${MaskFields} masks=${state.masks} onMasks=${onMasks} /></section>`;
+  if (state.mode === "mask") return html`<section class="card"
+    aria-label="Masks"><${MaskFields} masks=${state.masks} onMasks=${onMasks} /></section>`;
   if (state.mode !== "gaze") return null;
+  const tick = "a red line at what the model gives them by itself";
   return html`<p class="hint mode-help">${offline
-    ? "Point at a place to see the five words that would be likeliest if the chosen word’s step read it."
-    : "Choose a word, then point at a place: its five likeliest words show at once. A click, or Enter, makes the step read it, and the caption goes on from there."}</p>`;
+    ? `Point at a place to see the five words that would be likeliest if the chosen word’s step
+       read it, ${tick}.`
+    : `Choose a word, then point at a place: its five likeliest words show at once, ${tick}.
+       A click, or Enter, makes the step read it, and the caption goes on from there.`}</p>`;
 }
 
 function LookBody({ session, state, picture, views }) {
   const about = { picture: picture.id };
-  const readings = Object.fromEntries(Object.entries(views).map(([name, view]) => [name, readingFor(view, about)]));
+  const readings = Object.fromEntries(
+    Object.entries(views).map(([name, view]) => [name, readingFor(view, about)]),
+  );
   const words = useLinkedWords(state, readings, picture.boxes);
   const shown = state.runs.filter(({ name }) => readings[name])
     .map((run) => ({ run, reading: readings[run.name], index: words.indexOf(run.name) }));
   const all = shown.map(({ reading }) => reading);
-  const density = useMemo(() => (state.scale === "common" ? commonDensity(all, state.map) : null), [state.scale, state.map, ...all]);
+  const density = useMemo(
+    () => (state.scale === "common" ? commonDensity(all, state.map) : null),
+    [state.scale, state.map, ...all],
+  );
   const onMasks = (masks) => changeAddress({ masks: encodeMasks(masks) }, { push: true });
   const mask = (sides) => onMasks([...state.masks, sides].slice(-MOST_MASKS));
   const act = { choose: words.choose, hover: words.hover, mask };
-  return html`<${LookControls} session=${session} state=${state} playing=${words.playing} onPlay=${words.onPlay} hasBoxes=${picture.boxes.length > 0} />
+  return html`<${LookControls}
+    session=${session}
+    state=${state}
+    playing=${words.playing} onPlay=${words.onPlay} hasBoxes=${picture.boxes.length > 0} />
     <${ModeHelp} state=${state} onMasks=${onMasks} />
     <div class="panels" data-count=${state.runs.length}>
-      ${state.runs.map((run) => html`<${RunPanel} key=${run.name} run=${run} session=${session} picture=${picture} state=${state}
-        view=${views[run.name]} reading=${readings[run.name]} index=${words.indexOf(run.name)} largest=${largestFor(readings[run.name], density)} act=${act} />`)}
+      ${state.runs.map((run) => html`<${RunPanel}
+        key=${run.name} run=${run} session=${session} picture=${picture} state=${state}
+        view=${views[run.name]}
+        reading=${readings[run.name]}
+        index=${words.indexOf(run.name)}
+        largest=${largestFor(readings[run.name], density)} act=${act} />`)}
     </div>
     <${References} picture=${picture} />
-    <${Overview} session=${session} picture=${picture} shown=${shown} state=${state} density=${density} act=${act} />
+    <${Overview}
+      session=${session}
+      picture=${picture} shown=${shown} state=${state} density=${density} act=${act} />
     <${Difference} picture=${picture} shown=${shown} state=${state} act=${act} />`;
 }
 
@@ -132,7 +156,11 @@ export function Look({ session }) {
   return html`<h1 class="unseen">Pictures and words</h1>
     <${Shelf} session=${session} picture=${id} current=${picture} onPicture=${onPicture} />
     <${ErrorLine} text=${error} test="picture-error" />
-    ${!id && html`<p class="note">${offline ? "This file holds no picture." : "Drop a picture anywhere on this page, paste one, or choose a file."}</p>`}
-    ${picture && html`<${LookBody} session=${session} state=${state} picture=${picture} views=${views} />`}
-    ${!session.split && session.hint && html`<p class="hint" data-test="hint">${session.hint}</p>`}`;
+    ${!id && html`<p
+      class="note">${offline ? "This file holds no picture."
+        : "Drop a picture anywhere on this page, paste one, or choose a file."}</p>`}
+    ${picture && html`<${LookBody}
+      session=${session} state=${state} picture=${picture} views=${views} />`}
+    ${!session.split && session.hint && html`<p class="hint"
+      data-test="hint">${session.hint}</p>`}`;
 }

@@ -2,7 +2,7 @@
 
 import { html, classes, calmWanted, useEffect, useLayoutEffect, useMemo, useRef } from "./base.js";
 import { imageAddress, thumbnailAddress } from "./api.js";
-import { contourLines, placeCells, rasterOf } from "./geometry.js";
+import { contourLines, placeCells, rasterOf, rectangleStyle } from "./geometry.js";
 import { cssColour, lineColour, rampBytes } from "./colours.js";
 
 const HEAT_WIDTH = 144;
@@ -12,7 +12,9 @@ const MORPH_TIME = 180;
 /** Shares of the colour scale, 0..1. A difference lies around its middle. */
 export function sharesOf(values, largest, ramp) {
   const scale = largest > 0 ? 1 / largest : 0;
-  if (ramp === "difference") return values.map((value) => 0.5 + 0.5 * Math.max(-1, Math.min(1, value * scale)));
+  if (ramp === "difference") {
+    return values.map((value) => 0.5 + 0.5 * Math.max(-1, Math.min(1, value * scale)));
+  }
   return values.map((value) => value * scale);
 }
 
@@ -63,7 +65,10 @@ const CONTOUR_SHARES = [0.15, 0.3, 0.45, 0.6, 0.75, 0.9];
 
 /** Lines with their colours' shares. A difference has lines around both its hills and its holes. */
 function contoursOf(shares, grid, ramp) {
-  if (ramp !== "difference") return contourLines(shares, grid, CONTOUR_SHARES).map(({ level, path }) => ({ share: 0.4 + 0.6 * level, path }));
+  if (ramp !== "difference") {
+    const lines = contourLines(shares, grid, CONTOUR_SHARES);
+    return lines.map(({ level, path }) => ({ share: 0.4 + 0.6 * level, path }));
+  }
   return [1, -1].flatMap((sign) => {
     const lines = contourLines(shares.map((share) => sign * (2 * share - 1)), grid, CONTOUR_SHARES);
     return lines.map(({ level, path }) => ({ share: 0.5 + sign * (0.2 + 0.25 * level), path }));
@@ -93,18 +98,15 @@ function CellLayer({ shares, grid, ramp, opacity }) {
 
 const MAP_LAYERS = { heat: HeatLayer, contours: ContourLayer, cells: CellLayer };
 
-function rectangleStyle([top, left, bottom, right]) {
-  const side = (share) => `${100 * share}%`;
-  return { top: side(top), left: side(left), width: side(right - left), height: side(bottom - top) };
-}
-
 export function BoxLayer({ boxes, named }) {
-  return boxes.map(({ label, sides }, i) => html`<div key=${i} class=${classes("box", named.includes(boxes[i]) && "named")}
+  return boxes.map(({ label, sides }, i) => html`<div
+    key=${i} class=${classes("box", named.includes(boxes[i]) && "named")}
     style=${rectangleStyle(sides)} data-test="box"><span>${label}</span></div>`);
 }
 
 export function MaskLayer({ masks }) {
-  return masks.map((sides, i) => html`<div key=${i} class="mask" style=${rectangleStyle(sides)} data-test="mask"></div>`);
+  return masks.map((sides, i) => html`<div
+    key=${i} class="mask" style=${rectangleStyle(sides)} data-test="mask"></div>`);
 }
 
 /** Marks of places: what hard attention read, what the asker made it read, the cursor. */
@@ -112,7 +114,8 @@ export function PlaceMarks({ grid, marks }) {
   const cells = useMemo(() => placeCells(grid), [grid]);
   return marks.filter(({ place }) => place !== null && cells[place]).map(({ kind, place }) => {
     const { left, top, width, height } = cells[place];
-    return html`<div key=${kind} class=${`place ${kind}`} data-test=${`place-${kind}`} data-place=${place}
+    return html`<div
+      key=${kind} class=${`place ${kind}`} data-test=${`place-${kind}`} data-place=${place}
       style=${rectangleStyle([top, left, top + height, left + width])}></div>`;
   });
 }
@@ -132,11 +135,17 @@ export function PictureImage({ picture, alt, mini }) {
  * A picture with everything over it. `map`: {values, grid, largest, ramp} or null.
  * `view`: {style, opacity}.
  */
-export function PictureMap({ picture, map, view, alt, marks = [], boxes = [], named = [], masks = [], mini, children }) {
+export function PictureMap({ picture, map, view, alt, mini, children, ...over }) {
+  const { marks = [], boxes = [], named = [], masks = [] } = over;
   const aspect = picture.width / picture.height;
-  const shares = useMemo(() => map && sharesOf(map.values, map.largest, map.ramp), [map?.values, map?.largest, map?.ramp]);
+  const shares = useMemo(
+    () => map && sharesOf(map.values, map.largest, map.ramp),
+    [map?.values, map?.largest, map?.ramp],
+  );
   const Layer = MAP_LAYERS[view.style] ?? HeatLayer;
-  return html`<div class=${classes("picture", mini && "mini")} style=${{ aspectRatio: `${picture.width} / ${picture.height}`, "--aspect": aspect }}>
+  return html`<div
+    class=${classes("picture", mini && "mini", map?.ramp === "difference" && "grey")}
+    style=${{ aspectRatio: `${picture.width} / ${picture.height}`, "--aspect": aspect }}>
     <${PictureImage} picture=${picture} alt=${alt} mini=${mini} />
     ${masks.length > 0 && html`<${MaskLayer} masks=${masks} />`}
     ${map && html`<${Layer} shares=${shares} grid=${map.grid} ramp=${map.ramp}

@@ -1,6 +1,7 @@
 // Rectangles that are painted over before the picture is read: dragged, or typed as numbers.
 
 import { html, useRef, useState } from "./base.js";
+import { rectangleStyle } from "./geometry.js";
 
 export const MOST_MASKS = 20;
 const SMALLEST_DRAG = 0.015;
@@ -53,11 +54,10 @@ export function MaskDrawing({ onMask }) {
     start.current = null;
     setDrawn(null);
   };
-  const [top, left, bottom, right] = drawn ?? [0, 0, 0, 0];
-  const side = (share) => `${100 * share}%`;
   return html`<div class="layer mask-drawing" data-test="mask-drawing" onPointerDown=${onDown}
     onPointerMove=${onMove} onPointerUp=${onUp} onPointerCancel=${stop}>
-    ${drawn && html`<div class="mask drawn" style=${{ top: side(top), left: side(left), width: side(right - left), height: side(bottom - top) }}></div>`}
+    ${drawn && html`<div class="mask drawn"
+      style=${rectangleStyle(drawn)}></div>`}
   </div>`;
 }
 
@@ -80,16 +80,20 @@ export function MaskFields({ masks, onMasks }) {
     <p class="hint">Drag a rectangle over a picture to paint it grey, or type its sides in percent.</p>
     <form onSubmit=${add}>
       ${MASK_SIDES.map((name) => html`<label key=${name}><span>${name}</span>
-        <input type="number" min="0" max="100" step="any" value=${numbers[name]} data-test=${`mask-${name}`}
+        <input type="number" min="0" max="100" step="any"
+          value=${numbers[name]} data-test=${`mask-${name}`}
           onInput=${(event) => setNumbers({ ...numbers, [name]: event.target.value })} /></label>`)}
       <button type="submit" data-test="mask-add">Mask</button>
     </form>
     ${error && html`<p class="error" role="alert">${error}</p>`}
-    ${masks.length > 0 && html`<ul class="chips" aria-label="Masked rectangles: top, left, bottom, right">
+    ${masks.length > 0 && html`<ul class="chips"
+      aria-label="Masked rectangles: top, left, bottom, right">
       ${masks.map((sides, i) => html`<li key=${i}><span>${written(sides)}</span>
-        <button type="button" data-test="mask-remove" aria-label=${`Remove the mask ${written(sides)}`}
+        <button type="button" data-test="mask-remove"
+          aria-label=${`Remove the mask ${written(sides)}`}
           onClick=${() => onMasks(masks.filter((_, k) => k !== i))}>×</button></li>`)}
-      <li class="plain-item"><button type="button" data-test="mask-reset" onClick=${() => onMasks([])}>Remove all</button></li>
+      <li class="plain-item"><button type="button" data-test="mask-reset"
+        onClick=${() => onMasks([])}>Remove all</button></li>
     </ul>`}
   </div>`;
 }

@@ -13,12 +13,15 @@ const MINI_VIEW = { style: "heat", opacity: 0.85 };
 /** Small maps as buttons; each chooses its word. `maps`: [{word, map}]. */
 function MiniMaps({ picture, maps, index, label, onChoose }) {
   const pictures = useMemo(
-    () => maps.map(({ map }, i) => html`<${PictureMap} key=${i} picture=${picture} map=${map} view=${MINI_VIEW} alt="" mini />`),
+    () => maps.map(({ map }, i) => html`<${PictureMap}
+      key=${i} picture=${picture} map=${map} view=${MINI_VIEW} alt="" mini />`),
     [picture, maps],
   );
   return html`<div class="strip" role="group" aria-label=${label}>
-    ${maps.map(({ word }, i) => html`<button key=${i} type="button" class=${classes("strip-item", i === index && "chosen")}
-      data-test="mini" data-index=${i} aria-current=${i === index ? "true" : null} onClick=${() => onChoose(i)}>
+    ${maps.map(({ word }, i) => html`<button
+      key=${i} type="button" class=${classes("strip-item", i === index && "chosen")}
+      data-test="mini"
+      data-index=${i} aria-current=${i === index ? "true" : null} onClick=${() => onChoose(i)}>
       ${pictures[i]}<span>${shownWord(word)}</span></button>`)}
   </div>`;
 }
@@ -27,20 +30,27 @@ function RunStrip({ run, session, picture, reading, index, kind, largest, onChoo
   const maps = useMemo(
     () => reading.steps.map((step) => {
       const values = mapValues(step, kind);
-      return { word: step.word, map: { values, grid: reading.grid, largest: largest ?? largestOf(values), ramp: "attention" } };
+      const most = largest ?? largestOf(values);
+      return { word: step.word, map: { values, grid: reading.grid, largest: most, ramp: "attention" } };
     }),
     [reading, kind, largest],
   );
-  return html`<div class="strip-row"><h3><span class="dot" style=${{ background: runColour(session, run) }}></span>${run}</h3>
-    <${MiniMaps} picture=${picture} maps=${maps} index=${index} label=${`Maps of ${run}, word by word`} onChoose=${onChoose} /></div>`;
+  return html`<div class="strip-row"><h3><span class="dot"
+    style=${{ background: runColour(session, run) }}></span>${run}</h3>
+    <${MiniMaps}
+      picture=${picture}
+      maps=${maps}
+      index=${index} label=${`Maps of ${run}, word by word`} onChoose=${onChoose} /></div>`;
 }
 
 export function Overview({ session, picture, shown, state, density, act }) {
   if (shown.length === 0) return null;
   return html`<section class="card overview" aria-label="All words at once" data-test="overview">
     <h2>All words at once</h2>
-    ${shown.map(({ run, reading, index }) => html`<${RunStrip} key=${run.name} run=${run.name} session=${session}
-      picture=${picture} reading=${reading} index=${index} kind=${state.map} largest=${largestFor(reading, density)}
+    ${shown.map(({ run, reading, index }) => html`<${RunStrip}
+      key=${run.name} run=${run.name} session=${session}
+      picture=${picture}
+      reading=${reading} index=${index} kind=${state.map} largest=${largestFor(reading, density)}
       onChoose=${(at) => act.choose(run.name, at)} />`)}
   </section>`;
 }
@@ -64,7 +74,8 @@ function differenceMaps(a, b, scale) {
     const other = b.reading.steps[linkedStep(b.reading, a.reading, at)];
     const minus = regrid(mapValues(other, b.kind), b.reading.grid, a.reading.grid);
     const values = mapValues(step, a.kind).map((value, i) => value - minus[i]);
-    return { word: step.word, other: other.word, map: { values, grid: a.reading.grid, largest: largestOf(values), ramp: "difference" } };
+    const map = { values, grid: a.reading.grid, largest: largestOf(values), ramp: "difference" };
+    return { word: step.word, other: other.word, map };
   });
   if (scale !== "common") return maps;
   const largest = largestOf(maps.map(({ map }) => map.largest));
@@ -80,21 +91,36 @@ export function Difference({ picture, shown, state, act }) {
   const sides = differenceSides(shown);
   const known = (key, otherwise) => (sides.some(([side]) => side === key) ? key : otherwise);
   const keyA = known(state.a, sides[0]?.[0]);
-  const keyB = known(state.b, (sides.find(([key]) => key !== keyA && key.startsWith("prior")) ?? sides.find(([key]) => key !== keyA))?.[0]);
+  // Another run's map if there is one, else the same run's other map.
+  const others = sides.map(([key]) => key).filter((key) => key !== keyA);
+  const keyB = known(state.b, others.find((key) => key.startsWith("prior")) ?? others[0]);
   const a = keyA && sideOf(keyA, shown);
   const b = keyB && sideOf(keyB, shown);
-  const maps = useMemo(() => (a && b ? differenceMaps(a, b, state.scale) : []), [a?.reading, b?.reading, keyA, keyB, state.scale]);
+  const maps = useMemo(
+    () => (a && b ? differenceMaps(a, b, state.scale) : []),
+    [a?.reading, b?.reading, keyA, keyB, state.scale],
+  );
   if (maps.length === 0) return null;
   const chosen = maps[Math.min(a.index, maps.length - 1)];
-  return html`<section class="card difference" aria-label="Difference of two maps" data-test="difference">
+  return html`<section class="card difference" aria-label="Difference of two maps"
+    data-test="difference">
     <header><h2>Difference of two maps</h2>
-      <${Choice} label="A" options=${sides} value=${keyA} test="difference-a" onChange=${(side) => changeAddress({ a: side })} />
-      <${Choice} label="minus B" options=${sides} value=${keyB} test="difference-b" onChange=${(side) => changeAddress({ b: side })} />
+      <${Choice} label="A"
+        options=${sides}
+        value=${keyA} test="difference-a" onChange=${(side) => changeAddress({ a: side })} />
+      <${Choice} label="minus B"
+        options=${sides}
+        value=${keyB} test="difference-b" onChange=${(side) => changeAddress({ b: side })} />
     </header>
     <div class="difference-body">
-      <div><${PictureMap} picture=${picture} map=${chosen.map} view=${{ ...state, opacity: Math.max(state.opacity, 0.6) }} alt=${`${picture.name}, difference of two maps`} />
+      <div><${PictureMap}
+        picture=${picture}
+        map=${chosen.map}
+        view=${{ ...state, opacity: Math.max(state.opacity, 0.6) }}
+        alt=${`${picture.name}, difference of two maps`} />
         <${MapLegend} map=${chosen.map} text=${differenceText(chosen)} /></div>
-      <${MiniMaps} picture=${picture} maps=${maps} index=${a.index} label="Differences, word by word"
+      <${MiniMaps}
+        picture=${picture} maps=${maps} index=${a.index} label="Differences, word by word"
         onChoose=${(at) => act.choose(a.run.name, at)} />
     </div>
   </section>`;

@@ -15,13 +15,20 @@ import { CaptionWords, Interventions, StepFacts, TopWords, WordField } from "./w
 
 export function PanelHead({ run, session, state, reading, loading }) {
   const contexts = run.contexts.map((name) => [name, name === run.context ? `${name} (its own)` : name]);
+  const onContext = (context) => {
+    const value = context === run.context ? null : context;
+    changeAddress({ [`context.${run.name}`]: value }, { push: true });
+  };
   return html`<header class="panel-head">
-    <h2><span class="dot" style=${{ background: runColour(session, run.name) }}></span>${run.name}</h2>
+    <h2><span class="dot"
+      style=${{ background: runColour(session, run.name) }}></span>${run.name}</h2>
     <p class="hint">${run.description}</p>
-    ${!offline && contexts.length > 1 && html`<${Choice} label="A step reads" options=${contexts} test="context"
+    ${!offline && contexts.length > 1 && html`<${Choice} label="Reads"
+      options=${contexts} test="context"
       value=${state.context[run.name] ?? run.context}
-      onChange=${(context) => changeAddress({ [`context.${run.name}`]: context === run.context ? null : context }, { push: true })} />`}
-    <span class="panel-time hint" role="status">${loading ? "reading …" : reading && !offline ? `${reading.seconds.toFixed(2)} s` : ""}</span>
+      onChange=${onContext} />`}
+    <span class="panel-time hint"
+      role="status">${loading ? "reading …" : reading && !offline ? `${reading.seconds.toFixed(2)} s` : ""}</span>
   </header>`;
 }
 
@@ -30,7 +37,8 @@ function BetaGauge({ beta }) {
   return html`<div class="beta" role="meter" aria-label="Gate β" aria-valuemin="0" aria-valuemax="1"
     aria-valuenow=${beta.toFixed(3)} title="The gate: how much of what is read gets through">
     <span class="beta-name" aria-hidden="true">β</span>
-    <span class="beta-column" aria-hidden="true"><span style=${{ height: `${100 * beta}%` }}></span></span>
+    <span class="beta-column" aria-hidden="true"><span
+      style=${{ height: `${100 * beta}%` }}></span></span>
     <${Num} value=${beta} text=${beta.toFixed(2)} />
   </div>`;
 }
@@ -42,7 +50,9 @@ export function MapLegend({ map, text, low = "0" }) {
     <span class="legend-text">${text}</span>
     <span class="legend-scale"><span>${difference ? `−${percent(map.largest)}` : low}</span>
       <span class="legend-ramp" style=${{ background: rampGradient(map.ramp) }}></span>
-      <${Num} value=${map.largest} text=${`${difference ? "+" : ""}${percent(map.largest)}`} test="largest" /></span>
+      <${Num}
+        value=${map.largest}
+        text=${`${difference ? "+" : ""}${percent(map.largest)}`} test="largest" /></span>
   </div>`;
 }
 
@@ -78,11 +88,15 @@ function PanelStage({ run, picture, state, reading, step, map, gaze, onMask, onF
     if (place !== null) setCursor(place);
     gaze.setLooked(place);
   };
-  return html`<div class=${classes("stage", `mode-${state.mode}`)} style=${{ "--stage-aspect": picture.width / picture.height }}>
+  return html`<div
+    class=${classes("stage", `mode-${state.mode}`)}
+    style=${{ "--stage-aspect": picture.width / picture.height }}>
     <${PictureMap} picture=${picture} map=${map} view=${state} alt=${picture.name} marks=${marks}
       boxes=${state.boxes ? picture.boxes : []} named=${named} masks=${state.masks}>
-      ${gazing && html`<${GazeCells} grid=${reading.grid} cells=${gaze.cells} cursor=${cursor ?? step.location}
-        label=${`Places that ${run.name} can read for “${shownWord(step.word)}”`} onLook=${onLook} onChoose=${onForce} />`}
+      ${gazing && html`<${GazeCells}
+        grid=${reading.grid} cells=${gaze.cells} cursor=${cursor ?? step.location}
+        label=${`Places that ${run.name} can read for “${shownWord(step.word)}”`}
+        onLook=${onLook} onChoose=${onForce} />`}
       ${state.mode === "mask" && html`<${MaskDrawing} onMask=${onMask} />`}
     <//>
     ${step ? html`<${BetaGauge} beta=${step.beta} />` : html`<div class="beta"></div>`}
@@ -95,18 +109,24 @@ function PanelSide({ run, state, reading, given, index, step, map, gaze, picture
   const heading = there ? `Looking at ${placeName(looked, reading.grid)}`
     : step.gaze !== null ? `Made to look at ${placeName(step.gaze, reading.grid)}` : "Likeliest words";
   return html`<div class="side">
-    <h3>“${shownWord(step.word)}” <small>word ${index + 1} of ${reading.steps.length}, <${Num} value=${Math.exp(step.log_p)} text=${percent(Math.exp(step.log_p))} test="word-p" /></small></h3>
+    <h3>“${shownWord(step.word)}” <small>word ${index + 1} of ${reading.steps.length}, <${Num}
+      value=${Math.exp(step.log_p)}
+      text=${percent(Math.exp(step.log_p))} test="word-p" /></small></h3>
     <${TopWords} top=${there ?? step.top} own=${there ? step.top : null} heading=${heading}
       said=${given[index]?.said ? step.word : null} onSay=${offline ? null : onSay} />
-    ${!offline && html`<${WordField} run=${run.name} label="Say another word here" action="Say" test="say-word" onWord=${onSay} />`}
-    <${StepFacts} step=${step} map=${map?.ramp === "attention" ? map : null} boxes=${picture?.boxes} />
+    ${!offline && html`<${WordField}
+      run=${run.name} label="Say another word here" action="Say" test="say-word"
+      onWord=${onSay} />`}
+    <${StepFacts}
+      step=${step} map=${map?.ramp === "attention" ? map : null} boxes=${picture?.boxes} />
   </div>`;
 }
 
 /** Decisions in words, for the list under the caption. */
 export function describeDecision(reading, grid = true) {
   return ({ at, kind, gaze, word }) => {
-    const where = kind === "gaze" && reading && (grid ? placeName(gaze, reading.grid) : `“${reading.source[gaze]}”`);
+    const where = kind === "gaze" && reading
+      && (grid ? placeName(gaze, reading.grid) : `“${reading.source[gaze]}”`);
     const what = kind === "gaze" ? `looks at ${where || `place ${gaze}`}` : `says “${shownWord(word)}”`;
     return `Word ${at + 1} ${what}`;
   };
@@ -117,7 +137,8 @@ export function PanelCaption({ run, view, reading, given, index, act }) {
   return html`<div class="caption" data-test="caption" data-run=${name}>
     ${reading
       ? html`<${CaptionWords} reading=${reading} given=${given} chosen=${index} busy=${view.loading}
-          label=${`Caption by ${name}`} onChoose=${(at) => act.choose(name, at)} onHover=${(at) => act.hover(name, at)} />`
+          label=${`Caption by ${name}`}
+          onChoose=${(at) => act.choose(name, at)} onHover=${(at) => act.hover(name, at)} />`
       : html`<p class="words busy hint">${view.error ? "" : "…"}</p>`}
     <${ErrorLine} text=${view.error} test="panel-error" />
   </div>`;
@@ -127,15 +148,18 @@ export function PanelCaption({ run, view, reading, given, index, act }) {
 export function PanelFoot({ run, state, reading }) {
   if (offline) return null;
   const given = state.given[run.name];
-  return html`<${Interventions} items=${interventionsOf(given)} describe=${describeDecision(reading, run.kind === "images")}
-    onUndo=${(item) => setGiven(run.name, undoGiven(given, item))} onReset=${() => setGiven(run.name, [])} />`;
+  return html`<${Interventions}
+    items=${interventionsOf(given)} describe=${describeDecision(reading, run.kind === "images")}
+    onUndo=${(item) => setGiven(run.name, undoGiven(given, item))}
+    onReset=${() => setGiven(run.name, [])} />`;
 }
 
 export function RunPanel({ run, session, picture, state, view, reading, index, largest, act }) {
   const name = run.name;
   const given = state.given[name];
   const step = reading?.steps[index] ?? null;
-  const gaze = useGaze({ active: state.mode === "gaze", about: { picture: picture.id }, run: name, reading, at: index, state });
+  const active = state.mode === "gaze";
+  const gaze = useGaze({ active, about: { picture: picture.id }, run: name, reading, at: index, state });
   const map = panelMap({ reading, step, state, largest, gaze: gaze.gaze });
   const decide = (next, at) => {
     act.choose(name, at);
@@ -143,21 +167,32 @@ export function RunPanel({ run, session, picture, state, view, reading, index, l
   };
   const onForce = (place) => decide(forceGaze(given, reading, index, place), index);
   const onSay = (word) => decide(sayWord(given, reading, index, word), index);
-  return html`<section class="panel card" aria-label=${`Run ${name}`} data-test="panel" data-run=${name}>
-    <${PanelHead} run=${run} session=${session} state=${state} reading=${reading} loading=${view.loading} />
-    <${PanelCaption} run=${run} view=${view} reading=${reading} given=${given} index=${index} act=${act} />
+  return html`<section class="panel card"
+    aria-label=${`Run ${name}`} data-test="panel" data-run=${name}>
+    <${PanelHead}
+      run=${run} session=${session} state=${state} reading=${reading} loading=${view.loading} />
+    <${PanelCaption}
+      run=${run} view=${view} reading=${reading} given=${given} index=${index} act=${act} />
     <div class="panel-frame"><div class="panel-body">
       <div class="stage-column">
-        <${PanelStage} run=${run} picture=${picture} state=${state} reading=${reading} step=${step} map=${map} gaze=${gaze}
+        <${PanelStage}
+          run=${run}
+          picture=${picture} state=${state} reading=${reading} step=${step} map=${map} gaze=${gaze}
           onMask=${act.mask} onForce=${onForce} />
-        ${map ? html`<${MapLegend} map=${map} text=${html`${legendText(map, step, state.map, gaze.gaze)}<span class="unseen">${mapSummary(map)}</span>`} />`
+        ${map ? html`<${MapLegend}
+          map=${map}
+          text=${html`${legendText(map, step, state.map, gaze.gaze)}<span
+          class="unseen">${mapSummary(map)}</span>`} />`
           : html`<div class="legend"></div>`}
-        ${state.mode === "gaze" && step && html`<${GazeControls} run=${name} name=${name} gaze=${gaze.gaze} state=${state}
+        ${state.mode === "gaze" && step && html`<${GazeControls}
+          run=${name} name=${name} gaze=${gaze.gaze} loading=${gaze.loading} state=${state}
           looked=${gaze.looked} grid=${reading.grid} step=${step} />`}
         <${ErrorLine} text=${gaze.error} test="gaze-error" />
       </div>
-      ${step ? html`<${PanelSide} run=${run} state=${state} reading=${reading} given=${given} index=${index} step=${step}
-        map=${map} gaze=${gaze} picture=${picture} onSay=${onSay} />` : html`<div class="side"></div>`}
+      ${step ? html`<${PanelSide}
+        run=${run} state=${state} reading=${reading} given=${given} index=${index} step=${step}
+        map=${map}
+        gaze=${gaze} picture=${picture} onSay=${onSay} />` : html`<div class="side"></div>`}
     </div></div>
     <${PanelFoot} run=${run} state=${state} reading=${reading} />
   </section>`;

@@ -26,13 +26,17 @@ function SentenceField({ session, text, onText }) {
   };
   return html`<section class="card sentence-field" aria-label="Sentence">
     <form onSubmit=${submit}>
-      <label><span>Sentence</span><input type="text" value=${typed} maxlength="2000" data-test="sentence"
+      <label><span>Sentence</span><input type="text"
+        value=${typed} maxlength="2000" data-test="sentence"
         onInput=${(event) => setTyped(event.target.value)} /></label>
       <button type="submit" class="main" data-test="translate">Translate</button>
     </form>
-    ${session.sentences.length > 0 && html`<div class="examples" role="group" aria-label="Example sentences">
-      ${session.sentences.map((sentence) => html`<button key=${sentence} type="button" data-test="sentence-example"
-        aria-current=${sentence === text ? "true" : null} onClick=${() => onText(sentence)}>${sentence}</button>`)}
+    ${session.sentences.length > 0 && html`<div class="examples" role="group"
+      aria-label="Example sentences">
+      ${session.sentences.map((sentence) => html`<button
+        key=${sentence} type="button" data-test="sentence-example"
+        aria-current=${sentence === text ? "true" : null}
+        onClick=${() => onText(sentence)}>${sentence}</button>`)}
     </div>`}
   </section>`;
 }
@@ -42,8 +46,13 @@ function SentenceWord({ run, state, reading, given, index, onSay }) {
   const heading = step.gaze !== null ? `Made to read “${reading.source[step.gaze]}”` : "Likeliest words";
   return html`<div class="side">
     <h3>“${shownWord(step.word)}” <small>word ${index + 1} of ${reading.steps.length}</small></h3>
-    <${TopWords} top=${step.top} heading=${heading} said=${given[index]?.said ? step.word : null} onSay=${offline ? null : onSay} />
-    ${!offline && html`<${WordField} run=${run.name} label="Say another word here" action="Say" test="say-word" onWord=${onSay} />`}
+    <${TopWords}
+      top=${step.top}
+      heading=${heading}
+      said=${given[index]?.said ? step.word : null} onSay=${offline ? null : onSay} />
+    ${!offline && html`<${WordField}
+      run=${run.name} label="Say another word here" action="Say" test="say-word"
+      onWord=${onSay} />`}
     <${StepFacts} step=${step} />
   </div>`;
 }
@@ -57,18 +66,28 @@ function SentencePanel({ run, session, state, view, reading, index, largest, act
   };
   const onForce = offline ? null : (at, token) => decide(at, forceGaze(given, reading, at, token));
   const onSay = (word) => decide(index, sayWord(given, reading, index, word));
-  const shared = { reading, kind: state.map, index, onChoose: (at) => act.choose(name, at), onHover: (at) => act.hover(name, at) };
-  return html`<section class="panel sentence card" aria-label=${`Run ${name}`} data-test="panel" data-run=${name}>
-    <${PanelHead} run=${run} session=${session} state=${state} reading=${reading} loading=${view.loading} />
-    <${PanelCaption} run=${run} view=${view} reading=${reading} given=${given} index=${index} act=${act} />
+  const onChoose = (at) => act.choose(name, at);
+  const onHover = (at) => act.hover(name, at);
+  const shared = { reading, kind: state.map, index, onChoose, onHover };
+  return html`<section class="panel sentence card"
+    aria-label=${`Run ${name}`} data-test="panel" data-run=${name}>
+    <${PanelHead}
+      run=${run} session=${session} state=${state} reading=${reading} loading=${view.loading} />
+    <${PanelCaption}
+      run=${run} view=${view} reading=${reading} given=${given} index=${index} act=${act} />
     <div class="panel-frame">${reading && html`
-      ${reading.cut && html`<p class="hint">The sentence was too long for this run and was cut.</p>`}
+      ${reading.cut && html`<p
+        class="hint">The sentence was too long for this run and was cut.</p>`}
       <${AlignmentLinks} ...${shared} label=${`Links of ${name}`} />
       <div class="panel-body">
-        <div class="stage-column"><${AlignmentMatrix} ...${shared} largest=${largest} onForce=${onForce}
+        <div class="stage-column"><${AlignmentMatrix}
+          ...${shared} largest=${largest} onForce=${onForce}
           label=${`Alignment of ${name}: source words across, target words down`} />
-          ${onForce && html`<p class="hint">Click a cell to make that word’s step read that token.</p>`}</div>
-        <${SentenceWord} run=${run} state=${state} reading=${reading} given=${given} index=${index} onSay=${onSay} />
+          ${onForce && html`<p
+            class="hint">Click a cell to make that word’s step read that token.</p>`}</div>
+        <${SentenceWord}
+          run=${run}
+          state=${state} reading=${reading} given=${given} index=${index} onSay=${onSay} />
       </div>`}</div>
     <${PanelFoot} run=${run} state=${state} reading=${reading} />
   </section>`;
@@ -79,9 +98,13 @@ function SentenceControls({ session, state, playing, onPlay }) {
   return html`<section class="controls card" aria-label="How to look">
     <${PlayButton} playing=${playing} onPlay=${onPlay} />
     <${RunChoice} session=${session} kind="sentences" chosen=${state.runs} />
-    ${state.runs.some((run) => run.posterior) && html`<${Segmented} legend="Attention" name="map" test="map" value=${state.map}
-      options=${[["prior", "Before the word"], ["posterior", "Given the word"]]} onChange=${set("map", "prior")} />`}
-    <${Segmented} legend="Scale" name="scale" test="scale" value=${state.scale} options=${[["own", "Own"], ["common", "Common"]]} onChange=${set("scale", "own")} />
+    ${state.runs.some((run) => run.posterior) && html`<${Segmented} legend="Attention" name="map"
+      test="map" value=${state.map}
+      options=${[["prior", "Before the word"], ["posterior", "Given the word"]]}
+      onChange=${set("map", "prior")} />`}
+    <${Segmented} legend="Scale" name="scale" test="scale"
+      value=${state.scale}
+      options=${[["own", "Own"], ["common", "Common"]]} onChange=${set("scale", "own")} />
     ${!offline && html`<${SearchChoice} runs=${state.runs} beam=${state.beam} />`}
   </section>`;
 }
@@ -98,12 +121,20 @@ export function Sentences({ session }) {
   const readings = Object.fromEntries(Object.entries(views).map(([name, view]) => [name, view.answer]));
   const words = useLinkedWords(state, readings);
   const all = Object.values(readings).filter(Boolean);
-  const density = useMemo(() => (state.scale === "common" ? commonDensity(all, state.map) : null), [state.scale, state.map, ...all]);
+  const density = useMemo(
+    () => (state.scale === "common" ? commonDensity(all, state.map) : null),
+    [state.scale, state.map, ...all],
+  );
   return html`<h1 class="unseen">Sentences</h1>
-    ${!offline && html`<${SentenceField} session=${session} text=${text} onText=${(next) => changeSubject(values, { text: next })} />`}
-    <${SentenceControls} session=${session} state=${state} playing=${words.playing} onPlay=${words.onPlay} />
+    ${!offline && html`<${SentenceField}
+      session=${session} text=${text} onText=${(next) => changeSubject(values, { text: next })} />`}
+    <${SentenceControls}
+      session=${session} state=${state} playing=${words.playing} onPlay=${words.onPlay} />
     <div class="panels" data-count=${state.runs.length}>
-      ${state.runs.map((run) => html`<${SentencePanel} key=${run.name} run=${run} session=${session} state=${state} view=${views[run.name]}
-        reading=${readings[run.name]} index=${words.indexOf(run.name)} largest=${largestFor(readings[run.name], density)} act=${words} />`)}
+      ${state.runs.map((run) => html`<${SentencePanel}
+        key=${run.name} run=${run} session=${session} state=${state} view=${views[run.name]}
+        reading=${readings[run.name]}
+        index=${words.indexOf(run.name)}
+        largest=${largestFor(readings[run.name], density)} act=${words} />`)}
     </div>`;
 }

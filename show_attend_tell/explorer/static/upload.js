@@ -69,10 +69,13 @@ export function useDropAndPaste(send, onNothing) {
 }
 
 function ShelfItem({ picture, chosen, onChoose }) {
-  return html`<button type="button" class="shelf-item" data-test="example" data-picture=${picture.id}
-    aria-current=${chosen ? "true" : null} aria-label=${`Picture ${picture.name}`} title=${picture.name}
+  return html`<button type="button" class="shelf-item" data-test="example"
+    data-picture=${picture.id}
+    aria-current=${chosen ? "true" : null}
+    aria-label=${`Picture ${picture.name}`} title=${picture.name}
     onClick=${() => onChoose(picture)}>
-    <img src=${thumbnailAddress(picture.id)} alt="" width=${picture.width} height=${picture.height} draggable=${false} />
+    <img src=${thumbnailAddress(picture.id)} alt=""
+      width=${picture.width} height=${picture.height} draggable=${false} />
   </button>`;
 }
 
@@ -83,7 +86,8 @@ function Upload({ sending, send }) {
     event.target.value = "";
   };
   return html`<label class=${classes("upload", sending && "busy")}>
-    <input type="file" class="unseen" ref=${field} accept="image/*" multiple data-test="upload" onChange=${onChange} />
+    <input type="file" class="unseen"
+      ref=${field} accept="image/*" multiple data-test="upload" onChange=${onChange} />
     <span><b>${sending ? "Reading …" : "Your picture"}</b><small>choose, drop or paste</small></span>
   </label>`;
 }
@@ -97,9 +101,11 @@ export function Shelf({ session, picture, current, onPicture }) {
   return html`<section class="shelf-row" aria-label="Pictures">
     ${!offline && html`<${Upload} sending=${sending} send=${send} />`}
     <div class="shelf" role="group" aria-label="Pictures to look at">
-      ${all.map((one) => html`<${ShelfItem} key=${one.id} picture=${one} chosen=${one.id === picture} onChoose=${onPicture} />`)}
+      ${all.map((one) => html`<${ShelfItem}
+        key=${one.id} picture=${one} chosen=${one.id === picture} onChoose=${onPicture} />`)}
     </div>
     <${ErrorLine} text=${error} onClose=${() => setError(null)} test="upload-error" />
-    ${over && html`<div class="drop-here" aria-hidden="true"><span>Drop the picture to caption it</span></div>`}
+    ${over && html`<div class="drop-here"
+      aria-hidden="true"><span>Drop the picture to caption it</span></div>`}
   </section>`;
 }

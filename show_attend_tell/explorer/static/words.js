@@ -21,6 +21,11 @@ function wordLabel(step, given) {
   return [shownWord(step.word), ...decided].join(", ");
 }
 
+function wordClass(step, given) {
+  const end = step.word === END_WORD && "end-word";
+  return classes("word", end, step.gaze !== null && "gazed", given?.said && "said");
+}
+
 /** The words: one stop for the Tab key, arrows lead on, hovering shows without choosing. */
 export function CaptionWords({ reading, given, chosen, label, busy, onChoose, onHover }) {
   const row = useRef(null);
@@ -37,8 +42,9 @@ export function CaptionWords({ reading, given, chosen, label, busy, onChoose, on
     aria-busy=${busy} ref=${row} onKeyDown=${onKeyDown} data-test="words"
     onPointerLeave=${() => onHover(null)}>
     ${reading.steps.map(
-      (step, i) => html`<button key=${i} type="button" data-test="word" data-index=${i} data-word=${step.word}
-        class=${classes("word", step.word === END_WORD && "end-word", step.gaze !== null && "gazed", given[i]?.said && "said")}
+      (step, i) => html`<button
+        key=${i} type="button" data-test="word" data-index=${i} data-word=${step.word}
+        class=${wordClass(step, given[i])}
         aria-label=${wordLabel(step, given[i])} aria-current=${i === chosen ? "true" : null}
         tabindex=${i === Math.min(chosen, count - 1) ? 0 : -1} onClick=${() => onChoose(i)}
         onFocus=${() => i !== chosen && onChoose(i)}
@@ -57,12 +63,15 @@ export function TopWords({ top, own, heading, onSay, said }) {
       ${top.map(({ word, p }, i) => {
         const before = byItself.get(word);
         const inside = html`<span class="bar" style=${{ width: `${100 * p}%` }}></span>
-          ${before !== undefined && html`<span class="tick" style=${{ left: `${100 * before}%` }}></span>`}
-          <span class="top-word">${shownWord(word)}</span><${Num} value=${p} text=${percent(p)} test="top-p" />`;
+          ${before !== undefined && html`<span class="tick"
+            style=${{ left: `${100 * before}%` }}></span>`}
+          <span class="top-word">${shownWord(word)}</span><${Num}
+            value=${p} text=${percent(p)} test="top-p" />`;
         const shared = { class: classes("top-row", word === said && "is-said"), "data-test": "top", "data-word": word };
         return html`<li key=${i}>${onSay
-          ? html`<button type="button" ...${shared} title=${`Say “${shownWord(word)}” here and go on`}
-              onClick=${() => onSay(word)}>${inside}</button>`
+          ? html`<button type="button"
+            ...${shared} title=${`Say “${shownWord(word)}” here and go on`}
+            onClick=${() => onSay(word)}>${inside}</button>`
           : html`<div ...${shared}>${inside}</div>`}</li>`;
       })}
     </ol>
@@ -70,7 +79,9 @@ export function TopWords({ top, own, heading, onSay, said }) {
 }
 
 function Fact({ name, title, value, text, test }) {
-  return html`<div title=${title}><dt>${name}</dt><dd><${Num} value=${value} text=${text} test=${test} /></dd></div>`;
+  return html`<div
+    title=${title}><dt>${name}</dt><dd><${Num}
+    value=${value} text=${text} test=${test} /></dd></div>`;
 }
 
 /** Numbers of one step. `map` is the one on screen; boxes are the picture's, all of them. */
@@ -81,12 +92,17 @@ export function StepFacts({ step, map, boxes = [] }) {
     [step, map?.values, map?.grid, boxes],
   );
   return html`<dl class="facts">
-    <${Fact} name="log p" title="Log-probability of the word, nats" value=${step.log_p} text=${step.log_p.toFixed(3)} test="log-p" />
-    <${Fact} name="entropy" title="Entropy of the attention before the word is known, nats" value=${step.entropy}
+    <${Fact} name="log p" title="Log-probability of the word, nats"
+      value=${step.log_p} text=${step.log_p.toFixed(3)} test="log-p" />
+    <${Fact} name="entropy" title="Entropy of the attention before the word is known, nats"
+      value=${step.entropy}
       text=${step.entropy.toFixed(2)} test="entropy" />
-    <${Fact} name="β" title="The gate: how much of what is read gets through" value=${step.beta} text=${step.beta.toFixed(2)} test="beta" />
-    <${Fact} name="null" title="Share of the attention that reads nothing" value=${step.null} text=${percent(step.null)} test="null" />
-    ${boxes.length > 0 && html`<${Fact} name="in box" title="Share of the map in the boxes that the word names"
+    <${Fact} name="β" title="The gate: how much of what is read gets through"
+      value=${step.beta} text=${step.beta.toFixed(2)} test="beta" />
+    <${Fact} name="null" title="Share of the attention that reads nothing"
+      value=${step.null} text=${percent(step.null)} test="null" />
+    ${boxes.length > 0 && html`<${Fact} name="in box"
+      title="Share of the map in the boxes that the word names"
       value=${inside ?? ""} text=${inside === null ? "–" : percent(inside)} test="in-box" />`}
   </dl>`;
 }
@@ -105,9 +121,13 @@ export function WordField({ run, label, action, onWord, test }) {
   };
   return html`<form class="word-field" onSubmit=${submit}>
     <label><span>${label}</span>
-      <input type="text" list=${list} value=${text} autocomplete="off" autocapitalize="off" spellcheck=${false}
-        maxlength="60" data-test=${test} onInput=${(event) => setText(event.target.value)} /></label>
-    <datalist id=${list}>${(answer ?? []).map((word) => html`<option key=${word} value=${word} />`)}</datalist>
+      <input type="text"
+        list=${list} value=${text} autocomplete="off" autocapitalize="off" spellcheck=${false}
+        maxlength="60"
+        data-test=${test} onInput=${(event) => setText(event.target.value)} /></label>
+    <datalist
+      id=${list}>${(answer ?? []).map((word) => html`<option
+      key=${word} value=${word} />`)}</datalist>
     <button type="submit" disabled=${!begins} data-test=${`${test}-go`}>${action}</button>
   </form>`;
 }
@@ -118,13 +138,15 @@ function askRunWords({ run, begins }, signal) {
 
 /** What the asker decided, each with a way back. The line is always there: nothing may jump. */
 export function Interventions({ items, describe, onUndo, onReset }) {
-  if (items.length === 0) return html`<p class="interventions hint">The model’s own choices throughout.</p>`;
+  if (items.length === 0) return html`<p
+    class="interventions hint">The model’s own choices throughout.</p>`;
   return html`<div class="interventions">
     <ul aria-label="What you decided">
       ${items.map((item) => html`<li key=${`${item.kind}${item.at}`}>
         <span>${describe(item)}</span>
         <button type="button" data-test="undo" data-step=${item.at} data-kind=${item.kind}
-          aria-label=${`Undo: ${describe(item)}`} onClick=${() => onUndo(item)}>Undo</button></li>`)}
+          aria-label=${`Undo: ${describe(item)}`}
+          onClick=${() => onUndo(item)}>Undo</button></li>`)}
     </ul>
     <button type="button" data-test="reset" onClick=${onReset}>Reset all</button>
   </div>`;
