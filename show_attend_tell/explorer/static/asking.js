@@ -44,7 +44,7 @@ function settleQuestion(slot, settled) {
 }
 
 /**
- * Answers to several questions, {key: question or null}: {key: {answer, of, error, loading}}.
+ * Answers to several questions, {key: question or null}: {key: {answer, of, error, loading, retry}}.
  * `of` is the question that `answer` answers; it may be older than the one asked now.
  */
 export function useAnswers(ask, questions, delay = 0) {
@@ -60,7 +60,13 @@ export function useAnswers(ask, questions, delay = 0) {
     }
     const fresh = slot.settled?.key === name;
     const { answer = null, question: of = null, error = null } = slot.settled ?? {};
-    views[key] = { answer, of, error: fresh ? error : null, loading: Boolean(name) && !fresh, name };
+    const retry = () => {
+      slot.settled = { ...slot.settled, key: null };
+      slot.asked = null;
+      redraw();
+    };
+    const loading = Boolean(name) && !fresh;
+    views[key] = { answer, of, error: fresh ? error : null, loading, name, retry };
   }
   useEffect(() => {
     for (const [key, slot] of Object.entries(slots.current)) {

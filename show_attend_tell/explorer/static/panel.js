@@ -141,6 +141,8 @@ export function PanelCaption({ run, view, reading, given, index, act }) {
           onChoose=${(at) => act.choose(name, at)} onHover=${(at) => act.hover(name, at)} />`
       : html`<p class="words busy hint">${view.error ? "" : "…"}</p>`}
     <${ErrorLine} text=${view.error} test="panel-error" />
+    ${view.error && html`<button type="button" class="retry" data-test="retry"
+      onClick=${view.retry}>Try again</button>`}
   </div>`;
 }
 
