@@ -49,6 +49,7 @@ ORDER = (
     "evaluation",
     "reports",
     "training",
+    "explorer",
     "pretrained",
     "cli",
     "__init__",  # the package's public face, which loads its contents on demand
