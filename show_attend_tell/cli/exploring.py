@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -142,15 +143,16 @@ def _serve(explorer: "Explorer", watched: Sequence[Path], listening: socket.sock
     import uvicorn
 
     from show_attend_tell.explorer.live import Watch
-    from show_attend_tell.explorer.server import make_app
+    from show_attend_tell.explorer.server import LOCAL, make_app
 
     watch = Watch(watched) if watched else None
-    app = make_app(explorer, watch)
+    host, port = listening.getsockname()[:2]
+    # Who serves others goes by names that cannot be listed here.
+    app = make_app(explorer, watch, LOCAL if ip_address(host).is_loopback else None)
     # An open stream of events must not keep the server alive.
     server = uvicorn.Server(
         uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1, lifespan="off")
     )
-    host, port = listening.getsockname()[:2]
     threading.Thread(target=_begin, args=(explorer, server, host, port), daemon=True).start()
     try:
         server.run(sockets=[listening])

@@ -1,6 +1,7 @@
 """The explorer's web server: routes, and what keeps them safe. It computes nothing itself."""
 
 import logging
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from show_attend_tell.explorer.pictures import LARGEST_SIDE, THUMBNAIL, jpeg
 
 STATIC = Path(__file__).parent / "static"
 LARGEST_BODY = 32_000_000  # bytes of a request
+LOCAL = ("localhost", "127.0.0.1", "[::1]")
 # Nothing but our own files, no code in the page, no other site around it.
 CONTENT_SECURITY_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; "
@@ -44,8 +46,16 @@ HEADERS = {
 _log = logging.getLogger(__name__)
 
 
-def make_app(explorer: Explorer, watch: Watch | None = None) -> FastAPI:
-    """The application over an explorer, and over training runs to watch."""
+def make_app(
+    explorer: Explorer, watch: Watch | None = None, hosts: Collection[str] | None = LOCAL
+) -> FastAPI:
+    """The application over an explorer, and over training runs to watch.
+
+    Args:
+      explorer: what is asked.
+      watch: the training runs; None: there are none to watch.
+      hosts: names and addresses that the server goes by; None: any.
+    """
     app = FastAPI(
         title="show_attend_tell explorer",
         version=explorer.session.version,
@@ -53,7 +63,7 @@ def make_app(explorer: Explorer, watch: Watch | None = None) -> FastAPI:
         docs_url=None,  # these pages would load scripts from elsewhere
         redoc_url=None,
     )
-    app.add_middleware(_Guard)
+    app.add_middleware(_Guard, hosts=hosts)
     _add_errors(app)
     _add_questions(app, explorer)
     _add_pictures(app, explorer)
@@ -186,8 +196,8 @@ class _Fresh(StaticFiles):
 class _Guard:
     """Rejects other sites' requests and large bodies; adds security headers to every answer."""
 
-    def __init__(self, app: ASGIApp):
-        self._app = app
+    def __init__(self, app: ASGIApp, hosts: Collection[str] | None):
+        self._app, self._hosts = app, hosts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -195,12 +205,17 @@ class _Guard:
             return
         headers = Headers(scope=scope)
         origin, host = headers.get("origin"), headers.get("host", "")
+        # Another site's name could be made to lead here; its scripts would then be our own's.
+        if self._hosts is not None and not {host, host.rpartition(":")[0]} & {*self._hosts}:
+            why = f"{host[:100]}: not a name of this server; open it as http://127.0.0.1"
+            await _refuse(400, why, scope, receive, send)
+            return
         if origin is not None and origin.split("://")[-1] != host:
             await _refuse(403, "requests of other sites are not answered", scope, receive, send)
             return
         length = headers.get("content-length", "0")
         if length.isdigit() and int(length) > LARGEST_BODY:
-            await _refuse(413, _TOO_LARGE, scope, receive, send)
+            await _refuse(413, _too_large(), scope, receive, send)
             return
         received, started = 0, False
 
@@ -224,10 +239,11 @@ class _Guard:
             await self._app(scope, counted, guarded)
         except _TooLarge:
             if not started:
-                await _refuse(413, _TOO_LARGE, scope, receive, send)
+                await _refuse(413, _too_large(), scope, receive, send)
 
 
-_TOO_LARGE = f"the file is larger than {LARGEST_BODY // 1_000_000} MB; scale the picture down"
+def _too_large() -> str:
+    return f"the file is larger than {LARGEST_BODY // 1_000_000} MB; scale the picture down"
 
 
 class _TooLarge(Exception):

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from show_attend_tell.data.images import read_image
 from show_attend_tell.errors import UserError
 from show_attend_tell.explorer.answers import GivenStep
 from show_attend_tell.explorer.respondent import Respondent, masked
@@ -50,8 +51,6 @@ def test_without_given_steps_it_is_the_runs_caption(respondent, scenes):
 
 
 def _image(run, scenes, number):
-    from show_attend_tell.data.images import read_image
-
     return read_image(scenes[number].image, run.image_size)
 
 

@@ -1,0 +1,87 @@
+"""The table of a split, against the runs' own captions and scores."""
+
+import time
+
+import numpy as np
+import pytest
+
+from show_attend_tell.evaluation import caption_metrics
+from show_attend_tell.evaluation.boxes import Places, box_cover
+from show_attend_tell.explorer.browsing import Browsing, disagreement
+from show_attend_tell.explorer.turns import Turns
+
+
+@pytest.fixture(scope="module")
+def table(explorer):
+    explorer.browsing.start()
+    explorer.browsing.wait()
+    return explorer.browsing.table()
+
+
+def test_every_run_captions_the_first_pictures(explorer, table, trained):
+    scenes = trained[1]
+    assert (table.split, table.total, table.ready) == ("val", 6, 6)
+    assert [row.name for row in table.rows] == scenes.ids[:6]
+    for row, scene in zip(table.rows, scenes, strict=False):
+        assert row.runs.keys() == {"one", "two"} and row.disagreement == 0
+        assert row.runs["one"].caption == scene.captions[0]
+        assert row.references == list(scene.captions)
+
+
+def test_figures_of_a_row_are_those_of_its_caption(explorer, table):
+    row = table.rows[2]
+    respondent = explorer.respondents["one"]
+    kept = explorer.pictures[row.picture]
+    reading = respondent.caption(respondent.see_picture("again", kept.picture))
+    words = [step for step in reading.steps if step.word != "<eos>"]
+    summary = row.runs["one"]
+    assert summary.entropy == pytest.approx(sum(s.entropy for s in words) / len(words), abs=1e-4)
+    places = Places(np.array(reading.grid.rows), np.array(reading.grid.columns))
+    shares, hits = [], []
+    for box in kept.mentions:  # every noun of a scene is said once, or names all of its kind
+        steps = [step for step in words if step.word == box.noun]
+        boxes = [b for m in kept.mentions if m.noun == box.noun for b in m.boxes]
+        for step in steps[:1]:
+            cover = box_cover(boxes, places.rows, places.columns)
+            shares.append(float(np.dot(step.prior, cover)))
+            y, x = places.centres[int(np.argmax(step.prior))]
+            hits.append(any(a <= y <= c and b <= x <= d for a, b, c, d in boxes))
+    if len({m.noun for m in kept.mentions}) == len(kept.mentions):
+        assert summary.in_box == pytest.approx(np.mean(shares), abs=1e-4)
+        assert summary.pointing == pytest.approx(np.mean(hits))
+
+
+def test_scores_are_those_of_the_metrics(table):
+    hypotheses = {row.picture: row.runs["two"].caption for row in table.rows}
+    references = {row.picture: row.references for row in table.rows}
+    found = caption_metrics.score(references, hypotheses, meteor=False)
+    for k, row in enumerate(table.rows):
+        scores = row.runs["two"].scores
+        assert scores["CIDEr"] == pytest.approx(found.per_image["CIDEr"][k])
+        assert scores["BLEU-4"] == pytest.approx(found.per_image["BLEU-4"][k])
+
+
+def test_people_come_first_and_a_stop_is_heeded(explorer):
+    turns = Turns()
+    browsing = Browsing(
+        "val",
+        explorer.pictures,
+        explorer.pictures.split,
+        [explorer.respondents["one"]],
+        turns.background,
+    )
+    with turns.person():
+        browsing.start()
+        time.sleep(0.2)
+        assert browsing.table().rows == []
+    browsing.stop()
+    assert browsing.table().ready < 8
+
+
+def test_disagreement_is_one_minus_the_mean_jaccard_index():
+    assert disagreement(["a dog"]) is None
+    assert disagreement(["a dog", "a dog"]) == 0
+    assert disagreement(["a dog", "the cat"]) == 1
+    assert disagreement(["a dog runs", "a dog sits", "a cat sits"]) == pytest.approx(
+        1 - (2 / 4 + 1 / 5 + 2 / 4) / 3
+    )
