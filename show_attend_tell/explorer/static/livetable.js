@@ -26,12 +26,6 @@ function LiveSwatch({ style }) {
     <line x1="0" y1="3" x2="26" y2="3" stroke=${`var(${style.colour})`} stroke-width="3" stroke-dasharray=${dashes} /></svg>`;
 }
 
-/** Names of one sweep differ at their ends, so a long one loses its middle. */
-function shortName(name) {
-  const letters = [...name];
-  return letters.length <= 22 ? name : `${letters.slice(0, 8).join("")}…${letters.slice(-13).join("")}`;
-}
-
 function LiveRow({ live, entry, metric, style, shown, onToggle, onFocus }) {
   const { run, train, validation } = entry;
   const age = run.written === null ? null : Math.max(0, live.now - run.written + live.elapsed);
@@ -43,8 +37,7 @@ function LiveRow({ live, entry, metric, style, shown, onToggle, onFocus }) {
         onFocus=${() => onFocus(run.name)} onBlur=${() => onFocus(null)}
         onChange=${() => onToggle(run.name)} />
       <${LiveSwatch} style=${style} />
-      <span class="live-name" title=${run.name} aria-hidden="true">${shortName(run.name)}</span>
-      <span class="unseen">${run.name}</span></label>
+      <span class="live-name">${run.name}</span></label>
       ${run.message && html`<span class="live-damage" role="note">${run.message}</span>`}</th>
     <td class=${`live-state live-is-${run.state}`}>
       <span aria-hidden="true">${LIVE_STATES[run.state]}</span> ${run.state}
