@@ -30,15 +30,15 @@ def test_an_export_holds_what_the_server_would_answer(explorer, tmp_path):
     data = data_of(path.read_text(encoding="utf-8"))
     assert list(data["pictures"]) == ids and data["session"]["offline"]
     assert [facts["id"] for facts in data["session"]["examples"]] == ids
-    respondent = explorer.respondents["two"]
+    respondent = explorer.respondents["latent"]
     seen = respondent.see_picture("x", explorer.pictures[ids[1]].picture)
     expected = respondent.caption(seen)
-    reading = data["readings"][ids[1]]["two"]
+    reading = data["readings"][ids[1]]["latent"]
     assert reading["text"] == expected.text
     for found, step in zip(reading["steps"], expected.steps, strict=True):
         np.testing.assert_allclose(found["prior"], step.prior, atol=6e-5)
         assert found["log_p"] == pytest.approx(step.log_p, abs=1e-5)
-    cells = data["gazes"][ids[1]]["two"]
+    cells = data["gazes"][ids[1]]["latent"]
     around = respondent.gaze(seen, [], None)
     assert len(cells) == len(expected.steps)
     assert cells[0][9][0]["word"] == around.cells[9][0].word

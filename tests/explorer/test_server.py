@@ -1,6 +1,7 @@
 """The server: its answers, its errors, and what it keeps out."""
 
 import io
+import math
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -60,6 +61,19 @@ def test_given_steps_and_masks_arrive(client, picture):
     assert hidden["log_prob"] != free["log_prob"]
 
 
+def test_a_sentence_is_translated_and_its_alignment_forced(client):
+    ask = {"run": "translator", "text": "two  dogs run"}
+    free = client.post("/api/caption", json=ask).json()
+    assert free["source"] == ["two", "dogs", "run", "<eos>"] and free["grid"]["rows"] == [0.5]
+    assert all(len(step["prior"]) == 4 for step in free["steps"])
+    forced = client.post("/api/caption", json=ask | {"steps": [{"gaze": 2}], "beam": 1}).json()
+    [step] = forced["steps"][:1]
+    around = client.post("/api/gaze", json=ask | {"word": step["word"]}).json()
+    assert len(around["cells"]) == len(around["map"]) == 4
+    assert step["log_p"] == pytest.approx(math.log(around["map"][2]), abs=1e-5)
+    assert step["location"] == 2
+
+
 def test_pictures_are_brought_and_shown(client):
     facts = client.post("/api/pictures", params={"name": "a.png"}, content=png()).json()
     assert (facts["name"], facts["width"], facts["height"]) == ("a.png", 40, 20)
@@ -68,8 +82,8 @@ def test_pictures_are_brought_and_shown(client):
         shown = client.get(f"/api/pictures/{facts['id']}/{kind}")
         assert shown.headers["content-type"] == "image/jpeg"
         assert Image.open(io.BytesIO(shown.content)).size == (40, 20)
-    found = client.post("/api/caption", json={"run": "two", "picture": facts["id"]})
-    assert found.json()["run"] == "two"
+    found = client.post("/api/caption", json={"run": "latent", "picture": facts["id"]})
+    assert found.json()["run"] == "latent"
 
 
 def test_the_split_knows_its_references_and_boxes(client, explorer, picture):
@@ -78,7 +92,11 @@ def test_the_split_knows_its_references_and_boxes(client, explorer, picture):
     nouns = {word for word in caption.split() if word in ("circle", "square", "triangle", "cross")}
     assert {box["label"] for box in facts["boxes"]} == nouns
     session = client.get("/api/session").json()
-    assert session["split"] == "val" and [run["name"] for run in session["runs"]] == ["one", "two"]
+    assert session["split"] == "val" and [run["name"] for run in session["runs"]] == [
+        "one",
+        "latent",
+        "translator",
+    ]
     assert len(session["examples"]) == 6 and not session["offline"]
 
 
@@ -94,6 +112,9 @@ def test_words_are_completed(client):
         ({"run": "one", "picture": "split-0"}, 404, "send it again"),
         ({"run": "one"}, 400, "name a picture or give a text"),
         ({"run": "one", "text": "a dog"}, 400, "captions pictures"),
+        ({"run": "translator", "picture": "PICTURE"}, 400, "translates sentences"),
+        ({"run": "translator", "text": "  "}, 400, "the sentence is empty"),
+        ({"run": "translator", "text": "two dogs", "steps": [{"gaze": 3}]}, 400, "0 to 2"),
         ({"run": "one", "picture": "PICTURE", "steps": [{"gaze": 64}]}, 400, "no such place"),
         ({"run": "one", "picture": "PICTURE", "steps": [{"gaze": -1}]}, 422, "steps.0.gaze"),
         ({"run": "one", "picture": "PICTURE", "masks": [[0, 0, 2, 1]]}, 422, "masks.0.2"),
