@@ -442,7 +442,7 @@ def test_both_locks_agree_on_every_version():
 @pytest.mark.parametrize("name", ["requirements.lock", "requirements-dev.lock"])
 def test_locks_are_hashed_and_name_no_address(name):
     lock = (ROOT / name).read_text()
-    assert "://" not in lock and "http" not in lock
+    assert "://" not in lock
     assert "--index" not in lock and "--find-links" not in lock and "@" not in lock
     blocks = re.split(r"\n(?=[a-z])", re.sub(r"^#.*\n", "", lock, flags=re.MULTILINE))
     assert len(blocks) == len(locked(name))

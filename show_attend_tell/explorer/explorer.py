@@ -5,11 +5,11 @@ import logging
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 
 import numpy as np
 from PIL import Image
 
-from show_attend_tell import __version__
 from show_attend_tell.data.builders.shapes import render_scene
 from show_attend_tell.data.examples import Example, ExampleSource
 from show_attend_tell.errors import UserError
@@ -27,7 +27,7 @@ from show_attend_tell.explorer.turns import Turns
 from show_attend_tell.inference.run import Run
 
 EXAMPLES = 6  # generated pictures to begin with
-SENTENCES = 12  # source sentences to begin with
+SOURCES = 12  # source sentences to begin with
 
 _log = logging.getLogger(__name__)
 
@@ -152,7 +152,7 @@ def open_explorer(
         ids = pictures.split[:count]
         browsing = Browsing(split, pictures, ids, over_images, turns.background)
     session = Session(
-        version=__version__,
+        version=version("show-attend-tell"),
         runs=[respondent.facts() for respondent in respondents.values()],
         examples=pictures.examples,
         split=None if browsing is None else split,
@@ -183,7 +183,7 @@ def _sentences(respondents: Sequence[Respondent], split: str) -> list[str]:
             except UserError as error:
                 _log.warning("%s: %s", respondent.name, error)
                 continue
-            count = min(SENTENCES, len(examples))
+            count = min(SOURCES, len(examples))
             return [task.subject(examples[i]).text for i in range(count)]
     return []
 

@@ -8,10 +8,11 @@ import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from flax import nnx
 from jaxtyping import Array, Float, Int, Shaped, UInt8
 from scipy.special import entr
 
@@ -35,7 +36,6 @@ from show_attend_tell.inference.explaining import Explained, Gazes
 from show_attend_tell.inference.given_steps import FREE, GivenSteps
 from show_attend_tell.inference.run import Run
 from show_attend_tell.models.search import Hypotheses
-from show_attend_tell.models.sentence_encoder import SentenceEncoder
 from show_attend_tell.settings import Decode
 from show_attend_tell.tokens import BOS, EOS, EOS_WORD, PAD, SPECIALS
 
@@ -119,7 +119,7 @@ class Respondent:
         def encode() -> Seen:
             image = masked(read_image(picture, self.run.image_size), masks)
             inputs = np.asarray(image_inputs(self.run, [image]))
-            return Seen(inputs, self._places(Subject(key, picture), len(inputs)))
+            return self._seen(inputs, Subject(key, picture))
 
         return self._keep((key, tuple(map(tuple, masks))), encode)
 
@@ -134,10 +134,7 @@ class Respondent:
         def encode() -> Seen:
             assert self.run.source_vocabulary is not None
             inputs, cut = self.run.task.encode([text], self.run.source_vocabulary)
-            encoder = self.run.encoder
-            fixed = isinstance(encoder, SentenceEncoder) and not encoder.all_states
-            places = self._places(Subject("sentence", text=text), 1 if fixed else inputs.shape[1])
-            return Seen(inputs, places, bool(cut))
+            return self._seen(inputs, Subject("sentence", text=text), bool(cut))
 
         return self._keep(text, encode)
 
@@ -265,9 +262,16 @@ class Respondent:
             places[:, t] = FREE if step.gaze is None else step.gaze
         return GivenSteps(words, places)
 
-    def _places(self, subject: Subject, count: int) -> Places:
+    def _seen(
+        self, inputs: Shaped[np.ndarray, "1 ..."], subject: Subject, cut: bool = False
+    ) -> Seen:
         run = self.run
-        return run.task.places(subject, count, run.encoder, run.source_vocabulary)
+        _, count, _ = jax.eval_shape(self._annotate, run.params, inputs).shape
+        places = run.task.places(subject, count, run.encoder, run.source_vocabulary)
+        return Seen(inputs, places, cut)
+
+    def _annotate(self, params: Any, inputs: Array) -> Array:
+        return nnx.merge(nnx.graphdef(self.run.model), params).annotations(inputs).vectors
 
     def _explain(self, seen: Sequence[Seen], texts: GivenSteps, context: str) -> Explained:
         inputs = np.concatenate([one.inputs for one in seen])

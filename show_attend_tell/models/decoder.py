@@ -30,7 +30,7 @@ from show_attend_tell.models.attention import (
 )
 from show_attend_tell.models.dropouts import shared_dropout, withheld
 from show_attend_tell.models.packed import caption_starts, input_words, time_first, time_last
-from show_attend_tell.models.parts import Parts, with_scene
+from show_attend_tell.models.parts import Parts, bias_of, with_scene
 from show_attend_tell.models.recurrence import Memory, WordInputs
 from show_attend_tell.models.teacher_forced import TeacherForced
 
@@ -267,7 +267,7 @@ class Decoder(nnx.Module):
                 self_query=None if back is None else matrix(back.query),
             ),
             score=score,
-            beta_bias=None if self.gate is None else _bias(self.gate)[0],
+            beta_bias=None if self.gate is None else bias_of(self.gate)[0],
             centre_score=matrix(attention.centre_score, exact=True),
             self_score=None if back is None else back.score.kernel[...][:, 0],
             predictor=self._predictor(),
@@ -448,8 +448,3 @@ class Decoder(nnx.Module):
             factors = self.factors(memory, rows[0], rows[1], rows[2], keys[1])
         read = (out.log_alpha, out.location, out.beta)
         return TeacherForced(logits, *read, previous_h, mean, factors, embedded, current)
-
-
-def _bias(layer: nnx.Linear) -> Float[Array, " J"]:
-    assert layer.bias is not None
-    return jnp.asarray(layer.bias[...])

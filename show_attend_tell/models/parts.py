@@ -9,6 +9,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
 from jaxtyping import Array, Float
 
 from show_attend_tell import settings
@@ -92,3 +93,9 @@ def with_scene(
 ) -> Float[Array, "B *S E"]:
     """What the whole picture adds, added to every step of an image."""
     return hidden if scene is None else hidden + jnp.expand_dims(scene, range(1, hidden.ndim - 1))
+
+
+def bias_of(layer: nnx.Linear) -> Float[Array, " J"]:
+    """The bias of a layer that has one."""
+    assert layer.bias is not None
+    return jnp.asarray(layer.bias[...])

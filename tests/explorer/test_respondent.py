@@ -116,8 +116,8 @@ def test_a_mask_paints_over_what_the_model_sees(respondent, scenes):
     grey[2:6, 4:8] = True
     assert (found[grey] == 127).all() and (found[~grey] == 200).all()
     assert (image == 200).all()
-    whole = respondent.caption(see(respondent, scenes, 0, [(0, 0, 1, 1)]))
-    other = respondent.caption(see(respondent, scenes, 3, [(0, 0, 1, 1)]))
+    whole = respondent.caption(see(respondent, scenes, 0, [(0.0, 0.0, 1.0, 1.0)]))
+    other = respondent.caption(see(respondent, scenes, 3, [(0.0, 0.0, 1.0, 1.0)]))
     assert whole.text == other.text  # nothing of either picture is left
     assert whole.text != respondent.caption(see(respondent, scenes, 0)).text
 
