@@ -136,6 +136,8 @@ class RunFacts(BaseModel):
     contexts: list[str] = Field(description="what a step can read")
     hard: bool
     posterior: bool = Field(description="whether it has a map given the word")
+    gate: bool = Field(description="whether a gate beta scales what a step reads")
+    null_place: bool = Field(description="whether a step may read no place")
     places: int = Field(description="L; 0: as many as the sentence has tokens")
     beam: int
     max_length: int
@@ -148,7 +150,6 @@ class RunFacts(BaseModel):
 class Session(BaseModel):
     """What this explorer was started with."""
 
-    version: str
     runs: list[RunFacts]
     examples: list[PictureFacts] = Field(description="pictures to begin with")
     split: str | None = Field(description="name of the split to browse; null: there is none")

@@ -5,7 +5,6 @@ import logging
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 
 import numpy as np
 from PIL import Image
@@ -152,7 +151,6 @@ def open_explorer(
         ids = pictures.split[:count]
         browsing = Browsing(split, pictures, ids, over_images, turns.background)
     session = Session(
-        version=version("show-attend-tell"),
         runs=[respondent.facts() for respondent in respondents.values()],
         examples=pictures.examples,
         split=None if browsing is None else split,

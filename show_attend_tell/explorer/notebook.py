@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from hashlib import sha256
-from importlib.metadata import version
 
 from show_attend_tell.data.images import Picture, picture_size
 from show_attend_tell.explorer.answers import PictureFacts, Session
@@ -28,7 +27,6 @@ def view(run: Run, names: Sequence[str], pictures: Sequence[Picture]) -> str:
         readings[key] = {respondent.name: compact(reading)}
         gazes[key] = {respondent.name: compact_cells(respondent.gazes_of(seen, reading))}
     session = Session(
-        version=version("show-attend-tell"),
         runs=[respondent.facts()],
         examples=[],  # `content` lists the shown pictures
         split=None,

@@ -94,6 +94,8 @@ class Respondent:
             contexts=list(self.contexts),
             hard=attention.hard,
             posterior=settings.decoder.product_form,
+            gate=settings.decoder.gate,
+            null_place=attention.null_place,
             places=0 if self.reads_words else int(np.prod(self.run.encoder.grid or (0,))),
             beam=decoding.beam,
             max_length=decoding.max_length,

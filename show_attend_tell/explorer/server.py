@@ -58,7 +58,7 @@ def make_app(
     """
     app = FastAPI(
         title="show_attend_tell explorer",
-        version=explorer.session.version,
+        version="1",
         openapi_url="/api/openapi.json",
         docs_url=None,  # these pages would load scripts from elsewhere
         redoc_url=None,

@@ -66,7 +66,8 @@ def browser():
 @pytest.fixture
 def page(browser):
     """A page; a message of the console that is an error fails the test."""
-    opened, wrong = browser.new_page(viewport={"width": 1280, "height": 900}), []
+    size = {"width": 1280, "height": 900}
+    opened, wrong = browser.new_page(viewport=size, reduced_motion="reduce"), []
     opened.on("console", lambda message: message.type == "error" and wrong.append(message.text))
     opened.on("pageerror", lambda error: wrong.append(str(error)))
     opened.expected = []  # texts of errors that a test provokes
@@ -111,7 +112,8 @@ def shows(page, expected) -> None:
         sync_api.expect(hook(page, "word", index=t)).to_have_attribute("aria-current", "true")
         assert value(page, "log-p") == pytest.approx(step.log_p, abs=EXACT)
         assert value(page, "entropy") == pytest.approx(step.entropy, abs=EXACT)
-        assert value(page, "beta") == pytest.approx(step.beta, abs=EXACT)
+        if hook(page, "beta").count():  # of a run with a gate
+            assert value(page, "beta") == pytest.approx(step.beta, abs=EXACT)
         found = [float(top.get_attribute("value")) for top in hook(page, "top-p").all()]
         assert found == pytest.approx([chance.p for chance in step.top], abs=EXACT)
 
@@ -139,7 +141,7 @@ def test_words_show_what_the_decoder_computed(page, explorer, address, picture):
     hook(page, "word", index=0).click()
     page.keyboard.press("ArrowRight")
     sync_api.expect(hook(page, "word", index=1)).to_have_attribute("aria-current", "true")
-    assert "word=1" in page.url
+    page.wait_for_url("**word=1**")
     page.keyboard.press("Space")  # a film
     sync_api.expect(hook(page, "word", index=3)).to_have_attribute("aria-current", "true")
     page.keyboard.press("Space")
@@ -214,7 +216,9 @@ def test_the_keyboard_forces_a_gaze_and_a_word_is_mapped(page, explorer, address
     respondent = explorer.respondents["one"]
     seen = respondent.see_picture("direct", explorer.pictures[picture].picture)
     around = respondent.gaze(seen, given(free, 1)[:-1], "red")
-    sync_api.expect(hook(page, "map-own")).to_contain_text("red")
+    hook(page, "map-own").wait_for()  # the way back to the caption's word
+    sync_api.expect(hook(page, "gaze-line")).to_contain_text("red")
+    sync_api.expect(hook(page, "gaze-line")).to_have_attribute("aria-busy", "false")
     assert value(page, "gaze-own") == pytest.approx(around.own, abs=EXACT)
 
 
@@ -331,7 +335,9 @@ def test_an_export_works_from_a_file_without_a_network(browser, explorer, tmp_pa
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_narrow_screen_needs_no_sideways_scrolling(browser, address, picture, scheme):
-    page = browser.new_page(viewport={"width": 400, "height": 800}, color_scheme=scheme)
+    page = browser.new_page(
+        viewport={"width": 400, "height": 800}, color_scheme=scheme, reduced_motion="reduce"
+    )
     for hash in (f"look?picture={picture}", "browse", "training", "sentences"):
         page.goto(f"{address}/#/{hash}")
         page.locator("main").wait_for()

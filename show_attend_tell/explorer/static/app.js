@@ -36,8 +36,8 @@ function Header({ tabs, current, session, address }) {
           onClick=${followLink} aria-current=${tab === current?.tab ? "page" : null}>${text}</a>`,
       )}
     </nav>
-    ${session && html`<span class="version"
-      title="Version of the program">${session.version}</span>`}
+    ${session && !session.offline && html`<a class="interface" href="/api/openapi.json"
+      title="The same questions as JSON, for scripts">API</a>`}
   </header>`;
 }
 

@@ -99,7 +99,7 @@ function PanelStage({ run, picture, state, reading, step, map, gaze, onMask, onF
         onLook=${onLook} onChoose=${onForce} />`}
       ${state.mode === "mask" && html`<${MaskDrawing} onMask=${onMask} />`}
     <//>
-    ${step ? html`<${BetaGauge} beta=${step.beta} />` : html`<div class="beta"></div>`}
+    ${run.gate && (step ? html`<${BetaGauge} beta=${step.beta} />` : html`<div class="beta"></div>`)}
   </div>`;
 }
 
@@ -117,7 +117,7 @@ function PanelSide({ run, state, reading, given, index, step, map, gaze, picture
     ${!offline && html`<${WordField}
       run=${run.name} label="Say another word here" action="Say" test="say-word"
       onWord=${onSay} />`}
-    <${StepFacts}
+    <${StepFacts} run=${run}
       step=${step} map=${map?.ramp === "attention" ? map : null} boxes=${picture?.boxes} />
   </div>`;
 }

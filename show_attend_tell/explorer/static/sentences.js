@@ -53,7 +53,7 @@ function SentenceWord({ run, state, reading, given, index, onSay }) {
     ${!offline && html`<${WordField}
       run=${run.name} label="Say another word here" action="Say" test="say-word"
       onWord=${onSay} />`}
-    <${StepFacts} step=${step} />
+    <${StepFacts} run=${run} step=${step} />
   </div>`;
 }
 

@@ -85,7 +85,7 @@ function Fact({ name, title, value, text, test }) {
 }
 
 /** Numbers of one step. `map` is the one on screen; boxes are the picture's, all of them. */
-export function StepFacts({ step, map, boxes = [] }) {
+export function StepFacts({ run, step, map, boxes = [] }) {
   const named = boxesNamed(step.word, boxes);
   const inside = useMemo(
     () => (named.length > 0 && map ? shareInside(map.values, map.grid, named) : null),
@@ -97,10 +97,10 @@ export function StepFacts({ step, map, boxes = [] }) {
     <${Fact} name="entropy" title="Entropy of the attention before the word is known, nats"
       value=${step.entropy}
       text=${step.entropy.toFixed(2)} test="entropy" />
-    <${Fact} name="β" title="The gate: how much of what is read gets through"
-      value=${step.beta} text=${step.beta.toFixed(2)} test="beta" />
-    <${Fact} name="null" title="Share of the attention that reads nothing"
-      value=${step.null} text=${percent(step.null)} test="null" />
+    ${run.gate && html`<${Fact} name="β" title="The gate: how much of what is read gets through"
+      value=${step.beta} text=${step.beta.toFixed(2)} test="beta" />`}
+    ${run.null_place && html`<${Fact} name="null" title="Share of the attention that reads nothing"
+      value=${step.null} text=${percent(step.null)} test="null" />`}
     ${boxes.length > 0 && html`<${Fact} name="in box"
       title="Share of the map in the boxes that the word names"
       value=${inside ?? ""} text=${inside === null ? "–" : percent(inside)} test="in-box" />`}
