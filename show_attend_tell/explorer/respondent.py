@@ -86,7 +86,7 @@ class Respondent:
         attention = settings.attention
         how = f"{attention.kind} attention"
         if attention.hard:
-            how += f", trained by {settings.hard.objective}"
+            how += f" ({settings.hard.objective})"
         return RunFacts(
             name=self.name,
             kind=self.run.task.noun,
