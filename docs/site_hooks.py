@@ -34,6 +34,7 @@ ORDER = (
     "evaluation",
     "reports",
     "training",
+    "explorer",
     "pretrained",
     "cli",
 )
@@ -49,6 +50,7 @@ ABOUT = {
     "evaluation": "Scores of captions and translations, and the noise of gradients.",
     "reports": "Comparisons and their pages.",
     "training": "Sessions, the loop, the step, the optimizer.",
+    "explorer": "The application in the browser: questions to runs, and what it shows.",
     "pretrained": "Models to hand on, and the interface for notebooks.",
     "cli": "The command line.",
 }
