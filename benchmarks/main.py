@@ -16,7 +16,7 @@ from pathlib import Path
 EXPERIMENT = "flickr8k:soft"
 PARTS = (
     *("train", "estimators", "objectives", "memory", "scaling"),
-    *("beam", "extract", "cnns", "input", "scale"),
+    *("beam", "extract", "cnns", "input", "scale", "explore"),
 )
 DEFAULT = ("train", "memory", "scaling", "beam", "extract", "input")
 
@@ -60,6 +60,7 @@ def main() -> int:
 
     import cnns
     import decoding
+    import exploring
     import extraction
     import reading
     import scale
@@ -93,6 +94,7 @@ def main() -> int:
             "cnns": lambda: cnns.run(rounds, torch),
             "input": lambda: reading.run(settings, rounds),
             "scale": lambda: scale.run(arguments.out),
+            "explore": lambda: exploring.run(rounds),
         }
         for part in arguments.what:
             figures, table = run[part]()
