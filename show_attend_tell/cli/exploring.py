@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from show_attend_tell.explorer.explorer import Explorer
     from show_attend_tell.inference.run import Run
 
-DEFAULT = ("flickr8k-soft", "flickr8k-hard")  # what is explored if no run is named
-BROWSED, EXPORTED = 200, 12  # pictures of a split, unless asked otherwise
+DEFAULT = ("flickr8k-soft", "flickr8k-hard")  # explored if no run is named
+BROWSED, EXPORTED = 200, 12  # default numbers of pictures
 
 
 def add_verbs(verbs: Verbs) -> None:
@@ -29,7 +29,7 @@ def add_verbs(verbs: Verbs) -> None:
         verbs,
         "explore",
         _explore,
-        "Open an application in the browser: see where runs look, and intervene.",
+        "Serve a web page that shows where runs look, and lets you intervene.",
     )
     explore.add_argument(
         "runs",
@@ -40,19 +40,20 @@ def add_verbs(verbs: Verbs) -> None:
     )
     explore.add_argument("--split", default="test", help="split to browse (default: test)")
     explore.add_argument(
-        "--num", type=int, metavar="N", help=f"pictures of it (default: {BROWSED})"
+        "--num", type=int, metavar="N", help=f"pictures to browse (default: {BROWSED})"
     )
     explore.add_argument("--port", type=int, default=8000, help="(default: 8000)")
     explore.add_argument(
         "--host",
         default="127.0.0.1",
-        help="address to serve; any other than the default lets others in (default: 127.0.0.1)",
+        help="address to listen on; any but the default lets other machines connect "
+        "(default: 127.0.0.1)",
     )
     explore.add_argument(
         "--export",
         type=Path,
         metavar="FILE.html",
-        help=f"write one HTML file instead, for reading without a server (--num: {EXPORTED})",
+        help=f"write one HTML file that needs no server, then exit (default --num: {EXPORTED})",
     )
 
 
@@ -78,10 +79,11 @@ def _explore(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
 
 
 def _sorted(given: Sequence[str]) -> tuple[list[str], list[Path]]:
-    """Runs to ask, and folders to watch, of what somebody named.
+    """Sorts the named runs into runs to ask and folders to watch.
 
-    A folder without a config holds runs, so it is watched. A run that has weights is asked; one
-    that trains is watched, too. What is neither is asked, so that loading it says what is wrong.
+    A folder with a config and weights is asked. Every folder but an exported model is watched: it
+    is a run or holds some. Any other name is asked: it is a packaged model, or loading it says what
+    is wrong.
     """
     from show_attend_tell import pretrained
     from show_attend_tell.runs.folder import RunFolder
@@ -102,7 +104,7 @@ def _sorted(given: Sequence[str]) -> tuple[list[str], list[Path]]:
 
 
 def _loaded(given: Sequence[str], overrides: Sequence[str]) -> "dict[str, Run]":
-    """Runs by the names of their folders, or by what was given where two folders have one name."""
+    """The loaded runs by the name of their folder, or by path if two folders share a name."""
     from show_attend_tell import pretrained
 
     runs: dict[str, Run] = {}
@@ -117,7 +119,7 @@ def _loaded(given: Sequence[str], overrides: Sequence[str]) -> "dict[str, Run]":
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    """A socket, before runs are loaded: that takes seconds, and the port may be in use."""
+    """Opens the socket before runs are loaded: loading takes seconds, the port may be in use."""
     try:
         return socket.create_server((host, port), reuse_port=False)
     except (OSError, OverflowError) as error:
@@ -134,7 +136,7 @@ def _export(explorer: "Explorer", path: Path) -> None:
         explorer.browsing.start()
         explorer.browsing.wait()
     else:
-        print(f"generated pictures only: {explorer.session.hint}", file=sys.stderr)
+        print(f"exporting generated pictures only: {explorer.session.hint}", file=sys.stderr)
     size = export(explorer, path, ids)
     print(f"{path}: {len(ids)} pictures, {size / 1e6:.1f} MB; open it in a browser")
 
@@ -147,7 +149,7 @@ def _serve(explorer: "Explorer", watched: Sequence[Path], listening: socket.sock
 
     watch = Watch(watched) if watched else None
     host, port = listening.getsockname()[:2]
-    # Who serves others goes by names that cannot be listed here.
+    # A server for other machines has names that cannot be listed here.
     app = make_app(explorer, watch, LOCAL if ip_address(host).is_loopback else None)
     # An open stream of events must not keep the server alive.
     server = uvicorn.Server(
@@ -165,7 +167,7 @@ def _serve(explorer: "Explorer", watched: Sequence[Path], listening: socket.sock
 
 
 def _begin(explorer: "Explorer", server: "uvicorn.Server", host: str, port: int) -> None:
-    """Names the address once the server answers, then starts the work in the background."""
+    """Prints the address once the server answers, then starts the work in the background."""
     while not server.started:
         time.sleep(0.01)
     shown = f"[{host}]" if ":" in host else host

@@ -1,4 +1,4 @@
-"""The table of a split: what every run says of its pictures, made in the background."""
+"""The table of a split: every run's captions of its pictures, made in the background."""
 
 import itertools
 import threading
@@ -17,7 +17,7 @@ from show_attend_tell.explorer.pictures import Kept, Pictures
 from show_attend_tell.explorer.respondent import Respondent
 from show_attend_tell.tokens import EOS_WORD
 
-AT_ONCE = 4  # pictures captioned in one go: a person who asks meanwhile waits for one go
+AT_ONCE = 4  # pictures in a batch: a person who asks meanwhile waits for at most one batch
 
 
 class Browsing:
@@ -25,10 +25,10 @@ class Browsing:
 
     Args:
       name: of the split.
-      pictures: the store; `ids` of it are the split's, in the order of the table.
-      ids: of the pictures to caption.
-      respondents: the runs over pictures.
-      turn: gives what is entered for each go, so that people's questions come first.
+      pictures: the store, which has all of `ids`.
+      ids: of the pictures to caption, in the order of the table.
+      respondents: the runs that caption pictures.
+      turn: gives the context to enter for each batch, so that people's questions come first.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Browsing:
         self._thread.start()
 
     def stop(self) -> None:
-        """Stops after the present go."""
+        """Stops after the current batch."""
         self._stopped.set()
         if self._thread.is_alive():
             self._thread.join(timeout=30)
@@ -84,7 +84,7 @@ class Browsing:
                         respondent.see_picture(key, one.picture)
                         for key, one in zip(chunk, kept, strict=True)
                     ]
-                    # The last ones again where there are fewer: another number would compile anew.
+                    # Repeat the last to fill the batch: another size would be compiled anew.
                     filled = [*seen, *[seen[-1]] * (AT_ONCE - len(seen))]
                     readings = respondent.captions(filled)
                 for key, one, reading in zip(chunk, kept, readings, strict=False):
@@ -128,7 +128,7 @@ class Browsing:
 
 
 def summarise(kept: Kept, reading: Reading) -> tuple[str, RunSummary]:
-    """A run's name, and its caption of a picture in a few figures."""
+    """A run's name, and its caption of a picture with a few figures."""
     words = [step for step in reading.steps if step.word != EOS_WORD]
     pointing, in_box = None, None
     named = mentions_in_caption([step.word for step in words], kept.mentions)
@@ -148,7 +148,7 @@ def summarise(kept: Kept, reading: Reading) -> tuple[str, RunSummary]:
 
 
 def disagreement(captions: Sequence[str]) -> float | None:
-    """1 - the mean Jaccard index of the words of two captions; None with fewer than two."""
+    """1 - the mean Jaccard index of two captions' words; None for fewer than two captions."""
     words = [set(caption.split()) for caption in captions]
     pairs = list(itertools.combinations(words, 2))
     if not pairs:

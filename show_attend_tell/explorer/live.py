@@ -1,7 +1,7 @@
 """Training runs, watched while they write: their curves, state and latest captions.
 
-`Watch` only reads files, which other processes may be writing. What is missing, damaged or
-half-written costs that part of an answer and nothing else. Names that a browser sends are looked up
+`Watch` only reads files, which other processes may be writing. If one is missing, damaged or
+half-written, the answer lacks that part and nothing else. Names that a browser sends are looked up
 among the runs that were found, and never joined to a path.
 """
 
@@ -33,11 +33,11 @@ from show_attend_tell.explorer.run_files import (
 
 RUN, LATEST_CAPTIONS = "run.json", "latest_captions.json"
 TRAIN_CURVES = ("loss", "gradient_norm", "tokens_per_second")
-NO_SCORES = ("step", "seconds", "tokens")  # what a validation also writes
-POINTS = 600  # of a curve, to begin with: about as many as a screen shows
+NO_SCORES = ("step", "seconds", "tokens")  # what a validation writes besides scores
+POINTS = 600  # of a curve in a snapshot: about as many as a screen shows
 MOST_RUNS = 200
 HEARTBEAT = 15.0  # seconds; browsers and proxies drop a silent connection
-QUIET = 300.0  # seconds without a word after which a run no longer counts as running
+QUIET = 300.0  # seconds of silence after which a run no longer counts as running
 _WALK = 5.0  # seconds between two walks through the folders
 
 
@@ -58,14 +58,14 @@ class LiveRun(BaseModel):
 
     name: str
     state: Literal["running", "finished", "stopped"] = Field(
-        description="stopped: it said so, or has written nothing for long"
+        description="stopped: it said so, or has not written for a long time"
     )
     step: int
     total_steps: int | None = Field(description="null: unknown before the first validation")
     metric: str | None = Field(description="the validation score that picks the best weights")
-    best_step: int | None = Field(description="of that score, by the metrics")
+    best_step: int | None = Field(description="the step with the best such score so far")
     written: float | None = Field(description="when it last wrote, as POSIX time")
-    captions_written: float | None = Field(description="the same of its latest captions")
+    captions_written: float | None = Field(description="the same for its latest captions")
     message: str = Field("", description="what could not be read")
 
 
@@ -142,9 +142,8 @@ class _Watched:
         self.metrics = MetricsReader(folder / METRICS)
         self._config: dict[str, Any] = {}
         self._record: dict[str, Any] = {}
-        self._read_at: dict[
-            str, float | None
-        ] = {}  # when the files that were read had been written
+        # By name: when the file was last written, as of the last look.
+        self._read_at: dict[str, float | None] = {}
 
     def refresh(self, now: float) -> None:
         """Reads what is new."""
@@ -175,7 +174,7 @@ class _Watched:
         )
 
     def known(self) -> _Known:
-        """What a listener knows who has heard everything."""
+        """What a listener knows once it has heard everything."""
         train, validation = (len(self.metrics.records[kind]) for kind in ("train", "val"))
         return _Known(self.metrics.reading, train, validation, self.run)
 
@@ -193,7 +192,7 @@ class _Watched:
         names = (METRICS, RUN, CONFIG, LATEST_CAPTIONS, "checkpoints", "best", "last")
         times = {name: written(self.folder / name) for name in names}
         last = max((at for at in times.values() if at is not None), default=None)
-        # At its end a part of a run notes how long it took; a resumed one rewrites its metrics.
+        # A run that ends or stops notes how long it took; if resumed, it rewrites its metrics.
         ended = "seconds" in record and (times[RUN] or 0.0) >= (times[METRICS] or 0.0)
         if record.get("finished") is True:
             state = "finished"
@@ -218,7 +217,7 @@ class _Watched:
         )
 
     def _total_steps(self) -> int | None:
-        """Epochs times the length of the first, after which comes the first validation."""
+        """Epochs times the steps of the first one, at whose end is the first validation."""
         epochs, validation = self._config.get("epochs"), self.metrics.records["val"]
         if not isinstance(epochs, int | float) or not 0 < epochs < 1e9 or not validation:
             return None
@@ -239,7 +238,7 @@ class Watch:
     """The runs in some folders, as far as they have been written."""
 
     def __init__(self, paths: Sequence[Path], *, interval: float = 1.0):
-        """Watches folders, which are runs or hold some. They need not exist yet.
+        """Watches folders that are runs or hold runs. They need not exist yet.
 
         Args:
           paths: the folders.
@@ -263,7 +262,7 @@ class Watch:
 
         Args:
           name: of the run, as `snapshot` spells it.
-          picture_of: the id of the picture to show for an example's id; None: it is not at hand.
+          picture_of: gives the picture's id for an example's id; None: it is not at hand.
 
         Raises:
           UserError: there is no such run, or it has no captions that can be read.
@@ -286,7 +285,7 @@ class Watch:
         return latest
 
     async def events(self, gone: Callable[[], Awaitable[bool]] | None = None) -> AsyncIterator[str]:
-        """Server-sent events: `snapshot` with a `Live`, then `change` with a `LiveChange` each.
+        """Server-sent events: a `snapshot` with a `Live`, then `change`s with a `LiveChange` each.
 
         They end when the listener is `gone`, after `close`, or when the generator is closed.
         """
@@ -340,7 +339,7 @@ class Watch:
         return f"{self._left_out} more runs are not shown; name the folders of fewer runs"
 
     def _refresh(self) -> None:
-        """Looks at the files, unless another browser has just made it look."""
+        """Looks at the files, unless it has just done so for another browser."""
         clock = time.monotonic()
         if clock - self._walked >= _WALK:
             self._find()
@@ -350,7 +349,7 @@ class Watch:
         self._looked = clock
         now = time.time()
         for name, run in list(self._runs.items()):
-            # A folder on the way may have become a link that leads elsewhere.
+            # A folder on the path may have become a link that leads elsewhere.
             if not run.folder.is_dir() or os.path.realpath(run.folder) != str(run.folder):
                 del self._runs[name]
             else:
@@ -369,18 +368,18 @@ class Watch:
         self._runs = {name: self._runs.get(name) or _Watched(name, found[name]) for name in kept}
 
     def _name(self, root: Path, resolved: Path, folder: Path) -> str:
-        """A name that no other run has: the path below `root`, which is named too if need be."""
+        """A name that no other run has: the path below `root`, if need be with the root's name."""
         below = folder.relative_to(resolved).as_posix()
         short = root.name if below == "." else below
         tries = chain([short, f"{root.name}/{short}"], (f"{short} ({n})" for n in count(2)))
-        # Names are bytes on disk; what is no text must not break an answer.
+        # Names are bytes on disk. One that is not valid text must not break an answer.
         texts = (plain_text(os.fsencode(name)) for name in tries)
         taken = set(self._names.values())
         return next(text for text in texts if text not in taken)
 
 
 def _thinned(records: list[Record]) -> list[Record]:
-    """At most `POINTS` of the records, evenly, the last among them."""
+    """At most `POINTS` of the records, evenly spaced, the last included."""
     if len(records) <= POINTS:
         return records
     last = len(records) - 1

@@ -40,7 +40,7 @@ from show_attend_tell.settings import Decode
 from show_attend_tell.tokens import BOS, EOS, EOS_WORD, PAD, SPECIALS
 
 GREY = 127  # of a masked rectangle
-_INPUTS_KEPT = 64  # encoded inputs that are kept, the last ones
+_INPUTS_KEPT = 64  # encoded inputs to keep, the most recent ones
 
 
 class Seen(NamedTuple):
@@ -76,12 +76,12 @@ class Respondent:
 
     @property
     def contexts(self) -> tuple[str, ...]:
-        """What its steps can read, without drawing at random."""
+        """What its steps can read, apart from places drawn at random."""
         mixture = ("mixture",) if self.run.settings.decoder.product_form else ()
         return ("expected", "argmax", *mixture)
 
     def facts(self) -> RunFacts:
-        """What it is."""
+        """What askers are told about it."""
         settings, decoding = self.run.settings, self.run.decoding
         attention = settings.attention
         how = f"{attention.kind} attention"
@@ -108,7 +108,7 @@ class Respondent:
     # What it is asked about
 
     def see_picture(self, key: str, picture: Picture, masks: Sequence[Sides] = ()) -> Seen:
-        """A picture as the model takes it; the last ones are kept.
+        """A picture as the model takes it; the most recent ones are kept.
 
         Args:
           key: tells pictures apart.
@@ -158,7 +158,7 @@ class Respondent:
         beam: int | None = None,
         context: str | None = None,
     ) -> Reading:
-        """The best caption that keeps to the given steps, and what happened at each of its own."""
+        """The best caption that keeps to the given steps, and what happened at each step."""
         began = time.perf_counter()
         decoding = self.decoding(beam, context)
         given = self._given(steps, decoding.max_length)
@@ -188,7 +188,7 @@ class Respondent:
         context = self.decoding(None, None).context
         length = self.run.decoding.max_length
         if any(step.word is None for step in steps):
-            raise UserError("all steps before the one that looks around need words")
+            raise UserError("all steps before the one in question need words")
         if len(steps) >= length:
             raise UserError(f"captions of {self.name} have at most {length} words")
         given, at = self._given(steps, length), len(steps)
@@ -230,7 +230,7 @@ class Respondent:
         return [self._cells(around, t, _count(seen.places)) for t in range(len(reading.steps))]
 
     def decoding(self, beam: int | None, context: str | None) -> Decode:
-        """How it searches, with what the asker changes."""
+        """How it searches: as the run does, but for what the asker changes."""
         facts = self.facts()
         context = context or facts.context
         if context not in facts.contexts:
@@ -241,7 +241,7 @@ class Respondent:
         )
 
     def begins(self, start: str, most: int = 20) -> list[str]:
-        """Its most frequent words that begin so."""
+        """Its most frequent words that begin with `start`."""
         start = start.lower()
         found = (w for w in self.run.vocabulary.words if w.lower().startswith(start))
         return [word for word, _ in zip(found, range(most), strict=False)]

@@ -1,7 +1,7 @@
-"""Files of runs that another process may be writing: found, read a part at a time, never trusted.
+"""Files of runs that another process may be writing: found, read in blocks, never trusted.
 
-A link that leads out of a folder is not followed, and a file that is none (a pipe, a device) is not
-opened for long. Nothing here raises for what it finds on disk.
+Links below a folder are not followed. A pipe or a device in place of a file is never read. Nothing
+on disk makes these functions raise.
 """
 
 import json
@@ -16,11 +16,11 @@ METRICS, CONFIG, WEIGHTS = "metrics.jsonl", "config.json", "weights.safetensors"
 DEPTH = 3  # of runs below a folder
 FOLDERS = 3000  # visited in one walk: a folder may hold far more than runs
 LARGEST = 4 << 20  # bytes of a JSON file
-BLOCK = 8 << 20  # bytes of metrics that one look reads; the next look goes on
-_TAIL = 64  # bytes by which a file is recognised
+BLOCK = 8 << 20  # bytes of metrics that one look reads; the next look reads on
+_TAIL = 64  # last bytes read, by which a file is recognised
 
 KINDS = ("train", "val")
-Record = dict[str, float]  # a line's numbers by name, `step` among them; NaN for what is none
+Record = dict[str, float]  # a line's values by name, `step` among them; NaN: not a number
 
 
 def find_runs(folder: Path) -> Iterator[Path]:
@@ -95,8 +95,8 @@ class MetricsReader:
     def read(self) -> None:
         """Takes in what was written since the last call.
 
-        A last line without its end waits for the next call. A resumed run replaces the file or cuts
-        it: then everything is read again.
+        An unfinished last line waits for the next call. A resumed run replaces or truncates the
+        file; then everything is read again.
         """
         if self._seen is not None and self._seen == _facts(self._path):
             return
@@ -129,7 +129,7 @@ class MetricsReader:
         self._tail = (self._tail + block[:complete])[-_TAIL:]
 
     def _continues(self, file: BinaryIO, size: int) -> bool:
-        """Whether the file still begins with what was read of it, judged by the end of that."""
+        """Whether the file still begins with what was read, judged by the last bytes read."""
         if size < self._offset:
             return False
         file.seek(self._offset - len(self._tail))
@@ -157,7 +157,7 @@ class MetricsReader:
 
 
 def plain_text(name: str | bytes) -> str:
-    """A text that can be sent: names on disk and escapes in JSON may hold what is no character."""
+    """Text that can be sent: names on disk and escapes in JSON may hold invalid characters."""
     name = name.encode(errors="replace") if isinstance(name, str) else name
     return name.decode(errors="replace")
 
@@ -198,7 +198,7 @@ def _is_file(path: Path) -> bool:
 
 
 def _opened(path: Path) -> BinaryIO | None:
-    """A regular file, opened to read; None if there is none that may be read."""
+    """A regular file, opened for reading; None if there is none, or it may not be read."""
     try:
         # Without waiting: a pipe would block. Without following a link.
         number = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)

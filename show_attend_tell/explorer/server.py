@@ -30,7 +30,7 @@ from show_attend_tell.explorer.pictures import LARGEST_SIDE, THUMBNAIL, jpeg
 STATIC = Path(__file__).parent / "static"
 LARGEST_BODY = 32_000_000  # bytes of a request
 LOCAL = ("localhost", "127.0.0.1", "[::1]")
-# Nothing but our own files, no code in the page, no other site around it.
+# Only our own files, no inline code, and no other site may frame the page.
 CONTENT_SECURITY_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -49,12 +49,12 @@ _log = logging.getLogger(__name__)
 def make_app(
     explorer: Explorer, watch: Watch | None = None, hosts: Collection[str] | None = LOCAL
 ) -> FastAPI:
-    """The application over an explorer, and over training runs to watch.
+    """The web application of an explorer and of training runs to watch.
 
     Args:
-      explorer: what is asked.
+      explorer: answers the questions.
       watch: the training runs; None: there are none to watch.
-      hosts: names and addresses that the server goes by; None: any.
+      hosts: names and addresses by which browsers may call the server; None: any.
     """
     app = FastAPI(
         title="show_attend_tell explorer",
@@ -86,7 +86,7 @@ def _add_questions(app: FastAPI, explorer: Explorer) -> None:
 
     @app.post("/api/caption")
     def caption(question: CaptionQuestion) -> Reading:
-        """Caption a picture or translate a sentence, perhaps with some steps given."""
+        """Caption a picture or translate a sentence, optionally with some steps given."""
         return explorer.caption(question)
 
     @app.post("/api/gaze")
@@ -96,12 +96,12 @@ def _add_questions(app: FastAPI, explorer: Explorer) -> None:
 
     @app.get("/api/words")
     def words(run: str, begins: str = "") -> list[str]:
-        """A run's most frequent words that begin so."""
+        """A run's most frequent words that begin with `begins`."""
         return explorer.words(run, begins[:100])
 
     @app.get("/api/table")
     def table() -> Table:
-        """What the runs say of the pictures of the split, as far as it is known."""
+        """The runs' captions of the split's pictures, as far as they are made."""
         if explorer.browsing is None:
             raise Unknown(explorer.session.hint or "there is no split to browse")
         return explorer.browsing.table()
@@ -112,7 +112,7 @@ def _add_pictures(app: FastAPI, explorer: Explorer) -> None:
 
     @app.post("/api/pictures")
     async def add(request: Request, name: str = "picture") -> PictureFacts:
-        """Bring a picture: the body is the file."""
+        """Add a picture; the body of the request is the file."""
         return pictures.add(name, await request.body())
 
     @app.get("/api/pictures/{picture}")
@@ -122,7 +122,7 @@ def _add_pictures(app: FastAPI, explorer: Explorer) -> None:
 
     def image(picture: str, side: int) -> Response:
         content = jpeg(pictures[picture].picture, side)
-        # An id stands for one picture for good.
+        # An id always means the same picture.
         lasting = {"Cache-Control": "private, max-age=86400, immutable"}
         return Response(content, media_type="image/jpeg", headers=lasting)
 
@@ -140,7 +140,7 @@ def _add_pictures(app: FastAPI, explorer: Explorer) -> None:
 def _add_live(app: FastAPI, watch: Watch, explorer: Explorer) -> None:
     @app.get("/api/live")
     def live() -> Live:
-        """The training runs that are watched, with their curves."""
+        """The training runs being watched, with their curves."""
         return watch.snapshot()
 
     @app.get("/api/live/events", response_class=StreamingResponse)
@@ -185,7 +185,7 @@ def _add_errors(app: FastAPI) -> None:
 
 
 class _Fresh(StaticFiles):
-    """Static files that a browser asks for again: a new version of the package has new ones."""
+    """Static files that a browser must check for changes: another version may bring new ones."""
 
     async def get_response(self, path: str, scope: Scope) -> Response:
         response = await super().get_response(path, scope)
@@ -205,13 +205,13 @@ class _Guard:
             return
         headers = Headers(scope=scope)
         origin, host = headers.get("origin"), headers.get("host", "")
-        # Another site's name could be made to lead here; its scripts would then be our own's.
+        # Another site's name could be made to lead here; its scripts would then pass as ours.
         if self._hosts is not None and not {host, host.rpartition(":")[0]} & {*self._hosts}:
-            why = f"{host[:100]}: not a name of this server; open it as http://127.0.0.1"
+            why = f"{host[:100]}: not a name of this server; call it 127.0.0.1 or localhost"
             await _refuse(400, why, scope, receive, send)
             return
         if origin is not None and origin.split("://")[-1] != host:
-            await _refuse(403, "requests of other sites are not answered", scope, receive, send)
+            await _refuse(403, "requests from other sites are not answered", scope, receive, send)
             return
         length = headers.get("content-length", "0")
         if length.isdigit() and int(length) > LARGEST_BODY:
@@ -247,7 +247,7 @@ def _too_large() -> str:
 
 
 class _TooLarge(Exception):
-    """A body that goes on for too long."""
+    """The body of a request is too large."""
 
 
 async def _refuse(status: int, why: str, scope: Scope, receive: Receive, send: Send) -> None:

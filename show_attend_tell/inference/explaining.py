@@ -1,4 +1,4 @@
-"""What happened at each step of a given text, and what would have if a step had read elsewhere.
+"""What happened at each step of a given text, and what would have if it had read another place.
 
 Symbols: B texts, T steps, L places, M places with the null place, V words, K the likeliest words.
 """
@@ -30,7 +30,7 @@ class Explained(NamedTuple):
     alpha: Float[Array, "B T M"]  # the prior: before the word is known
     posterior: Float[Array, "B T M"] | None  # given the word; None: the model has none
     beta: Float[Array, "B T"]
-    location: Int[Array, "B T"]  # the place read, or the one of the largest weight
+    location: Int[Array, "B T"]  # the place read, or the one with the largest weight
     log_p: Float[Array, "B T"]  # of the word, in nats
     likeliest: Int[Array, "B T K"]  # words
     log_p_likeliest: Float[Array, "B T K"]
@@ -47,13 +47,13 @@ class Gazes(NamedTuple):
 def explain(
     model: Captioner, params: Any, context: str, inputs: Any, given: GivenSteps
 ) -> Explained:
-    """Every step of given texts; only the structure of `model` matters.
+    """Explains every step of given texts; of `model`, only the structure is used.
 
     Args:
       model, params: the captioner and all its weights.
       context: what a step reads: `expected`, `argmax` or `mixture`.
-      inputs: of the model, one for each text.
-      given: the whole texts, each closed by <eos>, then <pad>; and the places that are given.
+      inputs: the model's, one for each text.
+      given: the whole texts, each closed by <eos> and padded with <pad>; and the given places.
     """
     return _explain(nnx.graphdef(model), context)(params, jnp.asarray(inputs), given)
 
@@ -70,9 +70,9 @@ def gazes(
     """What one step of each text would say, for every place that it might read.
 
     Args:
-      model, params, context, inputs, given: as above; what comes from `step` on does not matter.
-      step: of each text.
-      word: whose probability is wanted at every place.
+      model, params, context, inputs, given: as for `explain`; `given` from `step` on is ignored.
+      step: the step in question, of each text.
+      word: the word whose probability is wanted for every place, of each text.
     """
     run = _gazes(nnx.graphdef(model), context)
     return run(params, jnp.asarray(inputs), given, jnp.asarray(step), jnp.asarray(word))
@@ -85,7 +85,7 @@ def log_p_of_gaze(
     step: Int[Array | np.ndarray, " B"],
     context: str = "expected",
 ) -> Float[Array, "B L V"]:
-    """log p of every next word at a step of each text, in nats, for each place that it reads."""
+    """log p (nats) of every word at one step of each text, for each place that it might read."""
     decoder = model.decoder
     annotations = model.annotations(inputs)
     memory, places = decoder.memory(annotations), annotations.vectors.shape[1]
@@ -112,7 +112,7 @@ def log_p_of_gaze(
     rows = jax.tree.map(lambda x: jnp.repeat(x, places, axis=1), state)
     assert memory.keys is not None
     here = jnp.broadcast_to(jnp.arange(places)[None], (len(words), places))
-    # Rows as inputs of their own, so that each is given its place.
+    # Each row as an input of its own, so that each can be given its place.
     one_each = choice_of(context, jnp.zeros((here.size, 1, memory.keys.shape[1])), here.reshape(-1))
     assert one_each is not None
     choice = jax.tree.map(lambda x: x.reshape(*here.shape, *x.shape[2:]), one_each)

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int
 
 from show_attend_tell.models.attention import Choice
 
-FREE = -1  # in place of a word or of a place: the model decides
+FREE = -1  # instead of a word or a place: the model decides
 _DECIDES = 1e10  # noise that outweighs every log alpha
 
 
@@ -31,7 +31,7 @@ def choice_of(
     Args:
       context: as in `settings.Decode`.
       noise: added to log alpha by contexts that read one place.
-      places: given ones, or FREE; None: none are given.
+      places: the given place of each input, or FREE; None: no place is given.
     """
     expects = context in ("expected", "mixture")
     if places is None:

@@ -37,13 +37,13 @@ function Header({ tabs, current, session, address }) {
       )}
     </nav>
     ${session && !session.offline && html`<a class="interface" href="/api/openapi.json"
-      title="The same questions as JSON, for scripts">API</a>`}
+      title="The JSON interface of this page, for scripts">API</a>`}
   </header>`;
 }
 
 function EmptySession() {
-  return html`<section class="note"><h1>Nothing to look at</h1>
-    <p>This explorer was started without a model and without training runs.</p></section>`;
+  return html`<section class="note"><h1>Nothing to show</h1>
+    <p>This explorer was started without models or training runs.</p></section>`;
 }
 
 function App() {
@@ -68,7 +68,7 @@ function App() {
     <${Header} tabs=${tabs} current=${current} session=${session} address=${address} />
     <main id="content" tabindex="-1">
       <${ErrorLine} text=${error} onClose=${() => setError(null)} test="error" />
-      ${!session && !error && html`<p class="waiting" role="status">Loading the models …</p>`}
+      ${!session && !error && html`<p class="waiting" role="status">Loading …</p>`}
       ${session && !current && html`<${EmptySession} />`}
       ${current && html`<${current.view} key=${current.tab} session=${session} go=${go} />`}
     </main>`;

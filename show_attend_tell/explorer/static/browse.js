@@ -94,7 +94,7 @@ function BrowseCard({ session, row, runs, figure, references }) {
   </article>`;
 }
 
-/** The cards as virtual nodes that stay the same while their rows do: those are not drawn again. */
+/** The cards as virtual nodes: those whose rows did not change stay as they are. */
 function useCards(session, runs, figure, references) {
   return useMemo(() => {
     const made = new WeakMap();
@@ -112,11 +112,11 @@ function RangeRow({ range, figures, onChange, onRemove }) {
   const side = (name, text) => html`<label class="browse-side"><span>${text}</span>
     <input type="number" step="any" value=${range[name]} data-test=${`browse-${name}`}
       onInput=${(event) => onChange({ ...range, [name]: event.target.value })} /></label>`;
-  return html`<div class="browse-range" role="group" aria-label=${`Range of ${range.figure}`} data-test="browse-range">
+  return html`<div class="browse-range" role="group" aria-label=${`Filter on ${range.figure}`} data-test="browse-range">
     <${Choice} label="Only with" value=${range.figure} options=${figures} test="browse-range-figure"
       onChange=${(figure) => onChange({ ...range, figure })} />
     ${side("from", "from")}${side("to", "to")}
-    <button aria-label=${`Remove the range of ${range.figure}`} onClick=${onRemove}>×</button>
+    <button aria-label=${`Remove the filter on ${range.figure}`} onClick=${onRemove}>×</button>
   </div>`;
 }
 
@@ -130,16 +130,16 @@ function BrowseRanges({ ranges, figures, set }) {
     )}
     ${figures.length > 0 &&
     html`<button data-test="browse-add" onClick=${() => put([...ranges, { figure: figures[0][0], from: "", to: "" }])}>
-      Add a range</button>`}
+      Add a filter</button>`}
   </div>`;
 }
 
 function BrowseControls({ choice, runs, figures, set }) {
   const { run, sort, down, words, where } = choice;
-  const order = [["", "Order of the split"], ...figures];
+  const order = [["", "Order in the split"], ...figures];
   return html`<div class="browse-controls">
     ${runs.length > 1 &&
-    html`<${Choice} label="Figures of" value=${run} options=${runs.map((name) => [name, name])} test="browse-run"
+    html`<${Choice} label="Figures from" value=${run} options=${runs.map((name) => [name, name])} test="browse-run"
       onChange=${(name) => set({ run: name })} />`}
     <${Choice} label="Sort by" value=${sort} options=${order} test="browse-sort"
       onChange=${(name) => set({ sort: name || null })} />
@@ -149,8 +149,8 @@ function BrowseControls({ choice, runs, figures, set }) {
     <label class="browse-words"><span>Words</span>
       <input type="text" value=${words} data-test="browse-words" placeholder="dog -ball run*"
         aria-describedby="browse-words-help" onInput=${(event) => set({ words: event.target.value || null })} /></label>
-    <span id="browse-words-help" class="unseen">All words must occur. A minus before a word: it must not. A star after it: it may go on.</span>
-    <${Segmented} legend="Look in" name="browse-where" value=${where} test="browse-where"
+    <span id="browse-words-help" class="unseen">Every word must occur. A minus before a word excludes it. A star at its end matches any ending.</span>
+    <${Segmented} legend="Search in" name="browse-where" value=${where} test="browse-where"
       options=${[["both", "Both"], ["captions", "Captions"], ["references", "References"]]}
       onChange=${(place) => set({ in: place === "both" ? null : place })} />
   </div>`;
@@ -214,7 +214,7 @@ function BrowseGrid({ session, table, values }) {
   return html`<${BrowseControls} choice=${choice} runs=${runs} figures=${figures} set=${changeAddress} />
     <${BrowseRanges} ranges=${choice.ranges} figures=${figures} set=${changeAddress} />
     <${BrowseSummary} rows=${rows} table=${table} runs=${runs} choice=${drawn} />
-    ${rows.length === 0 && html`<p class="note" data-test="browse-nothing">No picture fits. Loosen the words or the ranges.</p>`}
+    ${rows.length === 0 && html`<p class="note" data-test="browse-nothing">No picture matches. Remove some words or filters.</p>`}
     <ul class="browse-grid" data-test="browse-grid" ref=${grid} onClick=${leave}>${rows.map(card)}</ul>`;
 }
 

@@ -30,7 +30,7 @@ export function figuresOf(rows, runs) {
   return [
     ...[...first, ...[...scores].sort()].map((name) => [name, name]),
     ...Object.entries(BROWSE_FIXED).filter(([name]) => fixed.has(name)),
-    ...(runs.length > 1 ? [[DISAGREEMENT, "Disagreement of runs"]] : []),
+    ...(runs.length > 1 ? [[DISAGREEMENT, "Disagreement between runs"]] : []),
   ];
 }
 

@@ -42,12 +42,12 @@ export function GazeControls({ run, name, gaze, loading, state, looked, grid, st
   const place = looked ?? step.gaze;
   const here = gaze && place !== null ? gaze.map[place] : null;
   return html`<div class="gaze-controls">
-    <${Segmented} legend="Over the picture" quiet
+    <${Segmented} legend="Map over the picture" quiet
       name=${`over-${name}`} test="over" options=${options} value=${state.over}
       onChange=${(over) => changeAddress({ over: over === "chance" ? null : over })} />
     <p class="gaze-line" data-test="gaze-line"
       aria-busy=${loading ? "true" : "false"}>p(<b>${word}</b>)${" "}
-      ${gaze ? html`by itself <${Num}
+      ${gaze ? html`unforced <${Num}
         value=${gaze.own} text=${percent(gaze.own)} test="gaze-own" />` : "…"}
       ${here !== null && html`; ${placeName(place, grid)}: <${Num}
         value=${here} text=${percent(here)} test="gaze-here" />`}</p>
@@ -59,6 +59,7 @@ export function GazeControls({ run, name, gaze, loading, state, looked, grid, st
         Back to the caption’s word</button>`}
     </div>`}
     ${offline && html`<p
-      class="hint">This file knows the five likeliest words of each place: elsewhere the map is 0.</p>`}
+      class="hint">This file has only the five likeliest words of each place. Where the word is not
+      among them, the map is 0.</p>`}
   </div>`;
 }

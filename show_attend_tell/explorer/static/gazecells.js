@@ -1,4 +1,4 @@
-// Places as buttons over a picture: the mouse or the arrow keys look at one, a click reads it.
+// Places as buttons over a picture: point at one or use the arrow keys to look, click to read it.
 
 import { html, percent, shownWord, useEffect, useMemo, useRef } from "./base.js";
 import { placeCells, placeName, rectangleStyle } from "./geometry.js";

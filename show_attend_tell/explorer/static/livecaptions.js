@@ -49,7 +49,7 @@ function mapWords(word, weights, caption) {
   const where = caption.source.length
     ? `“${shownWord(caption.source[place])}”`
     : `row ${Math.floor(place / columns) + 1}, column ${(place % columns) + 1}`;
-  return `${shownWord(word)}: most at ${where}, ${percent(weights[place])}`;
+  return `${shownWord(word)}: highest at ${where}, ${percent(weights[place])}`;
 }
 
 function SmallMap({ caption, at }) {
@@ -82,7 +82,7 @@ function LiveCaption({ caption }) {
   return html`<li class="card live-caption" data-test="live-caption" data-id=${caption.id}>
     <p class="live-text">${text}</p>
     <p class="hint live-id">${caption.source.length ? caption.source.map(shownWord).join(" ") : caption.id}</p>
-    <ol class="live-words" tabindex="0" aria-label=${`Maps of: ${text}`}>
+    <ol class="live-words" tabindex="0" aria-label=${`Maps of “${text}”`}>
       ${caption.words.map((_, at) => html`<${LiveWord} key=${at} caption=${caption} at=${at} />`)}
     </ol>
   </li>`;
@@ -94,14 +94,14 @@ export function LiveCaptions({ runs, name, onChoose }) {
   const { latest, error } = useLatestCaptions(entry?.run.name, entry?.run.captions_written);
   if (runs.length === 0) {
     return html`<section class="live-captions" data-test="live-captions"><h2>Latest validation captions</h2>
-      <p class="hint">No run has written any yet. Runs write their first captions at each validation.</p></section>`;
+      <p class="hint">No run has written any yet. Each validation writes its first few captions.</p></section>`;
   }
   return html`<section class="live-captions" data-test="live-captions" aria-busy=${!latest && !error}>
     <div class="live-heading"><h2>Latest validation captions</h2>
       <${Choice} label="Run" options=${runs.map(({ run }) => [run.name, run.name])} value=${entry?.run.name}
         onChange=${onChoose} test="live-captions-run" />
       ${latest && html`<p class="hint" role="status">after step <${Num} value=${latest.step}
-        text=${latest.step.toLocaleString("en")} test="live-captions-step" />; each map over its own maximum</p>`}
+        text=${latest.step.toLocaleString("en")} test="live-captions-step" />; each map scaled to its own maximum</p>`}
     </div>
     <${ErrorLine} text=${error} test="live-captions-error" />
     ${latest && html`<ul class="live-list">${latest.captions.map(

@@ -63,7 +63,7 @@ function bestFigure({ step, values }, metric) {
 export function LiveTable({ live, rows, metric, shown, styleOf, onToggle, onFocus }) {
   return html`<div class="live-table card" role="region" aria-label="Latest figures" tabindex="0">
     <table data-test="live-table">
-      <caption class="unseen">Runs, how far they are, and their latest figures</caption>
+      <caption class="unseen">Runs, their progress and latest figures</caption>
       <thead><tr><th scope="col">Run</th><th scope="col">State</th>
         ${["Step", "Loss", metric, "Best", "Gradient", "Tokens/s"].map(
           (text) => html`<th scope="col" class="live-number" key=${text}>${text}</th>`,
@@ -73,6 +73,6 @@ export function LiveTable({ live, rows, metric, shown, styleOf, onToggle, onFocu
           style=${styleOf(name)} shown=${shown.has(name)} onToggle=${onToggle} onFocus=${onFocus} />`,
       )}</tbody>
     </table>
-    ${rows.length === 0 && html`<p class="hint">No run has such a name.</p>`}
+    ${rows.length === 0 && html`<p class="hint">No run matches.</p>`}
   </div>`;
 }

@@ -87,12 +87,12 @@ export function useLinkedWords(state, readings, boxes = []) {
   return { indexOf, playing, onPlay, choose, hover };
 }
 
-/** What the picture is called, and what people wrote of it. */
+/** What the picture is called, and what people wrote about it. */
 function References({ picture }) {
   const name = html`<p class="hint picture-name" data-test="picture-name">${picture.name}</p>`;
   if (picture.references.length === 0) return name;
   return html`${name}<details
-    class="references"><summary>What people wrote of it (${picture.references.length})</summary>
+    class="references"><summary>What people wrote about it (${picture.references.length})</summary>
     <ul>${picture.references.map((text, i) => html`<li key=${i}>${text}</li>`)}</ul></details>`;
 }
 
@@ -100,12 +100,13 @@ function ModeHelp({ state, onMasks }) {
   if (state.mode === "mask") return html`<section class="card"
     aria-label="Masks"><${MaskFields} masks=${state.masks} onMasks=${onMasks} /></section>`;
   if (state.mode !== "gaze") return null;
-  const tick = "a red line at what the model gives them by itself";
+  const tick = "A red line marks the probability of a word when the gaze is not forced.";
   return html`<p class="hint mode-help">${offline
-    ? `Point at a place to see the five words that would be likeliest if the chosen word’s step
-       read it, ${tick}.`
-    : `Choose a word, then point at a place: its five likeliest words show at once, ${tick}.
-       A click, or Enter, makes the step read it, and the caption goes on from there.`}</p>`;
+    ? `Choose a word, then point at a place to see the five likeliest words if the model read
+       that place. ${tick}`
+    : `Choose a word, then point at a place to see the five likeliest words if the model read
+       that place. ${tick} Click, or press Enter, to make the model read it and complete the
+       caption from there.`}</p>`;
 }
 
 function LookBody({ session, state, picture, views }) {
@@ -157,7 +158,7 @@ export function Look({ session }) {
     <${Shelf} session=${session} picture=${id} current=${picture} onPicture=${onPicture} />
     <${ErrorLine} text=${error} test="picture-error" />
     ${!id && html`<p
-      class="note">${offline ? "This file holds no picture."
+      class="note">${offline ? "This file holds no pictures."
         : "Drop a picture anywhere on this page, paste one, or choose a file."}</p>`}
     ${picture && html`<${LookBody}
       session=${session} state=${state} picture=${picture} views=${views} />`}

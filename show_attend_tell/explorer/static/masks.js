@@ -11,7 +11,7 @@ export function encodeMasks(masks) {
   return masks.map((sides) => sides.map((share) => Number(share.toFixed(4))).join(",")).join(";") || null;
 }
 
-/** Only rectangles that are some: an address may be mistyped. */
+/** Valid rectangles only: an address may be mistyped. */
 export function decodeMasks(text) {
   const masks = (text ?? "").split(";").map((part) => part.split(",").map(Number));
   return masks.filter(rightMask).slice(0, MOST_MASKS);
