@@ -10,7 +10,6 @@ None of these files can contain code. `inference.run.load_run` reads such a fold
 """
 
 import dataclasses
-import html
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -77,16 +76,12 @@ class Captions(list[AttentionRecord]):
     def _repr_html_(self) -> str:
         """The view, which needs no server: the page in a frame that can reach nothing else."""
         from show_attend_tell.explorer.notebook import view  # only notebooks need it
+        from show_attend_tell.explorer.page import frame
 
         shown = view(self._run, self._names[:VIEWED], self._pictures[:VIEWED])
-        page = html.escape(shown, quote=True)
         more = len(self) - VIEWED
         note = f"<p>The first {VIEWED} of {len(self)} pictures.</p>" if more > 0 else ""
-        frame = (
-            f'<iframe srcdoc="{page}" sandbox="allow-scripts" title="captions and attention" '
-            f'style="width: 100%; height: {HEIGHT}px; border: 0"></iframe>'
-        )
-        return note + frame
+        return note + frame(shown, "captions and attention", HEIGHT)
 
 
 class Model(Run):

@@ -61,8 +61,8 @@ class Step(BaseModel):
     """One step of a caption."""
 
     word: str
-    log_p: float = Field(description="log-probability of the word at this step")
-    top: list[WordChance] = Field(description="the five likeliest words")
+    log_p: float | None = Field(description="log-probability of the word; null: not recorded")
+    top: list[WordChance] = Field(description="the five likeliest words; empty: not recorded")
     beta: float = Field(description="the gate")
     location: int = Field(description="the place read, or the one of the largest weight")
     gaze: int | None = Field(description="the place that the asker made it read")
@@ -139,9 +139,9 @@ class RunFacts(BaseModel):
     gate: bool = Field(description="whether a gate beta scales what a step reads")
     null_place: bool = Field(description="whether a step may read no place")
     places: int = Field(description="L; 0: as many as the sentence has tokens")
-    beam: int
-    max_length: int
-    length_penalty: float
+    beam: int | None = Field(description="null: not recorded, as the next two")
+    max_length: int | None
+    length_penalty: float | None
     vocabulary: int
     step: int = Field(description="the training step of its weights")
     description: str = Field(description="attention and objective in words")

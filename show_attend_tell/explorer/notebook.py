@@ -5,7 +5,7 @@ from hashlib import sha256
 
 from show_attend_tell.data.images import Picture, picture_size
 from show_attend_tell.explorer.answers import PictureFacts, Session
-from show_attend_tell.explorer.export import compact, compact_cells, content, described
+from show_attend_tell.explorer.offline import compact, compact_cells, content, described
 from show_attend_tell.explorer.page import one_file
 from show_attend_tell.explorer.pictures import encoded
 from show_attend_tell.explorer.respondent import Respondent

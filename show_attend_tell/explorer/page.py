@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import html
 import json
 import re
 from collections.abc import Mapping
@@ -38,9 +39,9 @@ def one_file(data: Mapping[str, Any]) -> str:
             return inline("script", modules(name), ' type="module"')
         return inline("script", _read(name))
 
-    html = (STATIC / "page.html").read_text(encoding="utf-8")
-    html = _STYLE.sub(lambda found: inline("style", _read(found[1])), html)
-    html = _SCRIPT.sub(script, html)
+    text = (STATIC / "page.html").read_text(encoding="utf-8")
+    text = _STYLE.sub(lambda found: inline("style", _read(found[1])), text)
+    text = _SCRIPT.sub(script, text)
     policy = (
         f"default-src 'none'; script-src {' '.join(digests['script'])}; "
         f"style-src {' '.join(digests['style'])}; img-src data: blob:; "
@@ -50,8 +51,17 @@ def one_file(data: Mapping[str, Any]) -> str:
     # In a script "<" could begin its end; in JSON it may be written as an escape.
     content = json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
     block = f'<script type="application/json" id="data">{content}</script>\n'
-    html = html.replace("<head>\n", f"<head>\n{head}", 1)
-    return html.replace("</head>", f"{block}</head>", 1)
+    text = text.replace("<head>\n", f"<head>\n{head}", 1)
+    return text.replace("</head>", f"{block}</head>", 1)
+
+
+def frame(page: str, title: str, height: int) -> str:
+    """A page inside of another, where it can reach nothing else; `height` is in pixels."""
+    return (
+        f'<iframe srcdoc="{html.escape(page)}" sandbox="allow-scripts" '
+        f'title="{html.escape(title)}" '
+        f'style="width: 100%; height: {height}px; border: 0"></iframe>'
+    )
 
 
 def modules(entry: str) -> str:

@@ -16,7 +16,7 @@ from show_attend_tell.errors import UserError
 from show_attend_tell.evaluation.mentions import Mention, mentions_of
 from show_attend_tell.explorer.answers import NamedBox, PictureFacts
 
-LARGEST_SIDE, THUMBNAIL = 1024, 192  # pixels
+LARGEST_SIDE, SIDE, THUMBNAIL = 1024, 512, 192  # pixels: served, in files, and small
 UPLOADS_KEPT = 100  # the last ones; the page sends a picture again where it was dropped
 
 
@@ -119,7 +119,7 @@ class Pictures:
         return Kept(facts, example.image, mentions)
 
 
-def jpeg(picture: bytes, side: int) -> bytes:
+def jpeg(picture: Picture, side: int) -> bytes:
     """A picture for the page: upright, without what a camera wrote into it, sides up to `side`."""
     file = io.BytesIO()
     Image.fromarray(read_picture(picture, side)).save(file, "JPEG", quality=88)

@@ -1,5 +1,6 @@
 """The page in a browser: every part is clicked through, and its numbers are the decoder's."""
 
+import dataclasses
 import io
 import math
 import os
@@ -11,10 +12,13 @@ import time
 import pytest
 import uvicorn
 from PIL import Image
+from records import record, sentence
 
-from show_attend_tell.explorer.answers import GivenStep
+from show_attend_tell.explorer.answers import GivenStep, RunFacts
 from show_attend_tell.explorer.export import export
 from show_attend_tell.explorer.live import Watch
+from show_attend_tell.explorer.page import frame
+from show_attend_tell.explorer.records import Recorded, view
 from show_attend_tell.explorer.server import make_app
 
 sync_api = pytest.importorskip(
@@ -317,6 +321,7 @@ def test_an_export_works_from_a_file_without_a_network(browser, explorer, tmp_pa
     page.on("pageerror", lambda error: wrong.append(str(error)))
     page.goto(path.as_uri())
     hook(page, "word").first.wait_for()
+    assert [tab.get_attribute("data-tab") for tab in hook(page, "tab").all()] == ["look", "browse"]
     reading = direct(explorer, ids[0])
     assert words(page)[: len(reading.steps)] == [step.word for step in reading.steps]
     hook(page, "word", index=1).first.click()
@@ -328,6 +333,53 @@ def test_an_export_works_from_a_file_without_a_network(browser, explorer, tmp_pa
     hook(page, "cell", place=20).first.hover()
     first = hook(page, "top").first
     sync_api.expect(first).to_have_attribute("data-word", around.cells[20][0].word)
+    accessible(page)
+    context.close()
+    assert wrong == []
+
+
+def recorded(name, kind):
+    """A run as a comparison describes it."""
+    facts = {"name": name, "kind": kind, "context": "expected", "contexts": ["expected"]}
+    facts |= {"hard": False, "posterior": False, "gate": True, "null_place": False, "places": 4}
+    facts |= {"beam": None, "max_length": None, "length_penalty": None, "vocabulary": 9, "step": 1}
+    return RunFacts(**facts, description="of a comparison")
+
+
+def test_records_are_shown_without_what_they_lack(browser, tmp_path):
+    picture, words_of = tmp_path / "picture.jpg", ("a", "dog", "<eos>")
+    Image.new("RGB", (40, 30), (90, 120, 60)).save(picture)
+    sharp, even = ([0.7, 0.1, 0.1, 0.1], [0.25] * 4)
+    of = {"one": record([even, sharp, even], words_of), "two": record([sharp, even], ("cat", "a"))}
+    of["two"] = dataclasses.replace(of["two"], centres="computed")
+    align = {"three": sentence([even, sharp], ("ein", "Hund", "rennt", "."), ("dog", "<eos>"))}
+    images = view([recorded(name, "images") for name in of], [Recorded(of, picture)])
+    texts = view([recorded("three", "sentences")], [Recorded(align)])
+    context, wrong = browser.new_context(offline=True), []
+    page = context.new_page()
+    page.on("console", lambda message: message.type == "error" and wrong.append(message.text))
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.set_content(frame(images, "maps", 900))
+    inside = page.frame_locator("iframe")
+    panel = inside.locator('[data-test="panel"][data-run="one"]')
+    hook(panel, "word", index=1).click()
+    assert words(panel) == list(words_of)
+    assert value(panel, "largest") == 0.7
+    assert hook(inside, "mini").count() == 3 + 2 + 3  # the last of the difference
+    assert hook(inside, "computed").count() == 1
+    (tmp_path / "images.html").write_text(images, encoding="utf-8")
+    page.goto(f"{(tmp_path / 'images.html').as_uri()}#/look?mode=gaze")
+    hook(page, "word").first.wait_for()
+    for absent in ("log-p", "word-p", "top", "mode", "cell", "gaze-line"):
+        assert hook(page, absent).count() == 0, absent
+    assert page.get_by_text("Likeliest words").count() == 0
+    accessible(page)
+    (tmp_path / "texts.html").write_text(texts, encoding="utf-8")
+    page.goto((tmp_path / "texts.html").as_uri())
+    hook(page, "align-cell", step=1, token=0).wait_for()
+    shown = hook(page, "align-cell", step=1, token=0).get_attribute("data-value")
+    assert float(shown) == 0.7 and hook(page, "log-p").count() == 0
+    assert hook(page, "translate").count() == 0 and hook(page, "sentence-example").count() == 1
     accessible(page)
     context.close()
     assert wrong == []

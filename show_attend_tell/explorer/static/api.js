@@ -4,6 +4,8 @@ const exportedElement = document.getElementById("data");
 const exportedData = exportedElement ? JSON.parse(exportedElement.textContent) : null;
 
 export const offline = exportedData !== null;
+/** Whether it can be told what a step would say if it read another place. */
+export const gazesKnown = !offline || Object.keys(exportedData.gazes).length > 0;
 export const LARGEST_UPLOAD = 32 * 2 ** 20;
 
 /** Ask the server; every failure becomes an Error with one line to show. */
@@ -64,8 +66,8 @@ export async function sendPicture(file) {
 
 export async function askCaption(question, signal) {
   if (!offline) return postQuestion("/api/caption", question, signal);
-  const reading = exportedData.readings[question.picture]?.[question.run];
-  if (!reading) throw new Error(`This file holds no caption of this picture by ${question.run}.`);
+  const reading = exportedData.readings[question.picture ?? question.text]?.[question.run];
+  if (!reading) throw new Error(`This file holds nothing that ${question.run} says here.`);
   return reading;
 }
 

@@ -12,9 +12,10 @@ import { Training } from "./live.js";
 /** The tabs that this session has something to show in, in order. */
 function tabsOf(session) {
   const has = (kind) => session.runs.some((run) => run.kind === kind);
+  const hasTexts = !session.offline || session.sentences.length > 0;
   return [
     has("images") && { tab: "look", text: "Pictures", view: Look },
-    has("sentences") && { tab: "sentences", text: "Sentences", view: Sentences },
+    has("sentences") && hasTexts && { tab: "sentences", text: "Sentences", view: Sentences },
     session.split && { tab: "browse", text: "Browse", view: Browse },
     session.live && !session.offline && { tab: "training", text: "Training", view: Training },
   ].filter(Boolean);

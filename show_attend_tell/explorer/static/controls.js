@@ -4,7 +4,7 @@ import { html, classes, useState, Choice, Segmented } from "./base.js";
 import { offline } from "./api.js";
 import { changeAddress } from "./address.js";
 import { runColour } from "./colours.js";
-import { encodeNames } from "./lookstate.js";
+import { encodeNames, LOOK_MODES } from "./lookstate.js";
 
 /** A choice as it stands in the address: what everyone gets at first is left out. */
 function setUnless(key, usual, options) {
@@ -64,15 +64,15 @@ const MAP_OPTIONS = [
 
 export function LookControls({ session, state, playing, onPlay, hasBoxes }) {
   const [open, setOpen] = useState(false);
-  const modes = offline ? MODE_OPTIONS.slice(0, 2) : MODE_OPTIONS;
+  const modes = MODE_OPTIONS.filter(([mode]) => LOOK_MODES.includes(mode));
   const { opacity } = state;
   return html`<section class="controls card" aria-label="How to look">
     <${PlayButton} playing=${playing} onPlay=${onPlay} />
     <button type="button" class="more" data-test="more"
       aria-expanded=${open ? "true" : "false"} onClick=${() => setOpen(!open)}>Options</button>
     <${RunChoice} session=${session} kind="images" chosen=${state.runs} />
-    <${Segmented} legend="A click or drag" name="mode" test="mode"
-      options=${modes} value=${state.mode} onChange=${setUnless("mode", "look", { push: true })} />
+    ${modes.length > 1 && html`<${Segmented} legend="A click or drag" name="mode" test="mode"
+      options=${modes} value=${state.mode} onChange=${setUnless("mode", "look", { push: true })} />`}
     <div class=${classes("controls-extra", open && "open")}>
     ${state.runs.some((run) => run.posterior) && html`<${Segmented} legend="Attention" name="map"
       test="map" options=${MAP_OPTIONS}

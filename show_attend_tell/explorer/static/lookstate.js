@@ -3,10 +3,11 @@
 import { decodeGiven, encodeGiven, askedSteps } from "./given.js";
 import { decodeMasks } from "./masks.js";
 import { changeAddress } from "./address.js";
+import { gazesKnown, offline } from "./api.js";
 
 const RUNS_AT_FIRST = 2;
 const MAP_STYLES = ["heat", "contours", "cells"];
-const LOOK_MODES = ["look", "gaze", "mask"];
+export const LOOK_MODES = ["look", ...(gazesKnown ? ["gaze"] : []), ...(offline ? [] : ["mask"])];
 
 function oneOf(options, value) {
   return options.includes(value) ? value : options[0];
@@ -47,7 +48,7 @@ export function lookState(session, values, kind) {
     opacity: Math.min(100, wholeNumber(values.opacity, 75)) / 100,
     scale: oneOf(["own", "common"], values.scale),
     boxes: values.boxes === "1",
-    mode: oneOf(session.offline ? ["look", "gaze"] : LOOK_MODES, values.mode),
+    mode: oneOf(LOOK_MODES, values.mode),
     over: oneOf(["chance", "attention"], values.over),
     of: values.of ?? null,
     masks: session.offline ? [] : decodeMasks(values.masks),

@@ -19,10 +19,13 @@ export function PanelHead({ run, session, state, reading, loading }) {
     const value = context === run.context ? null : context;
     changeAddress({ [`context.${run.name}`]: value }, { push: true });
   };
+  const computed = reading && run.kind === "images" && !reading.grid.measured;
   return html`<header class="panel-head">
     <h2><span class="dot"
       style=${{ background: runColour(session, run.name) }}></span>${run.name}</h2>
-    <p class="hint">${run.description}</p>
+    <p class="hint">${run.description}${computed && html`, <span data-test="computed"
+      title="Where the encoder looks was not measured: maps can be half a cell off"
+      >computed centres</span>`}</p>
     ${!offline && contexts.length > 1 && html`<${Choice} label="Reads"
       options=${contexts} test="context"
       value=${state.context[run.name] ?? run.context}
@@ -109,9 +112,10 @@ function PanelSide({ run, state, reading, given, index, step, map, gaze, picture
   const heading = there ? `Looking at ${placeName(looked, reading.grid)}`
     : step.gaze !== null ? `Made to look at ${placeName(step.gaze, reading.grid)}` : "Likeliest words";
   return html`<div class="side">
-    <h3>“${shownWord(step.word)}” <small>word ${index + 1} of ${reading.steps.length}, <${Num}
+    <h3>“${shownWord(step.word)}” <small>word ${index + 1} of ${reading.steps.length}${
+      step.log_p !== null && html`, <${Num}
       value=${Math.exp(step.log_p)}
-      text=${percent(Math.exp(step.log_p))} test="word-p" /></small></h3>
+      text=${percent(Math.exp(step.log_p))} test="word-p" />`}</small></h3>
     <${TopWords} top=${there ?? step.top} own=${there ? step.top : null} heading=${heading}
       said=${given[index]?.said ? step.word : null} onSay=${offline ? null : onSay} />
     ${!offline && html`<${WordField}

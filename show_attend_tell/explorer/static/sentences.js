@@ -25,12 +25,12 @@ function SentenceField({ session, text, onText }) {
     if (typed.trim()) onText(typed.trim());
   };
   return html`<section class="card sentence-field" aria-label="Sentence">
-    <form onSubmit=${submit}>
+    ${!offline && html`<form onSubmit=${submit}>
       <label><span>Sentence</span><input type="text"
         value=${typed} maxlength="2000" data-test="sentence"
         onInput=${(event) => setTyped(event.target.value)} /></label>
       <button type="submit" class="main" data-test="translate">Translate</button>
-    </form>
+    </form>`}
     ${session.sentences.length > 0 && html`<div class="examples" role="group"
       aria-label="Example sentences">
       ${session.sentences.map((sentence) => html`<button
@@ -126,8 +126,8 @@ export function Sentences({ session }) {
     [state.scale, state.map, ...all],
   );
   return html`<h1 class="unseen">Sentences</h1>
-    ${!offline && html`<${SentenceField}
-      session=${session} text=${text} onText=${(next) => changeSubject(values, { text: next })} />`}
+    <${SentenceField}
+      session=${session} text=${text} onText=${(next) => changeSubject(values, { text: next })} />
     <${SentenceControls}
       session=${session} state=${state} playing=${words.playing} onPlay=${words.onPlay} />
     <div class="panels" data-count=${state.runs.length}>

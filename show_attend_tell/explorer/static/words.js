@@ -49,13 +49,14 @@ export function CaptionWords({ reading, given, chosen, label, busy, onChoose, on
         tabindex=${i === Math.min(chosen, count - 1) ? 0 : -1} onClick=${() => onChoose(i)}
         onFocus=${() => i !== chosen && onChoose(i)}
         onPointerEnter=${(event) => event.pointerType === "mouse" && onHover(i)}
-        style=${{ "--p": Math.exp(step.log_p) }}>${shownWord(step.word)}</button>`,
+        style=${{ "--p": step.log_p === null ? 0 : Math.exp(step.log_p) }}>${shownWord(step.word)}</button>`,
     )}
   </div>`;
 }
 
 /** Five words with bars; `own` marks what the model gives them by itself. */
 export function TopWords({ top, own, heading, onSay, said }) {
+  if (top.length === 0) return null; // a record does not hold them
   const byItself = new Map((own ?? []).map(({ word, p }) => [word, p]));
   return html`<div class="top-words">
     <h4>${heading}</h4>
@@ -92,8 +93,8 @@ export function StepFacts({ run, step, map, boxes = [] }) {
     [step, map?.values, map?.grid, boxes],
   );
   return html`<dl class="facts">
-    <${Fact} name="log p" title="Log-probability of the word, nats"
-      value=${step.log_p} text=${step.log_p.toFixed(3)} test="log-p" />
+    ${step.log_p !== null && html`<${Fact} name="log p" title="Log-probability of the word, nats"
+      value=${step.log_p} text=${step.log_p.toFixed(3)} test="log-p" />`}
     <${Fact} name="entropy" title="Entropy of the attention before the word is known, nats"
       value=${step.entropy}
       text=${step.entropy.toFixed(2)} test="entropy" />
