@@ -203,11 +203,17 @@ def _attend(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
 def _dump(
     folder: Path, records: Sequence["AttentionRecord"], subjects: Iterable["Subject"]
 ) -> list[Path]:
-    """Writes an .npz and a .png for each record; returns the pictures' paths."""
+    """Writes an .npz and a .png for each record, and the image itself as a .jpg.
+
+    Returns:
+      The paths of the .png files.
+    """
     from rich.console import Console
     from rich.progress import track
 
     from show_attend_tell.data.images import read_picture
+    from show_attend_tell.explorer.pictures import SIDE, jpeg
+    from show_attend_tell.files import replacing
     from show_attend_tell.inference.attention_record import safe_name, save_attention
     from show_attend_tell.reports.attention_pictures import draw_attention
 
@@ -219,7 +225,10 @@ def _dump(
         stem = folder / safe_name(record.image_id)
         save_attention(stem.with_name(f"{stem.name}.npz"), record)
         source = subject.picture
-        picture = None if source is None else read_picture(source, 512)
+        picture = None if source is None else read_picture(source, SIDE)
+        if picture is not None:
+            with replacing(stem.with_name(f"{stem.name}.jpg")) as file:
+                file.write(jpeg(picture, SIDE))
         pictures.append(stem.with_name(f"{stem.name}.png"))
         draw_attention(pictures[-1], picture, record)
     return pictures

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from show_attend_tell.cli.parser import main
+from show_attend_tell.data.images import read_picture
 from show_attend_tell.data.task import ImageTask
 from show_attend_tell.evaluation import gradient_variance
 from show_attend_tell.inference.attention_record import load_attention
@@ -138,9 +139,12 @@ def test_attend_dumps_maps_pictures_and_statistics(workdir, tmp_path, capsys, tr
     assert main(["attend", "--workdir", workdir, "--num", "2", "--out", str(out)]) == 0
     assert "box" in capsys.readouterr().out
     names = sorted(path.name for path in out.iterdir())
-    assert names == ["scene%200.npz", "scene%200.png", "scene%201.npz", "scene%201.png"] + [
-        "statistics.json"
-    ]
+    kinds = ("jpg", "npz", "png")
+    maps = [f"scene%20{number}.{kind}" for number in (0, 1) for kind in kinds]
+    assert names == [*maps, "statistics.json"]
+    kept, scene = read_picture(out / "scene%201.jpg", 512), trained[1][1].image
+    difference = kept.astype(float) - read_picture(scene, 512)
+    assert np.abs(difference).mean() < 4  # of 255
     record = load_attention(out / "scene%200.npz")
     assert " ".join(record.tokens[:-1]) == trained[1][0].captions[0]
     statistics = json.loads((out / "statistics.json").read_text())
