@@ -1,11 +1,14 @@
 """Folders of finished runs made by hand, for the tests of reports."""
 
+import html
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 from records import record, sentence
 
 from show_attend_tell import config as configs
@@ -92,6 +95,24 @@ def pair(root: Path, said=WRONG, **changes) -> list[Path]:
     return [write_run(root / "a", RIGHT), write_run(root / "b", said, **other)]
 
 
+def without_pictures(*runs: Path) -> None:
+    """Leaves what `attend` of earlier versions wrote: no images beside their maps."""
+    for run in runs:
+        for path in (run / "attention").rglob("*.jpg"):
+            path.unlink()
+
+
+def viewed(page: str) -> dict[str, Any] | None:
+    """What the view in a page of `compare` answers from; None: the page has no view."""
+    frames = re.findall(r'<iframe srcdoc="([^"]*)" sandbox="allow-scripts" ', page)
+    if not frames:
+        return None
+    [frame] = frames
+    block = r'<script type="application/json" id="data">(.*?)</script>'
+    [data] = re.findall(block, html.unescape(frame), re.DOTALL)
+    return json.loads(data)
+
+
 def _write_config(workdir: Path, data: str, changed: Mapping[str, Any]) -> None:
     content = {"data": {"name": data, "dir": str(workdir / "data")}}
     settings = configs.replaced(configs.from_dict(content), changed)
@@ -154,6 +175,8 @@ def _write_maps(folder: Path, said: dict[str, str], context: str, sentences: boo
             picture = np.full((64, 64, 3), 200, np.uint8)
         save_attention(folder / f"{safe_name(image_id)}.npz", made)
         draw_attention(folder / f"{safe_name(image_id)}.png", picture, made)
+        if picture is not None:
+            Image.fromarray(picture).save(folder / f"{safe_name(image_id)}.jpg")
         attention.append(made)
     if attention:
         found = attention_statistics(attention)

@@ -47,9 +47,9 @@ ORDER = (
     "runs",
     "inference",
     "evaluation",
+    "explorer",
     "reports",
     "training",
-    "explorer",
     "pretrained",
     "cli",
     "__init__",  # the package's public face, which loads its contents on demand

@@ -13,7 +13,6 @@ from typing import Any
 
 from show_attend_tell import files
 from show_attend_tell.errors import UserError
-from show_attend_tell.inference.attention_record import load_attention, safe_name
 from show_attend_tell.reports import markdown, page
 from show_attend_tell.reports.grouping import (
     Group,
@@ -22,10 +21,12 @@ from show_attend_tell.reports.grouping import (
     group_runs,
     in_words,
     rows_of,
+    run_label,
 )
 from show_attend_tell.reports.measured import NAMES
 from show_attend_tell.reports.notes import notes
-from show_attend_tell.reports.read_runs import Run, read_run
+from show_attend_tell.reports.read_runs import read_run
+from show_attend_tell.reports.side_by_side import side_by_side
 from show_attend_tell.reports.tables import tables
 from show_attend_tell.reports.uncertainty import (
     bootstrap_intervals,
@@ -87,7 +88,7 @@ def compare(
         "attention": [_attention(group) for group in groups],
         "measured": _measured(groups),
         "gradient_variance": [
-            {"run": _run_label(group, run)} | row
+            {"run": run_label(group, run)} | row
             for group in groups
             for run in group.runs
             for row in run.variance
@@ -95,8 +96,8 @@ def compare(
         "config": config,
     }
     content["notes"] = notes(content)
-    images = _side_by_side(groups, split, first.image_ids, shown)
-    content["pictures"] = [image["image_id"] for image in images]
+    images = side_by_side(groups, split, first.image_ids, shown)
+    content["pictures"] = images.ids
     metrics = [[run.metrics for run in group.runs] for group in groups]
     # All is made before anything is written, so that an error leaves nothing behind.
     written = {
@@ -132,10 +133,6 @@ def _describe(group: Group) -> dict[str, Any]:
         facts |= {key: run.record.get(key) for key in ("commit", "device", "command")}
         runs.append(facts | {"init_from": run.settings.init_from, "seconds": run.seconds})
     return {"letter": group.letter, "name": group.name, "runs": runs}
-
-
-def _run_label(group: Group, run: Run) -> str:
-    return f"{group.letter}, seed {run.settings.seed}"
 
 
 def _progress(groups: Sequence[Group]) -> dict[str, Any]:
@@ -246,36 +243,3 @@ def _by_length(rows: Sequence[Row]) -> list[dict[str, Any]]:
             }
         )
     return made if any(row["buckets"] for row in made) else []
-
-
-# Pictures
-
-
-def _side_by_side(
-    groups: Sequence[Group], split: str, image_ids: Sequence[str], shown: int
-) -> list[dict[str, Any]]:
-    """The first images that every run has maps of, with each run's caption and picture."""
-    runs = [(group, run) for group in groups for run in group.runs]
-    made = []
-    for image_id in image_ids:
-        if len(made) == shown:
-            break
-        stem = safe_name(image_id)
-        paths = [run.workdir / "attention" / split / f"{stem}.npz" for _, run in runs]
-        if not all(path.is_file() for path in paths):
-            continue
-        panels, records = [], [load_attention(path) for path in paths]
-        for (group, run), path, record in zip(runs, paths, records, strict=True):
-            panels.append(
-                {
-                    "label": _run_label(group, run),
-                    "context": record.context,
-                    "centres": record.centres,
-                    "caption": record.text,
-                    "picture": page.data_uri(path.with_suffix(".png")),
-                    "file": path.with_suffix(".png").name,
-                }
-            )
-        photograph = not any(record.is_sentence for record in records)
-        made.append({"image_id": image_id, "photograph": photograph, "panels": panels})
-    return made

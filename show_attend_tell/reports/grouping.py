@@ -108,6 +108,11 @@ def group_runs(runs: Sequence[Run]) -> tuple[list[Group], dict[str, list[Any]]]:
     return groups, different
 
 
+def run_label(group: Group, run: Run) -> str:
+    """What readers call a run."""
+    return f"{group.letter}, seed {run.settings.seed}"
+
+
 def folder_name(workdir: Path) -> str:
     """The name of a run's folder, without the seed that `sweep` adds."""
     return re.sub(r"(?<=.)-seed=\d+$", "", workdir.resolve().name)

@@ -16,6 +16,8 @@ from finished_runs import (
     measured,
     pair,
     scores_of,
+    viewed,
+    without_pictures,
     write_run,
 )
 
@@ -197,10 +199,22 @@ def test_published_records_make_the_same_page_without_pictures(tmp_path):
 def test_the_page_says_which_maps_lie_at_computed_centres(tmp_path):
     runs = pair(tmp_path)
     [path, *_] = sorted((runs[0] / "attention" / "val").glob("*.npz"))
-    made = dataclasses.replace(load_attention(path), centres="computed")
-    save_attention(path, made)
+    measured = load_attention(path)
+    compare(runs, "val", tmp_path / "all", samples=50)
+    save_attention(path, dataclasses.replace(measured, centres="computed"))
     compare(runs, "val", tmp_path / "out", samples=50)
-    assert (tmp_path / "out" / "index.html").read_text().count("computed centres") == 1
+    pages = [(tmp_path / name / "index.html").read_text() for name in ("all", "out")]
+    assert [page.count("“Computed centres”") for page in pages] == [0, 1]
+    found = [
+        reading["run"]
+        for readings in viewed(pages[1])["readings"].values()
+        for reading in readings.values()
+        if not reading["grid"]["measured"]
+    ]
+    assert found == ["A, seed 0"]
+    without_pictures(*runs)
+    compare(runs, "val", tmp_path / "old", samples=50)
+    assert (tmp_path / "old" / "index.html").read_text().count("computed centres") == 1
 
 
 def test_what_maps_show_stands_side_by_side(tmp_path):

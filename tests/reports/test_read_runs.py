@@ -9,6 +9,13 @@ from show_attend_tell.data.vocabulary import Vocabulary
 from show_attend_tell.errors import UserError
 from show_attend_tell.reports.compare import compare
 
+
+def damage_a_drawing(run):
+    path = run / "attention" / "val" / "val%2Fred-circle.png.png"
+    path.with_suffix(".jpg").unlink()  # else the drawing is not shown
+    path.write_bytes(b"x")
+
+
 REFUSALS = {
     "references": (lambda run: edit(scores_of(run), references="cd" * 32), "different reference"),
     "tokenizer": (lambda run: edit(scores_of(run), tokenizer="other"), "different tokenizers"),
@@ -67,7 +74,7 @@ REFUSALS = {
         "different vocabularies",
     ),
     "picture": (
-        lambda run: (run / "attention" / "val" / "val%2Fred-circle.png.png").write_bytes(b"x"),
+        damage_a_drawing,
         "circle.png.png: not a readable PNG",
     ),
 }
