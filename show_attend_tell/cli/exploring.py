@@ -110,11 +110,10 @@ def _loaded(given: Sequence[str], overrides: Sequence[str]) -> "dict[str, Run]":
     runs: dict[str, Run] = {}
     for path in given:
         run = pretrained.load(path, overrides)
-        name = run.workdir.resolve().name
-        name = path if name in runs else name
-        if name in runs:
+        folder = run.workdir.resolve()
+        if any(folder == other.workdir.resolve() for other in runs.values()):
             raise UserError(f"{path}: the same run is given twice; name each run once")
-        runs[name] = run
+        runs[path if folder.name in runs else folder.name] = run
     return runs
 
 

@@ -37,7 +37,7 @@ class Unknown(LookupError):
 
 @dataclass(frozen=True, eq=False)
 class Explorer:
-    """What the server, an export and a notebook ask. Make one with `open_explorer`.
+    """What the server and an export ask. Make one with `open_explorer`.
 
     Attributes:
       respondents: its runs, by name.
@@ -74,7 +74,7 @@ class Explorer:
             return respondent.gaze(self._see(respondent, question), question.steps, question.word)
 
     def words(self, run: str, begins: str) -> list[str]:
-        """A run's words that begin so; raises `Unknown`."""
+        """A run's words that begin with `begins`; raises `Unknown`."""
         return self._respondent(run).begins(begins)
 
     def warm_up(self) -> None:
@@ -105,18 +105,18 @@ class Explorer:
         threading.Thread(target=work, name="warm-up", daemon=True).start()
 
     def stop(self) -> None:
-        """Stops it."""
+        """Stops the work in the background."""
         if self.browsing is not None:
             self.browsing.stop()
 
     def _respondent(self, name: str) -> Respondent:
         if name not in self.respondents:
-            raise Unknown(f"no run {name!r}; there are {', '.join(self.respondents) or 'none'}")
+            raise Unknown(f"no run {name!r}; known: {', '.join(self.respondents) or 'none'}")
         return self.respondents[name]
 
     def _see(self, respondent: Respondent, question: CaptionQuestion | GazeQuestion) -> Seen:
         if (question.picture is None) == (question.text is None):
-            raise UserError("name a picture or give a text, one of the two")
+            raise UserError("name a picture or give a text: exactly one of the two")
         if question.text is not None:
             return respondent.see_text(question.text)
         assert question.picture is not None
@@ -137,14 +137,18 @@ def open_explorer(
     """Makes an explorer of runs.
 
     Args:
-      runs: by the names that they go by.
-      split: to browse, of the first run over pictures.
+      runs: by name.
+      split: to browse, of the first run that captions pictures.
       count: pictures of it to caption.
       live: whether there are training runs to watch.
     """
     respondents = {name: Respondent(name, run) for name, run in runs.items()}
     over_images = [r for r in respondents.values() if not r.reads_words]
     examples, hint = (None, "") if not over_images else _split(over_images[0], split)
+    learnt = sorted({respondent.run.settings.data.name for respondent in over_images})
+    if len(learnt) > 1:
+        which = f"the pictures to browse are those of {over_images[0].name}"
+        hint = f"The runs were trained on different data ({', '.join(learnt)}); {which}. {hint}"
     pictures, turns = Pictures(_examples(), examples), Turns()
     browsing = None
     if examples is not None:

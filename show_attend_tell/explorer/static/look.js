@@ -162,6 +162,6 @@ export function Look({ session }) {
         : "Drop a picture anywhere on this page, paste one, or choose a file."}</p>`}
     ${picture && html`<${LookBody}
       session=${session} state=${state} picture=${picture} views=${views} />`}
-    ${!session.split && session.hint && html`<p class="hint"
+    ${session.hint && html`<p class="hint"
       data-test="hint">${session.hint}</p>`}`;
 }
