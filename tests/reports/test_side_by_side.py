@@ -68,7 +68,7 @@ def test_a_null_place_has_the_rest_of_the_weights(tmp_path):
     made = dataclasses.replace(old, alpha=old.alpha * np.float32(0.75), normalised=False)
     save_attention(path, dataclasses.replace(made, context="argmax"))
     page = page_of([run], tmp_path / "out")
-    assert "maps of all words." in page and "difference of two runs" not in page
+    assert "Below are the maps of all words.</p>" in page
     data = viewed(page)
     [[reading]] = [list(found.values()) for found in data["readings"].values()]
     assert reading["hard"] and data["session"]["runs"][0]["null_place"]
