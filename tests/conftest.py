@@ -43,7 +43,7 @@ LONGEST = (
     "objectives/test_reinforce",
     "objectives/test_rewarded",
     "test_wheel",
-    "explorer/test_page",
+    "explorer/test_static",
     "cli/test_parser",
     "test_benchmarks",
     "test_pretrained",

@@ -70,7 +70,8 @@ def test_wheel_holds_the_package_and_nothing_else(wheel):
         found = {name for name in archive.namelist() if ".dist-info/" not in name}
     modules = {p.relative_to(ROOT) for p in PACKAGE.rglob("*.py")}
     data = {p.relative_to(ROOT) for p in (PACKAGE / "pretrained_models").glob("*/*")}
-    data |= {p.relative_to(ROOT) for p in (PACKAGE / "reports" / "templates").iterdir()}
+    for folder in (PACKAGE / "reports" / "templates", PACKAGE / "explorer" / "static"):
+        data |= {p.relative_to(ROOT) for p in folder.iterdir()}
     experiments = {
         Path("show_attend_tell", "experiments", path.name)
         for path in (ROOT / "experiments").glob("*.py")
