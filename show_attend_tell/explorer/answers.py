@@ -15,7 +15,7 @@ Sides = tuple[Share, Share, Share, Share]  # ymin, xmin, ymax, xmax
 
 
 class Asked(BaseModel):
-    """A question; a name that is not in it is an error."""
+    """A question; unknown fields are errors."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -35,8 +35,8 @@ class CaptionQuestion(Asked):
     text: str | None = Field(None, max_length=2000, description="a source sentence")
     steps: list[GivenStep] = Field([], max_length=200, description="the first steps, in order")
     masks: list[Sides] = Field([], max_length=20, description="rectangles to paint over in grey")
-    beam: int | None = Field(None, ge=1, le=20, description="null: the run's")
-    context: str | None = Field(None, description="what a step reads; null: the run's")
+    beam: int | None = Field(None, ge=1, le=20, description="null: as the run does")
+    context: str | None = Field(None, description="what a step reads; null: as for the run")
 
 
 class GazeQuestion(Asked):
@@ -47,7 +47,7 @@ class GazeQuestion(Asked):
     text: str | None = Field(None, max_length=2000)
     steps: list[GivenStep] = Field([], max_length=200, description="all earlier steps, with words")
     masks: list[Sides] = Field([], max_length=20)
-    word: str | None = Field(None, description="a word to map; null: the likeliest without a gaze")
+    word: str | None = Field(None, description="to map; null: the likeliest if no gaze is forced")
 
 
 class WordChance(BaseModel):
@@ -69,7 +69,7 @@ class Step(BaseModel):
     prior: list[float] = Field(description="alpha before the word is known, (L)")
     null: float = Field(description="share of alpha at the null place")
     entropy: float = Field(description="of alpha, the null place included")
-    posterior: list[float] | None = Field(description="given the word, (L); null: has none")
+    posterior: list[float] | None = Field(description="given the word, (L); null: none")
 
 
 class Grid(BaseModel):
@@ -103,7 +103,7 @@ class Gaze(BaseModel):
     run: str
     word: str = Field(description="the mapped word")
     map: list[float] = Field(description="p(word | place), (L)")
-    own: float = Field(description="p(word) as the model reads by itself")
+    own: float = Field(description="p(word) without a forced gaze")
     cells: list[list[WordChance]] = Field(description="the five likeliest words, (L)")
     grid: Grid
 

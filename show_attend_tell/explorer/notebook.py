@@ -1,4 +1,4 @@
-"""The explorer's view of captions, where a notebook shows their value."""
+"""The explorer's view of captions, as a notebook shows it below a cell."""
 
 from collections.abc import Sequence
 from hashlib import sha256

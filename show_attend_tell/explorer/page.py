@@ -18,7 +18,7 @@ _SCRIPT = re.compile(r'<script( type="module"| defer)* src="[^"]*?([\w.]+\.js)"(
 
 
 def one_file(data: Mapping[str, Any]) -> str:
-    """The explorer's page as one HTML file, which loads nothing and asks nobody.
+    """The explorer's page as one HTML file, which loads nothing and sends no requests.
 
     Its Content-Security-Policy names the digests of its own scripts and styles and allows no
     others.

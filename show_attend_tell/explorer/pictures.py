@@ -80,7 +80,7 @@ class Pictures:
             return self._uploads[key]
 
     def add(self, name: str, content: bytes) -> PictureFacts:
-        """Takes a picture that somebody brings.
+        """Adds an uploaded picture.
 
         Raises:
           UserError: it is not a picture that `images.read_image` reads.

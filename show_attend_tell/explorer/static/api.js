@@ -6,7 +6,7 @@ const exportedData = exportedElement ? JSON.parse(exportedElement.textContent) :
 export const offline = exportedData !== null;
 /** Whether it can be told what a step would say if it read another place. */
 export const gazesKnown = !offline || Object.keys(exportedData.gazes).length > 0;
-export const LARGEST_UPLOAD = 32 * 2 ** 20;
+export const LARGEST_UPLOAD = 32_000_000; // bytes; the server refuses more
 
 /** Ask the server; every failure becomes an Error with one line to show. */
 async function askServer(path, options = {}) {
@@ -58,7 +58,7 @@ export function thumbnailAddress(id) {
 /** Send a picture's bytes as they are: rotation and transparency are the server's business. */
 export async function sendPicture(file) {
   if (file.size > LARGEST_UPLOAD) {
-    throw new Error(`${file.name} has ${Math.round(file.size / 2 ** 20)} MB; up to 32 MB are read.`);
+    throw new Error(`${file.name} has ${Math.ceil(file.size / 1e6)} MB; the limit is 32 MB.`);
   }
   const path = `/api/pictures?name=${encodeURIComponent(file.name || "pasted.png")}`;
   return askServer(path, { method: "POST", body: file });
@@ -67,7 +67,7 @@ export async function sendPicture(file) {
 export async function askCaption(question, signal) {
   if (!offline) return postQuestion("/api/caption", question, signal);
   const reading = exportedData.readings[question.picture ?? question.text]?.[question.run];
-  if (!reading) throw new Error(`This file holds nothing that ${question.run} says here.`);
+  if (!reading) throw new Error(`This file has no output of ${question.run} for this input.`);
   return reading;
 }
 
@@ -76,7 +76,7 @@ export async function askGaze(question, signal) {
   const at = question.steps.length;
   const cells = exportedData.gazes?.[question.picture]?.[question.run]?.[at];
   const reading = exportedData.readings[question.picture]?.[question.run];
-  if (!cells || !reading) throw new Error("This file does not hold the words of each place.");
+  if (!cells || !reading) throw new Error("This file does not have the words of each place.");
   const { top, word: said, log_p } = reading.steps[at];
   const word = question.word ?? top[0].word;
   const chance = (chances) => chances.find((one) => one.word === word)?.p ?? 0;

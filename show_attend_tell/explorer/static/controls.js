@@ -30,7 +30,7 @@ export function RunChoice({ session, kind, chosen }) {
 
 export function SearchChoice({ runs, beam }) {
   const own = [...new Set(runs.map((run) => run.beam))];
-  const usual = own.length === 1 ? `as the run: ${own[0] === 1 ? "greedy" : `beam ${own[0]}`}` : "as each run";
+  const usual = own.length === 1 ? `the run’s own: ${own[0] === 1 ? "greedy" : `beam ${own[0]}`}` : "each run’s own";
   const options = [["", usual], ["1", "greedy"], ["3", "beam 3"], ["5", "beam 5"], ["10", "beam 10"]];
   const value = beam === null ? "" : String(beam);
   const known = options.some(([option]) => option === value);
@@ -49,17 +49,17 @@ export function PlayButton({ playing, onPlay }) {
 
 const MODE_OPTIONS = [
   ["look", "Look", "Choose words, compare maps"],
-  ["gaze", "Force the gaze", "A click makes the step read that place"],
-  ["mask", "Mask", "A drag paints part of the picture grey"],
+  ["gaze", "Force the gaze", "Click a place to make the step read it"],
+  ["mask", "Mask", "Drag to paint a part of the picture grey"],
 ];
 const STYLE_OPTIONS = [["heat", "Heat"], ["contours", "Contours"], ["cells", "Cells"]];
 const SCALE_OPTIONS = [
-  ["own", "Own", "Each map over its own maximum"],
-  ["common", "Common", "All maps over the largest of all"],
+  ["own", "Own", "Scale each map to its own maximum"],
+  ["common", "Common", "Put all maps on one scale"],
 ];
 const MAP_OPTIONS = [
-  ["prior", "Before the word", "What the step reads while it chooses"],
-  ["posterior", "Given the word", "Which place the chosen word came from"],
+  ["prior", "Before the word", "Where the model looks before it chooses the word"],
+  ["posterior", "Given the word", "Where the chosen word came from"],
 ];
 
 export function LookControls({ session, state, playing, onPlay, hasBoxes }) {

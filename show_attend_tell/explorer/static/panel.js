@@ -24,7 +24,7 @@ export function PanelHead({ run, session, state, reading, loading }) {
     <h2><span class="dot"
       style=${{ background: runColour(session, run.name) }}></span>${run.name}</h2>
     <p class="hint">${run.description}${computed && html`, <span data-test="computed"
-      title="Where the encoder looks was not measured: maps can be half a cell off"
+      title="The centres were computed, not measured: maps can be half a cell off"
       >computed centres</span>`}</p>
     ${!offline && contexts.length > 1 && html`<${Choice} label="Reads"
       options=${contexts} test="context"

@@ -71,7 +71,7 @@ export function TopWords({ top, own, heading, onSay, said }) {
         const shared = { class: classes("top-row", word === said && "is-said"), "data-test": "top", "data-word": word };
         return html`<li key=${i}>${onSay
           ? html`<button type="button"
-            ...${shared} title=${`Say “${shownWord(word)}” here and go on`}
+            ...${shared} title=${`Say “${shownWord(word)}” here and complete the caption`}
             onClick=${() => onSay(word)}>${inside}</button>`
           : html`<div ...${shared}>${inside}</div>`}</li>`;
       })}
@@ -140,7 +140,7 @@ function askRunWords({ run, begins }, signal) {
 /** What the asker decided, each with a way back. The line is always there: nothing may jump. */
 export function Interventions({ items, describe, onUndo, onReset }) {
   if (items.length === 0) return html`<p
-    class="interventions hint">The model’s own choices throughout.</p>`;
+    class="interventions hint">All choices are the model’s own.</p>`;
   return html`<div class="interventions">
     <ul aria-label="What you decided">
       ${items.map((item) => html`<li key=${`${item.kind}${item.at}`}>
