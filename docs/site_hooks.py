@@ -32,9 +32,9 @@ ORDER = (
     "runs",
     "inference",
     "evaluation",
+    "explorer",
     "reports",
     "training",
-    "explorer",
     "pretrained",
     "cli",
 )
@@ -48,9 +48,9 @@ ABOUT = {
     "runs": "A run on disk: building its model, checkpoints, records.",
     "inference": "Captions, translations and attention maps of a trained run.",
     "evaluation": "Scores of captions and translations, and the noise of gradients.",
+    "explorer": "The application in the browser: questions to runs, and what it shows.",
     "reports": "Comparisons and their pages.",
     "training": "Sessions, the loop, the step, the optimizer.",
-    "explorer": "The application in the browser: questions to runs, and what it shows.",
     "pretrained": "Models to hand on, and the interface for notebooks.",
     "cli": "The command line.",
 }

@@ -1,5 +1,7 @@
 """What a run answers, against its own captions and the decoder's passes."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -134,6 +136,13 @@ def test_a_mask_paints_over_what_the_model_sees(respondent, scenes):
 def test_what_cannot_be_given_is_an_error(respondent, scenes, steps, error):
     with pytest.raises(UserError, match=error.replace("<", "[<]")):
         respondent.caption(see(respondent, scenes), steps)
+
+
+def test_the_search_is_the_runs_unless_asked_otherwise(respondent):
+    own = respondent.run.decoding
+    assert respondent.decoding(None, None) == own
+    asked = dataclasses.replace(own, beam=3, context="argmax")
+    assert respondent.decoding(3, "argmax") == asked
 
 
 def test_questions_that_make_no_sense_are_errors(respondent, scenes):
