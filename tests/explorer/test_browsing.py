@@ -57,8 +57,10 @@ def test_scores_are_those_of_the_metrics(table):
     hypotheses = {row.picture: row.runs["latent"].caption for row in table.rows}
     references = {row.picture: row.references for row in table.rows}
     found = caption_metrics.score(references, hypotheses, meteor=False)
+    assert len(set(found.per_image["ROUGE-L"])) > 1
     for k, row in enumerate(table.rows):
         scores = row.runs["latent"].scores
+        assert scores["ROUGE-L"] == pytest.approx(found.per_image["ROUGE-L"][k])
         assert scores["CIDEr"] == pytest.approx(found.per_image["CIDEr"][k])
         assert scores["BLEU-4"] == pytest.approx(found.per_image["BLEU-4"][k])
 

@@ -138,6 +138,15 @@ def test_what_cannot_be_given_is_an_error(respondent, scenes, steps, error):
         respondent.caption(see(respondent, scenes), steps)
 
 
+def test_the_last_inputs_are_kept(respondent, scenes, monkeypatch):
+    monkeypatch.setattr("show_attend_tell.explorer.respondent._INPUTS_KEPT", 2)
+    first, second = see(respondent, scenes, 0), see(respondent, scenes, 1)
+    assert see(respondent, scenes, 0) is first
+    see(respondent, scenes, 2)  # the second is now the oldest
+    assert see(respondent, scenes, 0) is first
+    assert see(respondent, scenes, 1) is not second
+
+
 def test_the_search_is_the_runs_unless_asked_otherwise(respondent):
     own = respondent.run.decoding
     assert respondent.decoding(None, None) == own
