@@ -71,6 +71,8 @@ def _explore(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
         count=arguments.num or (EXPORTED if exports else BROWSED),
         live=bool(watched) and not exports,
     )
+    if explorer.session.hint:
+        print(f"note: {explorer.session.hint}", file=sys.stderr)
     if exports:
         _export(explorer, arguments.export)
     else:
@@ -134,8 +136,6 @@ def _export(explorer: "Explorer", path: Path) -> None:
         ids = explorer.browsing.ids
         explorer.browsing.start()
         explorer.browsing.wait()
-    else:
-        print(f"exporting generated pictures only: {explorer.session.hint}", file=sys.stderr)
     size = export(explorer, path, ids)
     print(f"{path}: {len(ids)} pictures, {size / 1e6:.1f} MB; open it in a browser")
 
