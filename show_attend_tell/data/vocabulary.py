@@ -22,12 +22,12 @@ from show_attend_tell.data import ptb_tokenizer
 from show_attend_tell.errors import UserError
 from show_attend_tell.tokens import BOS, EOS, PAD, SPECIALS, UNK
 
-_SPACE = "\u2581"  # in a piece of a word: a word begins here
+WORD_BEGINS = "\u2581"  # in a piece of a word: a word begins here
 
 
 def split_words(text: str) -> list[str]:
     """Words and punctuation marks as written; hyphens and apostrophes stay in words."""
-    return re.findall(r"\w+(?:[-'’]\w+)*|[^\w\s]", text.replace(_SPACE, " "))
+    return re.findall(r"\w+(?:[-'’]\w+)*|[^\w\s]", text.replace(WORD_BEGINS, " "))
 
 
 TOKENIZERS = {"ptb": ptb_tokenizer.tokenize, "words": split_words}
@@ -36,8 +36,8 @@ TOKENIZERS = {"ptb": ptb_tokenizer.tokenize, "words": split_words}
 def join(tokens: Iterable[str]) -> str:
     """The text of words, or of pieces of words."""
     tokens = list(tokens)
-    if any(_SPACE in token for token in tokens):
-        return "".join(tokens).replace(_SPACE, " ").strip()
+    if any(WORD_BEGINS in token for token in tokens):
+        return "".join(tokens).replace(WORD_BEGINS, " ").strip()
     return " ".join(tokens)
 
 
@@ -225,8 +225,10 @@ class Subwords:
           IndexError: an id is outside 0 .. V-1.
         """
         pieces = [self._processor.id_to_piece(i) for i in _said(ids, len(self), "piece")]
-        if pieces and not pieces[0].startswith(_SPACE):  # a word begins at a text's first piece
-            pieces[0] = _SPACE + pieces[0]
+        if pieces and not pieces[0].startswith(
+            WORD_BEGINS
+        ):  # a text begins with a word
+            pieces[0] = WORD_BEGINS + pieces[0]
         return pieces
 
     def save(self, path: Path) -> None:

@@ -18,7 +18,7 @@ from scipy.special import entr
 
 from show_attend_tell.data.images import Picture, read_image
 from show_attend_tell.data.task import Places, Subject
-from show_attend_tell.data.vocabulary import join
+from show_attend_tell.data.vocabulary import WORD_BEGINS, join
 from show_attend_tell.errors import UserError
 from show_attend_tell.explorer.answers import (
     Gaze,
@@ -243,13 +243,16 @@ class Respondent:
     def begins(self, start: str, most: int = 20) -> list[str]:
         """Its most frequent words that begin with `start`."""
         start = start.lower()
-        found = (w for w in self.run.vocabulary.words if w.lower().startswith(start))
+        words = self.run.vocabulary.words
+        found = (w for w in words if w.lower().removeprefix(WORD_BEGINS).startswith(start))
         return [word for word, _ in zip(found, range(most), strict=False)]
 
     # Inside
 
     def _id(self, word: str) -> int:
-        number = self._ids.get(word, self._ids.get(word.lower()))
+        # As it is, in lower case, or the piece with which that word begins.
+        spellings = (word, word.lower(), WORD_BEGINS + word)
+        number = next((self._ids[w] for w in spellings if w in self._ids), None)
         if number is None or number in (PAD, BOS):
             raise UserError(f"{word!r}: not a word of {self.name}")
         return number

@@ -164,6 +164,13 @@ def test_questions_that_make_no_sense_are_errors(respondent, scenes):
         respondent.see_text("a sentence")
 
 
+def test_pieces_are_found_by_the_words_that_they_begin(respondent):
+    pieces = dataclasses.replace(respondent.run.vocabulary, words=("\u2581red", "dish", "\u2581re"))
+    other = Respondent("pieces", dataclasses.replace(respondent.run, vocabulary=pieces))
+    assert other.begins("re") == ["\u2581red", "\u2581re"]
+    assert [other._id(word) for word in ("red", "\u2581red", "dish", "re")] == [4, 4, 5, 6]
+
+
 def test_words_begin_as_asked(respondent):
     found = respondent.begins("R")
     assert "red" in found and all(word.startswith("r") for word in found)

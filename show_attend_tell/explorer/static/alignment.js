@@ -23,7 +23,7 @@ export function AlignmentMatrix({ reading, kind, largest, index, label, onChoose
     ref=${table} onKeyDown=${onKeyDown} onPointerLeave=${() => onHover(null)}>
     <caption class="unseen">${label}</caption>
     <thead><tr><td></td>${reading.source.map((token, j) => html`<th
-      key=${j} scope="col"><span>${token}</span></th>`)}</tr></thead>
+      key=${j} scope="col"><span>${shownWord(token)}</span></th>`)}</tr></thead>
     <tbody>${reading.steps.map((step, i) => html`<${MatrixRow}
       key=${i}
       ...${{ reading, step, i, kind, largest, at, across, setCursor, onChoose, onForce, onHover }}
@@ -107,7 +107,7 @@ export function AlignmentLinks({ reading, kind, index, label, onChoose, onHover 
     ref=${frame} role="group" aria-label=${label} onPointerLeave=${() => onHover(null)}>
     <div class="links-source">${reading.source.map((token, j) => html`<span
       key=${j} data-word=${token}
-      style=${{ "--share": here[j] }}>${token}</span>`)}</div>
+      style=${{ "--share": here[j] }}>${shownWord(token)}</span>`)}</div>
     <svg width=${middles?.width ?? 0} height=${LINK_HEIGHT} aria-hidden="true">
       ${fits && links.map(({ i, j, share }) => html`<path
         key=${`${i}-${j}`} class=${i === index ? "link chosen" : "link"}

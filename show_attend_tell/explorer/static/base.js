@@ -5,8 +5,9 @@ export const { useState, useEffect, useLayoutEffect, useRef, useMemo, useCallbac
 
 export const END_WORD = "<eos>";
 
+/** A word as people write it; pieces of words mark with "▁" where a word begins. */
 export function shownWord(word) {
-  return word === END_WORD ? "end" : word;
+  return word === END_WORD ? "end" : word.replace(/^▁(?=.)/u, "");
 }
 
 export function classes(...names) {

@@ -43,7 +43,7 @@ function SentenceField({ session, text, onText }) {
 
 function SentenceWord({ run, state, reading, given, index, onSay }) {
   const step = reading.steps[index];
-  const heading = step.gaze !== null ? `Made to read “${reading.source[step.gaze]}”` : "Likeliest words";
+  const heading = step.gaze !== null ? `Made to read “${shownWord(reading.source[step.gaze])}”` : "Likeliest words";
   return html`<div class="side">
     <h3>“${shownWord(step.word)}” <small>word ${index + 1} of ${reading.steps.length}</small></h3>
     <${TopWords}
