@@ -225,9 +225,7 @@ class Subwords:
           IndexError: an id is outside 0 .. V-1.
         """
         pieces = [self._processor.id_to_piece(i) for i in _said(ids, len(self), "piece")]
-        if pieces and not pieces[0].startswith(
-            WORD_BEGINS
-        ):  # a text begins with a word
+        if pieces and not pieces[0].startswith(WORD_BEGINS):  # a text begins with a word
             pieces[0] = WORD_BEGINS + pieces[0]
         return pieces
 
