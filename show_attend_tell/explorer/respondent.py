@@ -57,17 +57,16 @@ class Respondent:
     Args:
       name: what askers call it.
       run: the run.
+
+    Attributes:
+      words: its words by id.
     """
 
     def __init__(self, name: str, run: Run):
         self.name, self.run = name, run
+        self.words = [*SPECIALS, *run.vocabulary.words]
         self._ids = {word: i for i, word in enumerate(self.words)}
         self._kept: OrderedDict[Hashable, Seen] = OrderedDict()
-
-    @property
-    def words(self) -> list[str]:
-        """Its words by id."""
-        return [*SPECIALS, *self.run.vocabulary.words]
 
     @property
     def reads_words(self) -> bool:
