@@ -7,7 +7,7 @@ from typing import Any
 from show_attend_tell import files
 from show_attend_tell.errors import UserError
 from show_attend_tell.explorer.explorer import Explorer
-from show_attend_tell.explorer.offline import compact, compact_cells, content, described
+from show_attend_tell.explorer.offline import content, described
 from show_attend_tell.explorer.page import one_file
 
 LARGEST = 50_000_000  # bytes of a file
@@ -39,10 +39,8 @@ def export(explorer: Explorer, path: Path, ids: Sequence[str]) -> int:
         pictures[key] = described(kept.facts, kept.picture)
         readings[key], gazes[key] = {}, {}
         for respondent in respondents:
-            seen = respondent.see_picture(key, kept.picture)
-            reading = respondent.caption(seen)
-            readings[key][respondent.name] = compact(reading)
-            gazes[key][respondent.name] = compact_cells(respondent.gazes_of(seen, reading))
+            name = respondent.name
+            readings[key][name], gazes[key][name] = respondent.for_file(key, kept.picture)
         size += len(str(pictures[key])) + len(str(readings[key])) + len(str(gazes[key]))
         if size > LARGEST:
             raise UserError(

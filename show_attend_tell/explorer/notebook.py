@@ -5,7 +5,7 @@ from hashlib import sha256
 
 from show_attend_tell.data.images import Picture, picture_size
 from show_attend_tell.explorer.answers import PictureFacts, Session
-from show_attend_tell.explorer.offline import compact, compact_cells, content, described
+from show_attend_tell.explorer.offline import content, described
 from show_attend_tell.explorer.page import one_file
 from show_attend_tell.explorer.pictures import encoded
 from show_attend_tell.explorer.respondent import Respondent
@@ -21,11 +21,9 @@ def view(run: Run, names: Sequence[str], pictures: Sequence[Picture]) -> str:
         key = f"picture-{number}-{sha256(content_of).hexdigest()[:12]}"
         height, width = picture_size(content_of)
         facts = PictureFacts(id=key, name=name, width=width, height=height, origin="upload")
-        seen = respondent.see_picture(key, content_of)
-        reading = respondent.caption(seen)
         shown[key] = described(facts, content_of)
-        readings[key] = {respondent.name: compact(reading)}
-        gazes[key] = {respondent.name: compact_cells(respondent.gazes_of(seen, reading))}
+        reading, cells = respondent.for_file(key, content_of)
+        readings[key], gazes[key] = {respondent.name: reading}, {respondent.name: cells}
     session = Session(
         runs=[respondent.facts()],
         examples=[],  # `content` lists the shown pictures

@@ -30,6 +30,7 @@ from show_attend_tell.explorer.answers import (
     Step,
     WordChance,
 )
+from show_attend_tell.explorer.offline import compact, compact_cells
 from show_attend_tell.inference import explaining
 from show_attend_tell.inference.captioning import image_inputs, make_decode
 from show_attend_tell.inference.explaining import Explained, Gazes
@@ -227,6 +228,15 @@ class Respondent:
             np.full(length, EOS),
         )
         return [self._cells(around, t, _count(seen.places)) for t in range(len(reading.steps))]
+
+    def for_file(self, key: str, picture: Picture) -> tuple[dict[str, Any], list[Any]]:
+        """Its caption of a picture and the words of every place, as a page without a server has it.
+
+        See `offline.content`: the reading, and its part of `gazes`.
+        """
+        seen = self.see_picture(key, picture)
+        reading = self.caption(seen)
+        return compact(reading), compact_cells(self.gazes_of(seen, reading))
 
     def decoding(self, beam: int | None, context: str | None) -> Decode:
         """How it searches: as the run does, but for what the asker changes."""
