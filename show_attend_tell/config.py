@@ -122,13 +122,16 @@ def load_run(path: Path, overrides: Sequence[str] = ()) -> Settings:
 
 
 def _migrated(content: dict[str, Any]) -> dict[str, Any]:
-    """A run's config with the current keys. A missing key behaved like its current default."""
+    """A run's config with the current keys. Most missing keys behaved like today's defaults."""
     encoder = content.get("encoder")
     if isinstance(encoder, dict) and "trainable" in encoder:  # before 0.1
         encoder["trainable_from"] = "all" if encoder.pop("trainable") else ""
     data = content.get("data")
     if isinstance(data, dict) and data.get("name") in PAIR_SETS:
         data.setdefault("vocabulary", "ptb")
+    decoder = content.get("decoder")
+    if isinstance(decoder, dict):
+        decoder.setdefault("dropout_bits", 32)
     return content
 
 

@@ -35,17 +35,14 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from show_attend_tell import settings
 from show_attend_tell.errors import UserError
+from show_attend_tell.models import native
+from show_attend_tell.models.products import Linear, combine, compare, matmul
 from show_attend_tell.models.sparse import entmax, sparsemax
 from show_attend_tell.models.straight_through import Relaxation, straight_through
 
 # Log-weight of a place that is not attended to. Its exponential is exactly 0; it is finite, so that
 # 0 times it is 0 and not NaN.
 _NEVER = -1e9
-
-
-def matmul(x: Float[Array, "*S I"], matrix: Float[Array, "I J"]) -> Float[Array, "*S J"]:
-    """x times the matrix, in the matrix's number format, summed in float32."""
-    return jnp.matmul(x.astype(matrix.dtype), matrix, preferred_element_type=jnp.float32)
 
 
 READ_OUTS = {"sparsemax": sparsemax, "entmax": entmax}
@@ -117,7 +114,7 @@ class Attention(nnx.Module):
             )
         self.temperature = math.inf if options.kind == "none" else options.temperature
         self.dtype = jnp.dtype(dtype)
-        linear = partial(nnx.Linear, use_bias=False, rngs=rngs)
+        linear = partial(Linear, use_bias=False, rngs=rngs)
         # `key` is U (or W_a, W_k), for annotation vectors; `query` is W (or W_q), for h.
         key = partial(linear, features, dtype=self.dtype)
         if score == "concat":  # initialised as parts of one matrix of D + H inputs
@@ -221,8 +218,7 @@ def scores_of_query(
     """
     if v is not None:
         return _additive_scores(_exp_twice(query), keys, v)
-    query = query.astype(keys.dtype)
-    return jnp.einsum("bra,bla->brl", query, keys, preferred_element_type=jnp.float32)
+    return compare(query, keys)
 
 
 def _exp_twice(x: Float[Array, "*S"]) -> Float[Array, "*S"]:
@@ -242,17 +238,29 @@ def _additive_scores(
 
 
 def _additive_scores_forward(query, keys, v):
-    return _additive_scores(query, keys, v), (query, keys, v)
+    return native.scores(query, keys, v, _additive_scores), (query, keys, v)
 
 
 def _additive_scores_backward(residuals, d_scores):
-    # The (B, R, L, A) activations are by far the largest intermediate of a step. Each of the three
-    # sums recomputes them, so that a caller who wants only one does not pay for the others.
+    # The (B, R, L, A) activations are by far the largest intermediate of a step. Each of the sums
+    # recomputes them, so that a caller who wants only one does not pay for the others.
     # With r = 1 / (1 + k q), dr/dk = -r (1 - r) / k, and q likewise.
     query, keys, v = residuals
+    of_query = native.query_sums(query, keys, d_scores, _query_sums)
+    of_keys, of_v = native.memory_sums(query, keys, d_scores, _memory_sums)
+    twice_v = 2 * v[None, None]
+    d_v = d_scores.sum() - 2 * of_v.sum(axis=0)
+    return twice_v * of_query / query, twice_v * of_keys / keys, d_v
+
+
+def _query_sums(query, keys, d_scores):
     ratios = 1 / (1 + keys[:, None] * query[:, :, None])
-    d_v = d_scores.sum() - 2 * (d_scores[..., None] * ratios).sum(axis=(0, 1, 2))
-    d_query = jnp.einsum("brl,brla->bra", d_scores, ratios * (1 - ratios))
+    return jnp.einsum("brl,brla->bra", d_scores, ratios * (1 - ratios))
+
+
+def _memory_sums(query, keys, d_scores):
+    ratios = 1 / (1 + keys[:, None] * query[:, :, None])
+    of_v = (d_scores[..., None] * ratios).sum(axis=(1, 2))
 
     def add_row(d_keys, row):  # on CPUs XLA's own sum over rows takes several times as long
         query, d_scores = row
@@ -260,9 +268,7 @@ def _additive_scores_backward(residuals, d_scores):
         return d_keys + d_scores[..., None] * ratios * (1 - ratios), None
 
     rows = query.swapaxes(0, 1), d_scores.swapaxes(0, 1)
-    d_keys, _ = jax.lax.scan(add_row, jnp.zeros_like(keys), rows)
-    twice_v = 2 * v[None, None]
-    return twice_v * d_query / query, twice_v * d_keys / keys, d_v
+    return jax.lax.scan(add_row, jnp.zeros_like(keys), rows)[0], of_v
 
 
 _additive_scores.defvjp(_additive_scores_forward, _additive_scores_backward)
@@ -366,6 +372,7 @@ def read_context(
     log_alpha: Float[Array, "B R L"],
     annotations: Float[Array, "B L D"],
     choice: Choice | None = None,
+    turned: Float[Array, "B D L"] | None = None,
 ) -> tuple[Float[Array, "B R D"], Int[Array, "B R"]]:
     """The context, before the gate beta, and the location s_t.
 
@@ -373,6 +380,9 @@ def read_context(
     eq. 13); with one it is a_s (stochastic hard attention, eq. 8-9). s = argmax(log alpha + noise)
     is a sample from alpha if the noise is Gumbel noise. No gradient flows through s without a
     relaxation.
+
+    Args:
+      turned: see `products.combine`.
     """
     alpha = jnp.exp(log_alpha)
     if choice is None:
@@ -384,6 +394,4 @@ def read_context(
         if choice.relaxation is not None:
             sampled = straight_through(sampled > 0, log_alpha, choice.noise, choice.relaxation)
         weights = jnp.where(choice.expected[..., None], alpha, sampled)
-    weights = weights.astype(annotations.dtype)
-    context = jnp.einsum("brl,bld->brd", weights, annotations, preferred_element_type=jnp.float32)
-    return context, location
+    return combine(weights, annotations, turned), location

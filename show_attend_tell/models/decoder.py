@@ -25,12 +25,12 @@ from show_attend_tell.models.attention import (
     Attention,
     Choice,
     coordinates,
-    matmul,
     mean_vector,
 )
-from show_attend_tell.models.dropouts import shared_dropout, withheld
+from show_attend_tell.models.dropouts import Dropout, shared_dropout, withheld
 from show_attend_tell.models.packed import caption_starts, input_words, time_first, time_last
 from show_attend_tell.models.parts import Parts, bias_of, with_scene
+from show_attend_tell.models.products import Embedding, Linear, matmul
 from show_attend_tell.models.recurrence import Memory, WordInputs
 from show_attend_tell.models.teacher_forced import TeacherForced
 
@@ -90,17 +90,17 @@ class Decoder(nnx.Module):
         self.own_keys = bool(attention.keys)
         self.layer_norm = sizes.layer_norm
         features = self.parts.values.size
-        linear = partial(nnx.Linear, dtype=self.dtype, rngs=rngs)
+        linear = partial(Linear, dtype=self.dtype, rngs=rngs)
         self.projection = linear(features, sizes.projection) if sizes.projection else None
         self.features = features = sizes.projection or features
         from_mean = sizes.initial_state == "mean"
         self.init_h = linear(features, sizes.hidden) if from_mean else None
         self.init_c = linear(features, sizes.hidden) if from_mean else None
-        self.embed = nnx.Embed(
+        self.embed = Embedding(
             vocabulary,
             sizes.embedding,
+            product_dtype=self.dtype,
             embedding_init=nnx.initializers.normal(0.1),
-            dtype=self.dtype,
             rngs=rngs,
         )
         self.attention = Attention(
@@ -115,8 +115,8 @@ class Decoder(nnx.Module):
         self.gate = nnx.Linear(sizes.hidden, 1, rngs=rngs) if sizes.gate else None
         self._make_recurrent_layers(sizes, attention, features, rngs)
         self._make_output_layers(sizes, vocabulary, features, rngs)
-        self.dropout = nnx.Dropout(sizes.dropout)
-        self.annotation_dropout = nnx.Dropout(sizes.annotation_dropout)
+        self.dropout = Dropout(sizes.dropout, sizes.dropout_bits)
+        self.annotation_dropout = Dropout(sizes.annotation_dropout, sizes.dropout_bits)
         constant = nnx.Param(jnp.zeros((2, sizes.hidden)))  # h_0 and c_0 before tanh
         self.first_state = constant if sizes.initial_state == "learned" else None
         self.scene_dropout, self.scene_scale = sizes.scene_dropout, sizes.scene_scale
@@ -131,7 +131,7 @@ class Decoder(nnx.Module):
         features: int,
         rngs: nnx.Rngs,
     ) -> None:
-        linear = partial(nnx.Linear, dtype=self.dtype, rngs=rngs)
+        linear = partial(Linear, dtype=self.dtype, rngs=rngs)
         hidden, reads = sizes.hidden, attention.state_reads
         luong = attention.order == "current" and reads not in ("nothing", "posterior")
         # One layer for words and one for the state: words enter in one product before the scan.
@@ -150,7 +150,7 @@ class Decoder(nnx.Module):
     def _make_output_layers(
         self, sizes: settings.Decoder, vocabulary: int, features: int, rngs: nnx.Rngs
     ) -> None:
-        linear = partial(nnx.Linear, dtype=self.dtype, rngs=rngs)
+        linear = partial(Linear, dtype=self.dtype, rngs=rngs)
         self.output_tanh, self.state_tanh = sizes.output_tanh, sizes.state_tanh
         self.product_form = sizes.product_form
         self.output_h = linear(sizes.hidden, sizes.embedding, use_bias=False)
@@ -166,7 +166,7 @@ class Decoder(nnx.Module):
         """What the steps need of annotation vectors (B, L, F). A `key` switches dropout on."""
         encoded, mask = annotations.vectors.astype(jnp.float32), annotations.mask
         a = self.parts.values.of(encoded, normalised=self.layer_norm)
-        a = self.annotation_dropout(a, deterministic=key is None, rngs=key)
+        a = self.annotation_dropout(a, key)
         if self.projection is not None:
             a = self.projection(a)
         h0, c0 = self.begin(a, mask)
@@ -206,7 +206,7 @@ class Decoder(nnx.Module):
         scene = self.parts.scene.of(encoded, normalised=self.layer_norm)
         seen = self.scene_scale * mean_vector(scene, mask)
         own = None if key is None else jax.random.fold_in(key, 1)
-        seen = self.annotation_dropout(seen, deterministic=key is None, rngs=own)
+        seen = self.annotation_dropout(seen, own)
         return withheld(self.output_scene(seen).astype(jnp.float32), self.scene_dropout, key)
 
     def begin(
@@ -304,7 +304,7 @@ class Decoder(nnx.Module):
             hidden = embedded + hidden + self.output_z(z)
         if self.output_tanh:
             hidden = jnp.tanh(hidden)
-        return self._logits(self.dropout(hidden, deterministic=key is None, rngs=key))
+        return self._logits(self.dropout(hidden, key))
 
     def _state_term(
         self,
@@ -316,7 +316,7 @@ class Decoder(nnx.Module):
         hidden = with_scene(embedded + self.output_h(h), scene)
         if self.state_tanh:
             hidden = jnp.tanh(hidden)
-        return self.dropout(hidden, deterministic=key is None, rngs=key)
+        return self.dropout(hidden, key)
 
     def _place_term(
         self, read: Float[Array, "B *S D"], key: PRNGKeyArray | None
@@ -428,7 +428,7 @@ class Decoder(nnx.Module):
         starts = caption_starts(tokens)
         given, memory = time_first(input_words(tokens)), self.with_place_terms(memory)
         embedded = self.embed(given)
-        embedded = self.dropout(embedded, deterministic=keys[0] is None, rngs=keys[0])
+        embedded = self.dropout(embedded, keys[0])
         if choice is not None:
             choice = choice.with_noises(jax.tree.map(time_first, choice.noises))
         words = self.word_inputs(memory, given, embedded)

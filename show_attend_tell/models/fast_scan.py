@@ -36,7 +36,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from show_attend_tell.models.attention import Choice, matmul, scores_of_query
+from show_attend_tell.models.attention import Choice, scores_of_query
+from show_attend_tell.models.products import combine, matmul, sum_of_products, transposed
 from show_attend_tell.models.recurrence import (
     Matrices,
     Memory,
@@ -104,9 +105,14 @@ def _zero_taps(weights: Weights, memory: Memory, shape: tuple[int, ...]) -> Taps
 def _forward(weights, memory, words, starts, choice):
     assert weights.config.reads != "posterior", "no gradient of the predictor"
 
+    # Each step of the backward pass multiplies by these.
+    matrices = jax.tree.map(transposed, weights.matrices)
+    vectors = None if memory.annotations is None else transposed(memory.annotations)
+
     def differentiable(h0, c0, words, small, taps):
-        own = memory._replace(h0=h0, c0=c0)
-        h, output = scan(weights._replace(**small), own, words, starts, choice, taps)
+        own = memory._replace(h0=h0, c0=c0, turned=vectors)
+        given = weights._replace(**small, turned=matrices)
+        h, output = scan(given, own, words, starts, choice, taps)
         return (h, output._replace(location=None)), output.location
 
     small = {name: getattr(weights, name) for name in _SUMMED_IN_LOOP}
@@ -129,7 +135,7 @@ def _backward(residuals: _Residuals, cotangents: tuple[Array, StepOutput]):
         d_products = d_products._replace(lstm=d_words.gates)
     d_matrices = Matrices(
         *(
-            None if m is None else _over_steps("tbri,tbrj->ij", multiplied[name](), d, m)
+            None if m is None else sum_of_products(multiplied[name](), d, m.dtype).astype(m.dtype)
             for name, m, d in zip(Matrices._fields, weights.matrices, d_products, strict=True)
         )
     )
@@ -142,12 +148,6 @@ def _backward(residuals: _Residuals, cotangents: tuple[Array, StepOutput]):
 
 
 run.defvjp(_forward, _backward)
-
-
-def _over_steps(equation: str, a: Array, b: Array, like: Array) -> Array:
-    """A sum of products over all steps, in the number format of `like`, added up in float32."""
-    a, b = a.astype(like.dtype), b.astype(like.dtype)
-    return jnp.einsum(equation, a, b, preferred_element_type=jnp.float32).astype(like.dtype)
 
 
 def _memory_gradients(
@@ -179,7 +179,9 @@ def _memory_gradients(
         assert output.location is not None
         chosen = jax.nn.one_hot(output.location, read.shape[-1], dtype=read.dtype)
         read = jnp.where(choice.expected[..., None], read, chosen)
-    d_annotations = _over_steps("tbrl,tbrd->bld", read, d_taps.context, annotations)
+    turned = transposed(rows(read.astype(annotations.dtype)))
+    d_annotations = combine(turned, rows(d_taps.context).astype(annotations.dtype))
+    d_annotations = d_annotations.astype(annotations.dtype)
     return d_score, d_keys, d_annotations
 
 

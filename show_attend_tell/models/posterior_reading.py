@@ -23,8 +23,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from show_attend_tell.models.attention import matmul, read_context
+from show_attend_tell.models.attention import read_context
 from show_attend_tell.models.product_form import balanced, below_maximum, log_normalisers
+from show_attend_tell.models.products import matmul
 from show_attend_tell.tokens import BOS
 
 

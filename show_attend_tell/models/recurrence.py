@@ -26,10 +26,10 @@ from show_attend_tell.models.attention import (
     Noises,
     Window,
     log_weights,
-    matmul,
     read_context,
     scores_of_query,
 )
+from show_attend_tell.models.products import Linear, matmul
 
 # times(name, x): the product of x with the matrix of that name, see `multiplier`.
 Times = Callable[[str, Float[Array, "B R I"]], Float[Array, "B R J"]]
@@ -81,7 +81,7 @@ class SelfAttention(nnx.Module):
         dtype: str | jnp.dtype = "float32",
         rngs: nnx.Rngs,
     ):
-        linear = partial(nnx.Linear, dtype=jnp.dtype(dtype), rngs=rngs)
+        linear = partial(Linear, dtype=jnp.dtype(dtype), rngs=rngs)
         self.key = linear(hidden, units, use_bias=False)  # W_h
         self.query = linear(hidden, units, use_bias=False)  # W_h~
         self.word = linear(embedding, units)  # W_x
@@ -100,6 +100,7 @@ class Memory(NamedTuple):
     extent: Float[Array, "B K"] | None = None  # number of places along each coordinate
     scene: Float[Array, "B E"] | None = None  # what the whole input adds to every prediction
     place_terms: posterior_reading.PlaceTerms | None = None  # only while a posterior is read
+    turned: Float[Array, "B D L"] | None = None  # the annotations, for `fast_scan`
 
 
 class Matrices(NamedTuple):
@@ -128,6 +129,7 @@ class Weights(NamedTuple):
     self_score: Float[Array, " A"] | None = None  # v of self-attention
     predictor: posterior_reading.Predictor | None = None  # where a posterior is read
     config: StepConfig = StepConfig()
+    turned: Matrices | None = None  # the transposed matrices, for `fast_scan`
 
 
 class WordInputs(NamedTuple):
@@ -243,7 +245,7 @@ def step(
         expectation; None is soft attention.
       taps: of this step, for `fast_scan`.
     """
-    times = multiplier(weights.matrices, taps)
+    times = multiplier(weights, taps)
     config = weights.config
     attend = partial(attend_with, weights, memory, state.time, times, taps)
     h, c, tape, self_log_alpha, carried = state.h, state.c, None, None, None
@@ -287,11 +289,11 @@ def step(
     return state, output
 
 
-def multiplier(matrices: Matrices, taps: Taps | None = None) -> Times:
+def multiplier(weights: Weights, taps: Taps | None = None) -> Times:
     """The function by which a step multiplies by its matrices, so that each product has its tap."""
 
     def times(name: str, x: Float[Array, "B R I"]) -> Float[Array, "B R J"]:
-        y = matmul(x, getattr(matrices, name))
+        y = matmul(x, getattr(weights.matrices, name), getattr(weights.turned, name, None))
         tap = None if taps is None else getattr(taps.products, name)
         return y if tap is None else y + tap
 
@@ -319,7 +321,7 @@ def attend_with(
         scores = scores + taps.scores
     window = _window(weights, memory, time, times, h)
     log_alpha = log_weights(scores, memory.mask, window, weights.config.read_out)
-    context, location = read_context(log_alpha, memory.annotations, choice)
+    context, location = read_context(log_alpha, memory.annotations, choice, memory.turned)
     if taps is not None and taps.context is not None:
         context = context + taps.context
     beta = jnp.ones(log_alpha.shape[:-1], log_alpha.dtype)

@@ -83,7 +83,7 @@ def _attend_after(
         weights,
         memory,
         _rows(steps_since_start(starts)),
-        multiplier(matrices),
+        multiplier(weights),
         None,
         _choice_of_rows(choice, len(starts)),
         _rows(attending),

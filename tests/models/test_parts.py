@@ -11,6 +11,7 @@ from show_attend_tell import settings
 from show_attend_tell.errors import UserError
 from show_attend_tell.models.attention import Annotations
 from show_attend_tell.models.decoder import Decoder
+from show_attend_tell.models.dropouts import Dropout
 from show_attend_tell.models.parts import Part, Parts
 
 SECTIONS = (("early", 2), ("late", 3), ("early", 1))  # two encoders, the second without "late"
@@ -95,7 +96,7 @@ def test_training_withholds_the_scene_from_a_share_of_the_images():
 
 def test_dropout_of_vectors_takes_single_features_of_the_scene():
     decoder = make(values=("early",), scene_dropout=0.0)
-    decoder.annotation_dropout = nnx.Dropout(0.5)
+    decoder.annotation_dropout = Dropout(0.5, 8)
     decoder.output_scene.kernel[...] = jnp.eye(3)
     many = Annotations(jnp.tile(VECTORS[:1], (400, 1, 1)))
     whole = np.asarray(decoder.memory(many).scene)
