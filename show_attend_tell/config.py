@@ -132,6 +132,7 @@ def _migrated(content: dict[str, Any]) -> dict[str, Any]:
     decoder = content.get("decoder")
     if isinstance(decoder, dict):
         decoder.setdefault("dropout_bits", 32)
+        decoder.setdefault("dtype", "float32")
     return content
 
 

@@ -122,6 +122,13 @@ def any_process(flag: bool) -> bool:
     return bool(multihost_utils.process_allgather(np.array(flag)).any())
 
 
+def from_first(number: int) -> int:
+    """The number that the first process passes; all processes must call this."""
+    if jax.process_count() == 1:
+        return number
+    return int(multihost_utils.broadcast_one_to_all(np.array(number)))
+
+
 def _mesh() -> Mesh:
     # Sorted by process, so that each holds consecutive images. A mesh optimised for speed may
     # order the devices differently.

@@ -15,6 +15,7 @@ from typing import ClassVar, cast
 from show_attend_tell.errors import UserError
 from show_attend_tell.schema import Group, setting
 
+FORMATS = ("float32", "bfloat16")  # of numbers in products
 SCORES = ("additive", "concat", "dot", "general", "scaled_dot")
 WINDOWS = ("global", "local_m", "local_p")
 SUMMED_OVER_PLACES = ("marginal", "top_k", "variational")
@@ -450,9 +451,10 @@ class Decoder(Group):
     gate: bool = setting(True, "scale the context by the gate beta_t")
     tied: bool = setting(True, "use the transposed embedding as output matrix (Press and Wolf)")
     dtype: str = setting(
-        "float32",
-        "number format of products; `bfloat16` is for accelerators",
-        choices=("float32", "bfloat16"),
+        "auto",
+        "number format of products: `float32`, `bfloat16`, or `auto`, which a run replaces by "
+        "whichever is faster on its device when it begins",
+        choices=("auto", *FORMATS),
     )
 
     def check(self) -> None:

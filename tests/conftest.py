@@ -23,6 +23,9 @@ if version("jaxlib").startswith("0.10."):  # XLA ends a process that names a fla
     XLA_FLAGS += ["--xla_cpu_use_fusion_emitters=false", "--xla_cpu_parallel_codegen_split_count=1"]
 os.environ.setdefault("XLA_FLAGS", " ".join(XLA_FLAGS))
 
+# Runs choose the same number format on every machine.
+os.environ.setdefault("SHOW_ATTEND_TELL_DTYPE", "float32")
+
 import jax  # noqa: E402  (reads the environment)
 import pytest  # noqa: E402
 import submitit  # noqa: E402, F401  (its import closes what logging writes to: before a test captures that)

@@ -36,6 +36,7 @@ ORDER = (
     "memory",
     "errors",
     "files",
+    "machine",
     "tokens",
     "devices",
     "schema",

@@ -26,6 +26,7 @@ from show_attend_tell.evaluation.boxes import Places
 from show_attend_tell.models.captioner import all_weights, frozen_weights, trained_weights
 from show_attend_tell.models.encoders import Encoder, ImageEncoder
 from show_attend_tell.objectives.rewards import IdfTable, idf_table
+from show_attend_tell.runs import number_format
 from show_attend_tell.runs.build import (
     build_captioner,
     build_encoder,
@@ -73,10 +74,14 @@ def train(settings: Settings, workdir: Path, *, console: Console | None = None) 
     if not task.reads_words:
         encoder = build_encoder(settings)
         settings = _pinned(settings, encoder)
+    settings = number_format.pinned(settings, folder.settings() if folder.has_config else None)
     if devices.is_first():
         folder.claim(settings)
     devices.wait_for_all()
-    console.print(f"data: {settings.data.name}, encoder: {settings.encoder.name}")
+    console.print(
+        f"data: {settings.data.name}, encoder: {settings.encoder.name}, products in "
+        f"{settings.decoder.dtype}"
+    )
     data = _load_data(settings, task, folder, encoder, console)
     return _Session(settings, task, folder, data, console).run()
 

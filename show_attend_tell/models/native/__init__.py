@@ -14,7 +14,6 @@ import ctypes
 import hashlib
 import logging
 import os
-import platform
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -26,6 +25,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
+
+from show_attend_tell import machine
 
 SOURCE = Path(__file__).with_name("additive_scores.cc")
 OFF = "SHOW_ATTEND_TELL_NATIVE"
@@ -59,7 +60,7 @@ def available() -> bool:
 def _built(compiler: str) -> Path:
     """The compiled library for this machine; made if it is not there yet."""
     command = [compiler, *_OPTIONS, f"-I{jax.ffi.include_dir()}"]
-    parts = [*command, version("jaxlib"), _processor()]
+    parts = [*command, version("jaxlib"), machine.processor()]
     digest = hashlib.sha256("\n".join(parts).encode() + SOURCE.read_bytes()).hexdigest()
     path = _folder() / f"additive_scores-{digest[:16]}.so"
     if not path.exists():
@@ -79,20 +80,7 @@ def _built(compiler: str) -> Path:
 
 
 def _folder() -> Path:
-    kept = getattr(jax.config, "jax_compilation_cache_dir", None)
-    if kept:
-        return Path(kept).with_name("native")
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(home) / "show_attend_tell" / "native"
-
-
-def _processor() -> str:
-    """What `-march=native` depends on: homes are shared between machines."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line for line in lines if line.startswith(("flags", "Features"))), "")
+    return machine.cache_folder() / "native"
 
 
 def _target(name: str) -> str:
