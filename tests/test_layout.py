@@ -35,10 +35,8 @@ PYTHON = [
 ORDER = (
     "memory",
     "errors",
-    "files",
-    "machine",
-    "tokens",
-    "devices",
+    *("files", "machine"),
+    *("tokens", "devices"),
     "schema",
     "settings",
     "config",

@@ -43,8 +43,7 @@ class Decoder(nnx.Module):
         `self_attention` every step of training keeps all earlier states, so memory grows with the
         square of a row's length. With `tied` L_o of the deep output is the transpose of the
         embedding E (Press and Wolf 2017, arXiv 1608.05859). With dtype `bfloat16` weights, sums,
-        scores, the softmax, the LSTM's state and the logits still are float32; `auto` is float32
-        here.
+        scores, softmax, the LSTM's state and logits still are float32; `auto` is float32 here.
       attention: kind, score, window, order and temperature. Order `previous` attends with h_{t-1}
         (Bahdanau, Xu). Order `current` attends with h_t and, unless the state reads nothing or a
         posterior, feeds its attentional state h~_t to the next step (Luong); h~_t then replaces h_t

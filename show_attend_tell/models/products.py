@@ -19,6 +19,8 @@ from flax import nnx
 from jax.experimental.layout import Layout, with_layout_constraint
 from jaxtyping import Array, Float
 
+from show_attend_tell.models import native
+
 
 def transposed(x: Float[Array, "*S I J"]) -> Float[Array, "*S J I"]:
     """The last two axes swapped; on CPUs as a copy that no product can absorb."""
@@ -195,18 +197,19 @@ _compare.defvjp(lambda *given: (_compare(*given), given), _compare_backward)
 
 @jax.custom_vjp
 def _combine_given(weights, vectors, turned):
-    return _batched(weights, vectors)
+    return native.combine(weights, vectors, _batched)
 
 
 def _combine_given_backward(residuals, d):
-    turned, like = residuals
-    return _batched(d, turned).astype(like.dtype), None, None
+    vectors, turned, like = residuals
+    d_weights = native.compare(d, vectors, lambda d, _: _batched(d, turned))
+    return d_weights.astype(like.dtype), None, None
 
 
 _combine_given.defvjp(
     lambda weights, vectors, turned: (
-        _batched(weights, vectors),
-        (turned, jnp.zeros((), weights.dtype)),
+        _combine_given(weights, vectors, turned),
+        (vectors, turned, jnp.zeros((), weights.dtype)),
     ),
     _combine_given_backward,
 )

@@ -29,6 +29,7 @@ from show_attend_tell.models.attention import (
     read_context,
     scores_of_query,
 )
+from show_attend_tell.models.cells import gru_cell, lstm_cell
 from show_attend_tell.models.products import Linear, matmul
 
 # times(name, x): the product of x with the matrix of that name, see `multiplier`.
@@ -254,25 +255,25 @@ def step(
         h = tape.summary
 
     if weights.matrices.combine is not None:
-        h, c = _lstm(c, words.gates + times("lstm", _joined(h, state.attentional)))
+        h, c = lstm_cell(c, words.gates + times("lstm", _joined(h, state.attentional)))
         output = attend(choice, h)
         combined = jnp.tanh(times("combine", _joined(output.z, h)))
         output = output._replace(attentional=combined)
     elif memory.keys is None:
         output = StepOutput()
         if config.cell == "gru":
-            h = _gru(h, words.gates, times("lstm", h))
+            h = gru_cell(h, words.gates, times("lstm", h))
         else:
-            h, c = _lstm(c, words.gates + times("lstm", h))
+            h, c = lstm_cell(c, words.gates + times("lstm", h))
     elif config.reads == "nothing":
-        h, c = _lstm(c, words.gates + times("lstm", h))
+        h, c = lstm_cell(c, words.gates + times("lstm", h))
         output = attend(choice, h if config.order == "current" else state.h)
     elif config.reads == "posterior":
         places, predictor, terms = memory.place_terms, weights.predictor, words.terms
         assert places is not None and predictor is not None and terms is not None
         assert state.carried is not None and memory.annotations is not None
         read = posterior_reading.context(state.carried, terms, memory.annotations)
-        h, c = _lstm(c, words.gates + times("lstm", _joined(h, read)))
+        h, c = lstm_cell(c, words.gates + times("lstm", _joined(h, read)))
         output = attend(choice, h)
         assert output.log_alpha is not None
         carried = posterior_reading.carry(
@@ -282,7 +283,7 @@ def step(
         output = attend(choice, state.h)
         drawn = choice is None or config.reads == "drawn"
         fed = output if drawn else attend(None, state.h)
-        h, c = _lstm(c, words.gates + times("lstm", _joined(h, fed.z)))
+        h, c = lstm_cell(c, words.gates + times("lstm", _joined(h, fed.z)))
     state = State(h, c, state.time + 1, output.attentional, tape, carried)
     if tape is not None:
         output = output._replace(self_log_alpha=self_log_alpha, summary=tape.summary)
@@ -358,24 +359,6 @@ def forget_one(key, shape, dtype=jnp.float32, out_sharding=None):
     """Biases of the gates i, f, o, g: 1 for the forget gate (Jozefowicz et al. 2015), else 0."""
     del key, out_sharding
     return jnp.zeros(shape, dtype).at[shape[0] // 4 : shape[0] // 2].set(1)
-
-
-def _lstm(
-    c: Float[Array, "B R H"], gates: Float[Array, "B R G"]
-) -> tuple[Float[Array, "B R H"], Float[Array, "B R H"]]:
-    i, f, o, g = jnp.split(gates, 4, axis=-1)
-    c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
-    return jax.nn.sigmoid(o) * jnp.tanh(c), c
-
-
-def _gru(
-    h: Float[Array, "B R H"], of_word: Float[Array, "B R G"], of_h: Float[Array, "B R G"]
-) -> Float[Array, "B R H"]:
-    reset_x, update_x, new_x = jnp.split(of_word, 3, axis=-1)
-    reset_h, update_h, new_h = jnp.split(of_h, 3, axis=-1)
-    new = jnp.tanh(new_x + jax.nn.sigmoid(reset_x + reset_h) * new_h)
-    update = jax.nn.sigmoid(update_x + update_h)
-    return update * h + (1 - update) * new
 
 
 def _self_attend(

@@ -1,4 +1,4 @@
-"""Additive scores in C++, beside the same sums in NumPy with float64."""
+"""A step's functions in C++, beside NumPy with float64 and beside XLA."""
 
 import subprocess
 import sys
@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from show_attend_tell.models import attention, native
+from show_attend_tell.models import attention, native, products
+from show_attend_tell.models.cells import lstm_cell
 
 needs_compiler = pytest.mark.skipif(
     not native.available(), reason="no C++ compiler, or not one CPU device"
@@ -17,10 +18,6 @@ needs_compiler = pytest.mark.skipif(
 
 def drawn(number, *shape):
     return jax.random.normal(jax.random.key(number), shape)
-
-
-def refuse(*_):
-    raise AssertionError("XLA's version was traced for a CPU")
 
 
 # Units in whole blocks of 64, in parts of one, and both.
@@ -69,6 +66,44 @@ def test_gradients_are_those_of_xla(monkeypatch):
         np.testing.assert_allclose(ours, xla, rtol=1e-5, atol=1e-5)
 
 
+# Features in whole blocks of 64, in parts of one, and both.
+@needs_compiler
+@pytest.mark.parametrize("features", [64, 7, 131])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_vectors_are_combined_and_compared(features, dtype):
+    weights, d = drawn(0, 3, 2, 5), drawn(1, 3, 2, features)
+    vectors = drawn(2, 3, 5, features).astype(dtype)
+    exact = np.float64(vectors.astype(jnp.float32))
+    z = jax.jit(lambda w, a: native.combine(w, a, products._batched))(weights, vectors)
+    np.testing.assert_allclose(z, np.float64(weights) @ exact, atol=1e-5)
+    compared = jax.jit(lambda d, a: native.compare(d, a, refuse_on_accelerators))(d, vectors)
+    np.testing.assert_allclose(compared, np.float64(d) @ exact.swapaxes(1, 2), atol=2e-5)
+
+
+def refuse_on_accelerators(d, vectors):
+    return products._batched(d, vectors.swapaxes(1, 2))
+
+
+@needs_compiler
+@pytest.mark.parametrize("units", [16, 5])
+def test_the_cell_and_its_gradient_are_those_of_plain_autodiff(units, monkeypatch):
+    c, gates = drawn(0, 3, 2, units), 4 * drawn(1, 3, 2, 4 * units)
+    gates = gates.at[0, 0, 0].set(1000.0).at[0, 0, 1].set(-1000.0)  # no overflow
+    d = drawn(2, 3, 2, units), drawn(3, 3, 2, units)
+
+    def plain(c, gates):
+        i, f, o, g = jnp.split(gates, 4, axis=-1)
+        c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
+        return jax.nn.sigmoid(o) * jnp.tanh(c), c
+
+    expected, pull_back = jax.vjp(plain, c, gates)
+    for _ in range(2):  # in C++, then by XLA
+        got, own_pull_back = jax.vjp(lstm_cell, c, gates)
+        for ours, theirs in zip((*got, *own_pull_back(d)), (*expected, *pull_back(d)), strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=2e-5, atol=2e-6)
+        monkeypatch.setattr(native, "available", lambda: False)
+
+
 def test_without_a_compiler_xla_computes_the_scores(tmp_path):
     program = (
         "import os, logging; from show_attend_tell.models import native;"
@@ -93,5 +128,5 @@ def test_a_failing_compiler_is_named_once_and_nothing_breaks(tmp_path, monkeypat
         assert not native.available()
     finally:
         native.available.cache_clear()
-    assert "XLA computes additive scores" in caplog.text and str(broken) in caplog.text
+    assert "training is slower" in caplog.text and str(broken) in caplog.text
     assert not list((tmp_path / "native").iterdir())

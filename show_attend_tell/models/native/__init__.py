@@ -1,9 +1,10 @@
-"""Additive scores and their gradients in C++, for training on a CPU.
+"""What training computes inside of its scan on a CPU, besides products, in C++.
 
-A step's largest intermediate are the activations of its attention. `additive_scores.cc` computes
-what XLA does with them in a third of the time. It is compiled when a gradient is first traced, with
-the C++ compiler of the machine, and kept beside JAX's compiled programs. Where there is no
-compiler, on accelerators, and with several devices, XLA computes the scores.
+XLA runs each small operation of a step by itself, most of them on one thread, and divides for each
+of the attention's activations. The functions here take a third of that time. They are compiled when
+a gradient is first traced, with the C++ compiler of the machine, and kept beside JAX's compiled
+programs. Where there is no compiler, on accelerators, and with several devices, XLA does the work.
+Only gradients and the passes that they need use them: decoding never does.
 
 The environment variable SHOW_ATTEND_TELL_NATIVE=0 turns it off.
 
@@ -28,9 +29,14 @@ from jaxtyping import Array, Float
 
 from show_attend_tell import machine
 
-SOURCE = Path(__file__).with_name("additive_scores.cc")
+SOURCES = tuple(Path(__file__).with_name(name) for name in ("additive_scores.cc", "step.cc"))
+HEADER = Path(__file__).with_name("kernels.h")
 OFF = "SHOW_ATTEND_TELL_NATIVE"
-_FUNCTIONS = ("scores", "query", "memory")
+_FUNCTIONS = (
+    *("scores", "query", "memory"),
+    *("combine_float32", "combine_bfloat16", "compare_float32", "compare_bfloat16"),
+    *("cell", "cell_gradient"),
+)
 _OPTIONS = (
     *("-std=c++17", "-O3", "-march=native", "-mprefer-vector-width=512"),
     *("-ffast-math", "-fPIC", "-shared"),
@@ -52,7 +58,7 @@ def available() -> bool:
             function = jax.ffi.pycapsule(getattr(library, name))
             jax.ffi.register_ffi_target(_target(name), function, platform="cpu")
     except (OSError, subprocess.SubprocessError) as error:
-        logging.warning("XLA computes additive scores, since %s failed: %s", compiler, error)
+        logging.warning("training is slower: %s failed (%s)", compiler, error)
         return False
     return True
 
@@ -61,14 +67,15 @@ def _built(compiler: str) -> Path:
     """The compiled library for this machine; made if it is not there yet."""
     command = [compiler, *_OPTIONS, f"-I{jax.ffi.include_dir()}"]
     parts = [*command, version("jaxlib"), machine.processor()]
-    digest = hashlib.sha256("\n".join(parts).encode() + SOURCE.read_bytes()).hexdigest()
-    path = _folder() / f"additive_scores-{digest[:16]}.so"
+    texts = [path.read_bytes() for path in (HEADER, *SOURCES)]
+    digest = hashlib.sha256(b"\n".join(["\n".join(parts).encode(), *texts])).hexdigest()
+    path = _folder() / f"step-{digest[:16]}.so"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         made = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
             subprocess.run(
-                [*command, str(SOURCE), "-o", str(made)],
+                [*command, *map(str, SOURCES), "-o", str(made)],
                 check=True,
                 capture_output=True,
                 timeout=_SECONDS,
@@ -87,10 +94,15 @@ def _target(name: str) -> str:
     return f"show_attend_tell_{name}"
 
 
-def _on_cpu(name: str, like: Any, otherwise: Callable, *given: Array) -> Any:
-    """Calls a function on CPUs, and `otherwise` on accelerators; both return as `like` says."""
+def _call(name: str, like: Any, otherwise: Callable, *given: Array) -> Any:
+    """Calls a function on CPUs, and `otherwise` elsewhere; both return arrays as `like` says."""
+    if not available():
+        return otherwise(*given)
     call = jax.ffi.ffi_call(_target(name), like, vmap_method="sequential")
     return jax.lax.platform_dependent(*given, cpu=call, default=otherwise)
+
+
+_floats = partial(jax.ShapeDtypeStruct, dtype=jnp.float32)
 
 
 def scores(
@@ -100,9 +112,8 @@ def scores(
     otherwise: Callable,
 ) -> Float[Array, "B R L"]:
     """sum_a v (1 - 2 r), where r = 1 / (1 + k q); `otherwise` computes the same."""
-    if not available():
-        return otherwise(query, keys, v)
-    return _on_cpu("scores", _floats(query.shape[:2] + keys.shape[1:2]), otherwise, query, keys, v)
+    like = _floats((*query.shape[:2], keys.shape[1]))
+    return _call("scores", like, otherwise, query, keys, v)
 
 
 def query_sums(
@@ -112,9 +123,7 @@ def query_sums(
     otherwise: Callable,
 ) -> Float[Array, "B R A"]:
     """The sums over places of d r (1 - r); `otherwise` computes the same."""
-    if not available():
-        return otherwise(query, keys, d_scores)
-    return _on_cpu("query", _floats(query.shape), otherwise, query, keys, d_scores)
+    return _call("query", _floats(query.shape), otherwise, query, keys, d_scores)
 
 
 def memory_sums(
@@ -124,10 +133,46 @@ def memory_sums(
     otherwise: Callable,
 ) -> tuple[Float[Array, "B L A"], Float[Array, "B A"]]:
     """The sums over rows of d r (1 - r), and over places too of d r; `otherwise`: the same."""
-    if not available():
-        return otherwise(query, keys, d_scores)
     like = (_floats(keys.shape), _floats((keys.shape[0], keys.shape[2])))
-    return _on_cpu("memory", like, otherwise, query, keys, d_scores)
+    return _call("memory", like, otherwise, query, keys, d_scores)
 
 
-_floats = partial(jax.ShapeDtypeStruct, dtype=jnp.float32)
+def combine(
+    weights: Float[Array, "B R L"], vectors: Float[Array, "B L D"], otherwise: Callable
+) -> Float[Array, "B R D"]:
+    """Sums of vectors, float32 or bfloat16, with weights; `otherwise` computes the same."""
+    like = _floats((*weights.shape[:2], vectors.shape[2]))
+    return _call(f"combine_{vectors.dtype.name}", like, otherwise, weights, vectors)
+
+
+def compare(
+    x: Float[Array, "B R D"], vectors: Float[Array, "B L D"], otherwise: Callable
+) -> Float[Array, "B R L"]:
+    """Inner products with vectors, float32 or bfloat16; `otherwise` computes the same."""
+    like = _floats((*x.shape[:2], vectors.shape[1]))
+    return _call(f"compare_{vectors.dtype.name}", like, otherwise, x, vectors)
+
+
+def cell(
+    c: Float[Array, "B R H"], gates: Float[Array, "B R G"], otherwise: Callable
+) -> tuple[Float[Array, "B R H"], Float[Array, "B R H"]]:
+    """h and c of an LSTM after a step; `otherwise` computes the same."""
+    return _call("cell", (_floats(c.shape),) * 2, otherwise, c, gates)
+
+
+def cell_gradient(
+    c: Float[Array, "B R H"],
+    gates: Float[Array, "B R G"],
+    after: Float[Array, "B R H"],
+    d_h: Float[Array, "B R H"],
+    d_c: Float[Array, "B R H"],
+    otherwise: Callable,
+) -> tuple[Float[Array, "B R H"], Float[Array, "B R G"]]:
+    """Gradients towards c before the step and the gates; `otherwise` computes the same.
+
+    Args:
+      after: c after the step.
+      d_h, d_c: gradients towards what `cell` returns.
+    """
+    like = (_floats(c.shape), _floats(gates.shape))
+    return _call("cell_gradient", like, otherwise, c, gates, after, d_h, d_c)

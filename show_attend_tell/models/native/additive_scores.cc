@@ -8,56 +8,9 @@
 //
 // Symbols: B inputs, R rows, L places, A units. Arrays are row-major.
 
-#include <algorithm>
-#include <atomic>
-#include <condition_variable>
-#include <cstdint>
-#include <memory>
-#include <mutex>
-
-#include "xla/ffi/api/ffi.h"
-
-namespace ffi = xla::ffi;
-using Floats = ffi::Buffer<ffi::F32, 3>;
-using Vector = ffi::Buffer<ffi::F32, 1>;
-using FloatsOut = ffi::Result<Floats>;
-using Matrix = ffi::Buffer<ffi::F32, 2>;
-using MatrixOut = ffi::Result<Matrix>;
+#include "kernels.h"
 
 namespace {
-
-constexpr int kUnits = 64;  // units at a time: what is summed over them stays in registers
-// Beyond it 1 + k q overflows, and a refined reciprocal of infinity is not a number.
-constexpr float kLargest = 1e30f;
-
-// Compiled with -ffast-math, this is an approximation and one step of Newton's method.
-inline float Ratio(float k, float q) { return 1.0f / std::min(1.0f + k * q, kLargest); }
-
-// Calls work(0) ... work(count - 1) on the pool's threads and this one; returns once all are done.
-template <typename Work>
-void ForEach(ffi::ThreadPool& pool, int64_t count, Work work) {
-  struct Progress {
-    std::atomic<int64_t> next{0};
-    int64_t done = 0;
-    std::mutex mutex;
-    std::condition_variable all_done;
-  };
-  // Helpers may start only after the last item is taken, so they share what they look at.
-  auto progress = std::make_shared<Progress>();
-  auto run = [progress, count, work] {
-    int64_t mine = 0;
-    for (int64_t i; (i = progress->next.fetch_add(1)) < count; ++mine) work(i);
-    if (mine == 0) return;
-    std::lock_guard<std::mutex> lock(progress->mutex);
-    progress->done += mine;
-    if (progress->done == count) progress->all_done.notify_all();
-  };
-  const int64_t helpers = std::min<int64_t>(pool.num_threads(), count) - 1;
-  for (int64_t i = 0; i < helpers; ++i) pool.Schedule([run] { run(); });
-  run();
-  std::unique_lock<std::mutex> lock(progress->mutex);
-  progress->all_done.wait(lock, [&] { return progress->done == count; });
-}
 
 ffi::Error Scores(ffi::ThreadPool pool, Floats query, Floats keys, Vector v, FloatsOut scores) {
   const int64_t B = query.dimensions()[0], R = query.dimensions()[1], A = query.dimensions()[2];
@@ -72,7 +25,7 @@ ffi::Error Scores(ffi::ThreadPool pool, Floats query, Floats keys, Vector v, Flo
       for (int64_t r = 0; r < R; ++r) {
         const float* row = q + (b * R + r) * A;
         float sum = 0;
-        for (int64_t a = 0; a < A; ++a) sum += w[a] * Ratio(key[a], row[a]);
+        for (int64_t a = 0; a < A; ++a) sum += w[a] * Share(key[a] * row[a]);
         e[(b * R + r) * L + l] = total - 2 * sum;
       }
     }
@@ -84,11 +37,11 @@ template <int kWidth>
 void QueryBlock(const float* k, const float* q, const float* d, float* out, int64_t L, int64_t A,
                 int64_t width) {
   const int64_t n = kWidth ? kWidth : width;
-  float sum[kUnits] = {0};
+  float sum[kBlock] = {0};
   for (int64_t l = 0; l < L; ++l) {
     const float *key = k + l * A, d_score = d[l];
     for (int64_t a = 0; a < n; ++a) {
-      const float r = Ratio(key[a], q[a]);
+      const float r = Share(key[a] * q[a]);
       sum[a] += d_score * (r - r * r);
     }
   }
@@ -101,9 +54,9 @@ ffi::Error Query(ffi::ThreadPool pool, Floats query, Floats keys, Floats d_score
   const float *q = query.typed_data(), *k = keys.typed_data(), *d = d_scores.typed_data();
   float* sums = out->typed_data();
   ForEach(pool, B, [=](int64_t b) {
-    for (int64_t a = 0; a < A; a += kUnits) {
+    for (int64_t a = 0; a < A; a += kBlock) {
       for (int64_t row = b * R; row < (b + 1) * R; ++row) {
-        auto block = A - a >= kUnits ? QueryBlock<kUnits> : QueryBlock<0>;
+        auto block = A - a >= kBlock ? QueryBlock<kBlock> : QueryBlock<0>;
         block(k + b * L * A + a, q + row * A + a, d + row * L, sums + row * A + a, L, A, A - a);
       }
     }
@@ -115,11 +68,11 @@ template <int kWidth>
 void MemoryBlock(const float* key, const float* q, const float* d, float* keys_out, float* v_out,
                  int64_t R, int64_t L, int64_t A, int64_t width) {
   const int64_t n = kWidth ? kWidth : width;
-  float of_key[kUnits] = {0}, of_v[kUnits] = {0};
+  float of_key[kBlock] = {0}, of_v[kBlock] = {0};
   for (int64_t row = 0; row < R; ++row) {
     const float *query = q + row * A, d_score = d[row * L];
     for (int64_t a = 0; a < n; ++a) {
-      const float r = Ratio(key[a], query[a]), term = d_score * r;
+      const float r = Share(key[a] * query[a]), term = d_score * r;
       of_v[a] += term;
       of_key[a] += term - term * r;
     }
@@ -136,10 +89,10 @@ ffi::Error Memory(ffi::ThreadPool pool, Floats query, Floats keys, Floats d_scor
   float *key_sums = of_keys->typed_data(), *v_sums = of_v->typed_data();
   ForEach(pool, B, [=](int64_t b) {
     std::fill(v_sums + b * A, v_sums + (b + 1) * A, 0.0f);
-    for (int64_t a = 0; a < A; a += kUnits) {
+    for (int64_t a = 0; a < A; a += kBlock) {
       for (int64_t l = 0; l < L; ++l) {
         const int64_t place = (b * L + l) * A + a;
-        auto block = A - a >= kUnits ? MemoryBlock<kUnits> : MemoryBlock<0>;
+        auto block = A - a >= kBlock ? MemoryBlock<kBlock> : MemoryBlock<0>;
         block(k + place, q + b * R * A + a, d + b * R * L + l, key_sums + place,
               v_sums + b * A + a, R, L, A, A - a);
       }
