@@ -29,7 +29,8 @@ def _lstm_forward(c, gates):
 
 
 def _lstm_backward(residuals, d):
-    return native.cell_gradient(*residuals, *d, _lstm_gradient)
+    c, gates, after = residuals
+    return native.cell_gradient(c, gates, after, *d, otherwise=_lstm_gradient)
 
 
 def _lstm_gradient(c, gates, after, d_h, d_c):
