@@ -16,7 +16,7 @@ from pathlib import Path
 EXPERIMENT = "flickr8k:soft"
 PARTS = (
     *("train", "estimators", "objectives", "memory", "scaling"),
-    *("beam", "extract", "cnns", "input", "scale", "explore"),
+    *("beam", "extract", "cnns", "input", "scale", "explore", "estimates"),
 )
 DEFAULT = ("train", "memory", "scaling", "beam", "extract", "input")
 
@@ -60,6 +60,7 @@ def main() -> int:
 
     import cnns
     import decoding
+    import estimates
     import exploring
     import extraction
     import reading
@@ -95,6 +96,7 @@ def main() -> int:
             "input": lambda: reading.run(settings, rounds),
             "scale": lambda: scale.run(arguments.out),
             "explore": lambda: exploring.run(rounds),
+            "estimates": estimates.run,
         }
         for part in arguments.what:
             figures, table = run[part]()
