@@ -16,7 +16,7 @@ from pathlib import Path
 EXPERIMENT = "flickr8k:soft"
 PARTS = (
     *("train", "estimators", "objectives", "memory", "scaling"),
-    *("beam", "extract", "cnns", "input", "scale", "explore", "estimates"),
+    *("beam", "extract", "cnns", "input", "scale", "explore", "estimates", "captions"),
 )
 DEFAULT = ("train", "memory", "scaling", "beam", "extract", "input")
 
@@ -58,6 +58,7 @@ def main() -> int:
     if not torch:
         print("PyTorch and the peers are left out (pip install -e .[bench])", file=sys.stderr)
 
+    import captions
     import cnns
     import decoding
     import estimates
@@ -97,6 +98,7 @@ def main() -> int:
             "scale": lambda: scale.run(arguments.out),
             "explore": lambda: exploring.run(rounds),
             "estimates": estimates.run,
+            "captions": captions.run,
         }
         for part in arguments.what:
             figures, table = run[part]()
