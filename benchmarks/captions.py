@@ -14,21 +14,20 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from scale import own_memory
 from timing import print_table
 
 from show_attend_tell import config
-from show_attend_tell.data.batches import train_batches
-from show_attend_tell.data.examples import ExampleSource
+from show_attend_tell.data.batches import BatchPlan, train_batches
 from show_attend_tell.data.index import keep_lines, read_index
 from show_attend_tell.data.row_cache import RowCache
 from show_attend_tell.data.vocabulary import build_vocabulary
 from show_attend_tell.objectives.rewards import idf_table
+from show_attend_tell.settings import Settings
 from show_attend_tell.tokens import EOS
-from show_attend_tell.training.session import make_plan
 
 # Images, captions of each, and their words: mean and standard deviation.
 SETS = {
@@ -63,7 +62,7 @@ def run(sets: dict[str, tuple[int, int, float, float]] = SETS) -> tuple[dict[str
 def steps(folder: Path, images: int, each: int, mean: float, deviation: float) -> dict[str, Any]:
     """Seconds and memory of each step, in order."""
     given = config.load_experiment("coco:soft")
-    builder = cast(Any, _builder(folder))
+    builder = _Generated(folder)
     path = folder / "index-train.jsonl"
     keep_lines(builder, path, [], lambda: b"".join(lines(images, each, mean, deviation)))
     figures: dict[str, Any] = {}
@@ -81,15 +80,13 @@ def steps(folder: Path, images: int, each: int, mean: float, deviation: float) -
         "vocabulary",
         lambda: build_vocabulary(texts, kind="ptb", min_count=1, size=KEPT, subwords=0),
     )
-    source = cast(ExampleSource, SimpleNamespace(captions=lambda: captions))
-    size = given.train.batch_size
-    plan = step("plan", lambda: make_plan(given, source, vocabulary, batch_size=size))
 
-    def table() -> None:
-        encoded = ([[*vocabulary.encode_text(c), EOS] for c in of_one] for of_one in captions)
-        idf_table(encoded)
+    def encode() -> list[list[list[int]]]:
+        return [[[*vocabulary.encode_text(c), EOS] for c in of_one] for of_one in captions]
 
-    step("n-grams, for rewards", table)
+    encoded = step("numbers of words", encode)
+    plan = step("plan of batches", lambda: make_plan(given, encoded))
+    step("n-grams, for rewards", lambda: idf_table(encoded))
     ids = [image_id for image_id, _ in index]
     step("new cache", lambda: cache(folder, ids).load(progress=False))
     inputs = step("cache", lambda: cache(folder, ids).load(progress=False))
@@ -125,10 +122,29 @@ def cache(folder: Path, ids: list[str]) -> RowCache:
     )
 
 
-def _builder(folder: Path) -> SimpleNamespace:
-    """What reading an index needs of a builder whose records have no files."""
+def make_plan(given: Settings, encoded: list[list[list[int]]]) -> BatchPlan:
+    return BatchPlan(
+        encoded,
+        batch_size=given.train.batch_size,
+        rows=given.train.rows,
+        buckets=given.train.buckets,
+        max_length=given.data.max_length,
+        seed=given.seed,
+    )
+
+
+class _Generated:
+    """What reading an index needs of a builder, whose records have no files here."""
+
+    name = "generated"
     info = SimpleNamespace(splits={"train": SimpleNamespace(filepaths=[])})
-    return SimpleNamespace(name="generated", data_path=folder, data_dir_root=folder, info=info)
+
+    def __init__(self, folder: Path):
+        self.data_path = self.data_dir_root = folder
+
+    def reader(self) -> Any: ...
+    def as_data_source(self, split: str, *, decoders: Any) -> Any: ...
+    def download_and_prepare(self) -> None: ...
 
 
 class _Watch:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 EXPERIMENT = "flickr8k:soft"
 PARTS = (
-    *("train", "estimators", "objectives", "memory", "scaling"),
+    *("train", "estimators", "objectives", "memory", "scaling", "devices"),
     *("beam", "extract", "cnns", "input", "scale", "explore", "estimates", "captions"),
 )
 DEFAULT = ("train", "memory", "scaling", "beam", "extract", "input")
@@ -91,6 +91,7 @@ def main() -> int:
             "objectives": lambda: training.objectives(overrides, rounds),
             "memory": lambda: training.memory(settings),
             "scaling": lambda: scaling.run(settings, rounds, arguments.out),
+            "devices": lambda: scaling.layouts(settings, rounds),
             "beam": lambda: decoding.run(settings, rounds, peers, torch, arguments.workdir),
             "extract": lambda: extraction.run(rounds, torch),
             "cnns": lambda: cnns.run(rounds, torch),
