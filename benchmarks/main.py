@@ -15,8 +15,8 @@ from pathlib import Path
 
 EXPERIMENT = "flickr8k:soft"
 PARTS = (
-    *("train", "estimators", "objectives", "memory", "scaling"),
-    *("beam", "extract", "cnns", "input", "scale", "explore"),
+    *("train", "estimators", "objectives", "memory", "scaling", "devices"),
+    *("beam", "extract", "cnns", "input", "scale", "explore", "estimates", "captions"),
 )
 DEFAULT = ("train", "memory", "scaling", "beam", "extract", "input")
 
@@ -58,8 +58,10 @@ def main() -> int:
     if not torch:
         print("PyTorch and the peers are left out (pip install -e .[bench])", file=sys.stderr)
 
+    import captions
     import cnns
     import decoding
+    import estimates
     import exploring
     import extraction
     import reading
@@ -89,12 +91,15 @@ def main() -> int:
             "objectives": lambda: training.objectives(overrides, rounds),
             "memory": lambda: training.memory(settings),
             "scaling": lambda: scaling.run(settings, rounds, arguments.out),
+            "devices": lambda: scaling.layouts(settings, rounds),
             "beam": lambda: decoding.run(settings, rounds, peers, torch, arguments.workdir),
             "extract": lambda: extraction.run(rounds, torch),
             "cnns": lambda: cnns.run(rounds, torch),
             "input": lambda: reading.run(settings, rounds),
             "scale": lambda: scale.run(arguments.out),
             "explore": lambda: exploring.run(rounds),
+            "estimates": estimates.run,
+            "captions": captions.run,
         }
         for part in arguments.what:
             figures, table = run[part]()

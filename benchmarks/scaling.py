@@ -1,19 +1,26 @@
-"""Time of a training step against images, steps, locations, words and devices."""
+"""Time of a training step against images, steps, locations, words, devices and processes."""
 
 import json
 import os
+import socket
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 from timing import interleaved, print_table, spread
-from training import FEATURES, VOCABULARY, make_step
+from training import FEATURES, GRID, VOCABULARY, make_step
 
 from show_attend_tell import config, devices, files
+from show_attend_tell.models.captioner import trained_weights
+from show_attend_tell.models.encoders import Precomputed
+from show_attend_tell.runs.build import build_captioner
 from show_attend_tell.settings import Settings
 from show_attend_tell.tokens import EOS
 
@@ -26,6 +33,8 @@ VARIED = {
     "words": (VOCABULARY, 5_000, 10_000, 20_000),
 }
 DEVICES = (1, 2)
+# Processes, and host devices of each.
+LAYOUTS = ((1, 1), (1, 2), (1, 4), (1, 8), (2, 1), (2, 2), (2, 4), (4, 1), (4, 2))
 SYMBOLS = {"images": "B", "steps": "T", "locations": "L", "words": "V", "devices": "devices"}
 
 
@@ -52,7 +61,7 @@ def run(settings: Settings, rounds: int, out: Path) -> tuple[dict[str, Any], str
             milliseconds = spread(1e3 * times, 0)
             rows.append([SYMBOLS[name], f"{value:,}", milliseconds, spread(times / base)])
     for count in DEVICES:
-        times = in_process(settings, rounds, count)
+        times = seconds_of(settings, rounds, 1, count)["step"]
         figures.append({"varied": "devices", "value": count, "seconds": times.tolist()})
         ratio = spread(times / np.median(base))
         rows.append(["devices", f"{count}", spread(1e3 * times, 0), ratio])
@@ -78,18 +87,89 @@ def make_batch(*, images: int, steps: int, locations: int, words: int) -> dict[s
     return {"inputs": jnp.asarray(annotations), "tokens": jnp.asarray(tokens)}
 
 
-def in_process(settings: Settings, rounds: int, count: int) -> np.ndarray:
-    """Seconds of the base's step on `count` host devices."""
-    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={count}"
-    done = subprocess.run(
-        [sys.executable, __file__, str(rounds)],
-        input=json.dumps(config.to_dict(settings)),
-        env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
-        capture_output=True,
-        text=True,
-        check=True,
+def layouts(settings: Settings, rounds: int) -> tuple[dict[str, Any], str]:
+    """Times the base's step in every layout, and the sum over devices that it cannot do without."""
+    figures, rows = [], []
+    for processes, count in LAYOUTS:
+        times = seconds_of(settings, rounds, processes, count)
+        figures.append({"processes": processes, "devices": count})
+        figures[-1] |= {name: seconds.tolist() for name, seconds in times.items()}
+        base = np.median(figures[0]["step"])
+        cells = [spread(1e3 * times["step"], 0), f"{np.median(times['step']) / base:.2f}"]
+        cells += [spread(1e3 * times["sum"], 0), spread(times["sum"] / times["step"])]
+        rows.append([f"{processes}", f"{count}", *cells])
+    size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(_weights(settings)))
+    title = (
+        "A soft training step at "
+        + ", ".join(f"{SYMBOLS[name]} = {value:,}" for name, value in BASE.items())
+        + " on host devices of this machine's "
+        + f"{os.cpu_count()} cores, always with the same images in all; beside it the sum over all "
+        f"devices of {size / 1e6:.0f} MB each, as large as the gradient; {rounds} rounds, median "
+        "(least to most)"
     )
-    return np.array(json.loads(done.stdout.splitlines()[-1]))
+    columns = ["processes", "devices of each", "ms", "times one device"]
+    columns += ["sum alone, ms", "sum, share of a step"]
+    return {"setting": title, "rows": figures}, print_table(title, columns, rows)
+
+
+def seconds_of(
+    settings: Settings, rounds: int, processes: int, count: int
+) -> dict[str, np.ndarray]:
+    """Seconds of the base's step, and of the sum, in so many processes with so many devices."""
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={count}"
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        job = [f"localhost:{free.getsockname()[1]}", str(processes)]
+    started = [
+        subprocess.Popen(
+            [sys.executable, __file__, str(rounds), *job, str(process)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE if process else None,
+            env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
+            text=True,
+        )
+        for process in range(processes)
+    ]
+    given = json.dumps(config.to_dict(settings))
+    for process in started:  # all need their input before any of them ends
+        assert process.stdin is not None
+        process.stdin.write(given)
+        process.stdin.close()
+        process.stdin = None
+    outputs = [process.communicate()[0] for process in started]
+    if any(process.returncode for process in started):
+        raise SystemExit(f"{processes} processes with {count} devices: one of them failed")
+    found = json.loads(outputs[0].splitlines()[-1])
+    return {name: np.array(seconds) for name, seconds in found.items()}
+
+
+def in_layout(settings: Settings, rounds: int) -> dict[str, list[float]]:
+    """What a process of a layout does: its share of the base's step, and of the sum."""
+    batch = {name: np.array(x) for name, x in make_batch(**BASE).items()}
+    share = devices.local_slice(BASE["images"])
+    step = make_step(settings, devices.shard_batch({name: x[share] for name, x in batch.items()}))
+    seconds = interleaved({"step": step, "sum": make_sum(settings)}, rounds)
+    return {name: times.tolist() for name, times in seconds.items()}
+
+
+def make_sum(settings: Settings) -> Callable[[], None]:
+    """A function that sums arrays like the weights over all devices, and waits for it."""
+    own = jax.tree.map(
+        lambda leaf: np.ones((jax.local_device_count(), *leaf.shape), leaf.dtype),
+        _weights(settings),
+    )
+    own = devices.shard_batch(own)
+
+    @partial(jax.jit, out_shardings=devices.everywhere())
+    def sums(tree: Any) -> Any:
+        return jax.tree.map(lambda x: x.sum(axis=0), tree)
+
+    return lambda: jax.block_until_ready(sums(own))
+
+
+def _weights(settings: Settings) -> Any:
+    return trained_weights(build_captioner(settings, Precomputed(FEATURES, GRID), VOCABULARY))
 
 
 def draw(figures: list[dict[str, Any]], path: Path) -> None:
@@ -107,6 +187,8 @@ def draw(figures: list[dict[str, Any]], path: Path) -> None:
 
 
 if __name__ == "__main__":
+    _, repeats, address, number, index = sys.argv
     given = config.from_dict(json.load(sys.stdin))
-    batch = devices.shard_batch({k: np.array(v) for k, v in make_batch(**BASE).items()})
-    print(json.dumps(interleaved({"": make_step(given, batch)}, int(sys.argv[1]))[""].tolist()))
+    if int(number) > 1:
+        devices.start(address, int(number), int(index))
+    print(json.dumps(in_layout(given, int(repeats))))

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -146,3 +147,45 @@ def test_a_generated_folder_can_be_trained_on(monkeypatch, tmp_path):
     splits = [load_images("folder", split, **data) for split in SPLITS]
     assert sum(map(len, splits)) == 12
     assert read_image(splits[0][0].image, 16).shape == (16, 16, 3)
+
+
+def test_products_are_counted_in_every_part_of_a_program(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import estimates
+
+    def program(x, image, kernel):
+        square = jax.lax.scan(lambda y, _: (y @ x, None), x, length=3)[0]  # 3
+        open_end = jax.lax.while_loop(lambda y: y.sum() > 0, lambda y: y @ x, x)  # 5 in the count
+        either = jax.lax.cond(x.sum() > 0, lambda: x @ x, lambda: x)  # 1
+        placed = jax.lax.platform_dependent(x, cpu=lambda x: x @ x @ x, default=lambda x: x @ x)
+        inner = jax.jit(lambda x: jax.checkpoint(jnp.dot)(x, x))(x)  # 1, and 1 before
+        total = (square + open_end + either + placed + inner).sum()
+        return total + jax.lax.conv(image, kernel, (1, 1), "SAME").sum()
+
+    shapes = [(4, 4), (2, 3, 8, 8), (5, 3, 3, 3)]
+    arguments = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+    jaxpr = jax.jit(program).trace(*arguments).jaxpr.jaxpr
+    convolution = 2 * (2 * 5 * 8 * 8) * (3 * 3 * 3)
+    assert estimates.products(jaxpr, trips=5) == 11 * 2 * 4**3 + convolution
+
+
+@pytest.mark.slow
+def test_products_of_a_step_are_those_of_the_formula(training, settings, monkeypatch):
+    import estimates
+
+    monkeypatch.setattr(estimates, "FEATURES", 12)
+    monkeypatch.setattr(estimates, "WORDS", 10)
+    function, held, given, trips = estimates.step_program(settings, (2, 2), 4)
+    counted = estimates.products(function.trace(*held, *given).jaxpr.jaxpr, trips)
+    tokens = np.ones((4, estimates.ROWS, estimates.LENGTH), np.int32)
+    assert counted == pytest.approx(training.training_flops(settings, tokens), rel=0.05)
+
+
+def test_generated_captions_go_all_the_way_to_a_batch(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import captions
+
+    monkeypatch.setattr(captions, "WORDS", 100)
+    figures, table = captions.run({"few": (100, 2, 8.0, 2.0)})
+    assert list(figures["rows"]["few"])[-1] == "first batch"
+    assert "| few | plan of batches |" in table

@@ -79,13 +79,14 @@ class BatchPlan:
             raise ValueError("batch_size, rows, buckets and max_length must be at least 1")
         if not captions:
             raise ValueError("there are no images to make batches of")
-        self.captions = self.truncated = 0
+        self.captions = self.truncated = self.tokens_per_epoch = 0
         self._rows: list[np.ndarray] = []  # (R, T) of each image, T its longest row
         self._maps: list[np.ndarray] = []  # likewise, if any
         for i, of_image in enumerate(captions):
             _check_captions(i, of_image)
             cut = [_closed(c[:-1], max_length, EOS) for c in of_image]
             self.captions += len(cut)
+            self.tokens_per_epoch += sum(map(len, cut))
             self.truncated += sum(len(c) - 1 > max_length for c in of_image)
             self._rows.append(_padded(pack_captions(cut, rows)))
             if maps is not None:
@@ -104,7 +105,6 @@ class BatchPlan:
 
         plan = self._epoch(0)
         self.batches_per_epoch = len(plan)
-        self.tokens_per_epoch = sum(int((t != PAD).sum()) for t in self._rows)
         self.positions_per_epoch = sum(batch_size * rows * length for length, _ in plan)
 
     def __len__(self) -> int:

@@ -70,6 +70,10 @@ _TOKEN = re.compile(
     """,
     re.VERBOSE | re.IGNORECASE,
 )
+# Most captions: words of letters, and full stops and commas that stand alone, with a space between.
+# To split them at the spaces is enough, unless they have a word of two tokens.
+_PLAIN = re.compile(r"(?:[a-zA-Z]+|[.,])(?: (?:[a-zA-Z]+|[.,]))*")
+_TWO_TOKENS = frozenset(("cannot", "gonna", "wanna", "gotta", "gimme", "lemme"))
 # Decoded before anything else. Soft hyphens are removed.
 _ENTITIES = {"&amp;": "&", "&apos;": "'", "&nbsp;": " ", "\u00ad": ""}
 _ENTITY = re.compile("|".join(_ENTITIES), re.IGNORECASE)
@@ -80,6 +84,10 @@ def tokenize(text: str) -> list[str]:
 
     Contractions are split ("dog's" gives "dog", "'s"); brackets become "-lrb-" and "-rrb-".
     """
+    if _PLAIN.fullmatch(text):
+        tokens = text.lower().split(" ")
+        if _TWO_TOKENS.isdisjoint(tokens):
+            return [token for token in tokens if token not in PUNCTUATION]
     return [token for token in _tokens(text) if token not in PUNCTUATION]
 
 

@@ -20,7 +20,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +96,11 @@ class RowCache:
     produce: Produce
     process: int = 0
     processes: int = 1
+    # Whether a version of `manifest.json` (inode, time of change, size) is this array's: with the
+    # ids of millions of images it is too large to read for every file of rows.
+    _read: dict[tuple[int, int, int], bool] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     @classmethod
     def keyed(
@@ -181,7 +186,14 @@ class RowCache:
     def is_described(self) -> bool:
         """Whether the files in the folder are of this array."""
         path = self.folder / "manifest.json"
-        return path.exists() and path.read_text(encoding="utf-8") == self.manifest
+        try:
+            stat = path.stat()
+        except FileNotFoundError:
+            return False
+        version = stat.st_ino, stat.st_mtime_ns, stat.st_size
+        if version not in self._read:
+            self._read[version] = path.read_text(encoding="utf-8") == self.manifest
+        return self._read[version]
 
     def _claim(self) -> None:
         """Makes the folder this array's, and deletes what another array left there."""

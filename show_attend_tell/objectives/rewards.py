@@ -9,6 +9,7 @@ Words are compared by number, so all out-of-vocabulary words of references are t
 """
 
 from collections.abc import Iterable, Sequence
+from itertools import chain, islice
 from typing import NamedTuple, TypeVar
 
 import jax.numpy as jnp
@@ -21,6 +22,7 @@ from show_attend_tell.tokens import EOS, PAD
 Words = TypeVar("Words", np.ndarray, Array)
 ORDERS = (1, 2, 3, 4)
 _SIGMA = 6.0  # of CIDEr-D's Gaussian penalty on a difference in length, in words
+_AT_ONCE = 50_000  # images whose n-grams are counted together
 _ALPHA = 0.85  # weight of recall in F_mean, METEOR 1.5's for English
 
 
@@ -41,14 +43,30 @@ def idf_table(captions: Iterable[Sequence[Sequence[int]]]) -> IdfTable:
     Args:
       captions: for each image its captions as word ids, each closed by `<eos>`.
     """
-    found, images = [], 0
-    for of_image in captions:
-        images += 1
-        hashes = [_hash(np.array(c), n) for c in of_image for n in ORDERS if len(c) >= n]
-        found.append(np.unique(np.concatenate(hashes)))
+    found, images, rest = [], 0, iter(captions)
+    while part := list(islice(rest, _AT_ONCE)):
+        images += len(part)
+        found.append(_documents(part))
     hashes, documents = np.unique(np.concatenate(found), return_counts=True)
     idf = (np.log(images) - np.log(documents)).astype(np.float32)
     return IdfTable(jnp.asarray(hashes), jnp.asarray(idf), jnp.float32(np.log(images)))
+
+
+def _documents(captions: Sequence[Sequence[Sequence[int]]]) -> UInt32[np.ndarray, " D"]:
+    """The hashes of the distinct n-grams of each image, all images together."""
+    of_one = [caption for of_image in captions for caption in of_image]
+    words = np.fromiter(chain.from_iterable(of_one), np.int64)
+    caption = np.repeat(np.arange(len(of_one)), list(map(len, of_one)))
+    image = np.repeat(np.arange(len(captions)), list(map(len, captions)))[caption]
+    pairs = []  # of an image's number and a hash
+    for n in ORDERS:
+        if len(words) >= n:
+            first = slice(len(words) - n + 1)
+            inside = caption[first] == caption[n - 1 :]  # not from one caption into the next
+            pairs.append((image[first][inside] << 32) | _hash(words, n)[inside])
+    # Sorted, since `np.unique` without counts hashes, which takes a hundred times as long.
+    found = np.sort(np.concatenate(pairs))
+    return found[np.append(True, np.diff(found) != 0)].astype(np.uint32)  # lower half: the hash
 
 
 def _hash(words: Words, n: int) -> Words:

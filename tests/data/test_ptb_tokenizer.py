@@ -4,6 +4,7 @@ import gzip
 import time
 import zipfile
 
+import numpy as np
 import pytest
 
 from show_attend_tell.data.ptb_tokenizer import tokenize
@@ -55,6 +56,14 @@ PAIRS = {
 @pytest.mark.parametrize("text", PAIRS)
 def test_stored_pairs(text):
     assert tokenize(text) == PAIRS[text].split()
+
+
+def test_plain_captions_are_split_like_others():
+    words = ["A", "dog", "CAN", "not", "cannot", "Gonna", "lemme", "mr", "no", "p", "u", "ing"]
+    rng = np.random.default_rng(0)
+    for _ in range(1000):
+        text = " ".join(rng.choice([*words, ".", ","], rng.integers(1, 8)))
+        assert tokenize(text) == tokenize(f"{text} "), text  # the space leads to the slow path
 
 
 def differing(captions):

@@ -318,6 +318,27 @@ def test_files_of_another_array_are_not_mistaken_for_its_own(tmp_path, small_sha
     np.testing.assert_array_equal(Numbers(20).load(tmp_path)[:], expected(20))
 
 
+def test_a_long_manifest_is_read_once(tmp_path, small_shards, monkeypatch):
+    Numbers(80).load(tmp_path)
+    read, reads = Path.read_text, []
+
+    def reading(path, *arguments, **options):
+        reads.append(path.name)
+        return read(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "read_text", reading)
+    Numbers(80).load(tmp_path)
+    assert reads == ["manifest.json"]
+
+
+def test_a_manifest_that_changes_is_read_again(tmp_path):
+    cache = Numbers(6).cache(tmp_path)
+    cache.load(progress=False)
+    assert cache.is_described()
+    (only_folder(tmp_path) / "manifest.json").write_text("{}")
+    assert not cache.is_described()
+
+
 def test_processes_of_a_job_begin_with_different_files(tmp_path, small_shards):
     numbers = Numbers(32)
     found = numbers.load(tmp_path, process=1, processes=2)

@@ -10,6 +10,7 @@ import pytest
 from pycocoevalcap.cider.cider import Cider
 
 from show_attend_tell.data.packing import pack_captions
+from show_attend_tell.objectives import rewards
 from show_attend_tell.objectives.rewards import caption_scores, idf_table
 
 EOS = 2
@@ -99,6 +100,26 @@ def test_f_mean_is_its_formula(scored):
                     best = max(best, f)
             assert scores.f_mean[i, k] == pytest.approx(best, rel=1e-5)
     assert scores.f_mean[0, 0] == pytest.approx(1.0) and scores.f_mean.std() > 0.1
+
+
+def test_the_table_counts_the_images_that_have_an_ngram(monkeypatch):
+    references = [*corpus(7), [[5, 2]], [[2], [2]]]
+    counts = Counter()
+    for of_image in references:
+        ngrams = {
+            tuple(c[i : i + n])
+            for c in of_image
+            for n in (1, 2, 3, 4)
+            for i in range(len(c) - n + 1)
+        }
+        counts.update(ngrams)
+    expected = np.sort(np.log(len(references)) - np.log([*counts.values()]))
+    whole = idf_table(references)
+    np.testing.assert_allclose(np.sort(whole.idf), expected, rtol=1e-6)
+    assert np.all(np.diff(np.asarray(whole.hashes, np.int64)) > 0)
+    monkeypatch.setattr(rewards, "_AT_ONCE", 2)  # the last part has one image of one word
+    for one, other in zip(whole, idf_table(iter(references)), strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_padding_and_other_images_change_nothing():

@@ -45,15 +45,15 @@ class Convolution(nnx.Module):
             kernel: side, odd.
             stride: in both directions.
             same: SAME padding, with the odd pixel at the end; else (kernel - 1) / 2 at both ends.
-            winograd: whether to use `winograd_convolution` if it is possible: for a 3x3 kernel at
-                stride 1, with equal padding at both ends and frozen weights, on a CPU. The
-                attribute `kernel` then holds U. It takes 0.5 to 0.8 times as long as the plain
-                convolution, but longer if its sixteen maps do not fit into the cache.
+            winograd: whether CPUs use `winograd_convolution` if it is possible: for a 3x3 kernel at
+                stride 1, with equal padding at both ends and frozen weights. The attribute `kernel`
+                then holds U. It takes 0.5 to 0.8 times as long as the plain convolution, but longer
+                if its sixteen maps do not fit into the cache.
         """
         shape = (outputs, inputs, kernel, kernel)
         self.kernel, self.bias = weights.convolution(conv, norm, shape)
         possible = (kernel, stride, same) == (3, 1, False) and weights.kind is Frozen
-        self.winograd = winograd and possible and jax.default_backend() == "cpu"
+        self.winograd = winograd and possible
         if self.winograd:
             self.kernel = Frozen(jnp.asarray(winograd_kernel(np.asarray(self.kernel[...]))))
         self.stride = stride
@@ -66,11 +66,27 @@ class Convolution(nnx.Module):
             y = x.reshape(-1, x.shape[-1]) @ kernel[0, 0] + bias[None]
             return y.reshape(*x.shape[:-1], -1)
         if self.winograd:
-            return winograd_convolution(x, kernel) + bias[None, None, None]
-        y = jax.lax.conv_general_dilated(
-            x, kernel, (stride, stride), self.padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
-        )
+            # Chosen as a program is lowered, perhaps for other devices than this process has.
+            y = jax.lax.platform_dependent(
+                x,
+                kernel,
+                cpu=winograd_convolution,
+                default=lambda x, kernel: _convolution(x, plain_kernel(kernel), 1, self.padding),
+            )
+        else:
+            y = _convolution(x, kernel, stride, self.padding)
         return y + bias[None, None, None]
+
+
+def _convolution(
+    x: Float[Array, "B h w I"],
+    kernel: Float[Array, "k k I O"],
+    stride: int,
+    padding: str | Sequence[tuple[int, int]],
+) -> Float[Array, "B i j O"]:
+    return jax.lax.conv_general_dilated(
+        x, kernel, (stride, stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
 
 
 def winograd_kernel(kernel: Float[np.ndarray, "3 3 I O"]) -> Float[np.ndarray, "4 4 I O"]:
@@ -79,6 +95,13 @@ def winograd_kernel(kernel: Float[np.ndarray, "3 3 I O"]) -> Float[np.ndarray, "
     return np.moveaxis(np.tensordot(_WINOGRAD_KERNEL, half, (1, 1)), 0, 1)
 
 
+def plain_kernel(kernel: Float[Array, "4 4 I O"]) -> Float[Array, "3 3 I O"]:
+    """The kernel g of a U from `winograd_kernel`, up to rounding."""
+    lines = jnp.stack([kernel[0], kernel[1] - kernel[2], kernel[3]])
+    return jnp.stack([lines[:, 0], lines[:, 1] - lines[:, 2], lines[:, 3]], axis=1)
+
+
+@jax.jit  # traced once for each shape: a network has many layers of one shape
 def winograd_convolution(
     x: Float[Array, "B h w I"], kernel: Float[Array, "4 4 I O"]
 ) -> Float[Array, "B h w O"]:

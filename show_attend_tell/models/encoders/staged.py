@@ -216,8 +216,12 @@ class StagedEncoder(ImageEncoder):
         raise NotImplementedError
 
     def __call__(self, images: UInt8[Array, "B S S 3"]) -> Float[Array, "B L D"]:
-        if jax.default_backend() != "cpu":
+        if len(images) <= self.images_at_once:
             return self._encode(images)
+        # Chosen as a program is lowered, perhaps for other devices than this process has.
+        return jax.lax.platform_dependent(images, cpu=self._encode_in_turn, default=self._encode)
+
+    def _encode_in_turn(self, images: UInt8[Array, "B S S 3"]) -> Float[Array, "B L D"]:
         return jax.lax.map(
             lambda image: self._encode(image[None])[0], images, batch_size=self.images_at_once
         )
