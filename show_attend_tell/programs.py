@@ -12,20 +12,21 @@ write there can run programs as the user.
 
 import contextlib
 import hashlib
+import math
 import os
 import pickle
 import platform
+import re
 import shutil
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import flax
 import jax
-import jaxlib
 from jax.experimental import serialize_executable
 
 _FOLDER = "show_attend_tell"  # inside JAX's cache
@@ -40,6 +41,7 @@ _QUICKLY = {
 
 _lock = threading.Lock()
 _programs: dict[tuple[Any, ...], Future] = {}
+_compiling, _least_seconds = 0, 0.0  # how many threads compile, and JAX's setting without them
 
 
 def compiled(name: str, function: Any, *arguments: Any) -> Callable[..., Any]:
@@ -82,13 +84,36 @@ def _read_or_compile(
         return found
     lowered = function.lower(*arguments)
     try:
-        program = lowered.compile(_QUICKLY)
+        with _without_jax_files():
+            program = lowered.compile(_QUICKLY)
     except jax.errors.JaxRuntimeError:  # an XLA that has other options
-        program = lowered.compile()
+        return lowered.compile()
     if path:
         with contextlib.suppress(OSError):  # a full disk: the next process compiles again
             _write(path, program)
     return program
+
+
+@contextlib.contextmanager
+def _without_jax_files() -> Iterator[None]:
+    """JAX keeps no file of what is compiled meanwhile: it would be a second one.
+
+    Moreover, what JAX has read from a file cannot be written to another one. XLA loses functions.
+    """
+    global _compiling, _least_seconds
+    name = "jax_persistent_cache_min_compile_time_secs"
+    with _lock:
+        if not _compiling:
+            _least_seconds = jax.config.values[name]
+            jax.config.update(name, math.inf)
+        _compiling += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _compiling -= 1
+            if not _compiling:
+                jax.config.update(name, _least_seconds)
 
 
 def _read(path: Path) -> Callable[..., Any] | None:
@@ -137,8 +162,9 @@ def _remove_others(folder: Path) -> None:
 @cache
 def _version() -> str:
     """A digest of all that a program depends on besides its name and the shapes."""
-    versions = (jax.__version__, jaxlib.__version__, flax.__version__, platform.python_version())
-    options = (sorted(jax.config.values.items()), os.environ.get("XLA_FLAGS", ""))
+    versions = (*map(version, ("jax", "jaxlib", "flax")), platform.python_version())
+    settings = [item for item in jax.config.values.items() if not re.search("cache|log", item[0])]
+    options = (sorted(settings), os.environ.get("XLA_FLAGS", ""))
     digest = hashlib.sha256(repr((versions, _processor(), options)).encode())
     package = Path(__file__).parent
     for path in sorted(package.rglob("*.py")):

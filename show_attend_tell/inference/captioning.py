@@ -11,10 +11,8 @@ from typing import Any, cast
 import jax
 import jax.numpy as jnp
 import numpy as np
-import rich.progress
 from flax import nnx
 from jaxtyping import Array, Float, Int, UInt8
-from rich.console import Console
 
 from show_attend_tell import devices, programs
 from show_attend_tell.data import vocabulary as vocabularies
@@ -179,11 +177,12 @@ def caption_examples(
     run: Run, examples: ExampleSource, inputs: Inputs, decoding: Decode
 ) -> list[Caption]:
     """The caption of each example; `inputs` are the model's, see `runs.inputs.load_inputs`."""
+    from rich.console import Console
+    from rich.progress import track
+
     decode = make_decode(run.model, decoding)
     captions = caption_inputs(decode, run.params, inputs, run.vocabulary, decoding.batch_size)
-    bar = rich.progress.track(
-        captions, "captions", total=len(examples), console=Console(stderr=True)
-    )
+    bar = track(captions, "captions", total=len(examples), console=Console(stderr=True))
     return list(bar)
 
 

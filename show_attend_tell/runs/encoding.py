@@ -12,7 +12,6 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
-import grain
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -113,7 +112,7 @@ def annotate_one(
     if jax.default_backend() != "cpu":
         return np.asarray(annotate(*nnx.split(encoder), image[None])[0])
     with ThreadPoolExecutor(os.cpu_count()) as threads:
-        found = encoder.in_pieces(image[None], _apply, threads.map)
+        found = encoder.in_pieces(jax.device_put(image[None]), _apply, threads.map)
         return np.asarray(found).astype(np.float16)
 
 
@@ -150,6 +149,8 @@ def _decode(
     examples: ExampleSource[Example], size: int, start: int, stop: int, batch_size: int
 ) -> Iterator[UInt8[np.ndarray, "b S S 3"]]:
     """Images `start` to `stop` - 1; threads decode the next ones ahead."""
+
+    import grain  # slow to import, and one picture needs none of it
 
     def read(index: int) -> np.ndarray:
         example = examples[index]  # reports damaged records itself

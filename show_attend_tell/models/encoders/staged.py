@@ -157,10 +157,10 @@ class StagedEncoder(ImageEncoder):
 
     def _laid(self, middles: Sequence[float], side: int, stride: int) -> tuple[float, ...]:
         """Middles along one side of a map with this stride, laid on the grid."""
-        row = jnp.broadcast_to(
+        row = np.broadcast_to(
             np.array(middles, np.float32)[None, None, :, None], (1, len(middles), len(middles), 1)
         )
-        return tuple(np.asarray(_to_grid(row, side, self.grid_stride, stride))[0, 0, :, 0].tolist())
+        return tuple(_to_grid(row, side, self.grid_stride, stride)[0, 0, :, 0].tolist())
 
     def _read_weights(self, options: settings.ImageEncoder) -> Weights:
         """The file's weights; sets `checksum`."""
@@ -293,7 +293,7 @@ class _LaidMaps(nnx.Module):
     ):
         self.side, self.grid_stride, self.strides, self.pooled = side, grid_stride, strides, pooled
 
-    def __call__(self, maps: Sequence[Float[Array, "B h w _"]]) -> Float[Array, "B L D"]:
+    def __call__(self, maps: Sequence[Float[Array, "B _ _ _"]]) -> Float[Array, "B L D"]:
         laid = []
         for x, stride, pooled in zip(maps, self.strides, self.pooled, strict=True):
             x = _to_grid(x, self.side, self.grid_stride, stride)
@@ -305,8 +305,8 @@ class _LaidMaps(nnx.Module):
 
 
 def _to_grid(
-    x: Float[Array, "B h w C"], side: int, grid_stride: int, stride: int
-) -> Float[Array, "B side side C"]:
+    x: Float[Array | np.ndarray, "B h w C"], side: int, grid_stride: int, stride: int
+) -> Float[Array | np.ndarray, "B side side C"]:
     """On a coarser grid the mean of each cell's pixels; on a finer grid copies of a pixel.
 
     If the network rounds sides up, a coarse cell at the lower or right edge may cover fewer pixels
@@ -322,7 +322,9 @@ def _to_grid(
         return x
     used = min(own, side * factor)
     pad = (0, side * factor - used)
-    x = jnp.pad(x[:, :used, :used], ((0, 0), pad, pad, (0, 0)))
+    pads = ((0, 0), pad, pad, (0, 0))
+    # NumPy's arrays stay NumPy's: JAX would compile programs for a few numbers.
+    x = (np if isinstance(x, np.ndarray) else jnp).pad(x[:, :used, :used], pads)
     total = x.reshape(x.shape[0], side, factor, side, factor, -1).sum((2, 4))
     inside = np.minimum(factor, used - factor * np.arange(side)).astype(np.float32)
     return total / (inside[:, None] * inside[None])[None, :, :, None]
