@@ -16,7 +16,7 @@ from pathlib import Path
 EXPERIMENT = "flickr8k:soft"
 PARTS = (
     *("train", "estimators", "objectives", "memory", "scaling"),
-    *("beam", "extract", "cnns", "input", "scale", "explore"),
+    *("beam", "extract", "cnns", "input", "scale", "explore", "start"),
 )
 DEFAULT = ("train", "memory", "scaling", "beam", "extract", "input")
 
@@ -65,6 +65,7 @@ def main() -> int:
     import reading
     import scale
     import scaling
+    import starting
     import training
 
     from show_attend_tell import files
@@ -95,6 +96,7 @@ def main() -> int:
             "input": lambda: reading.run(settings, rounds),
             "scale": lambda: scale.run(arguments.out),
             "explore": lambda: exploring.run(rounds),
+            "start": lambda: starting.run(rounds),
         }
         for part in arguments.what:
             figures, table = run[part]()

@@ -20,7 +20,6 @@ import re
 import shutil
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -40,7 +39,8 @@ _QUICKLY = {
 }
 
 _lock = threading.Lock()
-_programs: dict[tuple[Any, ...], Future] = {}
+_programs: dict[tuple[Any, ...], Callable[..., Any]] = {}
+_locks: dict[tuple[Any, ...], threading.Lock] = {}  # one program may wait for another's compiler
 _compiling, _least_seconds = 0, 0.0  # how many threads compile, and JAX's setting without them
 
 
@@ -61,17 +61,11 @@ def compiled(name: str, function: Any, *arguments: Any) -> Callable[..., Any]:
     leaves, structure = jax.tree.flatten(arguments)
     key = (name, structure, *((leaf.shape, str(leaf.dtype)) for leaf in leaves))
     with _lock:
-        program, missing = _programs.get(key), key not in _programs
-        if program is None:
-            program = _programs[key] = Future()
-    if missing:
-        try:
-            program.set_result(_read_or_compile(key, function, arguments))
-        except BaseException as error:
-            with _lock:
-                del _programs[key]
-            program.set_exception(error)
-    return program.result()
+        lock = _locks.setdefault(key, threading.Lock())
+    with lock:
+        if key not in _programs:
+            _programs[key] = _read_or_compile(key, function, arguments)
+    return _programs[key]
 
 
 def _read_or_compile(

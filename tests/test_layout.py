@@ -33,12 +33,7 @@ PYTHON = [
 
 # Each imports only from those above it.
 ORDER = (
-    "memory",
-    "errors",
-    "files",
-    "tokens",
-    "devices",
-    "programs",
+    *("memory", "errors", "files", "tokens", "devices", "programs"),
     "schema",
     "settings",
     "config",
