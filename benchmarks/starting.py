@@ -20,7 +20,11 @@ from timing import print_table, spread
 PHOTOGRAPH = (1600, 1200)  # pixels
 TRAIN = (
     *("train", "--config", "shapes:soft", "--config.data.limit=64"),
-    *("--config.train.epochs=1", "--config.train.batch_size=16"),
+    *(
+        "--config.train.epochs=1",
+        "--config.train.batch_size=16",
+        "--config.optimizer.warmup_steps=1",
+    ),
 )
 SHOWN = {
     "cold": "caption of a photograph, empty caches, s",

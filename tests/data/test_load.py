@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from show_attend_tell.data import index as indexes
+from show_attend_tell.data import scenes
 from show_attend_tell.data.builders import common, reversal, shapes
 from show_attend_tell.data.examples import Box, Example
 from show_attend_tell.data.load import load_images, load_pairs
