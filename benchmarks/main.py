@@ -15,8 +15,8 @@ from pathlib import Path
 
 EXPERIMENT = "flickr8k:soft"
 PARTS = (
-    *("train", "estimators", "objectives", "memory", "scaling", "devices"),
-    *("beam", "extract", "cnns", "input", "scale", "explore", "estimates", "captions"),
+    *("train", "estimators", "objectives", "memory", "scaling", "devices", "beam", "extract"),
+    *("cnns", "input", "scale", "explore", "estimates", "captions", "start"),
 )
 DEFAULT = ("train", "memory", "scaling", "beam", "extract", "input")
 
@@ -67,6 +67,7 @@ def main() -> int:
     import reading
     import scale
     import scaling
+    import starting
     import training
 
     from show_attend_tell import files
@@ -100,6 +101,7 @@ def main() -> int:
             "explore": lambda: exploring.run(rounds),
             "estimates": estimates.run,
             "captions": captions.run,
+            "start": lambda: starting.run(rounds),
         }
         for part in arguments.what:
             figures, table = run[part]()

@@ -25,7 +25,6 @@ from show_attend_tell.inference.attention_record import AttentionRecord
 from show_attend_tell.inference.captioning import attention_records, caption_images
 from show_attend_tell.inference.run import Run, load_run
 from show_attend_tell.models.captioner import split_weights
-from show_attend_tell.reports.attention_pictures import attention_picture
 from show_attend_tell.runs.checkpoint import WEIGHTS, write_weights
 from show_attend_tell.runs.folder import CENTRES, SOURCE, TARGET, RunFolder
 from show_attend_tell.settings import Decode
@@ -153,6 +152,9 @@ def draw(record: AttentionRecord, picture: Picture | str) -> Image.Image:
       record: from `caption`.
       picture: the captioned picture.
     """
+    # Matplotlib takes long to import: not all who load a model draw.
+    from show_attend_tell.reports.attention_pictures import attention_picture
+
     source = Path(picture) if isinstance(picture, str) else picture
     return attention_picture(read_picture(source, 512), record)
 

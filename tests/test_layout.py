@@ -33,10 +33,7 @@ PYTHON = [
 
 # Each imports only from those above it.
 ORDER = (
-    "memory",
-    "errors",
-    *("files", "machine"),
-    *("tokens", "devices"),
+    *("memory", "errors", "files", "machine", "tokens", "devices", "programs"),
     "schema",
     "settings",
     "config",
@@ -75,6 +72,7 @@ BROAD_HANDLERS = {
     "models/encoders/torch_weights.py:_read_member": "zipfile raises many kinds for damaged files",
     "models/encoders/torch_weights.py:_read_safetensors": "safetensors lists no errors",
     "models/encoders/weights.py:find_weights": "the hub's client: disk, server, network",
+    "programs.py:_read": "XLA documents no list of what a damaged program raises",
     "runs/checkpoint.py:Checkpoints.restore": "Orbax and TensorStore raise many kinds",
     "runs/checkpoint.py:Checkpoints.save": "Orbax and TensorStore raise many kinds",
     "runs/checkpoint.py:Checkpoints.wait": "Orbax and TensorStore raise many kinds",

@@ -8,17 +8,20 @@ import shutil
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import PIL.Image
 import pytest
 import safetensors.numpy
 import tiny
+from flax import nnx
 
 from show_attend_tell import pretrained
 from show_attend_tell.cli.parser import main
 from show_attend_tell.errors import UserError
 from show_attend_tell.inference.attention_record import load_attention
 from show_attend_tell.inference.run import load_run
+from show_attend_tell.runs.encoding import structure
 
 README = Path(__file__).parents[1] / "README.md"
 
@@ -70,6 +73,22 @@ def test_packaged_models_look_where_their_encoders_were_measured_to():
         model = pretrained.load(name)
         assert model.centres is None  # known from the encoders' weights
         assert model.encoder.shift == pytest.approx(shifts.get(name, head))
+        # Of 125 layers of six networks, and what joins them; of 64 layers of three networks.
+        assert _distinct_pieces(model.encoder) == (54 if name in shifts else 28)
+
+
+def _distinct_pieces(encoder) -> int:
+    """How many programs an encoder takes: equal layers share one."""
+    seen = set()
+
+    def apply(module, arrays):
+        graph, weights = nnx.split(module)
+        seen.add((structure(graph), str(jax.tree.map(jnp.shape, (weights, arrays)))))
+        return module(arrays)
+
+    image = jax.ShapeDtypeStruct((1, encoder.image_size, encoder.image_size, 3), jnp.uint8)
+    jax.eval_shape(lambda images: encoder.in_pieces(images, apply), image)
+    return len(seen)
 
 
 def test_it_captions_like_the_run(trained, exported, tmp_path, monkeypatch, capsys):

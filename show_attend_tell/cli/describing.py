@@ -2,7 +2,9 @@
 
 import argparse
 import dataclasses
+import importlib
 import sys
+import threading
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from show_attend_tell.data.task import Subject
     from show_attend_tell.inference.attention_record import AttentionRecord
 
+DRAWING = "show_attend_tell.reports.attention_pictures"  # slow to import
 PRETRAINED = "flickr8k-soft"  # what `caption` uses if no run is named
 
 
@@ -97,7 +100,11 @@ def _caption(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
 
     run, decoding = load(arguments, overrides)
     expect(run.task, "caption", run.workdir)
+    # While XLA compiles and computes, Python has time to import what draws.
+    drawing = threading.Thread(target=importlib.import_module, args=[DRAWING], daemon=True)
+    drawing.start()
     captions, wrong = caption_files(run, arguments.images, decoding)
+    drawing.join()
     if captions:
         subjects = _named(list(captions))
         records = attention_records(run, decoding, subjects, list(captions.values()))
@@ -211,8 +218,7 @@ def _dump(
     from rich.console import Console
     from rich.progress import track
 
-    from show_attend_tell.data.images import read_picture
-    from show_attend_tell.explorer.pictures import SIDE, jpeg
+    from show_attend_tell.data.images import SIDE, jpeg, read_picture
     from show_attend_tell.files import replacing
     from show_attend_tell.inference.attention_record import safe_name, save_attention
     from show_attend_tell.reports.attention_pictures import draw_attention

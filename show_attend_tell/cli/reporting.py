@@ -126,8 +126,7 @@ def _tables(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
 
 def _gradient_variance(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     from show_attend_tell.evaluation.gradient_variance import gradient_variance
-    from show_attend_tell.inference.run import load_run
-    from show_attend_tell.models.captioner import all_weights, trained_weights
+    from show_attend_tell.inference.run import fresh_weights, load_run
     from show_attend_tell.reports.variance_chart import write_variance
     from show_attend_tell.runs.record import provenance
 
@@ -137,7 +136,7 @@ def _gradient_variance(arguments: argparse.Namespace, overrides: Sequence[str]) 
     run = load_run(arguments.workdir, overrides)
     params = run.params
     if arguments.fresh:
-        params = all_weights(trained_weights(run.model), run.params)
+        params = fresh_weights(run)
     batches = _batches(run, 2 * arguments.batches, arguments.images)
     rows = gradient_variance(
         run.model,

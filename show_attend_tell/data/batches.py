@@ -13,8 +13,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any, Protocol, runtime_checkable
 
-import grain
 import numpy as np
 from jaxtyping import Float16, Int, Int32, Int64, Shaped, UInt8
 
@@ -26,6 +26,23 @@ from show_attend_tell.tokens import EOS, PAD
 
 # Annotation vectors (N, L, D), images (N, S, S, 3) or source words (N, S).
 Inputs = Shaped[np.ndarray, "_ ..."] | Rows
+
+
+@runtime_checkable
+class Batches(Protocol):
+    """An endless iterator over training batches, at a position that can be kept and restored."""
+
+    def __iter__(self) -> "Batches": ...
+
+    def __next__(self) -> dict[str, Any]: ...
+
+    def get_state(self) -> dict[str, Any]:
+        """The position after the last batch handed out, as JSON can hold it."""
+        ...
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Moves to a position."""
+        ...
 
 
 class BatchPlan:
@@ -257,7 +274,7 @@ def train_batches(
     augmentation: Augmentation | None = None,
     cut_to_bucket: bool = False,
     maps: Float16[np.ndarray, "K L"] | None = None,
-) -> grain.DatasetIterator:
+) -> Batches:
     """An endless iterator over training batches.
 
     Args:
@@ -282,6 +299,8 @@ def train_batches(
     Raises:
       ValueError: inputs and plan differ in their number of images.
     """
+    import grain  # takes as long as JAX to import, and only training needs it
+
     if len(inputs) != len(plan):
         raise ValueError(f"{len(inputs)} inputs, but captions of {len(plan)} images")
 

@@ -23,6 +23,7 @@ MAX_FILE_PIXELS = 500_000_000  # 20,000 x 20,000 passes
 MAX_DECODED_PIXELS = 120_000_000
 # Data sets convert images of more bytes to JPEG of this side and quality: more than encoders need.
 MAX_KEPT_BYTES, KEPT_SIDE, KEPT_QUALITY = 2**23, 2048, 95
+SIDE = 512  # pixels: of pictures that are drawn over, or written beside a caption
 
 # Pillow's own limit, a warning and then an error at twice the number, would come first.
 Image.MAX_IMAGE_PIXELS = MAX_FILE_PIXELS
@@ -159,3 +160,10 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         white.alpha_composite(image)
         image = white
     return image.convert("RGB")
+
+
+def jpeg(picture: Picture, side: int) -> bytes:
+    """A picture as a JPEG: upright, without what a camera wrote into it, sides up to `side`."""
+    file = io.BytesIO()
+    Image.fromarray(read_picture(picture, side)).save(file, "JPEG", quality=88)
+    return file.getvalue()

@@ -28,7 +28,6 @@ import numpy as np
 from jaxtyping import Int, Shaped
 from numpy.lib import format as npy
 from numpy.typing import DTypeLike
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from show_attend_tell import files
 from show_attend_tell.errors import UserError
@@ -337,6 +336,14 @@ class _Shard:
 @contextmanager
 def _bar(total: int, start: int, shown: bool) -> Iterator[Callable[[int], None]]:
     """A progress bar; yields the function that adds to the number of finished images."""
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
     columns = (
         TextColumn("Reading images" if total > start else "Finishing"),
         BarColumn(),

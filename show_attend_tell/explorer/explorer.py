@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from show_attend_tell.data.builders.shapes import render_scene
 from show_attend_tell.data.examples import Example, ExampleSource
+from show_attend_tell.data.scenes import render_scene
 from show_attend_tell.errors import UserError
 from show_attend_tell.explorer.answers import (
     CaptionQuestion,

@@ -4,9 +4,9 @@ import base64
 from collections.abc import Iterable
 from typing import Any
 
-from show_attend_tell.data.images import Picture
+from show_attend_tell.data.images import SIDE, Picture, jpeg
 from show_attend_tell.explorer.answers import PictureFacts, Reading, Session, Table, WordChance
-from show_attend_tell.explorer.pictures import SIDE, THUMBNAIL, jpeg
+from show_attend_tell.explorer.pictures import THUMBNAIL
 
 _DIGITS = 4  # of probabilities and weights
 

@@ -11,12 +11,12 @@ from pathlib import Path
 from PIL import Image
 
 from show_attend_tell.data.examples import Example, ExampleSource
-from show_attend_tell.data.images import Picture, keepable, picture_size, read_picture
+from show_attend_tell.data.images import Picture, keepable, picture_size
 from show_attend_tell.errors import UserError
 from show_attend_tell.evaluation.mentions import Mention, mentions_of
 from show_attend_tell.explorer.answers import NamedBox, PictureFacts
 
-LARGEST_SIDE, SIDE, THUMBNAIL = 1024, 512, 192  # pixels: served, in files, and small
+LARGEST_SIDE, THUMBNAIL = 1024, 192  # pixels: served, and small
 UPLOADS_KEPT = 100  # the last ones; the page sends a picture again where it was dropped
 
 
@@ -117,13 +117,6 @@ class Pictures:
             origin="split",
         )
         return Kept(facts, example.image, mentions)
-
-
-def jpeg(picture: Picture, side: int) -> bytes:
-    """A picture for the page: upright, without what a camera wrote into it, sides up to `side`."""
-    file = io.BytesIO()
-    Image.fromarray(read_picture(picture, side)).save(file, "JPEG", quality=88)
-    return file.getvalue()
 
 
 def encoded(picture: Picture) -> bytes:

@@ -13,6 +13,7 @@ from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from show_attend_tell.data.images import jpeg
 from show_attend_tell.errors import UserError
 from show_attend_tell.explorer.answers import (
     CaptionQuestion,
@@ -25,7 +26,7 @@ from show_attend_tell.explorer.answers import (
 )
 from show_attend_tell.explorer.explorer import Explorer, Unknown
 from show_attend_tell.explorer.live import LatestCaptions, Live, Watch
-from show_attend_tell.explorer.pictures import LARGEST_SIDE, THUMBNAIL, jpeg
+from show_attend_tell.explorer.pictures import LARGEST_SIDE, THUMBNAIL
 
 STATIC = Path(__file__).parent / "static"
 LARGEST_BODY = 32_000_000  # bytes of a request

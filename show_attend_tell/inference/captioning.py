@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, cast
@@ -10,12 +11,10 @@ from typing import Any, cast
 import jax
 import jax.numpy as jnp
 import numpy as np
-import rich.progress
 from flax import nnx
 from jaxtyping import Array, Float, Int, UInt8
-from rich.console import Console
 
-from show_attend_tell import devices
+from show_attend_tell import devices, programs
 from show_attend_tell.data import vocabulary as vocabularies
 from show_attend_tell.data.batches import Inputs, eval_batches
 from show_attend_tell.data.examples import ExampleSource
@@ -30,7 +29,7 @@ from show_attend_tell.models import recurrence, search
 from show_attend_tell.models.attention import Choice
 from show_attend_tell.models.captioner import Captioner
 from show_attend_tell.models.encoders import ImageEncoder
-from show_attend_tell.runs.encoding import annotate, as_inputs
+from show_attend_tell.runs.encoding import annotate_one, as_inputs, row_shape, structure
 from show_attend_tell.runs.inputs import load_inputs
 from show_attend_tell.settings import Decode
 from show_attend_tell.tokens import BOS, EOS, EOS_WORD, PAD, UNK
@@ -178,11 +177,12 @@ def caption_examples(
     run: Run, examples: ExampleSource, inputs: Inputs, decoding: Decode
 ) -> list[Caption]:
     """The caption of each example; `inputs` are the model's, see `runs.inputs.load_inputs`."""
+    from rich.console import Console
+    from rich.progress import track
+
     decode = make_decode(run.model, decoding)
     captions = caption_inputs(decode, run.params, inputs, run.vocabulary, decoding.batch_size)
-    bar = rich.progress.track(
-        captions, "captions", total=len(examples), console=Console(stderr=True)
-    )
+    bar = track(captions, "captions", total=len(examples), console=Console(stderr=True))
     return list(bar)
 
 
@@ -210,21 +210,32 @@ def caption_images(
     """Captions images as `images.read_image` returns them."""
     if not images:
         return []
-    inputs = image_inputs(run, images)
-    decode = make_decode(run.model, decoding)
     batch_size = min(len(images), decoding.batch_size)
-    return list(caption_inputs(decode, run.params, inputs, run.vocabulary, batch_size))
+    with ThreadPoolExecutor(1) as thread:
+        # The program that decodes compiles while the encoder's compile and run.
+        decode = thread.submit(_compiled_decode, run, decoding, batch_size)
+        inputs = image_inputs(run, images)
+        return list(caption_inputs(decode.result(), run.params, inputs, run.vocabulary, batch_size))
+
+
+def _compiled_decode(run: Run, decoding: Decode, batch_size: int) -> DecodeFunction:
+    """`make_decode` for images in batches of one size."""
+    function = make_decode(run.model, decoding)
+    if run.encoder.trained:
+        return function
+    shape = (batch_size, *row_shape(cast(ImageEncoder, run.encoder)))
+    inputs = jax.ShapeDtypeStruct(shape, np.float16)
+    numbers = jax.ShapeDtypeStruct((batch_size,), np.int32)
+    name = f"decode {decoding} {structure(nnx.graphdef(run.model))}"
+    return programs.compiled(name, function, run.params, inputs, numbers)
 
 
 def image_inputs(run: Run, images: Sequence[UInt8[np.ndarray, "S S 3"]]) -> Inputs:
     """A model's inputs for images: their annotation vectors, unless its encoder was trained."""
-    inputs = np.stack(images)
     if run.encoder.trained:
-        return inputs
-    graph, state = nnx.split(run.encoder)
-    encoded = [annotate(graph, state, image[None])[0] for image in inputs]
-    annotations = np.concatenate([np.asarray(a) for a in encoded])
-    return as_inputs(cast(ImageEncoder, run.encoder), annotations)
+        return np.stack(images)
+    encoder = cast(ImageEncoder, run.encoder)
+    return as_inputs(encoder, np.concatenate([annotate_one(encoder, image) for image in images]))
 
 
 def translate(

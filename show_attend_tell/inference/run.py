@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import jax
 import numpy as np
+from flax import nnx
 
 from show_attend_tell import devices
 from show_attend_tell.data import vocabulary as vocabularies
@@ -36,7 +37,7 @@ class Run:
       vocabulary: of its output.
       source_vocabulary: of its input, if that is text.
       encoder: the encoder, even if it is frozen and so not part of `model`.
-      model: the structure of the model.
+      model: the structure of the model; see `fresh_weights` for initial weights.
       params: all weights that the model needs, including frozen ones.
       step: the training step at which the weights were saved.
       centres: where the encoder looks, if that was measured for this run (see
@@ -91,7 +92,7 @@ def load_run(
     centres = folder.centres()
     if centres is not None:
         cast(ImageEncoder, encoder).shift = float(centres["shift"])
-    model = build_captioner(settings, encoder, len(vocabulary))
+    model = _structure(settings, encoder, len(vocabulary))
     step, params = _read_weights(folder, trained_weights(model), weights, half)
     return Run(
         workdir=workdir,
@@ -105,6 +106,19 @@ def load_run(
         step=step,
         centres=centres,
     )
+
+
+def fresh_weights(run: Run) -> dict[str, Any]:
+    """The weights that training began with, before its first step."""
+    model = build_captioner(run.settings, run.encoder, len(run.vocabulary))
+    return all_weights(trained_weights(model), run.params)
+
+
+def _structure(settings: Settings, encoder: Encoder, words: int) -> Captioner:
+    """The model, without initial weights if possible: to draw them takes seconds."""
+    if encoder.trained:  # its frozen stages have weights that no file holds
+        return build_captioner(settings, encoder, words)
+    return nnx.eval_shape(lambda: build_captioner(settings, encoder, words))
 
 
 def _read_weights(

@@ -10,7 +10,6 @@ from typing import Any
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 import safetensors
 import safetensors.numpy
 from flax.traverse_util import flatten_dict, unflatten_dict
@@ -30,9 +29,12 @@ class Checkpoints:
     """
 
     def __init__(self, folder: Path, *, keep: int):
+        import orbax.checkpoint as ocp  # slow to import, and exported models need none of it
+
         self._folder = folder.absolute()
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
         self._manager = ocp.CheckpointManager(self._folder, options=options)
+        self._args = ocp.args
 
     def steps(self) -> list[int]:
         """The saved steps, ascending."""
@@ -44,8 +46,8 @@ class Checkpoints:
         Raises:
           UserError: it cannot be written (for example, the disk is full).
         """
-        args = ocp.args.Composite(
-            arrays=ocp.args.StandardSave(arrays), record=ocp.args.JsonSave(record)
+        args = self._args.Composite(
+            arrays=self._args.StandardSave(arrays), record=self._args.JsonSave(record)
         )
         try:
             self._manager.save(step, args=args)
@@ -82,8 +84,9 @@ class Checkpoints:
         for step in reversed(steps):
             reasons = []
             for form in (like, *others):
-                args = ocp.args.Composite(
-                    arrays=ocp.args.StandardRestore(_abstract(form)), record=ocp.args.JsonRestore()
+                args = self._args.Composite(
+                    arrays=self._args.StandardRestore(_abstract(form)),
+                    record=self._args.JsonRestore(),
                 )
                 try:
                     restored = self._manager.restore(step, args=args)

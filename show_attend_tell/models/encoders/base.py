@@ -1,8 +1,8 @@
 """What every encoder is: inputs in, annotation vectors out."""
 
 import math
-from collections.abc import Sequence
-from typing import ClassVar
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, ClassVar
 
 import jax
 import numpy as np
@@ -11,6 +11,9 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
 
 from show_attend_tell.models.attention import Annotations
 from show_attend_tell.models.encoders.pooling import pooled_features, unpack
+
+Apply = Callable[[nnx.Module, Any], Any]
+Each = Callable[[Callable[[Any], Any], Sequence[Any]], Iterable[Any]]
 
 
 class Frozen(nnx.Variable):
@@ -148,6 +151,21 @@ class ImageEncoder(Encoder):
     ) -> Annotations:
         del key
         return Annotations(self(inputs))
+
+    def in_pieces(
+        self, images: UInt8[Array, "B S S 3"], apply: Apply, each: Each = map
+    ) -> Float[Array, "B L D"]:
+        """What `__call__` computes, piece by piece. Layers of the same shapes are equal pieces.
+
+        An encoder whose weights are partly trained has no pieces.
+
+        Args:
+            images: RGB values 0 to 255.
+            apply: calls a module with its arrays, `module(arrays)`, however it likes.
+            each: like `map`, for what may be computed in any order, or at the same time.
+        """
+        del each
+        return apply(self, images)
 
     def fingerprint(self) -> dict[str, str | int]:
         """All that its output depends on besides the image; keys the feature cache."""

@@ -14,7 +14,7 @@ from flax import nnx
 from jaxtyping import Array, Float, UInt8
 
 from show_attend_tell.errors import UserError
-from show_attend_tell.models.encoders.base import ImageEncoder
+from show_attend_tell.models.encoders.base import Apply, Each, ImageEncoder
 
 
 class Concatenated(ImageEncoder):
@@ -73,6 +73,14 @@ class Concatenated(ImageEncoder):
             [encoder(_scaled(images, encoder.image_size)) for encoder in self.encoders], -1
         )
 
+    def in_pieces(
+        self, images: UInt8[Array, "B S S 3"], apply: Apply, each: Each = map
+    ) -> Float[Array, "B L D"]:
+        sizes = dict.fromkeys(encoder.image_size for encoder in self.encoders)
+        scaled = {size: apply(_Scaled(size), images) for size in sizes}
+        parts = each(lambda e: e.in_pieces(scaled[e.image_size], apply), self.encoders)
+        return apply(_Joined(), list(parts))
+
     def fingerprint(self) -> dict[str, str | int]:
         parts = [encoder.fingerprint() for encoder in self.encoders]
         keys = dict.fromkeys(key for part in parts for key in part)
@@ -82,6 +90,19 @@ class Concatenated(ImageEncoder):
     def _joined(values: Sequence[str | int]) -> str | int:
         """One value where all agree, else all of them."""
         return values[0] if len(set(values)) == 1 else "+".join(map(str, values))
+
+
+class _Scaled(nnx.Module):
+    def __init__(self, size: int):
+        self.size = size
+
+    def __call__(self, images: UInt8[Array, "B S S 3"]) -> UInt8[Array, "B size size 3"]:
+        return _scaled(images, self.size)
+
+
+class _Joined(nnx.Module):
+    def __call__(self, parts: Sequence[Float[Array, "B L _"]]) -> Float[Array, "B L D"]:
+        return jnp.concatenate(parts, -1)
 
 
 def _scaled(images: UInt8[Array, "B S S 3"], size: int) -> UInt8[Array, "B size size 3"]:

@@ -55,7 +55,7 @@ class Convolution(nnx.Module):
         possible = (kernel, stride, same) == (3, 1, False) and weights.kind is Frozen
         self.winograd = winograd and possible
         if self.winograd:
-            self.kernel = Frozen(jnp.asarray(winograd_kernel(np.asarray(self.kernel[...]))))
+            self.kernel = Frozen(jax.device_put(winograd_kernel(np.asarray(self.kernel[...]))))
         self.stride = stride
         self.padding = "SAME" if same else ((kernel // 2, kernel // 2),) * 2
 

@@ -12,7 +12,13 @@ from jaxtyping import Array, Float, UInt8
 
 from show_attend_tell import settings
 from show_attend_tell.errors import UserError
-from show_attend_tell.models.encoders.base import Frozen, ImageEncoder, field_centres
+from show_attend_tell.models.encoders.base import (
+    Apply,
+    Each,
+    Frozen,
+    ImageEncoder,
+    field_centres,
+)
 from show_attend_tell.models.encoders.layers import Sequential
 from show_attend_tell.models.encoders.torch_weights import file_sha256
 from show_attend_tell.models.encoders.weights import Weights, find_weights
@@ -151,10 +157,10 @@ class StagedEncoder(ImageEncoder):
 
     def _laid(self, middles: Sequence[float], side: int, stride: int) -> tuple[float, ...]:
         """Middles along one side of a map with this stride, laid on the grid."""
-        row = jnp.broadcast_to(
+        row = np.broadcast_to(
             np.array(middles, np.float32)[None, None, :, None], (1, len(middles), len(middles), 1)
         )
-        return tuple(np.asarray(_to_grid(row, side, self.grid_stride, stride))[0, 0, :, 0].tolist())
+        return tuple(_to_grid(row, side, self.grid_stride, stride)[0, 0, :, 0].tolist())
 
     def _read_weights(self, options: settings.ImageEncoder) -> Weights:
         """The file's weights; sets `checksum`."""
@@ -227,22 +233,32 @@ class StagedEncoder(ImageEncoder):
         )
 
     def _encode(self, images: UInt8[Array, "B S S 3"]) -> Float[Array, "B L D"]:
-        mean, deviation = (
-            np.reshape(np.asarray(value, np.float32), (1, 1, 1, -1))
-            for value in (self.pixel_mean, self.pixel_deviation)
-        )
-        x = (images.astype(jnp.float32) - mean) / deviation
+        x = _Normalised(self.pixel_mean, self.pixel_deviation)(images)
         maps = {}
         for i, (name, stage) in enumerate(zip(self.strides, self.stages, strict=False)):
             x = stage(jax.lax.stop_gradient(x) if i == self.first_trained else x)
             maps[name] = x
-        laid = []
-        for name in self.endpoints:
-            x = _to_grid(maps[name], self.grid[0], self.grid_stride, self.strides[name])
-            if name in self.pooled_endpoints:
-                x = jnp.broadcast_to(x.mean(axis=(1, 2), keepdims=True), x.shape)
-            laid.append(x)
-        return jnp.concatenate(laid, -1).reshape(len(images), -1, self.features)
+        return self._laid_maps()([maps[name] for name in self.endpoints])
+
+    def in_pieces(
+        self, images: UInt8[Array, "B S S 3"], apply: Apply, each: Each = map
+    ) -> Float[Array, "B L D"]:
+        del each
+        x = apply(_Normalised(self.pixel_mean, self.pixel_deviation), images)
+        maps = {}
+        for name, stage in zip(self.strides, self.stages, strict=False):
+            for layer in stage.layers:
+                x = apply(layer, x)
+            maps[name] = x
+        return apply(self._laid_maps(), [maps[name] for name in self.endpoints])
+
+    def _laid_maps(self) -> "_LaidMaps":
+        return _LaidMaps(
+            self.grid[0],
+            self.grid_stride,
+            tuple(self.strides[name] for name in self.endpoints),
+            tuple(name in self.pooled_endpoints for name in self.endpoints),
+        )
 
     def fingerprint(self) -> dict[str, str | int]:
         found: dict[str, str | int] = {
@@ -259,9 +275,42 @@ class StagedEncoder(ImageEncoder):
         return found
 
 
+class _Normalised(nnx.Module):
+    """RGB values from 0 to 255 as a network expects them."""
+
+    def __init__(self, mean: float | tuple[float, ...], deviation: float | tuple[float, ...]):
+        self.mean, self.deviation = mean, deviation
+
+    def __call__(self, images: UInt8[Array, "B S S 3"]) -> Float[Array, "B S S 3"]:
+        mean, deviation = (
+            np.reshape(np.asarray(value, np.float32), (1, 1, 1, -1))
+            for value in (self.mean, self.deviation)
+        )
+        return (images.astype(jnp.float32) - mean) / deviation
+
+
+class _LaidMaps(nnx.Module):
+    """The outputs of stages as annotation vectors: laid on one grid, or their means."""
+
+    def __init__(
+        self, side: int, grid_stride: int, strides: tuple[int, ...], pooled: tuple[bool, ...]
+    ):
+        self.side, self.grid_stride, self.strides, self.pooled = side, grid_stride, strides, pooled
+
+    def __call__(self, maps: Sequence[Float[Array, "B _ _ _"]]) -> Float[Array, "B L D"]:
+        laid = []
+        for x, stride, pooled in zip(maps, self.strides, self.pooled, strict=True):
+            x = _to_grid(x, self.side, self.grid_stride, stride)
+            if pooled:
+                x = jnp.broadcast_to(x.mean(axis=(1, 2), keepdims=True), x.shape)
+            laid.append(x)
+        x = jnp.concatenate(laid, -1)
+        return x.reshape(x.shape[0], -1, x.shape[-1])
+
+
 def _to_grid(
-    x: Float[Array, "B h w C"], side: int, grid_stride: int, stride: int
-) -> Float[Array, "B side side C"]:
+    x: Float[Array | np.ndarray, "B h w C"], side: int, grid_stride: int, stride: int
+) -> Float[Array | np.ndarray, "B side side C"]:
     """On a coarser grid the mean of each cell's pixels; on a finer grid copies of a pixel.
 
     If the network rounds sides up, a coarse cell at the lower or right edge may cover fewer pixels
@@ -277,7 +326,9 @@ def _to_grid(
         return x
     used = min(own, side * factor)
     pad = (0, side * factor - used)
-    x = jnp.pad(x[:, :used, :used], ((0, 0), pad, pad, (0, 0)))
+    pads = ((0, 0), pad, pad, (0, 0))
+    # NumPy's arrays stay NumPy's: JAX would compile programs for a few numbers.
+    x = (np if isinstance(x, np.ndarray) else jnp).pad(x[:, :used, :used], pads)
     total = x.reshape(x.shape[0], side, factor, side, factor, -1).sum((2, 4))
     inside = np.minimum(factor, used - factor * np.arange(side)).astype(np.float32)
     return total / (inside[:, None] * inside[None])[None, :, :, None]

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 from flax import nnx
 
@@ -88,7 +88,10 @@ class Weights:
             scale = scale / np.sqrt(variance + self.epsilon)
             kernel, bias = kernel * scale[:, None, None, None], shift - mean * scale
         values = kernel.transpose(2, 3, 1, 0), bias
-        kernel, bias = (self.kind(jnp.asarray(value, jnp.float32)) for value in values)
+        # `jnp.asarray` would compile a program for each shape.
+        kernel, bias = (
+            self.kind(jax.device_put(np.ascontiguousarray(value, np.float32))) for value in values
+        )
         return kernel, bias
 
     def finish(self) -> None:
