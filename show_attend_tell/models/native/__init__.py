@@ -1,9 +1,11 @@
-"""Additive scores and their gradients in C++, for training on a CPU.
+"""Functions in C++, for what XLA computes slowly on a CPU; here also the additive scores.
 
-A step's largest intermediate are the activations of its attention. `additive_scores.cc` computes
-what XLA does with them in a third of the time. It is compiled when a gradient is first traced, with
-the C++ compiler of the machine, and kept beside JAX's compiled programs. Where there is no
-compiler, on accelerators, and with several devices, XLA computes the scores.
+A training step's largest intermediate are the activations of its attention. `additive_scores.cc`
+computes what XLA does with them in a third of the time. `inverted_residual.cc`, called from
+`native.convolutions`, has the blocks of EfficientNet-Lite. One library of all sources is compiled
+when a function is first traced, with the C++ compiler of the machine, and kept beside JAX's
+compiled programs. Where there is no compiler, on accelerators, and with several devices, XLA
+computes everything.
 
 The environment variable SHOW_ATTEND_TELL_NATIVE=0 turns it off.
 
@@ -25,11 +27,16 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
-SOURCE = Path(__file__).with_name("additive_scores.cc")
 OFF = "SHOW_ATTEND_TELL_NATIVE"
-_FUNCTIONS = ("scores", "query", "memory")
+# The functions of each file.
+SOURCES = {
+    "additive_scores.cc": ("scores", "query", "memory"),
+    "inverted_residual.cc": ("inverted_residual", "stem"),
+}
+HEADERS = ("for_each.h", "matrix_product.h")
 _OPTIONS = (
     *("-std=c++17", "-O3", "-march=native", "-mprefer-vector-width=512"),
     *("-ffast-math", "-fPIC", "-shared"),
@@ -46,28 +53,46 @@ def available() -> bool:
     if compiler is None:
         return False
     try:
-        library = ctypes.CDLL(str(_built(compiler)))
-        for name in _FUNCTIONS:
+        library = _library(compiler)
+        for name in (name for names in SOURCES.values() for name in names):
             function = jax.ffi.pycapsule(getattr(library, name))
             jax.ffi.register_ffi_target(_target(name), function, platform="cpu")
     except (OSError, subprocess.SubprocessError) as error:
-        logging.warning("XLA computes additive scores, since %s failed: %s", compiler, error)
+        logging.warning("XLA computes everything, since %s failed: %s", compiler, error)
         return False
     return True
+
+
+@lru_cache
+def matrix_units() -> bool:
+    """Whether the CPU has matrix units for bfloat16 (AMX), and the system lets us use them."""
+    if not available():
+        return False
+    asked = _library(shutil.which(os.environ.get("CXX", "c++")) or "").matrix_units
+    asked.restype = ctypes.c_bool
+    return asked()
+
+
+@lru_cache
+def _library(compiler: str) -> ctypes.CDLL:
+    return ctypes.CDLL(str(_built(compiler)))
 
 
 def _built(compiler: str) -> Path:
     """The compiled library for this machine; made if it is not there yet."""
     command = [compiler, *_OPTIONS, f"-I{jax.ffi.include_dir()}"]
     parts = [*command, version("jaxlib"), _processor()]
-    digest = hashlib.sha256("\n".join(parts).encode() + SOURCE.read_bytes()).hexdigest()
-    path = _folder() / f"additive_scores-{digest[:16]}.so"
+    sources = [Path(__file__).with_name(name) for name in SOURCES]
+    headers = [Path(__file__).with_name(name) for name in HEADERS]
+    content = b"".join(path.read_bytes() for path in (*sources, *headers))
+    digest = hashlib.sha256("\n".join(parts).encode() + content).hexdigest()
+    path = _folder() / f"functions-{digest[:16]}.so"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         made = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
             subprocess.run(
-                [*command, str(SOURCE), "-o", str(made)],
+                [*command, *map(str, sources), "-o", str(made)],
                 check=True,
                 capture_output=True,
                 timeout=_SECONDS,
@@ -99,9 +124,12 @@ def _target(name: str) -> str:
     return f"show_attend_tell_{name}"
 
 
-def _on_cpu(name: str, like: Any, otherwise: Callable, *given: Array) -> Any:
+def on_cpu(
+    name: str, like: Any, otherwise: Callable, *given: Array, **attributes: np.int64 | bool
+) -> Any:
     """Calls a function on CPUs, and `otherwise` on accelerators; both return as `like` says."""
-    call = jax.ffi.ffi_call(_target(name), like, vmap_method="sequential")
+    target = jax.ffi.ffi_call(_target(name), like, vmap_method="sequential")
+    call = partial(target, **attributes)
     return jax.lax.platform_dependent(*given, cpu=call, default=otherwise)
 
 
@@ -114,7 +142,8 @@ def scores(
     """sum_a v (1 - 2 r), where r = 1 / (1 + k q); `otherwise` computes the same."""
     if not available():
         return otherwise(query, keys, v)
-    return _on_cpu("scores", _floats(query.shape[:2] + keys.shape[1:2]), otherwise, query, keys, v)
+    like = _floats(query.shape[:2] + keys.shape[1:2])
+    return on_cpu("scores", like, otherwise, query, keys, v)
 
 
 def query_sums(
@@ -126,7 +155,7 @@ def query_sums(
     """The sums over places of d r (1 - r); `otherwise` computes the same."""
     if not available():
         return otherwise(query, keys, d_scores)
-    return _on_cpu("query", _floats(query.shape), otherwise, query, keys, d_scores)
+    return on_cpu("query", _floats(query.shape), otherwise, query, keys, d_scores)
 
 
 def memory_sums(
@@ -139,7 +168,7 @@ def memory_sums(
     if not available():
         return otherwise(query, keys, d_scores)
     like = (_floats(keys.shape), _floats((keys.shape[0], keys.shape[2])))
-    return _on_cpu("memory", like, otherwise, query, keys, d_scores)
+    return on_cpu("memory", like, otherwise, query, keys, d_scores)
 
 
 _floats = partial(jax.ShapeDtypeStruct, dtype=jnp.float32)
