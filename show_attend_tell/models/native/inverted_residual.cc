@@ -75,7 +75,11 @@ void CopyPlane(const Block& s, const Rows& rows, const float* image, int64_t c, 
     float* to = plane + ((i - rows.top) * s.width + s.wide.before) * kWidth;
     const float* pixel = image + i * s.wide.in * s.I + c;
     for (int64_t j = 0; j < s.wide.in; ++j, pixel += s.I, to += kWidth) {
-      for (int64_t n = 0; n < kWidth; ++n) to[n] = n < used ? pixel[n] : 0.0f;
+      if (used == kWidth) {
+        Store(to, Load(pixel));
+      } else {
+        for (int64_t n = 0; n < kWidth; ++n) to[n] = n < used ? pixel[n] : 0.0f;
+      }
     }
   }
 }
@@ -222,11 +226,31 @@ ffi::Error InvertedResidual(ffi::ThreadPool pool, Maps x, Matrix expand, Bias ex
   return ffi::Error::Success();
 }
 
+// Writes the k x k pixels under each place of an output row side by side. A line of a patch is
+// copied as a whole vector: what it writes too much, the next line overwrites.
+void Patches(const float* x, int64_t numbers, int64_t image, int64_t top, const Side& tall,
+             const Side& wide, int64_t k, int64_t stride, int64_t I, float* patch) {
+  for (int64_t j = 0; j < wide.out; ++j) {
+    const int64_t left = j * stride - wide.before;
+    const int64_t from = std::max<int64_t>(left, 0), to = std::min(left + k, wide.in);
+    for (int64_t i = top; i < top + k; ++i, patch += k * I) {
+      const int64_t line = image + i * wide.in * I, start = line + left * I;
+      const bool inside = i >= 0 && i < tall.in;
+      if (inside && to - from == k && k * I <= kWidth && start + kWidth <= numbers) {
+        Store(patch, Load(x + start));
+        continue;
+      }
+      std::fill_n(patch, k * I, 0.0f);
+      if (inside) std::copy(x + line + from * I, x + line + to * I, patch + (from - left) * I);
+    }
+  }
+}
+
 // A convolution with few input channels, then ReLU6: a product with a matrix of patches.
 ffi::Error Stem(ffi::ThreadPool pool, Maps x, Maps kernel, Bias bias, MapsOut y, int64_t stride) {
   static thread_local Kept<float> kept_weights, kept_biases;
   const int64_t B = x.dimensions()[0], I = x.dimensions()[3], O = kernel.dimensions()[3];
-  const int64_t k = kernel.dimensions()[0], K = k * k * I;
+  const int64_t k = kernel.dimensions()[0], K = k * k * I, numbers = x.element_count();
   const Side tall(x.dimensions()[1], k, stride), wide(x.dimensions()[2], k, stride);
   float* weights = kept_weights.At(Single::PackedSize(K, O));
   float* biases = kept_biases.At(Up(O, kWidth));
@@ -240,22 +264,12 @@ ffi::Error Stem(ffi::ThreadPool pool, Maps x, Maps kernel, Bias bias, MapsOut y,
   ForEach(pool, B * tall.out, [=](int64_t item) {
     static thread_local Kept<float> kept_patches;
     static thread_local Kept<int32_t> kept_places;
-    const int64_t top = item % tall.out * stride - tall.before;
-    const float* image = pixels + item / tall.out * tall.in * wide.in * I;
-    float* patches = kept_patches.At(wide.out * K);
+    const int64_t image = item / tall.out * tall.in * wide.in * I;
+    float* patches = kept_patches.At(wide.out * K + kWidth);
     int32_t* places = kept_places.At(wide.out);
-    for (int64_t j = 0; j < wide.out; ++j) {
-      places[j] = j * O;
-      const int64_t left = j * stride - wide.before;
-      const int64_t from = std::max<int64_t>(left, 0), to = std::min(left + k, wide.in);
-      for (int64_t i = 0; i < k; ++i) {
-        float* patch = patches + j * K + i * k * I;
-        if (to - from < k || top + i < 0 || top + i >= tall.in) std::fill_n(patch, k * I, 0.0f);
-        if (top + i < 0 || top + i >= tall.in) continue;
-        const float* line = image + (top + i) * wide.in * I;
-        std::copy(line + from * I, line + to * I, patch + (from - left) * I);
-      }
-    }
+    for (int64_t j = 0; j < wide.out; ++j) places[j] = j * O;
+    const int64_t top = item % tall.out * stride - tall.before;
+    Patches(pixels, numbers, image, top, tall, wide, k, stride, I, patches);
     const Target target{out + item * wide.out * O, places, kWidth, biases, nullptr, O, true};
     Single::Multiply(patches, K, weights, wide.out, 0, O, K, target);
   });
