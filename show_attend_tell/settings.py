@@ -123,6 +123,11 @@ class ImageEncoder(Encoder):
     grid_stride: int = setting(
         0, "pixels between places: 8, 16, 32 or 64; 0: the network's default", least=0
     )
+    dtype: str = setting(
+        "float32",
+        "number format of products with matrices; not for the network `small`",
+        choices=("float32", "bfloat16"),
+    )
     features: int = setting(64, "D, for the network `small` only", least=4)
     weights: str = setting("", "file, or OWNER/NAME on the hub; empty: the network's default")
     weights_sha256: str = setting(

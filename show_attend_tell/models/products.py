@@ -59,7 +59,7 @@ class Linear(nnx.Linear):
     """
 
     def __call__(self, inputs: Float[Array, "*S I"]) -> Float[Array, "*S J"]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        y = _in_format(inputs, self.kernel[...], self.dtype)
+        y = in_format(inputs, self.kernel[...], self.dtype)
         if self.bias is None:
             return y
         return y + self.bias[...].reshape((1,) * (y.ndim - 1) + (-1,))
@@ -79,10 +79,10 @@ class Embedding(nnx.Embed):
         """Inner products with the vectors of all words."""
         vectors = self.embedding[...]
         turned = vectors.T if self.product_dtype == jnp.float32 else transposed(vectors)
-        return _in_format(query, turned, self.product_dtype)
+        return in_format(query, turned, self.product_dtype)
 
 
-def _in_format(
+def in_format(
     x: Float[Array, "*S I"], matrix: Float[Array, "I J"], dtype: Any
 ) -> Float[Array, "*S J"]:
     """The product in a number format; its gradients are float32."""

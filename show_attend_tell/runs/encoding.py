@@ -23,6 +23,7 @@ from show_attend_tell.data.examples import Example, ExampleSource
 from show_attend_tell.data.images import read_image
 from show_attend_tell.data.row_cache import RowCache
 from show_attend_tell.errors import UserError
+from show_attend_tell.models import native
 from show_attend_tell.models.encoders.base import ImageEncoder
 from show_attend_tell.models.encoders.pooling import pack, packed_size
 
@@ -120,7 +121,12 @@ def _apply(module: nnx.Module, arrays: Any) -> Any:
     """Calls a frozen module by a program that all modules of its structure share."""
     graph, state = nnx.split(module)
     weights = nnx.to_pure_dict(state)
-    function = jax.jit(lambda weights, arrays: nnx.merge(graph, weights)(arrays))
+
+    @jax.jit
+    def function(weights: Any, arrays: Any) -> Any:
+        with native.without():  # a compiler of C++ would take longer than all else
+            return nnx.merge(graph, weights)(arrays)
+
     return programs.compiled(structure(graph), function, weights, arrays)(weights, arrays)
 
 

@@ -230,6 +230,7 @@ def test_fingerprint_tells_apart_what_gives_other_vectors(tmp_path):
         make("efficientnet_lite0", 224, weights=str(other)),
         make("efficientnet_lite0", 224, endpoints=("stage7",)),
         make("efficientnet_lite0", 224, grid_stride=16),
+        make("efficientnet_lite0", 224, dtype="bfloat16"),
         make("efficientnet_lite0", 256),
         make("efficientnet_lite2", 224),
         make("efficientnet_lite0+efficientnet_lite2", 224),
@@ -244,7 +245,7 @@ def test_fingerprint_tells_apart_what_gives_other_vectors(tmp_path):
     prints = [str(encoder.fingerprint()) for encoder in encoders]
     assert len(set(prints)) == len(prints)
     assert prints[0] == str(make("efficientnet_lite0", 224).fingerprint())
-    for whole in (encoders[0], encoders[6]):  # keys of caches of earlier versions
+    for whole in (encoders[0], encoders[7]):  # keys of caches of earlier versions
         keys = {"name", "weights", "preprocessing", "image_size", "endpoints", "grid"}
         assert whole.fingerprint().keys() == keys
 
@@ -315,7 +316,8 @@ def test_freezing_is_the_default_and_changes_no_vector():
     for name in ("efficientnet_lite0", "small"):
         frozen, free = make(name, 64), make(name, 64, trainable_from="all")
         assert not jax.tree.leaves(nnx.state(frozen, nnx.Param))
-        np.testing.assert_array_equal(encode(frozen, images), encode(free, images))
+        # Frozen ones may be computed in C++.
+        np.testing.assert_allclose(encode(frozen, images), encode(free, images), atol=2e-5)
     both = make("efficientnet_lite2+efficientnet_lite0", 64, trainable_from="head")
     paths = [path for path, _ in nnx.to_flat_state(nnx.state(both, nnx.Param))]
     assert {path[:2] for path in paths} == {("encoders", 0), ("encoders", 1)}

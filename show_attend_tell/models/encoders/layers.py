@@ -1,7 +1,8 @@
 """Layers of pretrained networks, written as XLA computes them fastest on CPUs."""
 
 from collections.abc import Callable, Sequence
-from typing import cast
+from functools import partial
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
+from show_attend_tell.models import products
 from show_attend_tell.models.encoders.base import Frozen
 from show_attend_tell.models.encoders.weights import Weights
 
@@ -21,7 +23,8 @@ _WINOGRAD_OUTPUT = np.array([[1, 1, 1, 0], [0, 1, -1, -1]], np.float32)
 class Convolution(nnx.Module):
     """A convolution with stored weights, its batch norm folded in.
 
-    A 1x1 convolution is computed as a matrix product, which is several times faster on a CPU.
+    A 1x1 convolution is computed as a matrix product, which is several times faster on a CPU. It
+    and the products of Winograd's form have the number format `weights.dtype`; all else is float32.
     """
 
     def __init__(
@@ -56,6 +59,7 @@ class Convolution(nnx.Module):
         self.winograd = winograd and possible
         if self.winograd:
             self.kernel = Frozen(jax.device_put(winograd_kernel(np.asarray(self.kernel[...]))))
+        self.dtype = jnp.dtype(weights.dtype)
         self.stride = stride
         self.padding = "SAME" if same else ((kernel // 2, kernel // 2),) * 2
 
@@ -63,14 +67,14 @@ class Convolution(nnx.Module):
         kernel, bias, stride = self.kernel[...], self.bias[...], self.stride
         if kernel.shape[0] == 1:
             x = x[:, ::stride, ::stride]
-            y = x.reshape(-1, x.shape[-1]) @ kernel[0, 0] + bias[None]
-            return y.reshape(*x.shape[:-1], -1)
+            y = products.in_format(x.reshape(-1, x.shape[-1]), kernel[0, 0], self.dtype)
+            return (y + bias[None]).reshape(*x.shape[:-1], -1)
         if self.winograd:
             # Chosen as a program is lowered, perhaps for other devices than this process has.
             y = jax.lax.platform_dependent(
                 x,
                 kernel,
-                cpu=winograd_convolution,
+                cpu=partial(winograd_convolution, dtype=self.dtype),
                 default=lambda x, kernel: _convolution(x, plain_kernel(kernel), 1, self.padding),
             )
         else:
@@ -103,7 +107,7 @@ def plain_kernel(kernel: Float[Array, "4 4 I O"]) -> Float[Array, "3 3 I O"]:
 
 @jax.jit  # traced once for each shape: a network has many layers of one shape
 def winograd_convolution(
-    x: Float[Array, "B h w I"], kernel: Float[Array, "4 4 I O"]
+    x: Float[Array, "B h w I"], kernel: Float[Array, "4 4 I O"], dtype: Any = jnp.float32
 ) -> Float[Array, "B h w O"]:
     """A 3x3 convolution, padded by one pixel, with 16 instead of 36 products for 2x2 outputs.
 
@@ -113,6 +117,7 @@ def winograd_convolution(
     Args:
         x: images.
         kernel: U, see `winograd_kernel`.
+        dtype: number format of the products.
     """
     count, height, width, channels = x.shape
     h, w = -(-height // 2), -(-width // 2)
@@ -121,11 +126,14 @@ def winograd_convolution(
     d = [[line[:, :, j : j + 2 * w : 2] for j in range(4)] for line in lines]
     tiles = _both_sides(_WINOGRAD_INPUT, d)
     # Sixteen products: one product with a batch of sixteen takes up to twice as long.
-    products = [
-        [tile.reshape(-1, channels) @ u for tile, u in zip(*pair, strict=True)]
-        for pair in zip(tiles, kernel, strict=True)
+    sums = [
+        [
+            products.in_format(tile.reshape(-1, channels), u, dtype)
+            for tile, u in zip(*p, strict=True)
+        ]
+        for p in zip(tiles, kernel, strict=True)
     ]
-    y = _both_sides(_WINOGRAD_OUTPUT, products)
+    y = _both_sides(_WINOGRAD_OUTPUT, sums)
     y = [jnp.stack([part.reshape(count, h, w, -1) for part in line], 3) for line in y]
     return jnp.stack(y, 2).reshape(count, 2 * h, 2 * w, -1)[:, :height, :width]
 

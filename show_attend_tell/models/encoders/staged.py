@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -44,14 +45,16 @@ class StagedEncoder(ImageEncoder):
             measured, and that shift in pixels for the outputs of stages. Empty if it was not.
         ignored_prefixes, ignored_suffixes, epsilon: see `Weights`.
         default_endpoints, default_grid_stride: used if the options name none.
-        images_at_once: batch on a CPU: few, so that a layer's activations stay in the cache.
+        dtype: number format of products with matrices.
+        images_at_once: batch on a CPU: few, so that a layer's activations stay in the cache. Stages
+            in C++ take all images at once.
         stages: those up to the last endpoint.
         pooled_endpoints: those of which only the mean over the places is kept.
     """
 
     own_options = (
         *("endpoints", "pooled", "grid_stride"),
-        *("weights", "weights_sha256", "checkpointing"),
+        *("weights", "weights_sha256", "checkpointing", "dtype"),
     )
 
     name: str
@@ -82,7 +85,8 @@ class StagedEncoder(ImageEncoder):
                 see `find_weights`; empty means the class's own.
                 `trainable_from` is empty, "all" or a stage, see `ImageEncoder`; no gradient flows
                 further back. `checkpointing` saves memory: the backward pass recomputes what
-                happens inside the blocks of trained stages.
+                happens inside the blocks of trained stages. `dtype` is the number format of
+                products with matrices; their sums and all else are float32.
             rngs: unused, since the weights are stored.
 
         Raises:
@@ -102,6 +106,7 @@ class StagedEncoder(ImageEncoder):
         self.image_size = options.image_size
         self.fields = self._fields()
         self.grid = (len(self.fields), len(self.fields))
+        self.dtype = options.dtype
         weights = self._read_weights(options)
         stages, channels = [], {}
         for i, name in enumerate(names):
@@ -172,12 +177,14 @@ class StagedEncoder(ImageEncoder):
                 f"the weights {path} have the SHA-256 {self.checksum}, not the wanted {wanted}: "
                 "name the right file with --config.encoder.weights=FILE"
             )
-        return Weights(
+        weights = Weights(
             path,
             ignored_prefixes=self.ignored_prefixes,
             ignored_suffixes=self.ignored_suffixes,
             epsilon=self.epsilon,
         )
+        weights.dtype = options.dtype
+        return weights
 
     def _known_shift(self, channels: Mapping[str, int]) -> float | None:
         """The mean over all local channels of the shifts measured for the weights.
@@ -221,23 +228,52 @@ class StagedEncoder(ImageEncoder):
         """The layers of a stage, with checkpoints between them, and its number of channels."""
         raise NotImplementedError
 
+    def frozen_at_once(self) -> bool:
+        """Whether frozen stages are computed in C++, which takes any number of images."""
+        return False
+
     def __call__(self, images: UInt8[Array, "B S S 3"]) -> Float[Array, "B L D"]:
-        if len(images) <= self.images_at_once:
-            return self._encode(images)
+        if not self.frozen_at_once():
+            return self._in_turn(lambda images: self._trained(self._frozen(images)), images)
+        maps = self._frozen(images)
+        if self.first_trained >= len(self.stages):
+            return self._trained(maps)
+        return self._in_turn(self._trained, maps)
+
+    def _in_turn(self, function: Callable[[Any], Array], inputs: Any) -> Array:
+        """A function of images or maps; on CPUs of few images at a time."""
+        if len(jax.tree.leaves(inputs)[0]) <= self.images_at_once:
+            return function(inputs)
+
+        def few_at_once(inputs: Any) -> Array:
+            def of_one(inputs: Any) -> Array:
+                return function(jax.tree.map(lambda x: x[None], inputs))[0]
+
+            return jax.lax.map(of_one, inputs, batch_size=self.images_at_once)
+
         # Chosen as a program is lowered, perhaps for other devices than this process has.
-        return jax.lax.platform_dependent(images, cpu=self._encode_in_turn, default=self._encode)
+        return jax.lax.platform_dependent(inputs, cpu=few_at_once, default=function)
 
-    def _encode_in_turn(self, images: UInt8[Array, "B S S 3"]) -> Float[Array, "B L D"]:
-        return jax.lax.map(
-            lambda image: self._encode(image[None])[0], images, batch_size=self.images_at_once
-        )
-
-    def _encode(self, images: UInt8[Array, "B S S 3"]) -> Float[Array, "B L D"]:
+    def _frozen(self, images: UInt8[Array, "B S S 3"]) -> dict[str, Float[Array, "B h w C"]]:
+        """Outputs of frozen stages: the endpoints and the last, under the empty name."""
         x = _Normalised(self.pixel_mean, self.pixel_deviation)(images)
-        maps = {}
-        for i, (name, stage) in enumerate(zip(self.strides, self.stages, strict=False)):
-            x = stage(jax.lax.stop_gradient(x) if i == self.first_trained else x)
-            maps[name] = x
+        return self._through(0, self.first_trained, {"": x})
+
+    def _through(self, first: int, stop: int, maps: dict[str, Array]) -> dict[str, Array]:
+        """Adds the outputs of stages `first` up to, not including, `stop`."""
+        maps = dict(maps)
+        stages = [*zip(self.strides, self.stages, strict=False)]
+        for name, stage in stages[first:stop]:
+            maps[""] = stage(maps[""])
+            if name in self.endpoints:
+                maps[name] = maps[""]
+        return maps
+
+    def _trained(self, maps: dict[str, Float[Array, "B h w C"]]) -> Float[Array, "B L D"]:
+        """Annotation vectors from what `_frozen` returns."""
+        if self.first_trained < len(self.stages):
+            maps = maps | {"": jax.lax.stop_gradient(maps[""])}
+            maps = self._through(self.first_trained, len(self.stages), maps)
         return self._laid_maps()([maps[name] for name in self.endpoints])
 
     def in_pieces(
@@ -272,6 +308,8 @@ class StagedEncoder(ImageEncoder):
         if self.pooled_endpoints:  # else caches of earlier versions stay valid
             # Commas, since a concatenation joins its parts by +.
             found["pooled"] = ",".join(self.pooled_endpoints)
+        if self.dtype != "float32":  # likewise
+            found["dtype"] = self.dtype
         return found
 
 

@@ -20,9 +20,11 @@ class Weights:
 
     Attributes:
         kind: the type of the variables that `convolution` returns.
+        dtype: number format of the products with them.
     """
 
     kind: type[nnx.Variable] = nnx.Param
+    dtype: str = "float32"
 
     def __init__(
         self,

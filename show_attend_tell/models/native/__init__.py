@@ -1,10 +1,13 @@
-"""What training computes inside of its scan on a CPU, besides products, in C++.
+"""Functions in C++, for what XLA computes slowly on a CPU.
 
-XLA runs each small operation of a step by itself, most of them on one thread, and divides for each
-of the attention's activations. The functions here take a third of that time. They are compiled when
-a gradient is first traced, with the C++ compiler of the machine, and kept beside JAX's compiled
-programs. Where there is no compiler, on accelerators, and with several devices, XLA does the work.
-Only gradients and the passes that they need use them: decoding never does.
+XLA runs each small operation by itself, most of them on one thread, and divides for each of the
+attention's activations. `additive_scores.cc` and `step.cc` compute what a training step does inside
+of its scan, besides products, in a third of that time; decoding does not use them.
+`inverted_residual.cc`, called from `native.convolutions`, has the blocks of EfficientNet-Lite.
+
+One library of all sources is compiled when a function is first traced, with the C++ compiler of the
+machine, and kept beside JAX's compiled programs. Where there is no compiler, on accelerators, and
+with several devices, XLA computes everything.
 
 The environment variable SHOW_ATTEND_TELL_NATIVE=0 turns it off.
 
@@ -17,7 +20,9 @@ import logging
 import os
 import shutil
 import subprocess
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache, partial
 from importlib.metadata import version
 from pathlib import Path
@@ -25,18 +30,22 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from show_attend_tell import machine
 
-SOURCES = tuple(Path(__file__).with_name(name) for name in ("additive_scores.cc", "step.cc"))
-HEADER = Path(__file__).with_name("kernels.h")
 OFF = "SHOW_ATTEND_TELL_NATIVE"
-_FUNCTIONS = (
-    *("scores", "query", "memory"),
-    *("combine_float32", "combine_bfloat16", "compare_float32", "compare_bfloat16"),
-    *("cell", "cell_gradient"),
-)
+# The functions of each file.
+SOURCES = {
+    "additive_scores.cc": ("scores", "query", "memory"),
+    "step.cc": (
+        *("combine_float32", "combine_bfloat16", "compare_float32", "compare_bfloat16"),
+        *("cell", "cell_gradient"),
+    ),
+    "inverted_residual.cc": ("inverted_residual", "stem"),
+}
+HEADERS = ("for_each.h", "step.h", "matrix_product.h")
 _OPTIONS = (
     *("-std=c++17", "-O3", "-march=native", "-mprefer-vector-width=512"),
     *("-ffast-math", "-fPIC", "-shared"),
@@ -44,38 +53,73 @@ _OPTIONS = (
 _SECONDS = 120  # for the compiler
 
 
-@lru_cache
+_traced = threading.local()
+
+
+@contextmanager
+def without() -> Iterator[None]:
+    """Programs that this thread traces within call none of the functions, so none is compiled."""
+    before = getattr(_traced, "without", False)
+    _traced.without = True
+    try:
+        yield
+    finally:
+        _traced.without = before
+
+
 def available() -> bool:
     """Whether the functions can be called; builds and registers them at the first question."""
+    return not getattr(_traced, "without", False) and _registered()
+
+
+@lru_cache
+def _registered() -> bool:
     if os.environ.get(OFF) == "0" or jax.default_backend() != "cpu" or jax.device_count() > 1:
         return False
     compiler = shutil.which(os.environ.get("CXX", "c++"))
     if compiler is None:
         return False
     try:
-        library = ctypes.CDLL(str(_built(compiler)))
-        for name in _FUNCTIONS:
+        library = _library(compiler)
+        for name in (name for names in SOURCES.values() for name in names):
             function = jax.ffi.pycapsule(getattr(library, name))
             jax.ffi.register_ffi_target(_target(name), function, platform="cpu")
     except (OSError, subprocess.SubprocessError) as error:
-        logging.warning("training is slower: %s failed (%s)", compiler, error)
+        logging.warning("XLA computes everything, more slowly: %s failed (%s)", compiler, error)
         return False
     return True
+
+
+@lru_cache
+def matrix_units() -> bool:
+    """Whether the CPU has matrix units for bfloat16 (AMX), and the system lets us use them."""
+    if not available():
+        return False
+    asked = _library(shutil.which(os.environ.get("CXX", "c++")) or "").matrix_units
+    asked.restype = ctypes.c_bool
+    return asked()
+
+
+@lru_cache
+def _library(compiler: str) -> ctypes.CDLL:
+    return ctypes.CDLL(str(_built(compiler)))
 
 
 def _built(compiler: str) -> Path:
     """The compiled library for this machine; made if it is not there yet."""
     command = [compiler, *_OPTIONS, f"-I{jax.ffi.include_dir()}"]
     parts = [*command, version("jaxlib"), machine.processor()]
-    texts = [path.read_bytes() for path in (HEADER, *SOURCES)]
-    digest = hashlib.sha256(b"\n".join(["\n".join(parts).encode(), *texts])).hexdigest()
-    path = _folder() / f"step-{digest[:16]}.so"
+    sources = [Path(__file__).with_name(name) for name in SOURCES]
+    headers = [Path(__file__).with_name(name) for name in HEADERS]
+    content = b"".join(path.read_bytes() for path in (*sources, *headers))
+    digest = hashlib.sha256("\n".join(parts).encode() + content).hexdigest()
+    path = _folder() / f"functions-{digest[:16]}.so"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         made = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
             subprocess.run(
-                [*command, *map(str, SOURCES), "-o", str(made)],
+                [*command, *map(str, sources), "-o", str(made)],
                 check=True,
                 capture_output=True,
                 timeout=_SECONDS,
@@ -94,12 +138,20 @@ def _target(name: str) -> str:
     return f"show_attend_tell_{name}"
 
 
-def _call(name: str, like: Any, otherwise: Callable, *given: Array) -> Any:
-    """Calls a function on CPUs, and `otherwise` elsewhere; both return arrays as `like` says."""
+def on_cpu(
+    name: str, like: Any, otherwise: Callable, *given: Array, **attributes: np.int64 | bool
+) -> Any:
+    """Calls a function on CPUs, and `otherwise` on accelerators; both return as `like` says."""
+    target = jax.ffi.ffi_call(_target(name), like, vmap_method="sequential")
+    call = partial(target, **attributes)
+    return jax.lax.platform_dependent(*given, cpu=call, default=otherwise)
+
+
+def call(name: str, like: Any, otherwise: Callable, *given: Array) -> Any:
+    """The same where the functions are available, else `otherwise`."""
     if not available():
         return otherwise(*given)
-    call = jax.ffi.ffi_call(_target(name), like, vmap_method="sequential")
-    return jax.lax.platform_dependent(*given, cpu=call, default=otherwise)
+    return on_cpu(name, like, otherwise, *given)
 
 
 _floats = partial(jax.ShapeDtypeStruct, dtype=jnp.float32)
@@ -113,7 +165,7 @@ def scores(
 ) -> Float[Array, "B R L"]:
     """sum_a v (1 - 2 r), where r = 1 / (1 + k q); `otherwise` computes the same."""
     like = _floats((*query.shape[:2], keys.shape[1]))
-    return _call("scores", like, otherwise, query, keys, v)
+    return call("scores", like, otherwise, query, keys, v)
 
 
 def query_sums(
@@ -123,7 +175,7 @@ def query_sums(
     otherwise: Callable,
 ) -> Float[Array, "B R A"]:
     """The sums over places of d r (1 - r); `otherwise` computes the same."""
-    return _call("query", _floats(query.shape), otherwise, query, keys, d_scores)
+    return call("query", _floats(query.shape), otherwise, query, keys, d_scores)
 
 
 def memory_sums(
@@ -134,7 +186,7 @@ def memory_sums(
 ) -> tuple[Float[Array, "B L A"], Float[Array, "B A"]]:
     """The sums over rows of d r (1 - r), and over places too of d r; `otherwise`: the same."""
     like = (_floats(keys.shape), _floats((keys.shape[0], keys.shape[2])))
-    return _call("memory", like, otherwise, query, keys, d_scores)
+    return call("memory", like, otherwise, query, keys, d_scores)
 
 
 def combine(
@@ -142,7 +194,7 @@ def combine(
 ) -> Float[Array, "B R D"]:
     """Sums of vectors, float32 or bfloat16, with weights; `otherwise` computes the same."""
     like = _floats((*weights.shape[:2], vectors.shape[2]))
-    return _call(f"combine_{vectors.dtype.name}", like, otherwise, weights, vectors)
+    return call(f"combine_{vectors.dtype.name}", like, otherwise, weights, vectors)
 
 
 def compare(
@@ -150,14 +202,14 @@ def compare(
 ) -> Float[Array, "B R L"]:
     """Inner products with vectors, float32 or bfloat16; `otherwise` computes the same."""
     like = _floats((*x.shape[:2], vectors.shape[1]))
-    return _call(f"compare_{vectors.dtype.name}", like, otherwise, x, vectors)
+    return call(f"compare_{vectors.dtype.name}", like, otherwise, x, vectors)
 
 
 def cell(
     c: Float[Array, "B R H"], gates: Float[Array, "B R G"], otherwise: Callable
 ) -> tuple[Float[Array, "B R H"], Float[Array, "B R H"]]:
     """h and c of an LSTM after a step; `otherwise` computes the same."""
-    return _call("cell", (_floats(c.shape),) * 2, otherwise, c, gates)
+    return call("cell", (_floats(c.shape),) * 2, otherwise, c, gates)
 
 
 def cell_gradient(
@@ -175,4 +227,4 @@ def cell_gradient(
       d_h, d_c: gradients towards what `cell` returns.
     """
     like = (_floats(c.shape), _floats(gates.shape))
-    return _call("cell_gradient", like, otherwise, c, gates, after, d_h, d_c)
+    return call("cell_gradient", like, otherwise, c, gates, after, d_h, d_c)

@@ -8,7 +8,7 @@
 //
 // Symbols: B inputs, R rows, L places, A units. Arrays are row-major.
 
-#include "kernels.h"
+#include "step.h"
 
 namespace {
 

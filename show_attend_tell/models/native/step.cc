@@ -8,7 +8,7 @@
 // Annotation vectors are float32 or bfloat16, all else is float32.
 // Symbols: B inputs, R rows, L places, D features, H units. Arrays are row-major.
 
-#include "kernels.h"
+#include "step.h"
 
 namespace {
 
