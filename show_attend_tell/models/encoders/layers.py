@@ -105,7 +105,8 @@ def plain_kernel(kernel: Float[Array, "4 4 I O"]) -> Float[Array, "3 3 I O"]:
     return jnp.stack([lines[:, 0], lines[:, 1] - lines[:, 2], lines[:, 3]], axis=1)
 
 
-@jax.jit  # traced once for each shape: a network has many layers of one shape
+# Traced once for each shape: a network has many layers of one shape.
+@partial(jax.jit, static_argnames="dtype")
 def winograd_convolution(
     x: Float[Array, "B h w I"], kernel: Float[Array, "4 4 I O"], dtype: Any = jnp.float32
 ) -> Float[Array, "B h w O"]:
