@@ -104,6 +104,33 @@ def test_the_cell_and_its_gradient_are_those_of_plain_autodiff(units, monkeypatc
         monkeypatch.setattr(native, "available", lambda: False)
 
 
+@needs_compiler
+def test_the_library_is_that_of_these_sources_and_this_machine(tmp_path, monkeypatch):
+    compiler = tmp_path / "c++"
+    compiler.write_text('#!/bin/sh\nwhile [ "$1" != -o ]; do shift; done\ntouch "$2"\n')
+    compiler.chmod(0o755)
+    monkeypatch.setattr(native, "_folder", lambda: tmp_path / "native")
+    first = native._built(str(compiler))
+    assert native._built(str(compiler)) == first
+    monkeypatch.setattr(native.machine, "processor", lambda: "another")
+    other = native._built(str(compiler))
+    monkeypatch.setattr(native, "HEADERS", native.HEADERS[:1])
+    assert len({first, other, native._built(str(compiler))}) == 3
+
+
+@needs_compiler
+def test_several_devices_and_programs_traced_without_have_none(monkeypatch):
+    with native.without():
+        assert not native.available()
+    assert native.available()
+    monkeypatch.setattr(jax, "device_count", lambda: 2)
+    native._registered.cache_clear()
+    try:
+        assert not native.available()
+    finally:
+        native._registered.cache_clear()
+
+
 def test_without_a_compiler_xla_computes_the_scores(tmp_path):
     program = (
         "import os, logging; from show_attend_tell.models import native;"
