@@ -57,10 +57,13 @@ def picture(rng: np.random.Generator) -> bytes:
 
 
 def run(rounds: int, torch: bool) -> tuple[dict[str, Any], str]:
-    """Times both; returns the figures, and the table as Markdown."""
+    """Times all; returns the figures, and the table as Markdown."""
     pictures = Pictures(IMAGES)
     with tempfile.TemporaryDirectory() as folder:
-        contestants = {"extraction": extract(pictures, Path(folder) / "ours")}
+        contestants = {
+            "extraction": extract(pictures, Path(folder) / "ours", "float32"),
+            "extraction, bfloat16": extract(pictures, Path(folder) / "rounded", "bfloat16"),
+        }
         if torch:
             contestants["PyTorch"] = torch_extract(pictures, Path(folder))
         seconds = interleaved(contestants, rounds)
@@ -78,10 +81,9 @@ def run(rounds: int, torch: bool) -> tuple[dict[str, Any], str]:
     return {"setting": title, "rows": figures}, print_table(title, columns, rows)
 
 
-def extract(pictures: Pictures, cache: Path) -> Callable[[], None]:
-    encoder = make_encoder(
-        ImageEncoder(name="efficientnet_lite0", image_size=SIZE), rngs=nnx.Rngs(0)
-    )
+def extract(pictures: Pictures, cache: Path, dtype: str) -> Callable[[], None]:
+    options = ImageEncoder(name="efficientnet_lite0", image_size=SIZE, dtype=dtype)
+    encoder = make_encoder(options, rngs=nnx.Rngs(0))
 
     def take() -> None:
         shutil.rmtree(cache, ignore_errors=True)
