@@ -30,7 +30,8 @@ if what == "fail":
     sys.exit(3)
 if what == "endless":
     def stop(number, frame):
-        note("stopped")
+        # In a session of its own, which the terminal's Ctrl-C does not reach.
+        note("stopped" if os.getsid(0) == os.getpid() else "stopped in our session")
         sys.exit(130)
     signal.signal(signal.SIGINT, stop)
     (folder / "ready").touch()
