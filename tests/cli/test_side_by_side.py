@@ -1,5 +1,6 @@
 """Tasks beside each other: order, cores, memory, failures, interruptions. The verbs are fake."""
 
+import io
 import os
 import signal
 import sys
@@ -38,7 +39,7 @@ if what == "endless":
 elif what == "stubborn":
     signal.signal(signal.SIGINT, lambda *_: note("ignored"))
     (folder / "ready").touch()
-until = time.monotonic() + 20
+until = time.monotonic() + 10
 wanted = {"done": name, "endless": "-", "stubborn": "-"}.get(what, what)
 while not (folder / wanted).exists():
     if time.monotonic() > until:
@@ -67,9 +68,9 @@ def notes(folder):
     return (folder / "notes").read_text().splitlines()
 
 
-def run(tasks, jobs=1, hours=1.0):
-    with open(os.devnull, "w") as nowhere:
-        return run_tasks(tasks, jobs, hours=hours, console=Console(file=nowhere))
+def run(tasks, jobs=1, hours=1.0, shown=None):
+    console = Console(file=shown or io.StringIO())
+    return run_tasks(tasks, jobs, hours=hours, console=console)
 
 
 @needs_two_cores
@@ -139,8 +140,11 @@ def test_a_task_is_stopped_at_its_time_limit(fake, tmp_path):
 @needs_two_cores
 def test_no_more_start_than_memory_holds(fake, tmp_path, monkeypatch):
     monkeypatch.setattr(side_by_side, "free_memory", lambda: 3_900_000_000)
-    run([fake("a"), fake("b")], jobs=2)
-    assert [line.split()[1] for line in notes(tmp_path)] == ["on", "ended", "on", "ended"]
+    shown = io.StringIO()
+    run([fake("a"), fake("b")], jobs=2, shown=shown)
+    lines = shown.getvalue().splitlines()
+    assert lines.pop(0).startswith("fewer at a time: a run may take 2.0 GB of memory, and 3.9 GB")
+    assert [line.split()[1] for line in lines] == ["started", "done", "started", "done"]
     # A measured task replaces the guess, and one by itself always starts.
     monkeypatch.setattr(side_by_side, "free_memory", lambda: 1_000_000_000)
     run([fake("c", "c"), fake("d", "e", after=["c"]), fake("e", "d", after=["c"])], jobs=2)
