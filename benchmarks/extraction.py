@@ -5,7 +5,7 @@ import io
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,28 +56,27 @@ def picture(rng: np.random.Generator) -> bytes:
     return file.getvalue()
 
 
-def run(rounds: int, torch: bool) -> tuple[dict[str, Any], str]:
-    """Times all; returns the figures, and the table as Markdown."""
+def run(rounds: int, torch: bool, formats: Sequence[str]) -> tuple[dict[str, Any], str]:
+    """Times both, in each format; returns the figures, and the table as Markdown."""
     pictures = Pictures(IMAGES)
     with tempfile.TemporaryDirectory() as folder:
         contestants = {
-            "extraction": extract(pictures, Path(folder) / "ours", "float32"),
-            "extraction, bfloat16": extract(pictures, Path(folder) / "rounded", "bfloat16"),
+            f"extraction, {name}": extract(pictures, Path(folder) / name, name) for name in formats
         }
-        if torch:
-            contestants["PyTorch"] = torch_extract(pictures, Path(folder))
+        for name in formats if torch else ():
+            contestants[f"PyTorch, {name}"] = torch_extract(pictures, Path(folder), name)
         seconds = interleaved(contestants, rounds)
     figures, rows = {}, []
     for name, times in seconds.items():
         speed = IMAGES / times
         figures[name] = {"seconds": times.tolist(), "images_per_second": speed.tolist()}
-        rows.append([name, spread(speed, 1), spread(times / seconds["extraction"])])
+        rows.append([name, spread(speed, 1), spread(times / seconds[f"extraction, {formats[0]}"])])
     size = np.mean([len(example.image) for example in pictures]) / 1e3
     title = (
         f"EfficientNet-Lite0 at {SIZE} pixels, {IMAGES} JPEG files of {PICTURE[0]}×{PICTURE[1]}"
         f" ({size:.0f} kB) to a cache on disk, {rounds} rounds, median (least to most)"
     )
-    columns = ["", "images/s", "time, times ours"]
+    columns = ["", "images/s", "time, times the first"]
     return {"setting": title, "rows": figures}, print_table(title, columns, rows)
 
 
@@ -107,8 +106,9 @@ class Decoded:
         return ((array - 127) / 128).transpose(2, 0, 1)
 
 
-def torch_extract(pictures: Pictures, folder: Path) -> Callable[[], None]:
+def torch_extract(pictures: Pictures, folder: Path, number_format: str) -> Callable[[], None]:
     """As a plain user does it: a DataLoader that decodes in other processes, then the network."""
+    import in_pytorch
     import torch
     from efficientnet_lite_pytorch import EfficientNet
 
@@ -125,7 +125,8 @@ def torch_extract(pictures: Pictures, folder: Path) -> Callable[[], None]:
 
     @torch.inference_mode()
     def take() -> None:
-        maps = [model.extract_features(images).flatten(2).mT.half().numpy() for images in loader]
+        with in_pytorch.computed_in(number_format):
+            maps = [model.extract_features(x).flatten(2).mT.half().numpy() for x in loader]
         np.save(folder / "theirs.npy", np.concatenate(maps))
 
     return take

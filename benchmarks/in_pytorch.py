@@ -6,6 +6,8 @@ longest of the batch. An LSTMCell runs in a Python loop. Annotations are project
 for an image's captions; one product after the loop gives the words' logits.
 """
 
+import contextlib
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -84,6 +86,13 @@ def from_decoder(decoder: Any, *, dropout: float, annotation_dropout: float) -> 
     """The contestant with the weights of our decoder (projected, tied, gated, with output tanh)."""
     params = nnx.to_pure_dict(nnx.state(decoder, nnx.Param))
     return Captioner(params, dropout=dropout, annotation_dropout=annotation_dropout)
+
+
+def computed_in(number_format: str) -> AbstractContextManager:
+    """The context in which PyTorch's products are computed in a format, as its users choose it."""
+    if number_format == "float32":
+        return contextlib.nullcontext()
+    return torch.autocast("cpu", dtype=getattr(torch, number_format))
 
 
 def loss_of(

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from in_pytorch import computed_in
 from torch import nn
 from torch.nn import functional as F
 
@@ -65,7 +66,11 @@ class Sgrvinod:
         return self.module.DecoderWithAttention(SIZE, SIZE, SIZE, vocabulary, features)
 
     def train_step(
-        self, model: nn.Module, annotations: torch.Tensor, captions: torch.Tensor
+        self,
+        model: nn.Module,
+        annotations: torch.Tensor,
+        captions: torch.Tensor,
+        number_format: str,
     ) -> Callable[[], None]:
         """One row a caption, <bos> before it; annotations repeated for an image's captions."""
         optimizer = torch.optim.Adam(model.parameters(), 4e-4)
@@ -75,10 +80,11 @@ class Sgrvinod:
         pack = nn.utils.rnn.pack_padded_sequence
 
         def take() -> None:
-            scores, sorted_captions, decode_lengths, alphas, _ = model(each, begun, lengths)
-            said = pack(scores, decode_lengths, batch_first=True).data
-            wanted = pack(sorted_captions[:, 1:], decode_lengths, batch_first=True).data
-            loss = F.cross_entropy(said, wanted) + ((1.0 - alphas.sum(dim=1)) ** 2).mean()
+            with computed_in(number_format):
+                scores, sorted_captions, decode_lengths, alphas, _ = model(each, begun, lengths)
+                said = pack(scores, decode_lengths, batch_first=True).data
+                wanted = pack(sorted_captions[:, 1:], decode_lengths, batch_first=True).data
+                loss = F.cross_entropy(said, wanted) + ((1.0 - alphas.sum(dim=1)) ** 2).mean()
             optimizer.zero_grad()
             loss.backward()
             for parameter in model.parameters():
@@ -132,7 +138,11 @@ class Ruotianluo:
         return self.module.Att2in2Model(options)
 
     def train_step(
-        self, model: nn.Module, annotations: torch.Tensor, captions: torch.Tensor
+        self,
+        model: nn.Module,
+        annotations: torch.Tensor,
+        captions: torch.Tensor,
+        number_format: str,
     ) -> Callable[[], None]:
         """One row a caption; it repeats the annotations for an image's captions itself."""
         optimizer = torch.optim.Adam(model.parameters(), 4e-4)
@@ -142,9 +152,10 @@ class Ruotianluo:
         real = captions != PAD
 
         def take() -> None:
-            log_probs = model(whole, annotations, begun)
-            chosen = log_probs.gather(2, wanted[..., None])[..., 0]
-            loss = -chosen[real].mean()
+            with computed_in(number_format):
+                log_probs = model(whole, annotations, begun)
+                chosen = log_probs.gather(2, wanted[..., None])[..., 0]
+                loss = -chosen[real].mean()
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_value_(model.parameters(), 0.1)

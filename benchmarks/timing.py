@@ -14,16 +14,38 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+FORMATS = ("float32", "bfloat16")
 PRODUCT = 2048  # rows and columns of the square matrices whose product is timed
 PRODUCT_NAME = "matrix product"
 PAUSE = 0.5  # seconds, until the previous contestant's busily waiting threads fall asleep
 
 
-def make_product() -> Callable[[], None]:
-    """A function that multiplies two square matrices in float32 and waits for it."""
-    matrix = jax.random.normal(jax.random.key(0), (PRODUCT, PRODUCT))
+def make_product(number_format: str = "float32") -> Callable[[], None]:
+    """A function that multiplies two square matrices and waits for it."""
+    matrix = jax.random.normal(jax.random.key(0), (PRODUCT, PRODUCT)).astype(number_format)
     product = jax.jit(jnp.matmul)
     return lambda: jax.block_until_ready(product(matrix, matrix))
+
+
+def product_name(number_format: str) -> str:
+    """The contestant's name."""
+    return f"{PRODUCT_NAME}, {number_format}"
+
+
+def format_of(contestant: str) -> str:
+    """The number format that a contestant's name ends with; float32 where it names none."""
+    last = contestant.rpartition(", ")[2]
+    return last if last in FORMATS else "float32"
+
+
+def seconds_of(function: Callable[[], None], rounds: int) -> np.ndarray:
+    """Seconds of each call, without a first one that compiles."""
+    seconds = []
+    for _ in range(rounds + 1):
+        began = time.perf_counter()
+        function()
+        seconds.append(time.perf_counter() - began)
+    return np.array(seconds[1:])
 
 
 def product_speed(seconds: np.ndarray) -> np.ndarray:

@@ -7,13 +7,22 @@ All contestants take a step on the same captions: ours in packed rows, the other
 import dataclasses
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from timing import PRODUCT_NAME, interleaved, make_product, print_table, product_speed, spread
+from timing import (
+    PRODUCT_NAME,
+    format_of,
+    interleaved,
+    make_product,
+    print_table,
+    product_name,
+    product_speed,
+    spread,
+)
 
 from show_attend_tell import config
 from show_attend_tell.data.batches import BatchPlan
@@ -31,12 +40,7 @@ VOCABULARY = 2539  # words of Flickr8k's captions that come five times or more
 WORDS, SPREAD = 11.8, 3.8  # tokens of a caption, <eos> included: mean and standard deviation
 HARD = {"attention.kind": "hard", "hard.credit": "to_go"}
 PEER_SIZES = {"decoder.projection": 0, "decoder.embedding": 512}
-# What is timed by default: changes to the experiment's soft variant.
-VARIANTS = {
-    "soft": {},
-    "hard, moving_average": HARD | {"hard.baseline": "moving_average"},
-    "soft, sizes of the peers": PEER_SIZES,
-}
+MOVING_AVERAGE = HARD | {"hard.baseline": "moving_average"}
 # And these by `--what estimators`.
 ESTIMATORS = {
     "soft": {},
@@ -47,7 +51,6 @@ ESTIMATORS = {
     "hard, leave_one_out, N = 2": HARD | {"hard.baseline": "leave_one_out", "hard.samples": 2},
 }
 
-
 # By `--what objectives`: variants of flickr8k in one decoder, over places of `features` channels.
 # The scene, which costs next to nothing, is left out.
 OBJECTIVES = ("local", "local-sparse", "local-reinforce", "local-variational", "marginal")
@@ -55,14 +58,37 @@ LOCAL = {"grid": (9, 9), "features": 1584}
 WITHOUT_SCENE = {"attention.values": (), "decoder.scene": (), "encoder.endpoints": ("head",)}
 
 
+def variants(formats: Sequence[str]) -> dict[str, Any]:
+    """What `train` times: changes to the experiment's soft variant.
+
+    Hard attention is timed in the first format only: it takes about as long as soft attention.
+    """
+    changes = {f"soft, {name}": {"decoder.dtype": name} for name in formats}
+    changes[f"hard, moving_average, {formats[0]}"] = MOVING_AVERAGE | {"decoder.dtype": formats[0]}
+    peers = {
+        f"soft, sizes of the peers, {name}": PEER_SIZES | {"decoder.dtype": name}
+        for name in formats
+    }
+    return changes | peers
+
+
 def run(
-    settings: Settings, rounds: int, peers: dict[str, Any], torch: bool, variants: dict[str, Any]
+    settings: Settings,
+    rounds: int,
+    peers: dict[str, Any],
+    torch: bool,
+    variants: dict[str, Any],
+    formats: Sequence[str] = ("float32",),
 ) -> tuple[dict[str, Any], str]:
-    """Times the steps; returns the figures, and the table as Markdown."""
+    """Times the steps; returns the figures, and the table as Markdown.
+
+    PyTorch and the peers take part once in each of the formats. Times are compared with those of
+    the first variant.
+    """
     plan = make_plan(settings)
     batch = make_batch(plan, GRID[0] * GRID[1], FEATURES)
     tokens = int((batch["tokens"] != PAD).sum())
-    contestants = {PRODUCT_NAME: make_product()}
+    contestants = {product_name(name): make_product(name) for name in formats}
     flops, compiling = {}, {}
     for name, changes in variants.items():
         changed = config.replaced(settings, changes)
@@ -71,39 +97,44 @@ def run(
         contestants[name]()
         compiling[name] = time.perf_counter() - began
         flops[name] = training_flops(changed, batch["tokens"])
-    if torch:
-        contestants["PyTorch, the same mathematics"] = torch_step(settings, batch)
-        flops["PyTorch, the same mathematics"] = flops["soft"]
+    first = next(iter(variants))
     captions = unpacked(batch["tokens"])
-    for name, peer in peers.items():
-        contestants[name] = peer_step(peer, batch["inputs"], captions)
+    for number_format in formats:
+        if torch:
+            name = f"PyTorch, the same mathematics, {number_format}"
+            contestants[name] = torch_step(settings, batch, number_format)
+            flops[name] = flops[first]
+        for name, peer in peers.items():
+            step = peer_step(peer, batch["inputs"], captions, number_format)
+            contestants[f"{name}, {number_format}"] = step
 
     seconds = interleaved(contestants, rounds)
-    product = product_speed(seconds.pop(PRODUCT_NAME))
+    products = {name: product_speed(seconds.pop(product_name(name))) for name in formats}
     figures, rows = {}, []
     for name, times in seconds.items():
         figures[name] = {"seconds": times.tolist(), "tokens_per_second": (tokens / times).tolist()}
         utilised = compiled = ""
         if name in flops:
-            used = flops[name] / times / product
+            used = flops[name] / times / products.get(format_of(name), products[formats[0]])
             figures[name] |= {"utilisation": used.tolist(), "flops_per_token": flops[name] / tokens}
             utilised = spread(used)
         if name in compiling:
             figures[name]["compile_seconds"] = compiling[name]
             compiled = f"{compiling[name]:.1f}"
-        ratio = spread(times / seconds["soft"])
+        ratio = spread(times / seconds[first])
         speed = spread(tokens / times, 0)
         rows.append([name, f"{1e3 * np.median(times):.0f}", speed, utilised, ratio, compiled])
     images, packed, length = batch["tokens"].shape
     padding = 1 - plan.tokens_per_epoch / plan.positions_per_epoch
+    speeds = ", ".join(f"{name} {np.median(x) / 1e9:.0f}" for name, x in products.items())
     title = (
         f"Training steps of {images} images, {tokens} real tokens in {packed} rows of {length}"
         f" ({tokens / batch['tokens'].size:.0%} of positions; padding over an epoch {padding:.0%}),"
         f" annotations {batch['inputs'].shape[1]}×{FEATURES},"
-        f" {flops['soft'] / tokens / 1e6:.1f} MFLOP a token, product"
-        f" {np.median(product) / 1e9:.0f} GFLOP/s, {rounds} rounds, median (least to most)"
+        f" {flops[first] / tokens / 1e6:.1f} MFLOP a token, products in GFLOP/s: {speeds};"
+        f" {rounds} rounds, median (least to most)"
     )
-    columns = ["", "ms", "real tokens/s", "utilisation", "times soft", "first step, s"]
+    columns = ["", "ms", "real tokens/s", "utilisation", "times the first", "first step, s"]
     return {"setting": title, "rows": figures}, print_table(title, columns, rows)
 
 
@@ -231,13 +262,14 @@ def make_step(
     return take
 
 
-def torch_step(settings: Settings, batch: Any) -> Callable[[], None]:
+def torch_step(settings: Settings, batch: Any, number_format: str) -> Callable[[], None]:
     """The same step in PyTorch, after a check that its loss is ours."""
     import in_pytorch
     import torch
 
     loss = dataclasses.asdict(settings.loss)
-    decoder = build_captioner(settings, Precomputed(FEATURES, GRID), VOCABULARY).decoder
+    exact = config.replaced(settings, {"decoder.dtype": "float32"})
+    decoder = build_captioner(exact, Precomputed(FEATURES, GRID), VOCABULARY).decoder
     out = decoder(Annotations(batch["inputs"]), batch["tokens"])
     ours, _ = soft_loss(out.logits, out.alpha, batch["tokens"], **loss)
     model = in_pytorch.from_decoder(
@@ -247,28 +279,32 @@ def torch_step(settings: Settings, batch: Any) -> Callable[[], None]:
     )
     annotations = torch.tensor(np.array(batch["inputs"], np.float32))
     captions = torch.tensor(unpacked(batch["tokens"]))
-    with torch.inference_mode():
+    with torch.inference_mode(), in_pytorch.computed_in(number_format):
         theirs = in_pytorch.loss_of(model.eval(), annotations, captions, **loss).item()
-    if abs(theirs - float(ours)) > 1e-4:
+    if abs(theirs - float(ours)) > (1e-4 if number_format == "float32" else 2e-2):
         raise SystemExit(f"PyTorch's loss is {theirs}, ours {ours}: not the same mathematics")
     model.train()
     optimizer = torch.optim.Adam(model.parameters(), settings.optimizer.learning_rate)
 
     def take() -> None:
         optimizer.zero_grad()
-        in_pytorch.loss_of(model, annotations, captions, **loss).backward()
+        with in_pytorch.computed_in(number_format):
+            value = in_pytorch.loss_of(model, annotations, captions, **loss)
+        value.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), settings.optimizer.clip_norm)
         optimizer.step()
 
     return take
 
 
-def peer_step(peer: Any, annotations: Any, captions: np.ndarray) -> Callable[[], None]:
+def peer_step(
+    peer: Any, annotations: Any, captions: np.ndarray, number_format: str
+) -> Callable[[], None]:
     import torch
 
     annotations = torch.tensor(np.array(annotations, np.float32))
     model = peer.make(VOCABULARY, FEATURES).train()
-    return peer.train_step(model, annotations, torch.tensor(captions))
+    return peer.train_step(model, annotations, torch.tensor(captions), number_format)
 
 
 # L, D, T of the table of memory, and 64 images of 5 captions, a row each.

@@ -100,15 +100,76 @@ def test_the_command_writes_figures_and_tables(tmp_path):
     small += ["--config.decoder.projection=16", "--config.attention.units=16"]
     small += ["--config.train.batch_size=2"]
     command = [sys.executable, BENCHMARKS / "main.py", "--rounds", "1", "--no-torch", *small]
-    command += ["--what", "train,input,beam", "--out", tmp_path / "out"]
-    subprocess.run(command, check=True, capture_output=True, timeout=300)
+    command += ["--what", "train,input,beam", "--out", tmp_path / "out", "--formats", "float32"]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=300)
+    assert "GFLOP/s: float32 " in done.stdout and ", bfloat16 " in done.stdout
     figures = json.loads((tmp_path / "out" / "train.json").read_text())
-    soft = figures["rows"]["soft"]
+    soft = figures["rows"]["soft, float32"]
     assert soft["tokens_per_second"][0] > 0 and 0 < soft["utilisation"][0] < 1
-    assert "| hard, moving_average |" in (tmp_path / "out" / "train.md").read_text()
+    assert figures["machine"]["product_flops"]["bfloat16"] > 0 and "date" in figures
+    assert str(tmp_path) not in str(figures["command"])
+    assert "| hard, moving_average, float32 |" in (tmp_path / "out" / "train.md").read_text()
     assert (tmp_path / "out" / "input.json").exists()
     beam = json.loads((tmp_path / "out" / "beam.json").read_text())
-    assert beam["rows"]["beam search"]["images_per_second"][0] > 0
+    assert beam["rows"]["beam search, float32"]["images_per_second"][0] > 0
+
+
+def test_each_number_format_is_a_contestant(training, settings):
+    variants = training.variants(("float32", "bfloat16"))
+    formats = {n: config.replaced(settings, v).decoder.dtype for n, v in variants.items()}
+    assert all(name.endswith(f", {used}") for name, used in formats.items())
+    assert {"soft, float32", "soft, bfloat16"} < set(formats)
+    assert training.format_of("sgrvinod, bfloat16") == "bfloat16"
+    assert training.format_of("hard, learned") == "float32"
+
+
+def test_pytorch_computes_in_either_format(training):
+    torch = pytest.importorskip("torch", reason="PyTorch is absent")
+    import in_pytorch
+
+    layer = torch.nn.Linear(2, 2)
+    for name in ("float32", "bfloat16"):
+        with in_pytorch.computed_in(name):
+            assert layer(torch.ones(1, 2)).dtype is getattr(torch, name)
+
+
+def test_the_machine_is_read_from_cpuinfo(training):
+    import machine
+
+    text = "processor\t: 0\nmodel name\t: Some CPU @ 2 GHz\nflags\t\t: fpu avx2 amx_bf16 avx512f\n"
+    assert machine.processor(text) == ("Some CPU @ 2 GHz", ["avx2", "avx512f", "amx_bf16"])
+    assert machine.processor("")[1] == []
+
+
+def test_records_of_machines_stand_side_by_side(training, monkeypatch, tmp_path):
+    import records
+
+    monkeypatch.setattr(records, "FOLDER", tmp_path)
+    assert records.compare(tmp_path) == ""
+
+    def keep(name, bfloat16, **more):
+        machine = {"processor": "CPU", "cores": 2, "devices": "1 x cpu"}
+        machine |= {"instruction_sets": ["avx2"], "product_flops": {"float32": 4e11}}
+        times = {"soft, float32": [2.0, 4.0], "theirs, float32": [6.0, 8.0]} | more
+        times |= {"theirs, bfloat16": bfloat16}
+        rows = {
+            k: {"seconds": v, "tokens_per_second": [60 / x for x in v]} for k, v in times.items()
+        }
+        figures = {"rows": rows, "commit": "abc", "command": ["main.py", f"--a={tmp_path}/b"]}
+        record = records.complete(figures, machine, torch=False)
+        assert record["command"] == ["main.py", "--a=b"]
+        records.keep(name, "train", record)
+
+    keep("new", [3.0, 4.0])
+    keep("old", [8.0, 10.0], more=[1.0, 1.0])
+    text = records.compare(tmp_path)
+    # The faster format is bold; the ratio is the median of those of the same rounds.
+    assert "|  | new | old |" in text
+    assert "| theirs, float32 | 9 (2.50) | **9 (2.50)** |" in text
+    assert "| theirs, bfloat16 | **18 (1.25)** | 7 (3.25) |" in text
+    assert "| more |  | 60 (0.38) |" in text and "| soft, float32 | 22 (1.00) | 22 (1.00) |" in text
+    assert "| new | CPU | 2 | 1 x cpu | avx2 | 400 | abc | " in text
+    assert "| old" not in records.compare(tmp_path, ["new"])
 
 
 def test_memory_grows_with_each_size(training, settings):

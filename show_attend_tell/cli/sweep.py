@@ -1,13 +1,14 @@
-"""The verb `sweep`: a grid of runs, in sequence here or on a SLURM cluster, then a comparison."""
+"""The verb `sweep`: a grid of runs on this machine or a SLURM cluster, then a comparison."""
 
 import argparse
 import dataclasses
 import itertools
+import json
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from show_attend_tell.cli.common import EXPERIMENT, EXPERIMENT_HELP, Verbs, add_verb
 from show_attend_tell.cli.reporting import add_pictures, show_comparison
@@ -15,6 +16,8 @@ from show_attend_tell.errors import UserError
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from show_attend_tell.cli.side_by_side import Task
 
 CLUSTERS = ("local", "slurm")
 
@@ -43,10 +46,19 @@ def add_verbs(verbs: Verbs) -> None:
         "--workdir", type=Path, default=Path("runs/sweep"), help="folder of the runs"
     )
     sweep.add_argument("--split", default="test", help="split to evaluate (default: test)")
+    sweep.add_argument(
+        "--jobs",
+        default="auto",
+        metavar="N",
+        help="runs at a time on this machine, each on its own cores (default: auto, as many as "
+        "cores; one on an accelerator)",
+    )
     sweep.add_argument("--cluster", default="local", help="local or slurm (default: local)")
     sweep.add_argument("--partition", default="", help="SLURM partition")
     add_pictures(sweep)
-    sweep.add_argument("--hours", type=float, default=24.0, help="limit per seed (default: 24)")
+    sweep.add_argument(
+        "--hours", type=float, default=24.0, help="limit per run, on SLURM per seed (default: 24)"
+    )
 
 
 def _sweep(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
@@ -66,6 +78,7 @@ def _sweep(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
         arguments.workdir,
         split=arguments.split,
         cluster=arguments.cluster,
+        jobs=arguments.jobs,
         hours=arguments.hours,
         partition=arguments.partition,
     )
@@ -75,11 +88,19 @@ def _sweep(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """One run: its experiment, folder and overrides."""
+    """One run.
+
+    Attributes:
+      config: its experiment.
+      workdir: its folder.
+      overrides: of its settings.
+      source: folder of the grid's run that it starts from, if it does.
+    """
 
     config: str
     workdir: Path
     overrides: tuple[str, ...]
+    source: Path | None = None
 
 
 def grid(
@@ -124,8 +145,8 @@ def grid(
                     mine = (*changed, f"--config.train.init_from={made[source]}")
                 first = [variant] if len(experiments) > 1 else []
                 name = "-".join([*first, *chosen, f"seed={seed}"]).replace("/", "_")
+                chain.append(Job(experiment, folder / name, mine, made.get(source)))
                 made[f"runs/{Path(experiment.split(':')[0]).stem}-{variant}"] = folder / name
-                chain.append(Job(experiment, folder / name, mine))
             chains.append(chain)
     return chains
 
@@ -137,41 +158,146 @@ def run_all(
     split: str,
     cluster: str,
     hours: float,
+    jobs: str = "auto",
     partition: str = "",
     console: "Console | None" = None,
 ) -> None:
     """Trains and evaluates all runs and dumps their attention; skips what is already done.
 
-    An interrupted run resumes from its checkpoint. A failed run ends only its own chain.
+    An interrupted run resumes from its checkpoint. A failed run ends only those that start from it
+    (on SLURM: the rest of its chain).
 
     Args:
       chains, folder: from `grid`.
       split: the split to evaluate.
-      cluster: `local`, one run after another on this machine; or `slurm`, all chains at once.
-      hours: time limit of a chain.
+      cluster: `local`, this machine; or `slurm`, all chains at once.
+      hours: time limit of a run, on SLURM of a chain.
+      jobs: runs at a time on this machine, or `auto`; see `side_by_side.count_jobs`.
       partition: of SLURM, "" for its default.
       console: where progress is shown.
 
     Raises:
-      UserError: an unknown cluster, or failed runs; the message names their logs.
+      UserError: an unknown cluster or number of jobs, or failed runs; the message names their logs.
+      KeyboardInterrupt: after an interruption, once all running commands have ended.
     """
-    import submitit
     from rich.console import Console
-    from submitit.core.utils import UncompletedJobError
 
     console = console or Console(stderr=True)
     if cluster not in CLUSTERS:
         raise UserError(f"--cluster {cluster}: choose one of {', '.join(CLUSTERS)}")
+    if cluster == "slurm" and jobs != "auto":
+        raise UserError(f"--jobs {jobs}: SLURM itself decides how many jobs run at a time")
+    commands = {}
+    for job in itertools.chain.from_iterable(chains):
+        missing = commands[job] = _missing(job, split)
+        what = ", ".join(command[0] for command in missing) or "already done"
+        console.print(f"{job.workdir}: {what}")
+    if cluster == "slurm":
+        failed = _on_slurm(chains, commands, folder, split, hours, partition, console)
+    else:
+        failed = _here(commands, folder, jobs, hours, console)
+    if failed:
+        total = len(chains) if cluster == "slurm" else len(commands)
+        raise UserError(
+            f"{len(failed)} of {total} failed: {'; '.join(failed)}; the same command continues "
+            "with what is left"
+        )
+
+
+def _here(
+    commands: Mapping[Job, Sequence[Sequence[str]]],
+    folder: Path,
+    jobs: str,
+    hours: float,
+    console: "Console",
+) -> list[str]:
+    """Runs what is missing on this machine; returns the failed runs, each with its log."""
+    from show_attend_tell.cli import side_by_side
+
+    logs = folder / "logs"
+    names = {job.workdir: str(job.workdir) for job, missing in commands.items() if missing}
+    tasks = []
+    for job, missing in commands.items():
+        if missing:
+            after = [names[job.source]] if job.source in names else []
+            log = logs / f"{job.workdir.name}.log"
+            tasks.append(side_by_side.Task(names[job.workdir], missing, log, after))
+    count = side_by_side.count_jobs(jobs, len(tasks), side_by_side.has_accelerator)
+    if count > 1:
+        tasks = _prepared_first(tasks, commands, logs)
+    if tasks:
+        console.print(f"{len(names)} to run, at most {count} at a time")
+    ended = side_by_side.run_tasks(tasks, count, hours=hours, console=console)
+    of_task, failed = {task.name: task for task in tasks}, []
+    for name in names.values():
+        cause = name
+        while ended[cause] == side_by_side.SKIPPED:
+            cause = next(n for n in of_task[cause].after if ended[n] != side_by_side.DONE)
+        if ended[cause] == side_by_side.FAILED:
+            needs = "" if cause == name else f"needs {cause}, "
+            failed.append(f"{name} ({needs}log: {of_task[cause].log})")
+    return failed
+
+
+def _prepared_first(
+    tasks: "Sequence[Task]", commands: Mapping[Job, Sequence[Sequence[str]]], logs: Path
+) -> "list[Task]":
+    """The tasks, and before them `prepare` for inputs that several new runs share.
+
+    Runs that need the same inputs at the same time compute them only once, since caches have locks.
+    But one would compute them on its few cores, and the others would wait.
+    """
+    from show_attend_tell import config
+    from show_attend_tell.cli.side_by_side import Task
+    from show_attend_tell.runs.folder import RunFolder
+
+    sharing: dict[str, list[Job]] = {}
+    for job, missing in commands.items():
+        if missing and missing[0][0] == "train" and not RunFolder(job.workdir).begun:
+            settings = config.to_dict(config.load_experiment(job.config, job.overrides))
+            inputs = json.dumps([settings["data"], settings["encoder"]], sort_keys=True)
+            sharing.setdefault(inputs, []).append(job)
+    first, needs = [], {}
+    for group in sharing.values():
+        if len(group) > 1:
+            name = f"prepare-{len(first) + 1}"
+            command = ["prepare", "--config", group[0].config, *group[0].overrides]
+            first.append(Task(name, [command], logs / f"{name}.log"))
+            needs |= {str(job.workdir): name for job in group}
+    return first + [
+        dataclasses.replace(task, after=[*task.after, needs[task.name]])
+        if task.name in needs
+        else task
+        for task in tasks
+    ]
+
+
+def _on_slurm(
+    chains: Sequence[Sequence[Job]],
+    commands: Mapping[Job, Sequence[Sequence[str]]],
+    folder: Path,
+    split: str,
+    hours: float,
+    partition: str,
+    console: "Console",
+) -> list[str]:
+    """Submits what is missing of each chain and waits; returns the failed runs with their logs."""
+    import submitit
+    from submitit.core.utils import UncompletedJobError
+
     try:
-        executor = submitit.AutoExecutor(folder=folder / "logs", cluster=cluster)
+        executor = submitit.AutoExecutor(folder=folder / "logs", cluster="slurm")
     except RuntimeError as error:
-        raise UserError(f"--cluster {cluster}: {error}") from error
+        raise UserError(f"--cluster slurm: {error}") from error
     executor.update_parameters(timeout_min=round(60 * hours), name="show-attend-tell")
     if partition:
         executor.update_parameters(slurm_partition=partition)
     submitted, failed = [], []
-
-    def wait(chain: Sequence[Job], running: Any) -> None:
+    for chain in chains:
+        missing = [command for job in chain for command in commands[job]]
+        if missing:
+            submitted.append((chain, executor.submit(_run, missing)))
+    for chain, running in submitted:
         try:
             running.result()
         except UncompletedJobError:
@@ -180,28 +306,7 @@ def run_all(
             console.print(f"{workdir}: failed")
         else:
             console.print(f"{', '.join(str(job.workdir) for job in chain)}: done")
-
-    for chain in chains:
-        commands = []
-        for job in chain:
-            missing = _missing(job, split)
-            what = ", ".join(command[0] for command in missing) or "already done"
-            console.print(f"{job.workdir}: {what}")
-            commands += missing
-        if not commands:
-            continue
-        running = executor.submit(_run, commands)
-        if cluster == "slurm":
-            submitted.append((chain, running))
-        else:
-            wait(chain, running)
-    for chain, running in submitted:
-        wait(chain, running)
-    if failed:
-        raise UserError(
-            f"{len(failed)} of {len(chains)} failed: {'; '.join(failed)}; the same command "
-            "continues with what is left"
-        )
+    return failed
 
 
 def _missing(job: Job, split: str) -> list[list[str]]:

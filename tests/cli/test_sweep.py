@@ -11,11 +11,15 @@ import pytest
 import submitit
 
 from show_attend_tell import config
+from show_attend_tell.cli import side_by_side
 from show_attend_tell.cli.sweep import grid, run_all
 from show_attend_tell.errors import UserError
 
 EXPERIMENT = str(Path(__file__).parents[2] / "experiments" / "shapes.py")
 SETTINGS = {"attention.kind": ["soft", "hard"], "loss.doubly_stochastic": ["0.0", "0.1"]}
+needs_two_cores = pytest.mark.skipif(
+    len(side_by_side.usable_cores()) < 2, reason="a single core can be used"
+)
 
 
 @pytest.fixture
@@ -23,14 +27,16 @@ def calls(monkeypatch):
     """Replaces verbs by stand-ins that only leave the same files; returns their calls."""
     made = []
 
-    def run(argv, check):
-        argv = argv[3:]  # without the interpreter and the module
-        verb, workdir = argv[0], Path(argv[argv.index("--workdir") + 1])
+    def run(verb, *argv):
+        if verb == "prepare":
+            made.append((verb, ""))
+            return
+        workdir = Path(argv[argv.index("--workdir") + 1])
         made.append((verb, workdir.name))
         if verb == "train":
             workdir.mkdir(parents=True, exist_ok=True)
             overrides = [a for a in argv if a.startswith("--config.")]
-            config.save(config.load_experiment(argv[2], overrides), workdir / "config.json")
+            config.save(config.load_experiment(argv[1], overrides), workdir / "config.json")
             (workdir / "run.json").write_text(json.dumps({"finished": True}))
         elif verb == "evaluate":
             for context in ("expected", "argmax") if "hard" in workdir.name else ("expected",):
@@ -39,16 +45,23 @@ def calls(monkeypatch):
             (workdir / "attention" / "test").mkdir(parents=True, exist_ok=True)
             (workdir / "attention" / "test" / "statistics.json").write_text("{}")
 
-    monkeypatch.setattr(subprocess, "run", run)
+    def start(command, log):
+        run(*command)
+        return SimpleNamespace(pid=-1, poll=lambda: 0, wait=lambda: 0)
+
+    monkeypatch.setattr(subprocess, "run", lambda argv, check: run(*argv[3:]))
+    monkeypatch.setattr(side_by_side, "start", start)
+    monkeypatch.setattr(side_by_side, "POLL", 0)
+    monkeypatch.setattr(side_by_side, "has_accelerator", lambda: False)
     monkeypatch.setattr(submitit, "AutoExecutor", InProcess)
     return made
 
 
 class InProcess:
-    """Stands in for submitit's executor, whose separate jobs would cost seconds."""
+    """Stands in for submitit's executor."""
 
     def __init__(self, folder, cluster):
-        pass
+        assert cluster == "slurm"
 
     def update_parameters(self, **parameters):
         pass
@@ -58,8 +71,8 @@ class InProcess:
         return SimpleNamespace(result=lambda: None)
 
 
-def run(chains, folder):
-    run_all(chains, folder, split="test", cluster="local", hours=1.0)
+def run(chains, folder, jobs="1", cluster="local"):
+    run_all(chains, folder, split="test", cluster=cluster, hours=1.0, jobs=jobs)
 
 
 def test_a_grid_is_every_combination_with_every_seed(tmp_path):
@@ -90,6 +103,35 @@ def test_a_sweep_runs_what_is_missing_and_nothing_twice(tmp_path, calls):
     (jobs[1][0].workdir / "test-argmax-beam1-lp0.scores.json").unlink()
     run(jobs, tmp_path)
     assert calls == [("evaluate", names[1])]
+
+
+@needs_two_cores
+def test_runs_beside_each_other_find_their_inputs_prepared(tmp_path, calls):
+    settings = {"encoder.image_size": ["32", "64"], "attention.kind": ["soft", "none"]}
+    jobs = grid([EXPERIMENT], settings, [0], tmp_path)
+    run(jobs, tmp_path, jobs="2")
+    # Once for each size, and nothing is trained before.
+    assert [verb for verb, _ in calls[:2]] == ["prepare"] * 2
+    assert sorted(name for verb, name in calls[2:] if verb == "train") == sorted(
+        job.workdir.name for [job] in jobs
+    )
+    assert "$ show-attend-tell prepare" in (tmp_path / "logs" / "prepare-2.log").read_text()
+    # Runs that have begun have their inputs, and one by itself makes them.
+    calls.clear()
+    (jobs[0][0].workdir / "checkpoints").mkdir()
+    for [job] in jobs[:2]:
+        (job.workdir / "run.json").unlink()
+    run(jobs, tmp_path, jobs="2")
+    assert ("prepare", "") not in calls and ("train", jobs[0][0].workdir.name) in calls
+
+
+def test_a_chain_is_one_job_on_slurm(tmp_path, calls):
+    chains = grid([f"{EXPERIMENT}:soft", f"{EXPERIMENT}:hard-from-soft"], {}, [0, 1], tmp_path)
+    run(chains, tmp_path, jobs="auto", cluster="slurm")
+    verbs = ("train", "evaluate", "attend")
+    assert calls == [(v, job.workdir.name) for chain in chains for job in chain for v in verbs]
+    with pytest.raises(UserError, match="--jobs 2: SLURM"):
+        run(chains, tmp_path, jobs="2", cluster="slurm")
 
 
 def test_a_recorded_checksum_does_not_make_another_run(tmp_path, calls):
@@ -129,6 +171,7 @@ def test_an_experiment_starts_from_another_with_the_same_seed(tmp_path, calls):
     run(chains[:1], tmp_path)
     verbs = ("train", "evaluate", "attend")
     assert calls == [(verb, job.workdir.name) for job in chains[0] for verb in verbs]
+    assert chains[0][1].source == chains[0][0].workdir and chains[0][0].source is None
     # By itself it starts from the run that its config names.
     [[alone]] = grid(variants[1:], {}, [0], tmp_path)
     assert alone.workdir.name == "seed=0" and "init_from" not in str(alone.overrides)
@@ -136,15 +179,37 @@ def test_an_experiment_starts_from_another_with_the_same_seed(tmp_path, calls):
         grid([variants[0]] * 2, {}, [0], tmp_path)
 
 
-def test_a_failed_run_is_named_with_its_log_and_the_others_continue(tmp_path):
+@needs_two_cores
+def test_a_failed_run_is_named_with_its_log_and_the_others_continue(tmp_path, monkeypatch):
     # Two real jobs, whose data set is absent.
+    monkeypatch.setattr(side_by_side, "has_accelerator", lambda: False)
     flickr8k = str(Path(EXPERIMENT).with_name("flickr8k.py"))
     overrides = [f"--config.data.dir={tmp_path}", f"--config.data.manual_dir={tmp_path}"]
-    jobs = grid([flickr8k], {}, [0, 1], tmp_path, overrides)
-    with pytest.raises(UserError, match=r"2 of 2 failed: .*seed=0 .*seed=1 ") as caught:
-        run_all(jobs, tmp_path, split="test", cluster="local", hours=1.0)
-    log = re.search(r"log: ([^)]*)", str(caught.value))[1]
-    assert f"error: {tmp_path}" in Path(log).read_text()
+    jobs = grid([flickr8k], {"data.min_count": ["4", "5"]}, [0], tmp_path, overrides)
+    with pytest.raises(UserError, match=r"2 of 2 failed: .*=4-seed=0 .*=5-seed=0 ") as caught:
+        run(jobs, tmp_path, jobs="2")
+    logs = re.findall(r"log: ([^)]*)", str(caught.value))
+    assert len(set(logs)) == 2
+    assert all(f"error: {tmp_path}" in Path(log).read_text() for log in logs)
+
+
+def test_what_starts_from_a_failed_run_is_not_started(tmp_path, calls, monkeypatch):
+    begin = side_by_side.start
+
+    def start(command, log):
+        if command[0] == "evaluate" and "/soft-" in command[2]:
+            return SimpleNamespace(pid=-1, poll=lambda: 2, wait=lambda: 2)
+        return begin(command, log)
+
+    monkeypatch.setattr(side_by_side, "start", start)
+    experiments = [f"{EXPERIMENT}:{v}" for v in ("soft", "hard-from-soft", "hard")]
+    chains = grid(experiments, {}, [0], tmp_path)
+    with pytest.raises(UserError) as caught:
+        run(chains, tmp_path)
+    log = tmp_path / "logs" / "soft-seed=0.log"
+    assert f"2 of 3 failed: {tmp_path}/soft-seed=0 (log: {log})" in str(caught.value)
+    assert f"/hard-from-soft-seed=0 (needs {tmp_path}/soft-seed=0, log" in str(caught.value)
+    assert [name for verb, name in calls if verb == "train"] == ["soft-seed=0", "hard-seed=0"]
 
 
 def test_an_unknown_cluster_is_reported(tmp_path):
