@@ -125,8 +125,9 @@ class ImageEncoder(Encoder):
     )
     dtype: str = setting(
         "float32",
-        "number format of products with matrices; not for the network `small`",
-        choices=("float32", "bfloat16"),
+        "number format of products with matrices, not for the network `small`; bfloat16 has a "
+        "cache of its own, and `auto` is replaced as the decoder's is",
+        choices=("auto", *FORMATS),
     )
     features: int = setting(64, "D, for the network `small` only", least=4)
     weights: str = setting("", "file, or OWNER/NAME on the hub; empty: the network's default")

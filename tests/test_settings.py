@@ -99,7 +99,7 @@ def test_settings_of_hard_attention_are_of_no_concern_to_soft_attention():
         ({"attention": {"window": "local_m"}}, "local_m' follows the steps through a sentence"),
         ({"attention": {"kind": "none", "window": "local_p"}}, "'none' has no window"),
         ({"optimizer": {"final": 0.5, "schedule": "constant"}}, "final needs"),
-        ({"decoder": {"dtype": "float8"}}, "dtype is 'float8': choose one of 'float32'"),
+        ({"decoder": {"dtype": "float8"}}, "dtype is 'float8': choose one of 'auto'"),
         ({"train": {"batch_size": 2.5}}, "batch_size is 2.5: it must be a whole number"),
         ({"train": {"epochs": True}}, "epochs is True: it must be a number"),
         (

@@ -22,25 +22,26 @@ FORCED = "SHOW_ATTEND_TELL_DTYPE"  # an environment variable that decides instea
 # bfloat16 must be faster by this factor: it also has to round what it multiplies.
 _GAIN = 1.2
 _ROUNDS = 5
+_SETTINGS = ("encoder.dtype", "decoder.dtype")
 
 
 def pinned(settings: Settings, saved: Settings | None = None) -> Settings:
-    """Settings with the format `float32` or `bfloat16`, the same one in every process.
+    """Settings with the formats `float32` or `bfloat16`, the same ones in every process.
 
     Args:
       settings: of a run.
-      saved: those that the run began with, whose format and `dropout_bits` stay; None if it begins
+      saved: those that the run began with, whose formats and `dropout_bits` stay; None if it begins
         now.
     """
     chosen = {}
     if saved is not None:
         chosen["decoder.dropout_bits"] = saved.decoder.dropout_bits
-    if settings.decoder.dtype == "auto":
-        if saved is not None:
-            dtype = saved.decoder.dtype
-        else:
-            dtype = FORMATS[devices.from_first(FORMATS.index(fastest(settings)))]
-        chosen["decoder.dtype"] = dtype
+    given, before = (dict(config.flatten(s)) if s else {} for s in (settings, saved))
+    undecided = [name for name in _SETTINGS if given.get(name) == "auto"]
+    if undecided and saved is None:
+        faster = FORMATS[devices.from_first(FORMATS.index(fastest(settings)))]
+        before = dict.fromkeys(undecided, faster)
+    chosen |= {name: before[name] for name in undecided}
     return config.replaced(settings, chosen)
 
 

@@ -13,6 +13,7 @@ from show_attend_tell.data.examples import ExampleSource
 from show_attend_tell.data.load import SPLITS
 from show_attend_tell.data.row_cache import RowCache, check_room
 from show_attend_tell.data.task import Task, data_folder, task_of
+from show_attend_tell.runs import number_format
 from show_attend_tell.runs.build import build_encoder
 from show_attend_tell.runs.inputs import row_cache
 from show_attend_tell.settings import Settings
@@ -35,7 +36,7 @@ def prepare(settings: Settings, console: Console) -> list[Record]:
     Raises:
       UserError: the data cannot be built or read, or there is no room for them.
     """
-    task = task_of(settings.data)
+    settings, task = number_format.pinned(settings), task_of(settings.data)
     splits = usable_splits(task, task.load("train", copies=True))
     encoder = cache(partial(build_encoder, settings))  # built only if a cache needs it
     caches = {}

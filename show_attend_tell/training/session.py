@@ -69,11 +69,11 @@ def train(settings: Settings, workdir: Path, *, console: Console | None = None) 
     console = console or Console(stderr=True, quiet=not devices.is_first())
     folder, task = RunFolder(workdir), task_of(settings.data)
     _check(settings, task, folder)
+    settings = number_format.pinned(settings, folder.settings() if folder.has_config else None)
     encoder = None
     if not task.reads_words:
         encoder = build_encoder(settings)
         settings = _pinned(settings, encoder)
-    settings = number_format.pinned(settings, folder.settings() if folder.has_config else None)
     if devices.is_first():
         folder.claim(settings)
     devices.wait_for_all()

@@ -66,6 +66,18 @@ def test_a_begun_run_keeps_its_format(speeds):
     assert not measured
 
 
+def test_an_encoder_follows_where_it_asks_for_it(speeds):
+    taken, measured = speeds
+    taken["bfloat16"] = 0.1
+    wanted = config.replaced(settings(dtype="float32"), {"encoder.dtype": "auto"})
+    begun = number_format.pinned(wanted)
+    assert (begun.encoder.dtype, begun.decoder.dtype) == ("bfloat16", "float32")
+    taken["bfloat16"] = 9.0
+    assert number_format.pinned(wanted, begun).encoder.dtype == "bfloat16"
+    assert number_format.pinned(settings()).encoder.dtype == "float32"
+    assert len(measured) == 2
+
+
 def test_the_environment_and_accelerators_decide_without_a_measurement(speeds, monkeypatch):
     _, measured = speeds
     monkeypatch.setenv(number_format.FORCED, "bfloat16")

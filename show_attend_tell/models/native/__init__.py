@@ -20,8 +20,10 @@ import logging
 import os
 import shutil
 import subprocess
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import lru_cache, partial
 from importlib.metadata import version
@@ -47,8 +49,9 @@ SOURCES = {
 }
 HEADERS = ("for_each.h", "step.h", "matrix_product.h")
 _OPTIONS = (
-    *("-std=c++17", "-O3", "-march=native", "-mprefer-vector-width=512"),
-    *("-ffast-math", "-fPIC", "-shared"),
+    # -O3 takes three times as long to compile and gains nothing.
+    *("-std=c++17", "-O2", "-ftree-vectorize", "-march=native", "-mprefer-vector-width=512"),
+    *("-ffast-math", "-fPIC", "-w"),
 )
 _SECONDS = 120  # for the compiler
 
@@ -116,18 +119,22 @@ def _built(compiler: str) -> Path:
     path = _folder() / f"functions-{digest[:16]}.so"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        made = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            subprocess.run(
-                [*command, *map(str, sources), "-o", str(made)],
-                check=True,
-                capture_output=True,
-                timeout=_SECONDS,
-            )
+        # The files are compiled at the same time, in a folder beside the library's.
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            objects = [Path(folder) / f"{source.stem}.o" for source in sources]
+            with ThreadPoolExecutor(len(sources)) as threads:
+                steps = [
+                    [*command, "-c", s, "-o", o] for s, o in zip(sources, objects, strict=True)
+                ]
+                list(threads.map(_run, steps))
+            made = Path(folder) / path.name
+            _run([*command, "-shared", *objects, "-o", made])
             os.replace(made, path)
-        finally:
-            made.unlink(missing_ok=True)
     return path
+
+
+def _run(command: list[Any]) -> None:
+    subprocess.run(command, check=True, capture_output=True, timeout=_SECONDS)
 
 
 def _folder() -> Path:
