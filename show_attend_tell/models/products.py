@@ -59,7 +59,7 @@ class Linear(nnx.Linear):
     """
 
     def __call__(self, inputs: Float[Array, "*S I"]) -> Float[Array, "*S J"]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        y = in_format(inputs, self.kernel[...], self.dtype)
+        y = in_format(inputs, jnp.asarray(self.kernel[...]), self.dtype)
         if self.bias is None:
             return y
         return y + self.bias[...].reshape((1,) * (y.ndim - 1) + (-1,))
@@ -77,7 +77,7 @@ class Embedding(nnx.Embed):
 
     def attend(self, query: Float[Array, "*S E"]) -> Float[Array, "*S V"]:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Inner products with the vectors of all words."""
-        vectors = self.embedding[...]
+        vectors = jnp.asarray(self.embedding[...])
         turned = vectors.T if self.product_dtype == jnp.float32 else transposed(vectors)
         return in_format(query, turned, self.product_dtype)
 
