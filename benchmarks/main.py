@@ -87,8 +87,8 @@ def main() -> int:
     if not torch:
         print("PyTorch and the peers are left out (pip install -e .[bench])", file=sys.stderr)
 
+    import kept_records
     import machine
-    import records
 
     from show_attend_tell import files
     from show_attend_tell.config import load_experiment
@@ -110,11 +110,11 @@ def main() -> int:
         print(machine.summary(here), flush=True)
         for part in arguments.what:
             figures, table = run[part]()
-            record = records.complete(figures | provenance(settings), here, torch)
+            record = kept_records.complete(figures | provenance(settings), here, torch)
             files.write_text(arguments.out / f"{part}.json", json.dumps(record, indent=2) + "\n")
             files.write_text(arguments.out / f"{part}.md", table)
             if arguments.record is not None:
-                records.keep(arguments.record, part, record)
+                kept_records.keep(arguments.record, part, record)
     except UserError as error:
         print(f"bench: {error}", file=sys.stderr)
         return 2
@@ -165,13 +165,15 @@ def measurements(
 
 def compare(names: list[str]) -> int:
     """Prints the records of machines side by side."""
-    import records
+    import kept_records
 
-    absent = [name for name in names if not (records.FOLDER / name).is_dir()]
+    absent = [name for name in names if not (kept_records.FOLDER / name).is_dir()]
     if absent:
-        print(f"bench: {records.FOLDER / absent[0]}: no such folder", file=sys.stderr)
+        print(f"bench: {kept_records.FOLDER / absent[0]}: no such folder", file=sys.stderr)
         return 2
-    print(records.compare(records.FOLDER, names) or f"no records in {records.FOLDER}")
+    print(
+        kept_records.compare(kept_records.FOLDER, names) or f"no records in {kept_records.FOLDER}"
+    )
     return 0
 
 

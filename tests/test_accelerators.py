@@ -160,6 +160,7 @@ def test_calls_that_only_cpus_know_are_found():
 
 # Who asks for this process's platform, and why no program for another one depends on it.
 ASK_FOR_THE_PLATFORM = {
+    "cli/side_by_side.py": "a process of its own that counts the accelerators",
     "devices.py": "at the start of a job",
     "models/native/__init__.py": "calls nothing in C++ where this process is not on a CPU",
     "programs.py": "serves one process on its own device",

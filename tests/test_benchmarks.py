@@ -142,10 +142,10 @@ def test_the_machine_is_read_from_cpuinfo(training):
 
 
 def test_records_of_machines_stand_side_by_side(training, monkeypatch, tmp_path):
-    import records
+    import kept_records
 
-    monkeypatch.setattr(records, "FOLDER", tmp_path)
-    assert records.compare(tmp_path) == ""
+    monkeypatch.setattr(kept_records, "FOLDER", tmp_path)
+    assert kept_records.compare(tmp_path) == ""
 
     def keep(name, bfloat16, **more):
         machine = {"processor": "CPU", "cores": 2, "devices": "1 x cpu"}
@@ -156,20 +156,20 @@ def test_records_of_machines_stand_side_by_side(training, monkeypatch, tmp_path)
             k: {"seconds": v, "tokens_per_second": [60 / x for x in v]} for k, v in times.items()
         }
         figures = {"rows": rows, "commit": "abc", "command": ["main.py", f"--a={tmp_path}/b"]}
-        record = records.complete(figures, machine, torch=False)
+        record = kept_records.complete(figures, machine, torch=False)
         assert record["command"] == ["main.py", "--a=b"]
-        records.keep(name, "train", record)
+        kept_records.keep(name, "train", record)
 
     keep("new", [3.0, 4.0])
     keep("old", [8.0, 10.0], more=[1.0, 1.0])
-    text = records.compare(tmp_path)
+    text = kept_records.compare(tmp_path)
     # The faster format is bold; the ratio is the median of those of the same rounds.
     assert "|  | new | old |" in text
     assert "| theirs, float32 | 9 (2.50) | **9 (2.50)** |" in text
     assert "| theirs, bfloat16 | **18 (1.25)** | 7 (3.25) |" in text
     assert "| more |  | 60 (0.38) |" in text and "| soft, float32 | 22 (1.00) | 22 (1.00) |" in text
     assert "| new | CPU | 2 | 1 x cpu | avx2 | 400 | abc | " in text
-    assert "| old" not in records.compare(tmp_path, ["new"])
+    assert "| old" not in kept_records.compare(tmp_path, ["new"])
 
 
 def test_memory_grows_with_each_size(training, settings):

@@ -72,6 +72,8 @@ def test_wheel_holds_the_package_and_nothing_else(wheel):
     data = {p.relative_to(ROOT) for p in (PACKAGE / "pretrained_models").glob("*/*")}
     for folder in (PACKAGE / "reports" / "templates", PACKAGE / "explorer" / "static"):
         data |= {p.relative_to(ROOT) for p in folder.iterdir()}
+    native = PACKAGE / "models" / "native"
+    data |= {p.relative_to(ROOT) for p in native.iterdir() if p.suffix in (".cc", ".h")}
     experiments = {
         Path("show_attend_tell", "experiments", path.name)
         for path in (ROOT / "experiments").glob("*.py")

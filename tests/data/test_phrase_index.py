@@ -16,6 +16,7 @@ from show_attend_tell.data.copies import draw_crop
 from show_attend_tell.data.examples import ImageSource
 from show_attend_tell.data.load import load_images, load_pairs
 from show_attend_tell.data.phrases import Counted
+from show_attend_tell.data.scenes import SHAPES
 from show_attend_tell.errors import UserError
 
 
@@ -186,7 +187,7 @@ def test_copies_are_those_of_the_examples(tmp_path: Path, monkeypatch):
         for phrase in description.phrases:
             assert (phrase.last, phrase.entity) == (phrase.first, str(phrase.first))
             assert phrase.kinds == ("object",)
-            assert example.captions[0].split()[phrase.first] in shapes.SHAPES
+            assert example.captions[0].split()[phrase.first] in SHAPES
     assert [len(d.phrases) for (d,) in found[:12]] == [len(e.boxes) for e in list(examples)[:12]]
     assert examples.phrase_counts() == {}
 

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from show_attend_tell.data.images import jpeg
 from show_attend_tell.errors import UserError
 from show_attend_tell.explorer import pictures as module
-from show_attend_tell.explorer.pictures import Pictures, encoded, jpeg
+from show_attend_tell.explorer.pictures import Pictures, encoded
 
 
 def png(colour=(10, 200, 30), size=(30, 20)) -> bytes:

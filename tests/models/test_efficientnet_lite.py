@@ -43,7 +43,7 @@ def test_products_in_bfloat16_change_vectors_by_little(in_cpp, monkeypatch):
     if not in_cpp:
         monkeypatch.setattr(native, "available", lambda: False)
         monkeypatch.setattr(native, "matrix_units", lambda: False)
-    images = random_images(1, 32)
+    images = jnp.asarray(random_images(1, 32))
     options = {"endpoints": ("stage3",), "grid_stride": 8}
     exact, rounded = (
         np.asarray(make("efficientnet_lite0", 32, dtype=dtype, **options)(images))
