@@ -6,6 +6,7 @@ all of them alike. The reported ratios compare times of the same round.
 
 import time
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +24,7 @@ PAUSE = 0.5  # seconds, until the previous contestant's busily waiting threads f
 def make_product(number_format: str = "float32") -> Callable[[], None]:
     """A function that multiplies two square matrices and waits for it."""
     matrix = jax.random.normal(jax.random.key(0), (PRODUCT, PRODUCT)).astype(number_format)
-    product = jax.jit(jnp.matmul)
+    product = jax.jit(partial(jnp.matmul, preferred_element_type=jnp.float32))
     return lambda: jax.block_until_ready(product(matrix, matrix))
 
 
