@@ -238,7 +238,7 @@ def _additive_scores(
 
 
 def _additive_scores_forward(query, keys, v):
-    return native.scores(query, keys, v, _additive_scores), (query, keys, v)
+    return _additive_scores(query, keys, v), (query, keys, v)
 
 
 def _additive_scores_backward(residuals, d_scores):
@@ -246,7 +246,7 @@ def _additive_scores_backward(residuals, d_scores):
     # recomputes them, so that a caller who wants only one does not pay for the others.
     # With r = 1 / (1 + k q), dr/dk = -r (1 - r) / k, and q likewise.
     query, keys, v = residuals
-    of_query = native.query_sums(query, keys, d_scores, _query_sums)
+    of_query = _query_sums(query, keys, d_scores)
     of_keys, of_v = native.memory_sums(query, keys, d_scores, _memory_sums)
     twice_v = 2 * v[None, None]
     d_v = d_scores.sum() - 2 * of_v.sum(axis=0)

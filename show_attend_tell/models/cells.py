@@ -7,8 +7,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from show_attend_tell.models import native
-
 
 @jax.custom_vjp
 def lstm_cell(
@@ -24,16 +22,13 @@ def lstm_cell(
 
 
 def _lstm_forward(c, gates):
-    h, after = native.cell(c, gates, lstm_cell)
+    h, after = lstm_cell(c, gates)
     return (h, after), (c, gates, after)
 
 
 def _lstm_backward(residuals, d):
     c, gates, after = residuals
-    return native.cell_gradient(c, gates, after, *d, otherwise=_lstm_gradient)
-
-
-def _lstm_gradient(c, gates, after, d_h, d_c):
+    d_h, d_c = d
     i, f, o, g = jnp.split(gates, 4, axis=-1)
     i, f, o, g = jax.nn.sigmoid(i), jax.nn.sigmoid(f), jax.nn.sigmoid(o), jnp.tanh(g)
     tanh = jnp.tanh(after)

@@ -37,6 +37,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from show_attend_tell.models.attention import Choice, scores_of_query
+from show_attend_tell.models.native import recurrence as in_cpp
 from show_attend_tell.models.products import combine, matmul, sum_of_products, transposed
 from show_attend_tell.models.recurrence import (
     Matrices,
@@ -104,6 +105,9 @@ def _zero_taps(weights: Weights, memory: Memory, shape: tuple[int, ...]) -> Taps
 
 def _forward(weights, memory, words, starts, choice):
     assert weights.config.reads != "posterior", "no gradient of the predictor"
+    if in_cpp.covers(weights, memory, choice):
+        (h, output), pull_back = in_cpp.differentiated(weights, memory, words, starts, choice)
+        return (h, output), _Residuals(pull_back, weights, memory, starts, choice, h, output)
 
     # Each step of the backward pass multiplies by these.
     matrices = jax.tree.map(transposed, weights.matrices)

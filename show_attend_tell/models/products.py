@@ -19,8 +19,6 @@ from flax import nnx
 from jax.experimental.layout import Layout, with_layout_constraint
 from jaxtyping import Array, Float
 
-from show_attend_tell.models import native
-
 
 def transposed(x: Float[Array, "*S I J"]) -> Float[Array, "*S J I"]:
     """The last two axes swapped; on CPUs as a copy that no product can absorb."""
@@ -45,11 +43,9 @@ def matmul(
     Args:
       turned: the matrix, `transposed`, where a caller has it. Then no gradient flows to the matrix.
     """
-    if matrix.dtype == jnp.float32:
-        return jnp.matmul(x, matrix, preferred_element_type=jnp.float32)
-    if turned is not None:
-        return _matmul_given(x, matrix, turned)
-    return _matmul(x, matrix, jnp.dtype(matrix.dtype))
+    if turned is not None and matrix.dtype != jnp.float32:
+        return _dot_given(x, matrix, turned)
+    return in_format(x, matrix, matrix.dtype)
 
 
 class Linear(nnx.Linear):
@@ -101,8 +97,8 @@ def combine(
     Args:
       turned: the vectors, `transposed`, where a caller has them. Then no gradient flows to them.
     """
-    if turned is not None:
-        return _combine_given(weights, vectors, turned)
+    if turned is not None and vectors.dtype != jnp.float32:
+        return _dot_given(weights, vectors, turned)
     if vectors.dtype == jnp.float32:
         return jnp.einsum("brl,bld->brd", weights, vectors)
     return _combine(weights, vectors)
@@ -125,7 +121,7 @@ def sum_of_products(
     return _dot(a.T if dtype == jnp.float32 else transposed(a), b)
 
 
-def _dot(a: Float[Array, "*S I"], b: Float[Array, "I J"]) -> Float[Array, "*S J"]:
+def _dot(a: Float[Array, "*S I"], b: Float[Array, "*B I J"]) -> Float[Array, "*S J"]:
     return jnp.matmul(a.astype(b.dtype), b, preferred_element_type=jnp.float32)
 
 
@@ -148,33 +144,24 @@ _matmul.defvjp(_matmul_forward, _matmul_backward)
 
 
 @jax.custom_vjp
-def _matmul_given(x, matrix, turned):
-    return _dot(x, matrix)
+def _dot_given(a, b, turned):
+    return _dot(a, b)
 
 
-def _matmul_given_backward(residuals, d):
-    turned, like = residuals
-    return _dot(d, turned).astype(like.dtype), None, None
-
-
-_matmul_given.defvjp(
-    lambda x, matrix, turned: (_dot(x, matrix), (turned, jnp.zeros((), x.dtype))),
-    _matmul_given_backward,
+_dot_given.defvjp(
+    lambda a, b, turned: (_dot(a, b), (turned, jnp.zeros((), a.dtype))),
+    lambda residuals, d: (_dot(d, residuals[0]).astype(residuals[1].dtype), None, None),
 )
-
-
-def _batched(a: Float[Array, "B M N"], b: Float[Array, "B N K"]) -> Float[Array, "B M K"]:
-    return jnp.matmul(a.astype(b.dtype), b, preferred_element_type=jnp.float32)
 
 
 @jax.custom_vjp
 def _combine(weights, vectors):
-    return _batched(weights, vectors)
+    return _dot(weights, vectors)
 
 
 def _combine_backward(residuals, d):
     weights, vectors = residuals
-    d_vectors = _batched(transposed(weights.astype(vectors.dtype)), d.astype(vectors.dtype))
+    d_vectors = _dot(transposed(weights.astype(vectors.dtype)), d.astype(vectors.dtype))
     return _compare(d, vectors).astype(weights.dtype), d_vectors.astype(vectors.dtype)
 
 
@@ -183,33 +170,13 @@ _combine.defvjp(lambda *given: (_combine(*given), given), _combine_backward)
 
 @jax.custom_vjp
 def _compare(x, vectors):
-    return _batched(x, transposed(vectors))
+    return _dot(x, transposed(vectors))
 
 
 def _compare_backward(residuals, d):
     x, vectors = residuals
-    d_vectors = _batched(transposed(d.astype(vectors.dtype)), x.astype(vectors.dtype))
-    return _batched(d, vectors).astype(x.dtype), d_vectors.astype(vectors.dtype)
+    d_vectors = _dot(transposed(d.astype(vectors.dtype)), x.astype(vectors.dtype))
+    return _dot(d, vectors).astype(x.dtype), d_vectors.astype(vectors.dtype)
 
 
 _compare.defvjp(lambda *given: (_compare(*given), given), _compare_backward)
-
-
-@jax.custom_vjp
-def _combine_given(weights, vectors, turned):
-    return native.combine(weights, vectors, _batched)
-
-
-def _combine_given_backward(residuals, d):
-    vectors, turned, like = residuals
-    d_weights = native.compare(d, vectors, lambda d, _: _batched(d, turned))
-    return d_weights.astype(like.dtype), None, None
-
-
-_combine_given.defvjp(
-    lambda weights, vectors, turned: (
-        _combine_given(weights, vectors, turned),
-        (vectors, turned, jnp.zeros((), weights.dtype)),
-    ),
-    _combine_given_backward,
-)

@@ -1,9 +1,10 @@
 """Functions in C++, for what XLA computes slowly on a CPU.
 
 XLA runs each small operation by itself, most of them on one thread, and divides for each of the
-attention's activations. `additive_scores.cc` and `step.cc` compute what a training step does inside
-of its scan, besides products, in a third of that time; decoding does not use them.
-`inverted_residual.cc`, called from `native.convolutions`, has the blocks of EfficientNet-Lite.
+attention's activations. `recurrence.cc`, called from `native.recurrence`, has all steps of the
+recurrence in one call, for training; decoding does not use it. `memory_sums.cc` has the sums over
+steps in its gradient. `inverted_residual.cc`, called from `native.convolutions`, has the blocks of
+EfficientNet-Lite.
 
 One library of all sources is compiled when a function is first traced, with the C++ compiler of the
 machine, and kept beside JAX's compiled programs. Where there is no compiler, on accelerators, and
@@ -40,21 +41,17 @@ from show_attend_tell import machine
 OFF = "SHOW_ATTEND_TELL_NATIVE"
 # The functions of each file.
 SOURCES = {
-    "additive_scores.cc": ("scores", "query", "memory"),
-    "step.cc": (
-        *("combine_float32", "combine_bfloat16", "compare_float32", "compare_bfloat16"),
-        *("cell", "cell_gradient"),
-    ),
+    "memory_sums.cc": ("memory",),
+    "recurrence.cc": ("recurrence", "recurrence_gradient"),
     "inverted_residual.cc": ("inverted_residual", "stem"),
 }
-HEADERS = ("for_each.h", "step.h", "matrix_product.h")
+HEADERS = ("activations.h", "crew.h", "for_each.h", "matrix_product.h")
 _OPTIONS = (
     # -O3 takes three times as long to compile and gains nothing.
     *("-std=c++17", "-O2", "-ftree-vectorize", "-march=native", "-mprefer-vector-width=512"),
     *("-ffast-math", "-fPIC", "-w"),
 )
 _SECONDS = 120  # for the compiler
-
 
 _traced = threading.local()
 
@@ -145,6 +142,22 @@ def _target(name: str) -> str:
     return f"show_attend_tell_{name}"
 
 
+def can_multiply(dtype: str) -> bool:
+    """Whether the functions can be called with products in this number format."""
+    return matrix_units() if dtype == "bfloat16" else available()
+
+
+def function(name: str, like: Any, aliases: dict[int, int] | None = None) -> Callable:
+    """A function of the library, which returns as `like` says.
+
+    Args:
+      aliases: numbers of arguments that results overwrite, with those of the results.
+    """
+    return jax.ffi.ffi_call(
+        _target(name), like, input_output_aliases=aliases, vmap_method="sequential"
+    )
+
+
 def on_cpu(
     name: str, like: Any, otherwise: Callable, *given: Array, **attributes: np.int64 | bool
 ) -> Any:
@@ -164,27 +177,6 @@ def call(name: str, like: Any, otherwise: Callable, *given: Array) -> Any:
 _floats = partial(jax.ShapeDtypeStruct, dtype=jnp.float32)
 
 
-def scores(
-    query: Float[Array, "B R A"],
-    keys: Float[Array, "B L A"],
-    v: Float[Array, " A"],
-    otherwise: Callable,
-) -> Float[Array, "B R L"]:
-    """sum_a v (1 - 2 r), where r = 1 / (1 + k q); `otherwise` computes the same."""
-    like = _floats((*query.shape[:2], keys.shape[1]))
-    return call("scores", like, otherwise, query, keys, v)
-
-
-def query_sums(
-    query: Float[Array, "B R A"],
-    keys: Float[Array, "B L A"],
-    d_scores: Float[Array, "B R L"],
-    otherwise: Callable,
-) -> Float[Array, "B R A"]:
-    """The sums over places of d r (1 - r); `otherwise` computes the same."""
-    return call("query", _floats(query.shape), otherwise, query, keys, d_scores)
-
-
 def memory_sums(
     query: Float[Array, "B R A"],
     keys: Float[Array, "B L A"],
@@ -194,44 +186,3 @@ def memory_sums(
     """The sums over rows of d r (1 - r), and over places too of d r; `otherwise`: the same."""
     like = (_floats(keys.shape), _floats((keys.shape[0], keys.shape[2])))
     return call("memory", like, otherwise, query, keys, d_scores)
-
-
-def combine(
-    weights: Float[Array, "B R L"], vectors: Float[Array, "B L D"], otherwise: Callable
-) -> Float[Array, "B R D"]:
-    """Sums of vectors, float32 or bfloat16, with weights; `otherwise` computes the same."""
-    like = _floats((*weights.shape[:2], vectors.shape[2]))
-    return call(f"combine_{vectors.dtype.name}", like, otherwise, weights, vectors)
-
-
-def compare(
-    x: Float[Array, "B R D"], vectors: Float[Array, "B L D"], otherwise: Callable
-) -> Float[Array, "B R L"]:
-    """Inner products with vectors, float32 or bfloat16; `otherwise` computes the same."""
-    like = _floats((*x.shape[:2], vectors.shape[1]))
-    return call(f"compare_{vectors.dtype.name}", like, otherwise, x, vectors)
-
-
-def cell(
-    c: Float[Array, "B R H"], gates: Float[Array, "B R G"], otherwise: Callable
-) -> tuple[Float[Array, "B R H"], Float[Array, "B R H"]]:
-    """h and c of an LSTM after a step; `otherwise` computes the same."""
-    return call("cell", (_floats(c.shape),) * 2, otherwise, c, gates)
-
-
-def cell_gradient(
-    c: Float[Array, "B R H"],
-    gates: Float[Array, "B R G"],
-    after: Float[Array, "B R H"],
-    d_h: Float[Array, "B R H"],
-    d_c: Float[Array, "B R H"],
-    otherwise: Callable,
-) -> tuple[Float[Array, "B R H"], Float[Array, "B R G"]]:
-    """Gradients towards c before the step and the gates; `otherwise` computes the same.
-
-    Args:
-      after: c after the step.
-      d_h, d_c: gradients towards what `cell` returns.
-    """
-    like = (_floats(c.shape), _floats(gates.shape))
-    return call("cell_gradient", like, otherwise, c, gates, after, d_h, d_c)

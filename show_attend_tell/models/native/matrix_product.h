@@ -93,6 +93,12 @@ struct Target {
 struct Single {
   using Number = float;
   static constexpr int64_t kDepth = 1;
+  static constexpr int64_t kColumns = kPanel * kWidth;  // of a panel
+
+  // Where number (k, n) of a matrix of whole panels lies when packed.
+  static int64_t Place(int64_t k, int64_t n, int64_t K) {
+    return n / kColumns * kColumns * K + k * kColumns + n % kColumns;
+  }
 
   static int64_t PackedSize(int64_t K, int64_t N) { return K * Up(N, kWidth); }
   static int64_t Panels(int64_t N) { return (N + kPanel * kWidth - 1) / (kPanel * kWidth); }
@@ -172,6 +178,11 @@ struct Brain {
   using Number = Half;
   static constexpr int64_t kDepth = kTileDepth;
   static constexpr int64_t kNumbers = kTile * kTileDepth;  // of a tile
+  static constexpr int64_t kColumns = 2 * kTile;  // of two panels, multiplied together
+
+  static int64_t Place(int64_t k, int64_t n, int64_t K) {
+    return n / kTile * kTile * K + k / 2 * 2 * kTile + n % kTile * 2 + k % 2;
+  }
 
   static int64_t PackedSize(int64_t K, int64_t N) { return K * Up(N, kTile); }
   static int64_t Panels(int64_t N) { return (N + kTile - 1) / kTile; }
