@@ -66,7 +66,7 @@ def numpys_block(x, weights, stride, residual):
     ],
 )
 def test_a_block_is_numpys(images, sides, channels, k, stride, expands, dtype):
-    if not convolutions.can_multiply(dtype):
+    if not native.can_multiply(dtype):
         pytest.skip("no matrix units")
     x, weights = drawn(images, *sides, channels[0]), block_weights(*channels, k, expands)
     form = stride, stride == 1 and channels[0] == channels[2]

@@ -17,7 +17,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from show_attend_tell.errors import UserError
-from show_attend_tell.models import products
+from show_attend_tell.models import native, products
 from show_attend_tell.models.encoders.base import Frozen
 from show_attend_tell.models.encoders.layers import Convolution
 from show_attend_tell.models.encoders.staged import StagedEncoder
@@ -148,7 +148,7 @@ class _Block(nnx.Module):
 
 def _in_cpp(layer: Convolution, dtype: str) -> bool:
     """Whether C++ computes this layer. It is left to XLA where it is trained, for its gradient."""
-    return isinstance(layer.kernel, Frozen) and convolutions.can_multiply(dtype)
+    return isinstance(layer.kernel, Frozen) and native.can_multiply(dtype)
 
 
 def _stem(
@@ -214,7 +214,7 @@ class _EfficientNetLite(StagedEncoder):
             ) from error
 
     def frozen_at_once(self) -> bool:
-        return self.first_trained > 0 and convolutions.can_multiply(self.dtype)
+        return self.first_trained > 0 and native.can_multiply(self.dtype)
 
     def make_stage(self, name: str, weights: Weights) -> tuple[list[nnx.Module], int]:
         if name == "stem":

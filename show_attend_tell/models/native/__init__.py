@@ -36,7 +36,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from show_attend_tell import machine
+from show_attend_tell import files, machine
 
 OFF = "SHOW_ATTEND_TELL_NATIVE"
 # The functions of each file.
@@ -114,20 +114,25 @@ def _built(compiler: str) -> Path:
     content = b"".join(path.read_bytes() for path in (*sources, *headers))
     digest = hashlib.sha256("\n".join(parts).encode() + content).hexdigest()
     path = _folder() / f"functions-{digest[:16]}.so"
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # The files are compiled at the same time, in a folder beside the library's.
-        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-            objects = [Path(folder) / f"{source.stem}.o" for source in sources]
-            with ThreadPoolExecutor(len(sources)) as threads:
-                steps = [
-                    [*command, "-c", s, "-o", o] for s, o in zip(sources, objects, strict=True)
-                ]
-                list(threads.map(_run, steps))
-            made = Path(folder) / path.name
-            _run([*command, "-shared", *objects, "-o", made])
-            os.replace(made, path)
+    if path.exists():
+        return path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with files.locked(path.with_suffix(".lock")):
+        if not path.exists():
+            _build(command, sources, path)
     return path
+
+
+def _build(command: list[str], sources: list[Path], path: Path) -> None:
+    """Compiles the files at the same time, in a folder beside the library's."""
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        objects = [Path(folder) / f"{source.stem}.o" for source in sources]
+        with ThreadPoolExecutor(len(sources)) as threads:
+            steps = [[*command, "-c", s, "-o", o] for s, o in zip(sources, objects, strict=True)]
+            list(threads.map(_run, steps))
+        made = Path(folder) / path.name
+        _run([*command, "-shared", *objects, "-o", made])
+        os.replace(made, path)
 
 
 def _run(command: list[Any]) -> None:
@@ -144,7 +149,7 @@ def _target(name: str) -> str:
 
 def can_multiply(dtype: str) -> bool:
     """Whether the functions can be called with products in this number format."""
-    return matrix_units() if dtype == "bfloat16" else available()
+    return available() and (dtype != "bfloat16" or matrix_units())
 
 
 def function(name: str, like: Any, aliases: dict[int, int] | None = None) -> Callable:

@@ -34,11 +34,6 @@ class BlockWeights(NamedTuple):
     project_bias: Float[Array, " O"]
 
 
-def can_multiply(dtype: str) -> bool:
-    """Whether the functions can be called with products in this number format."""
-    return native.matrix_units() if dtype == "bfloat16" else native.available()
-
-
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
 def inverted_residual(
     otherwise, block, dtype: str, x: Float[Array, "B h w I"], weights: BlockWeights
