@@ -45,7 +45,7 @@ SOURCES = {
     "recurrence.cc": ("recurrence", "recurrence_gradient"),
     "inverted_residual.cc": ("inverted_residual", "stem"),
 }
-HEADERS = ("activations.h", "crew.h", "for_each.h", "matrix_product.h")
+HEADERS = ("activations.h", "crew.h", "for_each.h", "matrix_product.h", "packed.h")
 _OPTIONS = (
     # -O3 takes three times as long to compile and gains nothing.
     *("-std=c++17", "-O2", "-ftree-vectorize", "-march=native", "-mprefer-vector-width=512"),

@@ -72,7 +72,7 @@ def differentiated(
 
 
 def _pull_back(
-    attends: bool, given: tuple[Array, ...], made: tuple[Array, ...], cotangents: Any
+    attends: bool, given: tuple[Any, ...], made: tuple[Any, ...], cotangents: Any
 ) -> tuple[Any, ...]:
     d_h, d_output = cotangents
     gates, h, _, q, log_alpha, beta, _ = made
