@@ -91,8 +91,9 @@ def test_absent_languages_and_folders_are_named(tmp_path, files):
 
 
 def test_the_real_files_have_their_published_sizes(tmp_path, shared):
-    sizes = {s: len(read(tmp_path, shared / "multi30k", s)) for s in ("train", "val", "test")}
+    splits = {s: read(tmp_path, shared / "multi30k", s) for s in ("train", "val", "test")}
+    sizes = {name: len(split) for name, split in splits.items()}
     assert sizes == {"train": 29000, "val": 1014, "test": 1000}
-    pairs = {pair.pair_id: pair for pair in read(tmp_path, shared / "multi30k", "train")}
+    pairs = {pair.pair_id: pair for pair in splits["train"]}
     assert pairs["train-00001"].source == "Two young, White males are outside near many bushes."
     assert pairs["train-00001"].target.startswith("Zwei junge weiße Männer sind im Freien")

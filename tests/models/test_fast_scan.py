@@ -16,11 +16,14 @@ from show_attend_tell.models.straight_through import Relaxation
 SAMPLED = jnp.array([[False, True, False], [True, False, False]])
 # Soft and hard attention differ only in what they read.
 HARD = (
-    *("additive", "luong, additive, local_p", "local_p, renormalised", "self-attention"),
+    *("additive", "luong, additive, local_p", "local_p, renormalised"),
     *("reads nothing", "reads nothing, current", "reads expected"),
 )
-CASES = [(variant, "soft") for variant in (*DECODERS, *ENCODERS)] + [
-    (variant, kind) for variant in HARD for kind in ("hard", "relaxed")
+RELAXED = ("additive", "self-attention", "reads nothing")
+CASES = [
+    *((variant, "soft") for variant in (*DECODERS, *ENCODERS)),
+    *((variant, "hard") for variant in HARD),
+    *((variant, "relaxed") for variant in RELAXED),
 ]
 
 
