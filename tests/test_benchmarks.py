@@ -172,6 +172,7 @@ def test_records_of_machines_stand_side_by_side(training, monkeypatch, tmp_path)
     assert "| old" not in kept_records.compare(tmp_path, ["new"])
 
 
+@pytest.mark.slow
 def test_memory_grows_with_each_size(training, settings):
     base = {"images": 4, "rows": 2, "steps": 4, "locations": 4}
     bytes_ = training.step_bytes(settings, **base)

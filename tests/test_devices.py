@@ -114,12 +114,20 @@ def test_eight_devices_train_as_one_and_one_resumes_from_their_checkpoint(whole,
     check_same(whole, "eight")
 
 
-def test_two_processes_train_as_one_and_stop_together(whole):
+def test_two_processes_train_as_one_and_stop_together(whole, monkeypatch):
     assert all("stopped" in output for output in two(whole, "two", "stop"))
     assert len(losses(whole / "two")) < 4
-    first, other = two(whole, "two", "continue")
-    assert "resuming" in first and "resuming" not in other  # only one of them reports
+    tiny.use_scenes(monkeypatch)
+    assert train(settings(whole / "data"), whole / "two").finished
     check_same(whole, "two")
+
+
+@pytest.mark.slow
+def test_two_processes_resume_together(whole):
+    assert all("stopped" in output for output in two(whole, "both", "stop"))
+    first, other = two(whole, "both", "continue")
+    assert "resuming" in first and "resuming" not in other  # only one of them reports
+    check_same(whole, "both")
 
 
 def test_a_batch_that_devices_cannot_split_is_rejected(tmp_path, monkeypatch):

@@ -297,6 +297,7 @@ def test_bad_settings_are_rejected(data, tmp_path, setting, value, message):
         train(tiny_settings(data, "bahdanau", {setting: value}), tmp_path / "run")
 
 
+@pytest.mark.slow  # `cli/test_parser.py` has it on images
 def test_gradient_variance_of_a_run_on_sentences(data, tmp_path, capsys):
     train(tiny_settings(data, "hard", {"train.epochs": 2.0}), tmp_path / "run")
     command = ["gradient-variance", "--workdir", str(tmp_path / "run"), "--batches", "1"]

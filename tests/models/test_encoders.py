@@ -70,7 +70,7 @@ def test_agrees_with_the_pytorch_implementation(name, size):
         ("vgg19", 224, ("conv4", "conv5"), 8),
         ("resnet50", 224, ("layer3", "layer4"), 16),
         ("resnet50", 250, ("layer3", "layer4"), 16),
-        ("resnet101", 224, ("layer3", "layer4"), 16),
+        pytest.param("resnet101", 224, ("layer3", "layer4"), 16, marks=pytest.mark.slow),
     ],
 )
 def test_cnns_agree_with_stored_activations_of_pytorch(cnns, folder, name, size, endpoints, stride):
@@ -323,7 +323,10 @@ def test_freezing_is_the_default_and_changes_no_vector():
     assert {path[:2] for path in paths} == {("encoders", 0), ("encoders", 1)}
 
 
-@pytest.mark.parametrize(("name", "stage"), [("resnet50", "layer4"), ("vgg19", "conv5")])
+@pytest.mark.parametrize(
+    ("name", "stage"),
+    [("resnet50", "layer4"), pytest.param("vgg19", "conv5", marks=pytest.mark.slow)],
+)
 def test_checkpointing_keeps_less_and_gives_the_same(cnns, folder, name, stage):
     images = jnp.asarray(random_images(2, 32))
 

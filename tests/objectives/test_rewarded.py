@@ -99,7 +99,7 @@ def error_of_the_expected_estimate(hard):
     return float(jnp.abs(flat[0] - flat[1]).max() / jnp.abs(flat[1]).max())
 
 
-@pytest.mark.parametrize("hard", [False, True])
+@pytest.mark.parametrize("hard", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_the_expected_estimate_is_the_gradient_of_the_expected_reward(hard):
     assert error_of_the_expected_estimate(hard) < 1e-5
 
