@@ -7,7 +7,7 @@ from flax import nnx
 
 from show_attend_tell import settings
 from show_attend_tell.errors import UserError
-from show_attend_tell.models.encoders import make_encoder
+from show_attend_tell.models.encoders import Frozen, make_encoder, weights
 
 LITES = "efficientnet_lite0+efficientnet_lite2"
 encode = nnx.jit(lambda encoder, images: encoder(images))
@@ -124,3 +124,17 @@ def test_bad_sizes_and_pooled_endpoints_are_named(name, size, options, message):
     with pytest.raises(UserError, match=message) as caught:
         make(name, size, **options)
     assert "\n" not in str(caught.value)
+
+
+def test_parts_with_the_same_file_share_what_they_freeze(monkeypatch):
+    opened, read = [], weights.read_state_dict
+    monkeypatch.setattr(weights, "read_state_dict", lambda *a: opened.append(a) or read(*a))
+    name = "+".join(["efficientnet_lite0"] * 2)
+    joined = make(name, 64, sizes=(64, 32), trainable_from="stage6", grid_stride=64)
+    assert len(opened) == 1
+    first, second = (nnx.to_flat_state(nnx.state(part)) for part in joined.encoders)
+    assert [path for path, _ in first] == [path for path, _ in second]
+    for (path, one), (_, other) in zip(first, second, strict=True):
+        # A training step donates the buffers of what it trains, each once.
+        assert (one[...] is other[...]) == isinstance(one, Frozen), path
+        np.testing.assert_array_equal(one[...], other[...])

@@ -19,6 +19,7 @@ from show_attend_tell.models.encoders.resnet import ResNet50, ResNet101
 from show_attend_tell.models.encoders.small import SmallEncoder
 from show_attend_tell.models.encoders.staged import StagedEncoder
 from show_attend_tell.models.encoders.vgg import VGG19
+from show_attend_tell.models.encoders.weights import WeightFiles
 
 __all__ = ["Encoder", "Frozen", "ImageEncoder", "Precomputed", "make_encoder"]
 
@@ -51,8 +52,9 @@ def make_encoder(options: settings.ImageEncoder, *, rngs: nnx.Rngs) -> ImageEnco
         UserError: an unknown name (the message names the nearest), an option that the encoder does
             not have, a value it cannot take, or weights that cannot be read.
     """
+    files = WeightFiles()
     if "+" in options.name:
-        parts = [_make_part(options, part, rngs) for part in _parts(options)]
+        parts = [_make_part(options, part, rngs, files) for part in _parts(options)]
         _check_pooled(options, parts)
         return Concatenated(parts)
     if options.sizes:
@@ -60,12 +62,12 @@ def make_encoder(options: settings.ImageEncoder, *, rngs: nnx.Rngs) -> ImageEnco
             "config.encoder.sizes has a side for each encoder of a name joined by +: set "
             "config.encoder.image_size"
         )
-    encoder = _make_one(options, rngs)
+    encoder = _make_one(options, rngs, files)
     _check_pooled(options, [encoder])
     return encoder
 
 
-def _make_one(options: settings.ImageEncoder, rngs: nnx.Rngs) -> ImageEncoder:
+def _make_one(options: settings.ImageEncoder, rngs: nnx.Rngs, files: WeightFiles) -> ImageEncoder:
     """An encoder of one name."""
     if options.name not in _ENCODERS:
         near = difflib.get_close_matches(options.name, _ENCODERS, n=1, cutoff=0)[0]
@@ -82,7 +84,7 @@ def _make_one(options: settings.ImageEncoder, rngs: nnx.Rngs) -> ImageEncoder:
                     f"config.encoder.{field.name} is {value!r}, but the encoder {options.name} has "
                     f"no such option: leave it at {field.default!r}"
                 )
-    return encoder(options, rngs=rngs)
+    return encoder(options, rngs=rngs, files=files)
 
 
 def _check_pooled(options: settings.ImageEncoder, encoders: Sequence[ImageEncoder]) -> None:
@@ -165,10 +167,13 @@ def _scaled_stride(options: settings.ImageEncoder, size: int) -> int:
 
 
 def _make_part(
-    options: settings.ImageEncoder, part: settings.ImageEncoder, rngs: nnx.Rngs
+    options: settings.ImageEncoder,
+    part: settings.ImageEncoder,
+    rngs: nnx.Rngs,
+    files: WeightFiles,
 ) -> ImageEncoder:
     """An encoder whose sections are called as in the settings of the whole."""
-    encoder = _make_one(part, rngs)
+    encoder = _make_one(part, rngs, files)
     names = _own_endpoints(options, part.image_size)
     encoder.sections = tuple((names.get(name, name), size) for name, size in encoder.sections)
     encoder.pooled = tuple(names.get(name, name) for name in encoder.pooled)

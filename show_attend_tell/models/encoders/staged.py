@@ -21,8 +21,7 @@ from show_attend_tell.models.encoders.base import (
     field_centres,
 )
 from show_attend_tell.models.encoders.layers import Sequential
-from show_attend_tell.models.encoders.torch_weights import file_sha256
-from show_attend_tell.models.encoders.weights import Weights, find_weights
+from show_attend_tell.models.encoders.weights import WeightFiles, Weights, find_weights
 
 # Normalisation that torchvision's weights were trained with, on the scale of 0 to 255.
 IMAGENET_MEAN, IMAGENET_DEVIATION = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
@@ -72,7 +71,7 @@ class StagedEncoder(ImageEncoder):
     default_grid_stride: int = 32
     images_at_once: int = 2
 
-    def __init__(self, options: settings.ImageEncoder, *, rngs: nnx.Rngs):
+    def __init__(self, options: settings.ImageEncoder, *, rngs: nnx.Rngs, files: WeightFiles):
         """Reads the stored weights.
 
         Args:
@@ -88,6 +87,7 @@ class StagedEncoder(ImageEncoder):
                 happens inside the blocks of trained stages. `dtype` is the number format of
                 products with matrices; their sums and all else are float32.
             rngs: unused, since the weights are stored.
+            files: reads the weights; encoders that share it read no file twice.
 
         Raises:
             UserError: an option is out of range, or the weights are missing, damaged or do not fit.
@@ -107,7 +107,7 @@ class StagedEncoder(ImageEncoder):
         self.fields = self._fields()
         self.grid = (len(self.fields), len(self.fields))
         self.dtype = options.dtype
-        weights = self._read_weights(options)
+        weights = self._read_weights(options, files)
         stages, channels = [], {}
         for i, name in enumerate(names):
             trained = i >= self.first_trained
@@ -167,17 +167,17 @@ class StagedEncoder(ImageEncoder):
         )
         return tuple(_to_grid(row, side, self.grid_stride, stride)[0, 0, :, 0].tolist())
 
-    def _read_weights(self, options: settings.ImageEncoder) -> Weights:
+    def _read_weights(self, options: settings.ImageEncoder, files: WeightFiles) -> Weights:
         """The file's weights; sets `checksum`."""
         path = find_weights(options.weights) if options.weights else self.own_weights()
-        self.checksum = file_sha256(path)
+        self.checksum = files.checksum(path)
         wanted = options.weights_sha256
         if wanted and wanted.lower() != self.checksum:
             raise UserError(
                 f"the weights {path} have the SHA-256 {self.checksum}, not the wanted {wanted}: "
                 "name the right file with --config.encoder.weights=FILE"
             )
-        weights = Weights(
+        weights = files.read(
             path,
             ignored_prefixes=self.ignored_prefixes,
             ignored_suffixes=self.ignored_suffixes,

@@ -1,17 +1,24 @@
 """Pretrained weights: finding the file that a name stands for, and reading it name by name."""
 
+import copy
 import re
+from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 from flax import nnx
+from jaxtyping import Float
 
 from show_attend_tell.errors import UserError
-from show_attend_tell.models.encoders.torch_weights import read_state_dict
+from show_attend_tell.models.encoders.base import Frozen
+from show_attend_tell.models.encoders.torch_weights import file_sha256, read_state_dict
 
 # The first of these that a repository on the hub has.
 _HUB_FILES = ("model.safetensors", "pytorch_model.bin")
+_NORM = ("weight", "bias", "running_mean", "running_var")  # of a batch norm
 _SUFFIXES = (".bin", ".pt", ".pth", ".safetensors")
 
 
@@ -52,9 +59,16 @@ class Weights:
             for name, array in read_state_dict(path, ignored_prefixes).items()
             if not name.endswith(ignored_suffixes)
         }
+        self._frozen: dict[str, tuple[jax.Array, jax.Array]] = {}
+
+    def again(self) -> "Weights":
+        """All of them for another network, which shares the arrays that both freeze."""
+        other = copy.copy(self)
+        other.arrays = dict(self.arrays)
+        return other
 
     def take(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
-        """The array with this name, as float64.
+        """The array with this name.
 
         Raises:
             UserError: there is none, or it has another shape.
@@ -64,7 +78,7 @@ class Weights:
         array = self.arrays.pop(name)
         if array.shape != shape:
             raise UserError(f"{self.source}: {name} has shape {array.shape}, expected {shape}")
-        return array.astype(np.float64)
+        return array
 
     def convolution(
         self, conv: str, norm: str | None, shape: tuple[int, int, int, int]
@@ -80,21 +94,14 @@ class Weights:
             UserError: see `take`.
         """
         kernel = self.take(f"{conv}.weight", shape)
-        if norm is None:
-            bias = self.take(f"{conv}.bias", shape[:1])
-        else:
-            scale, shift, mean, variance = (
-                self.take(f"{norm}.{name}", shape[:1])
-                for name in ("weight", "bias", "running_mean", "running_var")
-            )
-            scale = scale / np.sqrt(variance + self.epsilon)
-            kernel, bias = kernel * scale[:, None, None, None], shift - mean * scale
-        values = kernel.transpose(2, 3, 1, 0), bias
-        # `jnp.asarray` would compile a program for each shape.
-        kernel, bias = (
-            self.kind(jax.device_put(np.ascontiguousarray(value, np.float32))) for value in values
-        )
-        return kernel, bias
+        names = [f"{conv}.bias"] if norm is None else [f"{norm}.{part}" for part in _NORM]
+        others = [self.take(name, shape[:1]) for name in names]
+        known = self._frozen if self.kind is Frozen else {}
+        if conv not in known:
+            # `jnp.asarray` would compile a program for each shape.
+            known[conv] = jax.device_put(_folded(kernel, others, self.epsilon))
+        arrays = known[conv]
+        return self.kind(arrays[0]), self.kind(arrays[1])
 
     def finish(self) -> None:
         """Call this when all weights have been taken.
@@ -106,6 +113,32 @@ class Weights:
             raise UserError(
                 f"{self.source} holds weights unknown to the network: {[*self.arrays][:5]}"
             )
+
+
+class WeightFiles:
+    """Weight files, each read once for all networks of an ensemble."""
+
+    def __init__(self):
+        self.checksum = cache(file_sha256)
+        self._read = cache(Weights)
+
+    def read(self, path: Path, **options: Any) -> Weights:
+        """The weights of a file; see `Weights`."""
+        return self._read(path, **options).again()
+
+
+def _folded(
+    kernel: Float[np.ndarray, "O I k k"], others: Sequence[Float[np.ndarray, " O"]], epsilon: float
+) -> tuple[Float[np.ndarray, "k k I O"], Float[np.ndarray, " O"]]:
+    """A kernel and a bias; of the numbers of a batch norm, multiplied into both, in float64."""
+    kernel = kernel.transpose(2, 3, 1, 0)
+    if len(others) == 1:
+        return np.ascontiguousarray(kernel, np.float32), others[0].astype(np.float32)
+    scale, shift, mean, variance = (array.astype(np.float64) for array in others)
+    scale = scale / np.sqrt(variance + epsilon)
+    folded = np.empty(kernel.shape, np.float32)
+    np.multiply(kernel, scale, out=folded, dtype=np.float64, casting="same_kind")
+    return folded, (shift - mean * scale).astype(np.float32)
 
 
 def find_weights(name: str) -> Path:
