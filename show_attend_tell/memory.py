@@ -22,15 +22,16 @@ TUNABLES = ":".join(
         "trim_threshold=1000000000000",  # bytes: give nothing back
     )
 )
+# A verb that answers one request, such as `caption`, would lose more than it gains.
 VERBS = (
     *("quickstart", "prepare", "train", "sweep"),
-    *("caption", "translate", "attend", "evaluate", "gradient-variance"),
+    *("attend", "evaluate", "gradient-variance"),
 )
 _STARTED_AGAIN = "SHOW_ATTEND_TELL_STARTED_AGAIN"
 
 
 def with_tunables() -> None:
-    """Restarts the program with its memory settings if its verb computes something."""
+    """Restarts the program with its memory settings if its verb computes for long."""
     words = sys.argv[1:]
     if words and words[0] in VERBS and not {"-h", "--help"} & set(words):
         start_again()

@@ -21,11 +21,12 @@ import shutil
 import threading
 from collections.abc import Callable, Iterator
 from functools import cache
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import flax
 import jax
+import jaxlib
 from jax.experimental import serialize_executable
 
 _FOLDER = "show_attend_tell"  # inside JAX's cache
@@ -156,7 +157,7 @@ def _remove_others(folder: Path) -> None:
 @cache
 def _version() -> str:
     """A digest of all that a program depends on besides its name and the shapes."""
-    versions = (*map(version, ("jax", "jaxlib", "flax")), platform.python_version())
+    versions = jax.__version__, jaxlib.__version__, flax.__version__, platform.python_version()
     settings = [item for item in jax.config.values.items() if not re.search("cache|log", item[0])]
     options = (sorted(settings), os.environ.get("XLA_FLAGS", ""))
     digest = hashlib.sha256(repr((versions, _processor(), options)).encode())
