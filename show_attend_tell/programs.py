@@ -26,7 +26,7 @@ from typing import Any
 
 import flax
 import jax
-import jaxlib
+import jaxlib.version
 from jax.experimental import serialize_executable
 
 _FOLDER = "show_attend_tell"  # inside JAX's cache
@@ -157,7 +157,7 @@ def _remove_others(folder: Path) -> None:
 @cache
 def _version() -> str:
     """A digest of all that a program depends on besides its name and the shapes."""
-    versions = jax.__version__, jaxlib.__version__, flax.__version__, platform.python_version()
+    versions = jax.__version__, jaxlib.version.__version__, flax.__version__, platform.python_version()
     settings = [item for item in jax.config.values.items() if not re.search("cache|log", item[0])]
     options = (sorted(settings), os.environ.get("XLA_FLAGS", ""))
     digest = hashlib.sha256(repr((versions, _processor(), options)).encode())
