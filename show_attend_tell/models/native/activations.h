@@ -12,7 +12,7 @@ constexpr int kBlock = 64;  // elements at a time: what is summed over them stay
 // Beyond it 1 + x overflows, and a refined reciprocal of infinity is not a number.
 constexpr float kLargest = 1e30f;
 
-inline float Share(float x) { return 1.0f / std::min(1.0f + x, kLargest); }
+inline float Share(float x) { return 1.0f / (1.0f + std::min(x, kLargest)); }
 
 // exp(x) = 2^n 2^f with |f| <= 1/2, and 2^f as a polynomial (relative error 1e-7).
 inline float Exp(float x) {

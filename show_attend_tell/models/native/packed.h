@@ -27,24 +27,29 @@ class Rows {
   Number* begin_;
 };
 
+// Some columns of a matrix: number (k, n) is at from[k * down + n * across]; one of both is 1.
+template <typename Number>
+struct Part {
+  const Number* from;
+  int64_t columns, down, across;
+};
+
 // A matrix packed for products.
 template <typename Format>
 class Packed {
  public:
   using Number = typename Format::Number;
 
-  // value(k, n) is given for K x N numbers; further ones are 0.
-  template <typename Value>
-  Packed(Crew& crew, int64_t K, int64_t N, const Value& value)
+  // The columns n to n + kColumns of a (K, N) matrix are those of part(n), whose further ones are 0.
+  template <typename Panel>
+  Packed(Crew& crew, int64_t K, int64_t N, const Panel& part)
       : K_(Up(K, Format::kDepth)), N_(Up(N, Format::kColumns)) {
     Number* to = numbers_.At(std::max<int64_t>(K_ * N_, 1));
     none_.At(std::max<int64_t>(N_, 1));
     crew.Share(N_ / Format::kColumns, [=](int64_t panel) {
       const int64_t first = panel * Format::kColumns;
-      const int64_t end = std::min<int64_t>(first + Format::kColumns, N);
-      for (int64_t k = 0; k < K; ++k) {
-        for (int64_t n = first; n < end; ++n) to[Format::Place(k, n, K_)] = value(k, n);
-      }
+      const Part<Number> p = part(first);
+      Copy(p, K, std::clamp<int64_t>(p.columns, 0, Format::kColumns), to + first * K_);
     });
   }
 
@@ -63,6 +68,25 @@ class Packed {
   }
 
  private:
+  // In blocks: what is read or written far apart stays in the cache until it is read or written on.
+  void Copy(const Part<Number>& p, int64_t K, int64_t columns, Number* panel) const {
+    constexpr int64_t kRowsAtOnce = 64;
+    for (int64_t begin = 0; begin < K; begin += kRowsAtOnce) {
+      const int64_t end = std::min(begin + kRowsAtOnce, K);
+      if (p.across == 1) {
+        for (int64_t k = begin; k < end; ++k) {
+          const Number* row = p.from + k * p.down;
+          for (int64_t n = 0; n < columns; ++n) panel[Format::Place(k, n, K_)] = row[n];
+        }
+      } else {
+        for (int64_t n = 0; n < columns; ++n) {
+          const Number* column = p.from + n * p.across;
+          for (int64_t k = begin; k < end; ++k) panel[Format::Place(k, n, K_)] = column[k];
+        }
+      }
+    }
+  }
+
   int64_t K_, N_;
   Kept<Number> numbers_;
   Kept<float> none_;  // no bias

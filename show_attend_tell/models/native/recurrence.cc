@@ -97,10 +97,12 @@ class Forward {
   Forward(Crew& crew, const Steps<Number>& s, const float* words, const float* noise, float* z)
       : crew_(crew), s_(s), words_(words), noise_(noise), z_(z),
         padded_(Up(s.H, Format::kColumns)),  // each gate's columns begin a panel
-        query_(crew, s.H, s.A, [&s](int64_t k, int64_t n) { return s.query[k * s.A + n]; }),
-        matrix_(crew, s.H + s.D, 4 * padded_, [&s, this](int64_t k, int64_t n) {
+        query_(crew, s.H, s.A, [&s](int64_t n) {
+          return Part<Number>{s.query + n, s.A - n, s.A, 1};
+        }),
+        matrix_(crew, s.H + s.D, 4 * padded_, [&s, this](int64_t n) {
           const int64_t gate = n / padded_, u = n % padded_;
-          return u < s.H ? s.matrix[(4 * k + gate) * s.H + u] : Number{};
+          return Part<Number>{s.matrix + gate * s.H + u, s.H - u, 4 * s.H, 1};
         }),
         inputs_{{s.N, s.H + s.D}, {s.N, s.H + s.D}} {}
 
@@ -167,6 +169,7 @@ class Forward {
     for (int64_t u = 0; u < A; ++u) total += s_.v[u];
     for (int64_t l = 0; l < L; ++l) {
       const float* k = s_.keys + (b * L + l) * A;
+      for (int64_t u = 0; u < A; u += 16) __builtin_prefetch(k + 2 * A + u);
       float sum = 0;
       for (int64_t u = 0; u < A; ++u) sum += s_.v[u] * Share(k[u] * q[u]);
       log_alpha[l] = allowed[l] ? total - 2 * sum : -kNever;
@@ -235,9 +238,12 @@ class Backward {
 
   Backward(Crew& crew, const Steps<Number>& s, const Given& given, const Sought& sought)
       : crew_(crew), s_(s), given_(given), to_(sought),
-        query_(crew, s.A, s.H, [&s](int64_t k, int64_t n) { return s.query[n * s.A + k]; }),
-        matrix_(crew, 4 * s.H, s.H + s.D,
-                [&s](int64_t k, int64_t n) { return s.matrix[4 * n * s.H + k]; }),
+        query_(crew, s.A, s.H, [&s](int64_t n) {
+          return Part<Number>{s.query + n * s.A, s.H - n, 1, s.A};
+        }),
+        matrix_(crew, 4 * s.H, s.H + s.D, [&s](int64_t n) {
+          return Part<Number>{s.matrix + 4 * n * s.H, s.H + s.D - n, 1, 4 * s.H};
+        }),
         d_gates_(s.N, 4 * s.H), d_query_(s.N, s.A) {
     d_inputs_ = kept_[0].At(s.N * (s.H + s.D));
     d_h_ = kept_[1].At(s.N * s.H);
