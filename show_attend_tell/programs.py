@@ -157,10 +157,10 @@ def _remove_others(folder: Path) -> None:
 @cache
 def _version() -> str:
     """A digest of all that a program depends on besides its name and the shapes."""
-    versions = (jax.__version__, jaxlib.version.__version__, flax.__version__)
+    versions = jax.__version__, jaxlib.version.__version__, flax.__version__
     settings = [item for item in jax.config.values.items() if not re.search("cache|log", item[0])]
-    options = (sorted(settings), os.environ.get("XLA_FLAGS", ""))
-    digest = hashlib.sha256(repr((versions, platform.python_version(), _processor(), options)).encode())
+    options = sorted(settings), os.environ.get("XLA_FLAGS", ""), platform.python_version()
+    digest = hashlib.sha256(repr((versions, _processor(), options)).encode())
     package = Path(__file__).parent
     for path in sorted(package.rglob("*.py")):
         digest.update(f"\n{path.relative_to(package)}\n".encode() + path.read_bytes())
