@@ -5,7 +5,8 @@ does so only if neither factor is transposed; any other product XLA converts to 
 takes ten times as long. So the gradients here copy a transposed factor into a plain layout before
 they multiply by it. Accelerators need no such copy.
 
-In float32 every function is the plain product with its plain gradient.
+In float32 every function is the plain product. The gradient of a matrix is written as x^T d there,
+since XLA turns its own form, (d^T x)^T, into a slow copy of d.
 
 Symbols: I, J sizes of a matrix; B inputs, R rows and L places of each, D features.
 """
@@ -82,9 +83,7 @@ def in_format(
     x: Float[Array, "*S I"], matrix: Float[Array, "I J"], dtype: Any
 ) -> Float[Array, "*S J"]:
     """The product in a number format; its gradients are float32."""
-    if dtype is None or jnp.dtype(dtype) == jnp.float32:
-        return jnp.matmul(x, matrix, preferred_element_type=jnp.float32)
-    return _matmul(x, matrix, jnp.dtype(dtype))
+    return _matmul(x, matrix, jnp.dtype(dtype or jnp.float32))
 
 
 def combine(
@@ -136,7 +135,8 @@ def _matmul_forward(x, matrix, dtype):
 
 def _matmul_backward(dtype, residuals, d):
     x, matrix, like = residuals
-    d_x = _dot(d, transposed(matrix.astype(dtype))).astype(like.dtype)
+    turned = matrix.T if dtype == jnp.float32 else transposed(matrix.astype(dtype))
+    d_x = _dot(d, turned).astype(like.dtype)
     return d_x, sum_of_products(x, d, dtype).astype(matrix.dtype)
 
 
