@@ -7,7 +7,6 @@ import threading
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # tolerances are the CPU's; set it to test another
@@ -52,18 +51,6 @@ if version("jaxlib").startswith("0.10."):
 
 # (H,) against (B, H) must be written out: silent broadcasting hides wrong shapes.
 jax.config.update("jax_numpy_rank_promotion", "raise")
-
-# METEOR's Java takes five seconds at every evaluation. Tests get it by the fixture `java`.
-JAVA, find_program = shutil.which("java"), shutil.which
-
-
-def which_without_java(cmd: str, *given: Any, **more: Any) -> str | None:
-    """`shutil.which`, for which this machine's Java is absent."""
-    found = find_program(cmd, *given, **more)
-    return None if found == JAVA else found
-
-
-shutil.which = which_without_java
 
 # Files that train, compile large models or read the real data sets. --quick leaves them out. They
 # go first, the longest before the others, so that both processes end at about the same time.
@@ -149,16 +136,16 @@ def shared() -> Path:
 
 
 @pytest.fixture
-def java(monkeypatch) -> str:
+def java() -> str:
     """The path of a Java that runs, for comparisons with the metrics' Java tools."""
-    if JAVA is None:
+    path = shutil.which("java")
+    if path is None:
         pytest.skip("Java is absent")
     try:
-        subprocess.run([JAVA, "-version"], check=True, capture_output=True, timeout=30)
+        subprocess.run([path, "-version"], check=True, capture_output=True, timeout=30)
     except (OSError, subprocess.SubprocessError) as error:
         pytest.skip(f"Java does not run: {error}")
-    monkeypatch.setattr(shutil, "which", find_program)
-    return JAVA
+    return path
 
 
 @pytest.fixture(scope="session")

@@ -129,7 +129,7 @@ class Installed:
         done = subprocess.run(
             [str(self.bin / program), *arguments],
             cwd=self.cwd,
-            env=env | {"PATH": str(self.bin)},  # no compiler, and no Java, which takes long
+            env=env | {"PATH": str(self.bin)},  # no compiler
             capture_output=True,
             text=True,
         )

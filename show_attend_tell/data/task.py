@@ -170,8 +170,7 @@ class ImageTask(Task):
     token = "words"
     verb = "caption"
     scorer = "captions"
-    # All but METEOR, which needs Java and takes seconds.
-    metrics = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-L", "CIDEr", "exact")
+    metrics = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-L", "CIDEr", "METEOR", "exact")
     progress_metric = "CIDEr"
     reads_words = False
 

@@ -258,6 +258,7 @@ class _Session:
             data.val_inputs,
             data.val_examples,
             latest,
+            metric=self.settings.train.metric,
         )
 
     def _batches(self) -> Batches:

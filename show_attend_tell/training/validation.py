@@ -17,6 +17,7 @@ from show_attend_tell.data.batches import Inputs
 from show_attend_tell.data.examples import ExampleSource
 from show_attend_tell.data.task import Task
 from show_attend_tell.data.vocabulary import AnyVocabulary
+from show_attend_tell.errors import UserError
 from show_attend_tell.evaluation.scoring import SCORERS
 from show_attend_tell.evaluation.split_scores import references
 from show_attend_tell.inference.captioning import Caption, caption_inputs, make_decode, texts
@@ -94,6 +95,8 @@ class Validation:
         inputs: Inputs,
         examples: ExampleSource,
         latest: LatestCaptions,
+        *,
+        metric: str,
     ):
         """Prepares the split.
 
@@ -103,18 +106,22 @@ class Validation:
           frozen: the weights that training does not change.
           inputs, examples: of the validation split.
           latest: takes the first captions.
+          metric: the score that picks the best weights.
         """
         self._decoding = dataclasses.replace(decoding, beam=1)
         self._decode = make_decode(model, self._decoding)
         self._scorer = SCORERS[task.scorer]
         self._frozen, self._vocabulary = frozen, vocabulary
         self._inputs, self._examples = inputs, examples
-        self._references, self._latest = references(examples), latest
+        self._references, self._latest, self._metric = references(examples), latest, metric
 
     def score(self, weights: PyTree, step: int) -> dict[str, Any]:
-        """The scores of trained weights by name, without METEOR, which takes seconds.
+        """The scores of trained weights by name. METEOR takes seconds: only where it picks them.
 
         `step` is the training step that made the weights.
+
+        Raises:
+          UserError: the score that picks the weights cannot be computed here.
         """
         captions = caption_inputs(
             self._decode,
@@ -126,7 +133,11 @@ class Validation:
         first = list(islice(captions, KEPT))
         hypotheses = texts(self._examples, chain(first, captions))
         self._latest.write(step, first)
-        return self._scorer.score(self._references, hypotheses, meteor=False).values
+        wanted = self._metric == "METEOR"
+        scores = self._scorer.score(self._references, hypotheses, meteor=wanted)
+        if self._metric in scores.missing:
+            raise UserError(f"config.train.metric: {self._metric} {scores.missing[self._metric]}")
+        return scores.values
 
 
 def _rounded(weights: np.ndarray) -> list:

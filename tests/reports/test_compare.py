@@ -143,7 +143,7 @@ def test_the_reason_for_a_missing_meteor_is_shown(tmp_path):
     path = scores_of(runs[1])
     record = json.loads(path.read_text())
     del record["per_image"]["METEOR"]
-    missing = {"METEOR": "left out: no Java"}
+    missing = {"METEOR": "left out: no tables"}
     edit(
         path,
         scores=record["scores"] | {"METEOR": None},
@@ -153,7 +153,9 @@ def test_the_reason_for_a_missing_meteor_is_shown(tmp_path):
     result = compare(runs, "val", tmp_path / "out", samples=50, shown=0)
     assert [row["scores"]["METEOR"]["mean"] for row in result["scores"]] == [0.5, None]
     assert set(result["tests"][0]["scores"]) == {"BLEU-4", "CIDEr"}
-    assert "B: METEOR left out: no Java" in (tmp_path / "out" / "index.html").read_text()
+    assert (
+        "B: METEOR left out: no tables" in (tmp_path / "out" / "index.html").read_text()
+    )
 
 
 def test_a_run_that_starts_from_another_is_marked(tmp_path):

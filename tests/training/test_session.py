@@ -149,7 +149,7 @@ def test_a_workdir_of_another_config_is_rejected_and_kept(trained):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"train.metric": "METEOR"}, "metric is 'METEOR': choose one of BLEU-1"),
+        ({"train.metric": "SPICE"}, "metric is 'SPICE': choose one of BLEU-1"),
         ({"train.init_from": "nowhere"}, "nowhere: this folder has no best weights of a trained"),
         ({"train.init_share": 0.5}, "init_share is 0.5: .*without config.train.init_from"),
         ({"reward.samples": 2}, "name a trained run in config.train.init_from"),

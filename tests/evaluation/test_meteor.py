@@ -1,0 +1,187 @@
+"""METEOR against hand-worked values, stored scores of its Java program, and that program itself."""
+
+import gzip
+
+import numpy as np
+import pytest
+
+from show_attend_tell.errors import UserError
+from show_attend_tell.evaluation import (
+    caption_metrics,
+    meteor,
+    meteor_alignment,
+    meteor_paraphrases,
+    meteor_words,
+)
+from show_attend_tell.evaluation.meteor_alignment import PARAPHRASE, STEM, SYNONYM
+from show_attend_tell.evaluation.meteor_words import words
+from show_attend_tell.evaluation.porter2 import stem
+
+# The table's form, in three lines each: a number, a phrase, its paraphrase.
+TABLE = [
+    ("blick", "dax"),
+    ("blick", "big dax"),
+    ("blick dax", "wug"),
+    ("dax", "gloop"),
+    ("in front of", "before"),
+]
+
+
+@pytest.fixture
+def table(monkeypatch, tmp_path):
+    """A table of a few paraphrases in place of METEOR's, and an empty cache folder."""
+    path = tmp_path / "paraphrases.gz"
+    path.write_bytes(gzip.compress("".join(f"0.5\n{a}\n{b}\n" for a, b in TABLE).encode()))
+    monkeypatch.setattr(meteor_paraphrases, "TABLE", path)
+    monkeypatch.setattr(meteor_paraphrases.machine, "cache_folder", lambda: tmp_path / "cache")
+    meteor_paraphrases._index.cache_clear()
+    yield path
+    meteor_paraphrases._index.cache_clear()
+
+
+def one(said, *truth):
+    """The score of one caption."""
+    return meteor.score({"a": truth}, {"a": said})[0]
+
+
+def matches(said, truth):
+    """(words of the caption, words of the reference, kind) of each match, and the chunks."""
+    a, b = meteor_alignment.read([said, truth])
+    found, chunks = meteor_alignment.align(a, b)
+    return [
+        (
+            " ".join(a.words[m.said_start : m.said_start + m.said_count]),
+            " ".join(b.words[m.start : m.start + m.count]),
+            m.kind,
+        )
+        for m in found
+    ], chunks
+
+
+def test_scores_by_hand(table):
+    assert one("zib zab", "zib zab") == 1.0
+    assert one("zib", "zab") == one("", "zab") == one("zab", "") == one("", "") == 0.0
+    # "the" counts 1/4, other words 3/4: precision 1 / 1.75, recall 1 / 2.5. Two words match in two
+    # chunks, so that the penalty is 0.6.
+    mean = 1 / (0.15 * 1.75 + 0.85 * 2.5)
+    assert one("the zib zab", "the zob zub zab") == pytest.approx(0.4 * mean, rel=1e-12)
+    # One chunk of two words, and an equal stem that counts 0.6.
+    mean = (1 + 0.6) / 3
+    assert one("zib zabs zob", "zib zab zub") == pytest.approx(
+        mean * (1 - 0.6 * 0.5**0.2), rel=1e-12
+    )
+    # Two words paraphrase one and count 0.6 each. All match in one chunk: no penalty. With a third
+    # word 1.2 of 3 and 0.6 of 1 count, in one chunk of 1.5 words on average.
+    assert one("big dax", "blick") == pytest.approx(0.6, rel=1e-12)
+    mean = 1 / (0.15 * 3 / 1.2 + 0.85 / 0.6)
+    assert one("zib big dax", "blick") == pytest.approx(
+        mean * (1 - 0.6 * (1 / 1.5) ** 0.2), rel=1e-12
+    )
+
+
+def test_the_best_reference_counts_and_captions_are_pooled(table):
+    assert one("zib zab", "zob", "zib zab zub", "zub") == one("zib zab", "zib zab zub")
+    total, single = meteor.score(
+        {"a": ["zib zab"], "b": ["zib zub"], "c": ["zob"]},
+        {"a": "zib zab", "b": "zib zob", "c": "zab"},
+    )
+    assert single[0] == 1.0 and single[2] == 0.0
+    # 3 of 5 words match. The perfect caption adds no chunk, so that the pool has one.
+    assert total == pytest.approx(0.6 * (1 - 0.6 * (1 / 3) ** 0.2), rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("A man, 1,000 Dogs.", "a man , 1,000 dogs ."),
+        ("don't the dogs' 1990's 'tis", "don 't the dogs ' 1990 's ' tis"),
+        ("U.S.-based e.g. half-dead", "us based eg half dead"),
+        ("No. 5 no. Five Mr. Smith", "no. 5 no . five mr. smith"),
+        ("an inc. said so.", "an inc. said so ."),
+        ("wait... what--now", "wait ... what now"),
+        ("“so” ''x'' ‘y’", '" so " " x " \' y \''),
+        ("50% (café) 中x\u00a0y", "50 % ( café ) 中 x y"),
+        ("", ""),
+    ],
+)
+def test_words(text, expected):
+    assert " ".join(words(text)) == expected
+
+
+def test_stems():
+    text = "skis dying happily ponies ties gas this running hopping hoping feed agreed generously"
+    assert " ".join(stem(word) for word in text.split()) == (
+        "ski die happili poni tie gas this run hop hope feed agre generous"
+    )
+    text = "sky by youth say national rational adoption replacement rate roll inning succeed's"
+    assert " ".join(stem(word) for word in text.split()) == (
+        "sky by youth say nation ration adopt replac rate roll inning succeed"
+    )
+
+
+def test_synonyms_share_a_set_of_wordnet():
+    sets = meteor_words.synonym_sets
+    assert sets("photo") & sets("pictures")
+    assert sets("geese") & sets("goose") and sets("women") & sets("woman")
+    assert not sets("dog") & sets("cat")
+    assert sets("zib") == frozenset()
+
+
+def test_kinds_of_matches(table):
+    found, chunks = matches("zibs picture blick", "zib photo dax")
+    assert found == [
+        ("zibs", "zib", STEM),
+        ("picture", "photo", SYNONYM),
+        ("blick", "dax", PARAPHRASE),
+    ]
+    assert chunks == 1
+    # Paraphrases hold in both directions, of phrases too.
+    for said, truth in [("before", "in front of"), ("in front of", "before")]:
+        assert matches(said, truth) == ([(said, truth, PARAPHRASE)], 1)
+
+
+def test_the_search_prefers_words_then_few_chunks(table):
+    # Each "zib" of the reference could match both of the caption.
+    found, chunks = matches("zub zib zab zob zib", "zob zib wig zub zib zab")
+    assert chunks == 2
+    assert len(found) == 5
+    # Two chunks if the first "zib" takes the second of the caption.
+    assert matches("zib wog zab zib zob", "zib zob wug zib wog")[1] == 2
+
+
+def test_the_index_is_written_once_and_read_again(table, tmp_path, monkeypatch):
+    first = meteor_paraphrases._index()
+    assert len(first.left) == 4 and len(first.right) == 5
+    meteor_paraphrases._index.cache_clear()
+    monkeypatch.setattr(meteor_paraphrases, "_read_table", lambda: pytest.fail("read again"))
+    again = meteor_paraphrases._index()
+    for before, after in zip(first, again, strict=True):
+        np.testing.assert_array_equal(before, after)
+    assert [path.suffix for path in sorted((tmp_path / "cache").iterdir())] == [".lock", ".npy"]
+
+
+def test_a_cache_that_cannot_be_written_costs_only_time(table, tmp_path, monkeypatch, caplog):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(meteor_paraphrases.machine, "cache_folder", lambda: tmp_path / "file" / "x")
+    assert matches("before", "in front of")[0]
+    assert "indexed again" in caplog.text
+
+
+@pytest.mark.parametrize("contents", [None, b"no archive", gzip.compress(b"0.5\na\nb\n" * 99)[:-9]])
+def test_missing_tables_are_named_and_leave_the_other_scores(table, contents):
+    table.unlink()
+    if contents is not None:
+        table.write_bytes(contents)
+    with pytest.raises(UserError, match=r"paraphrases.gz.*install pycocoevalcap again"):
+        one("a dog", "a cat")
+    got = caption_metrics.score({"a": ["a dog"]}, {"a": "a dog"})
+    assert got.values["METEOR"] is None and "METEOR" not in got.per_image
+    assert "left out: METEOR" in got.missing["METEOR"]
+    assert got.values["BLEU-1"] == pytest.approx(1.0)
+
+
+def test_a_missing_archive_is_named(monkeypatch, tmp_path):
+    monkeypatch.setattr(meteor_words, "_ARCHIVE", tmp_path / "none.jar")
+    meteor_words.function_words.cache_clear()
+    with pytest.raises(UserError, match="function/english.words in .*none.jar"):
+        meteor_words.function_words()
