@@ -113,26 +113,40 @@ def _add_paraphrases(
                 found[j].append(Match(j, count, i, said_count, PARAPHRASE))
 
 
-class _Path(NamedTuple):
-    """A partial alignment, from the reference's first word to some word."""
+# A partial alignment, from the reference's first word to some word. It is a plain tuple, for speed:
+# - its cost
+# - the words of the reference in use, and those of the caption, one bit each
+# - the reference's word after the last match
+# - the caption's word after the last match if a chunk may go on there, else -1
+# - its matches: (the last one, (the one before, ...)), or () for none
+_Path = tuple[int, int, int, int, int, tuple]
 
-    cost: int
-    used: int  # the reference's words in use, one bit each
+
+class _Step(NamedTuple):
+    """A match, and what it does to a partial alignment."""
+
+    match: Match
+    used: int
     said_used: int
-    end: int  # the reference's word after the last match
-    said_end: int  # the caption's word after the last match if it may be continued, else -1
-    matches: tuple  # (last match, (the one before, ...)), or ()
+    end: int
+    said_end: int
+    gain: int  # what it takes off the cost
+    moved: int  # what its movement costs
 
 
-def _mask(start: int, count: int) -> int:
-    return ((1 << count) - 1) << start
-
-
-def _gain(match: Match) -> int:
-    """How many words a match covers. Only half of those that are not equal count, rounded down."""
-    if match.kind == EXACT:
-        return match.count + match.said_count
-    return match.count // 2 + match.said_count // 2
+def _step(match: Match) -> _Step:
+    start, count, said_start, said_count, kind = match
+    # Of words that are not equal only half count, rounded down.
+    covered = count + said_count if kind == EXACT else count // 2 + said_count // 2
+    return _Step(
+        match,
+        ((1 << count) - 1) << start,
+        ((1 << said_count) - 1) << said_start,
+        start + count,
+        said_start + said_count,
+        covered * _COVERED,
+        abs(start - said_start),
+    )
 
 
 def _fixed(candidates: list[list[Match]], said_size: int) -> list[Match | None]:
@@ -159,64 +173,54 @@ def _fixed(candidates: list[list[Match]], said_size: int) -> list[Match | None]:
     return fixed
 
 
-def _extended(path: _Path, match: Match) -> _Path:
-    apart = path.said_end not in (-1, match.said_start)
-    return _Path(
-        path.cost - _gain(match) * _COVERED + apart * _CHUNK,
-        path.used | _mask(match.start, match.count),
-        path.said_used | _mask(match.said_start, match.said_count),
-        match.start + match.count,
-        match.said_start + match.said_count,
-        (match, path.matches),
-    )
-
-
 def _search(candidates: list[list[Match]], said_size: int) -> list[Match]:
     """The best set of matches that a beam search finds, in the order of the reference."""
     fixed = _fixed(candidates, said_size)
     if all(kept or not matches for kept, matches in zip(fixed, candidates, strict=True)):
         return [match for match in fixed if match]
+    kept = [_step(match) if match else None for match in fixed]
     used = said_used = 0
-    for match in filter(None, fixed):
-        used |= _mask(match.start, match.count)
-        said_used |= _mask(match.said_start, match.said_count)
-    paths = [_Path(0, used, said_used, 0, -1, ())]
+    for step in filter(None, kept):
+        used, said_used = used | step.used, said_used | step.said_used
+    paths: list[_Path] = [(0, used, said_used, 0, -1, ())]
+    cost = operator.itemgetter(0)
     for current, matches in enumerate(candidates):
         following: list[_Path] = []
-        for path in sorted(paths, key=operator.itemgetter(0))[:BEAM]:
-            if path.used >> current & 1:
-                match = fixed[current]
-                if current >= path.end and match:
-                    moved = abs(match.start - match.said_start)
-                    path = _extended(path, match)
-                    path = path._replace(cost=path.cost + moved)
-                following.append(path)
+        steps, step = [_step(match) for match in matches], kept[current]
+        for path in sorted(paths, key=cost)[:BEAM]:
+            if not path[1] >> current & 1:
+                _branch(path, steps, current, following)
+            elif current >= path[3] and step:
+                following.append(_extended(path, step, step.moved))
             else:
-                _branch(path, matches, current, following)
+                following.append(path)
         paths = following
-    closed = sorted(paths, key=operator.itemgetter(0))[:BEAM]
-    best = min(closed, key=lambda path: path.cost + (path.said_end != -1) * _CHUNK)
-    chosen, rest = [], best.matches
+    closed = [(path[0] + (path[4] != -1) * _CHUNK, path[5]) for path in sorted(paths, key=cost)]
+    chosen, rest = [], min(closed[:BEAM], key=cost)[1]
     while rest:
         match, rest = rest
         chosen.append(match)
     return chosen[::-1]
 
 
-def _branch(path: _Path, matches: list[Match], current: int, following: list[_Path]) -> None:
+def _extended(path: _Path, step: _Step, moved: int) -> _Path:
+    before, used, said_used, _, said_end, matches = path
+    match, step_used, step_said_used, end, step_said_end, gain, _ = step
+    cost = before - gain + moved
+    if said_end != -1 and said_end != match.said_start:
+        cost += _CHUNK
+    return cost, used | step_used, said_used | step_said_used, end, step_said_end, (match, matches)
+
+
+def _branch(path: _Path, steps: list[_Step], current: int, following: list[_Path]) -> None:
     """Appends what follows a path at a free word: each match that starts there, or none."""
+    before, used, said_used, _, said_end, matches = path
     moved = 0
-    for match in matches:
-        if path.used & _mask(match.start, match.count) or path.said_used & _mask(
-            match.said_start, match.said_count
-        ):
+    for step in steps:
+        if used & step.used or said_used & step.said_used:
             continue
         # METEOR 1.5 adds a match's movement to its rivals after it instead of to itself.
-        after = _extended(path, match)
-        following.append(after._replace(cost=after.cost + moved))
-        moved += abs(match.start - match.said_start)
-    following.append(
-        path._replace(
-            cost=path.cost + moved + (path.said_end != -1) * _CHUNK, end=current + 1, said_end=-1
-        )
-    )
+        following.append(_extended(path, step, moved))
+        moved += step.moved
+    cost = before + moved + (said_end != -1) * _CHUNK
+    following.append((cost, used, said_used, current + 1, -1, matches))

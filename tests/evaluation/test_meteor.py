@@ -185,3 +185,90 @@ def test_a_missing_archive_is_named(monkeypatch, tmp_path):
     meteor_words.function_words.cache_clear()
     with pytest.raises(UserError, match="function/english.words in .*none.jar"):
         meteor_words.function_words()
+
+
+# What the Java program gave: references, a caption, its score.
+STORED = [
+    (
+        ["a man rides a bicycle down a steep hill", "the cyclist is coming down the hill"],
+        "a cyclist rides down the hill",
+        0.32166307206890604,
+    ),
+    (
+        ["two dogs are running across a field of grass", "dogs run on the grass"],
+        "two dogs run through the grass",
+        0.4171787441243018,
+    ),
+    (
+        ["children play in the fountain on a hot day"],
+        "kids are playing in a water fountain",
+        0.23601717439341793,
+    ),
+    (["the woman looked at the photographs"], "a lady looks at some pictures", 0.2817718663172294),
+    (
+        ["a large group of people is standing in front of the building"],
+        "many people stand before a big building",
+        0.2244065207924826,
+    ),
+    (["he is not able to swim"], "he can't swim", 0.3387877338572441),
+    (["a boy jumps up into the air"], "the boy leaps into the sky", 0.31559460845087073),
+    (
+        ["the red ball and the blue ball lie on the red mat"],
+        "the blue mat and the red ball on the ball",
+        0.3651567562801112,
+    ),
+    (["a cat sleeps"], "the quiet dog barked", 0.0),
+    (
+        ["A U.S.-based team, in 1,000 races, won; didn't it?"],
+        "a US based team did n't win 1,000 races .",
+        0.27598575742072623,
+    ),
+    (
+        ["geese and wolves ate the loaves"],
+        "a goose and a wolf eat loaves of bread",
+        0.19383766914645192,
+    ),
+    (
+        ["a person is sitting next to a river", "somebody sits by the water"],
+        "a man seated beside the river bank",
+        0.22012937736402988,
+    ),
+]
+
+# Text that captions hardly contain, each scored against the others.
+ODD = [
+    *("", "a", ".", "...", "a a a a a a", "the the dog dog the dog", "1,000 men", "3.14 is pi ."),
+    *("U.S.-based firm", "us based firms", "don't can't won't it's", "do n't ca n't wo n't it 's"),
+    *("rock 'n' roll", "1990's cars", "well-known half-dead", "a -- b - c–d—e", "-lrb- ( -rrb- )"),
+    *("“so” ‘it’ ''goes''", "naïve café São Paulo", "日本 語", "emoji 😀 dog 😀", "A DOG Runs"),
+    *("No. 5 vs. no. five", "wait.... what..", "a,b,c 1,2 a,1 1,a", "@#$%^&*()_+=[]{}\\;:<>?/~"),
+    *(
+        "nb\u00a0sp \u2003em",
+        "geese and wolves",
+        "a goose and a wolf",
+        "kids play",
+        "children playing",
+    ),
+    " ".join(["a dog and a man run", "the red ball rolls over a street"] * 8),
+    " ".join(["the man and the dogs running", "red balls roll on the streets"] * 8),
+]
+
+
+@pytest.mark.parametrize(("truth", "said", "expected"), STORED)
+def test_stored_scores_of_the_java_program(truth, said, expected):
+    assert one(said, *truth) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.slow
+def test_equal_to_the_java_program(java):
+    from pycocoevalcap.meteor.meteor import Meteor
+
+    pairs = [(truth, said) for truth, said, _ in STORED]
+    pairs += [([truth], said) for truth in ODD for said in ODD]
+    pairs += [(ODD[i : i + 3], said) for i in range(len(ODD)) for said in ODD[::5]]
+    truth = {str(i): list(truth) for i, (truth, _) in enumerate(pairs)}
+    said = {str(i): [said] for i, (_, said) in enumerate(pairs)}
+    expected, each = Meteor().compute_score(truth, said)
+    got = meteor.score(truth, {name: text for name, (text,) in said.items()})
+    assert got[1] == pytest.approx(each, abs=1e-12)
+    assert got[0] == pytest.approx(expected, abs=1e-12)

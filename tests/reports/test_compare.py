@@ -153,9 +153,7 @@ def test_the_reason_for_a_missing_meteor_is_shown(tmp_path):
     result = compare(runs, "val", tmp_path / "out", samples=50, shown=0)
     assert [row["scores"]["METEOR"]["mean"] for row in result["scores"]] == [0.5, None]
     assert set(result["tests"][0]["scores"]) == {"BLEU-4", "CIDEr"}
-    assert (
-        "B: METEOR left out: no tables" in (tmp_path / "out" / "index.html").read_text()
-    )
+    assert "B: METEOR left out: no tables" in (tmp_path / "out" / "index.html").read_text()
 
 
 def test_a_run_that_starts_from_another_is_marked(tmp_path):
