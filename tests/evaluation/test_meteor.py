@@ -96,7 +96,7 @@ def test_the_best_reference_counts_and_captions_are_pooled(table):
         ("A man, 1,000 Dogs.", "a man , 1,000 dogs ."),
         ("don't the dogs' 1990's 'tis", "don 't the dogs ' 1990 's ' tis"),
         ("U.S.-based e.g. half-dead", "us based eg half dead"),
-        ("No. 5 no. Five Mr. Smith", "no. 5 no . five mr. smith"),
+        ("No. 5 No. Five Mr. Smith", "no. 5 no . five mr. smith"),
         ("an inc. said so.", "an inc. said so ."),
         ("wait... what--now", "wait ... what now"),
         ("“so” ''x'' ‘y’", '" so " " x " \' y \''),
@@ -124,7 +124,7 @@ def test_synonyms_share_a_set_of_wordnet():
     assert sets("photo") & sets("pictures")
     assert sets("geese") & sets("goose") and sets("women") & sets("woman")
     assert not sets("dog") & sets("cat")
-    assert sets("zib") == frozenset()
+    assert sets("blick") == frozenset()
 
 
 def test_kinds_of_matches(table):

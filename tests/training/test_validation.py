@@ -9,6 +9,8 @@ import tiny
 
 from show_attend_tell import devices, files
 from show_attend_tell.data.task import ImageTask
+from show_attend_tell.errors import UserError
+from show_attend_tell.evaluation import meteor
 from show_attend_tell.inference.captioning import Caption, caption_inputs, make_decode
 from show_attend_tell.inference.run import load_run
 from show_attend_tell.models.encoders import Precomputed
@@ -16,7 +18,7 @@ from show_attend_tell.runs.folder import RunFolder
 from show_attend_tell.runs.inputs import load_inputs
 from show_attend_tell.settings import ImageData
 from show_attend_tell.training import validation
-from show_attend_tell.training.validation import LatestCaptions
+from show_attend_tell.training.validation import LatestCaptions, Validation
 
 
 def test_the_latest_captions_are_those_of_the_validated_weights(trained):
@@ -34,6 +36,28 @@ def test_the_latest_captions_are_those_of_the_validated_weights(trained):
         np.testing.assert_allclose(entry["alpha"], caption.alpha, atol=5.1e-5)
         np.testing.assert_allclose(entry["beta"], caption.beta, atol=5.1e-5)
         assert entry["grid"] == list(run.encoder.grid) and not entry["source"]
+
+
+def test_meteor_is_computed_where_it_picks_the_weights(trained, tmp_path, monkeypatch):
+    workdir, scenes = trained
+    run = load_run(workdir, weights="last", half=False)
+    inputs = load_inputs(run.settings, run.task, scenes, run.encoder, None)
+    latest = LatestCaptions(RunFolder(tmp_path), run.task, run.encoder, None, scenes)
+    monkeypatch.setattr(validation, "all_weights", lambda weights, frozen: weights)
+
+    def scores(metric):
+        parts = (run.task, run.model, {}, run.vocabulary, inputs, scenes, latest)
+        return Validation(run.settings.decode, *parts, metric=metric).score(run.params, 7)
+
+    assert 0.5 < scores("METEOR")["METEOR"] <= 1
+    assert "METEOR" not in scores("CIDEr")
+
+    def no_tables(references, hypotheses):
+        raise UserError("METEOR needs its tables")
+
+    monkeypatch.setattr(meteor, "score", no_tables)
+    with pytest.raises(UserError, match="config.train.metric: METEOR left out: METEOR needs its"):
+        scores("METEOR")
 
 
 @pytest.fixture
