@@ -21,9 +21,12 @@ from show_attend_tell.evaluation.porter2 import stem
 TABLE = [
     ("blick", "dax"),
     ("blick", "big dax"),
+    ("blick", "big wob"),
     ("blick dax", "wug"),
     ("dax", "gloop"),
     ("in front of", "before"),
+    ("zorp", "big wob"),
+    ("zorp", "big dax"),
 ]
 
 
@@ -140,6 +143,11 @@ def test_kinds_of_matches(table):
         assert matches(said, truth) == ([(said, truth, PARAPHRASE)], 1)
 
 
+def test_paraphrases_that_fit_equally_well_keep_the_order_of_the_table(table):
+    assert matches("big dax big wob", "blick")[0] == [("big dax", "blick", PARAPHRASE)]
+    assert matches("big dax big wob", "zorp")[0] == [("big wob", "zorp", PARAPHRASE)]
+
+
 def test_the_search_prefers_words_then_few_chunks(table):
     # Each "zib" of the reference could match both of the caption.
     found, chunks = matches("zub zib zab zob zib", "zob zib wig zub zib zab")
@@ -151,7 +159,7 @@ def test_the_search_prefers_words_then_few_chunks(table):
 
 def test_the_index_is_written_once_and_read_again(table, tmp_path, monkeypatch):
     first = meteor_paraphrases._index()
-    assert len(first.left) == 4 and len(first.right) == 5
+    assert len(first.left) == 5 and len(first.right) == 8
     meteor_paraphrases._index.cache_clear()
     monkeypatch.setattr(meteor_paraphrases, "_read_table", lambda: pytest.fail("read again"))
     again = meteor_paraphrases._index()
