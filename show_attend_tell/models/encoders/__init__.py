@@ -21,7 +21,7 @@ from show_attend_tell.models.encoders.staged import StagedEncoder
 from show_attend_tell.models.encoders.vgg import VGG19
 from show_attend_tell.models.encoders.weights import WeightFiles
 
-__all__ = ["Encoder", "Frozen", "ImageEncoder", "Precomputed", "make_encoder"]
+__all__ = ["Encoder", "Frozen", "ImageEncoder", "Precomputed", "has_option", "make_encoder"]
 
 _ENCODERS: dict[str, type[SmallEncoder] | type[StagedEncoder]] = {
     "efficientnet_lite0": EfficientNetLite0,
@@ -34,6 +34,12 @@ _ENCODERS: dict[str, type[SmallEncoder] | type[StagedEncoder]] = {
 }
 # Options that only some encoders have.
 _SPECIAL = {option for encoder in _ENCODERS.values() for option in encoder.own_options}
+
+
+def has_option(name: str, option: str) -> bool:
+    """Whether the encoders of a name, joined by +, all have an option of `settings.ImageEncoder`."""
+    known = [_ENCODERS[part] for part in name.split("+") if part in _ENCODERS]
+    return option not in _SPECIAL or all(option in encoder.own_options for encoder in known)
 
 
 def make_encoder(options: settings.ImageEncoder, *, rngs: nnx.Rngs) -> ImageEncoder:
