@@ -69,7 +69,8 @@ def test_a_begun_run_keeps_its_format(speeds):
 def test_an_encoder_follows_where_it_asks_for_it(speeds):
     taken, measured = speeds
     taken["bfloat16"] = 0.1
-    wanted = config.replaced(settings(dtype="float32"), {"encoder.dtype": "auto"})
+    asked = {"encoder.dtype": "auto", "encoder.name": "efficientnet_lite0"}
+    wanted = config.replaced(settings(dtype="float32"), asked)
     begun = number_format.pinned(wanted)
     assert (begun.encoder.dtype, begun.decoder.dtype) == ("bfloat16", "float32")
     taken["bfloat16"] = 9.0

@@ -37,7 +37,7 @@ _SPECIAL = {option for encoder in _ENCODERS.values() for option in encoder.own_o
 
 
 def has_option(name: str, option: str) -> bool:
-    """Whether the encoders of a name, joined by +, all have an option of `settings.ImageEncoder`."""
+    """Whether all encoders of a name have this option of `settings.ImageEncoder`."""
     known = [_ENCODERS[part] for part in name.split("+") if part in _ENCODERS]
     return option not in _SPECIAL or all(option in encoder.own_options for encoder in known)
 
