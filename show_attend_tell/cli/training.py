@@ -98,9 +98,7 @@ def _quickstart(arguments: argparse.Namespace, overrides: Sequence[str]) -> None
         (soft, "soft", ()),
         (hard, "hard-from-soft", (f"--config.train.init_from={soft}",)),
     ):
-        show(
-            "train", "--config", f"shapes:{variant}", "--workdir", run, *quiet, *changes, *overrides
-        )
+        show(*train, f"shapes:{variant}", "--workdir", run, *changes, *overrides)
         show("evaluate", "--workdir", run, "--split", "val")
         show("attend", "--workdir", run, "--split", "val", "--num", SHOWN)
     page = arguments.workdir / "compare"
