@@ -57,6 +57,9 @@ OF_WORDS = {
 OF_SOURCE_WORDS = {("encoder", "embed", "embedding"): 0}
 
 
+Weights = Float[Array | np.ndarray, "..."]
+
+
 @dataclass(frozen=True)
 class SharedWords:
     """What two vocabularies share; the special tokens are shared, but not counted.
@@ -82,9 +85,7 @@ class SharedWords:
         kept = len(pairs) - len(SPECIALS)
         return cls(both[0], both[1], kept, len(ours.words) - kept, len(theirs.words) - kept)
 
-    def carried(
-        self, given: Float[Array, "..."], fresh: Float[Array, "..."], axis: int
-    ) -> Float[Array, "..."]:
+    def carried(self, given: Weights, fresh: Weights, axis: int) -> Weights:
         """Fresh weights with the given values of shared words along an axis.
 
         Weights of other shapes than these come back as given.
