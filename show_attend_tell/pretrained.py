@@ -25,6 +25,7 @@ from show_attend_tell.inference.attention_record import AttentionRecord
 from show_attend_tell.inference.captioning import attention_records, caption_images
 from show_attend_tell.inference.run import Run, load_run
 from show_attend_tell.models.captioner import split_weights
+from show_attend_tell.runs import packaged
 from show_attend_tell.runs.checkpoint import WEIGHTS, write_weights
 from show_attend_tell.runs.folder import CENTRES, SOURCE, TARGET, RunFolder
 from show_attend_tell.settings import Decode
@@ -41,7 +42,7 @@ RECORDS = (
     "*.scores.json",
     "attention/*/statistics.json",
 )
-PACKAGED = Path(__file__).parent / "pretrained_models"
+PACKAGED = packaged.PACKAGED
 # Where the results of packaged models go: apart from `runs/NAME`, which a run may be called.
 RESULTS = Path("runs") / "pretrained"
 # Of the view in a notebook: pictures, about 0.2 MB each, and its height in pixels.
@@ -50,7 +51,7 @@ VIEWED, HEIGHT = 24, 760
 
 def names() -> tuple[str, ...]:
     """The models that come with the package."""
-    return tuple(sorted(path.parent.name for path in PACKAGED.glob(f"*/{WEIGHTS}")))
+    return packaged.names(PACKAGED)
 
 
 class Captions(list[AttentionRecord]):

@@ -520,8 +520,14 @@ class Train(Group):
 
     path: ClassVar[str] = "train."
 
-    init_from: str = setting("", "folder of the run to start from; empty: from scratch")
-    init_weights: str = setting("best", "which of that run's weights", choices=("best", "last"))
+    init_from: str = setting(
+        "",
+        "what to start from: folder of a run or an exported model, or name of a packaged one; "
+        "empty: from scratch",
+    )
+    init_weights: str = setting(
+        "best", "which of that run's weights; a model has only one set", choices=("best", "last")
+    )
     init_share: float = setting(
         0.0, "share of the initial weights in the evaluated ones", least=0, most=1
     )

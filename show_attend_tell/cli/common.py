@@ -47,6 +47,13 @@ def add_experiment(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", required=True, metavar=EXPERIMENT, help=EXPERIMENT_HELP)
 
 
+def add_quiet(parser: argparse.ArgumentParser) -> None:
+    """The option that leaves progress out."""
+    parser.add_argument(
+        "--quiet", action="store_true", help="show warnings, errors and results, but no progress"
+    )
+
+
 def add_run(parser: argparse.ArgumentParser, default: str | None = None) -> None:
     """The options that name a trained run and how it decodes."""
     which = parser.add_mutually_exclusive_group(required=default is None)

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from show_attend_tell.cli.common import EXPERIMENT, EXPERIMENT_HELP, Verbs, add_verb
+from show_attend_tell.cli.common import EXPERIMENT, EXPERIMENT_HELP, Verbs, add_quiet, add_verb
 from show_attend_tell.cli.reporting import add_pictures, show_comparison
 from show_attend_tell.errors import UserError
 
@@ -59,6 +59,7 @@ def add_verbs(verbs: Verbs) -> None:
     sweep.add_argument(
         "--hours", type=float, default=24.0, help="limit per run, on SLURM per seed (default: 24)"
     )
+    add_quiet(sweep)
 
 
 def _sweep(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
@@ -81,6 +82,7 @@ def _sweep(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
         jobs=arguments.jobs,
         hours=arguments.hours,
         partition=arguments.partition,
+        quiet=arguments.quiet,
     )
     runs = [job.workdir for chain in chains for job in chain]
     show_comparison(runs, arguments.split, arguments.workdir / "compare", arguments.pictures)
@@ -161,6 +163,7 @@ def run_all(
     jobs: str = "auto",
     partition: str = "",
     console: "Console | None" = None,
+    quiet: bool = False,
 ) -> None:
     """Trains and evaluates all runs and dumps their attention; skips what is already done.
 
@@ -174,7 +177,8 @@ def run_all(
       hours: time limit of a run, on SLURM of a chain.
       jobs: runs at a time on this machine, or `auto`; see `side_by_side.count_jobs`.
       partition: of SLURM, "" for its default.
-      console: where progress is shown.
+      console: where progress is shown; by default the standard error.
+      quiet: whether not to show it.
 
     Raises:
       UserError: an unknown cluster or number of jobs, or failed runs; the message names their logs.
@@ -182,7 +186,7 @@ def run_all(
     """
     from rich.console import Console
 
-    console = console or Console(stderr=True)
+    console = console or Console(stderr=True, quiet=quiet)
     if cluster not in CLUSTERS:
         raise UserError(f"--cluster {cluster}: choose one of {', '.join(CLUSTERS)}")
     if cluster == "slurm" and jobs != "auto":

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from show_attend_tell.cli.common import Verbs, add_experiment, add_verb
+from show_attend_tell.cli.common import Verbs, add_experiment, add_quiet, add_verb
 
 SHOWN = 16  # pictures that quickstart draws per run
 
@@ -22,6 +22,7 @@ def add_verbs(verbs: Verbs) -> None:
         "Train, draw and compare soft and hard attention on generated data, in a few minutes.",
     )
     quickstart.add_argument("--workdir", type=Path, default=Path("runs/quickstart"))
+    add_quiet(quickstart)
     quickstart.set_defaults(verbs=verbs)
 
     train = add_verb(
@@ -29,6 +30,7 @@ def add_verbs(verbs: Verbs) -> None:
     )
     add_experiment(train)
     train.add_argument("--workdir", type=Path, required=True, help="folder of the run")
+    add_quiet(train)
     job = train.add_argument_group(
         "several processes",
         "One run on the devices of all processes. SLURM steps with several tasks and TPU pods need "
@@ -60,7 +62,7 @@ def _train(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
             f"`show-attend-tell config --config {arguments.config} --changes` lists the others",
             file=sys.stderr,
         )
-    train(settings, arguments.workdir)
+    train(settings, arguments.workdir, quiet=arguments.quiet)
 
 
 def _config(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
@@ -87,14 +89,16 @@ def _config(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
 
 def _quickstart(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     started = time.monotonic()
-    show = partial(_show, arguments.verbs)
+    show = partial(_show, arguments.verbs, arguments.quiet)
+    quiet = ("--quiet",) if arguments.quiet else ()
+    train = ("train", *quiet, "--config")
     soft, hard = arguments.workdir / "soft", arguments.workdir / "hard"
     # Hard attention starts from the soft run, in half the time of a start from scratch.
     for run, variant, changes in (
         (soft, "soft", ()),
         (hard, "hard-from-soft", (f"--config.train.init_from={soft}",)),
     ):
-        show("train", "--config", f"shapes:{variant}", "--workdir", run, *changes, *overrides)
+        show(*train, f"shapes:{variant}", "--workdir", run, *changes, *overrides)
         show("evaluate", "--workdir", run, "--split", "val")
         show("attend", "--workdir", run, "--split", "val", "--num", SHOWN)
     page = arguments.workdir / "compare"
@@ -102,9 +106,10 @@ def _quickstart(arguments: argparse.Namespace, overrides: Sequence[str]) -> None
     print(f"{(time.monotonic() - started) / 60:.1f} minutes in all")
 
 
-def _show(verbs: Verbs, *command: object) -> None:
-    """Prints a command of this program and runs it."""
+def _show(verbs: Verbs, quiet: bool, *command: object) -> None:
+    """Prints a command of this program, unless `quiet`, and runs it."""
     words = [str(word) for word in command]
-    print(f"\n$ show-attend-tell {shlex.join(words)}", flush=True)
+    if not quiet:
+        print(f"\n$ show-attend-tell {shlex.join(words)}", flush=True)
     arguments, overrides = verbs.choices[words[0]].parse_known_args(words[1:])
     arguments.run(arguments, overrides)

@@ -142,6 +142,15 @@ def in_half(params: Any, source: Path) -> Any:
     return unflatten_dict(arrays)
 
 
+def fits_half(params: Any) -> bool:
+    """Whether `in_half` accepts the parameters, so that they can be exported."""
+    try:
+        in_half(params, Path())
+    except UserError:
+        return False
+    return True
+
+
 def write_weights(path: Path, params: Any, step: int) -> None:
     """Writes parameters in half precision, atomically.
 
