@@ -33,7 +33,7 @@ TWO = {"a.jpg": (None, ["A dog , too ."]), "b.jpg": (None, ["A cat ."])}
         ("metadata.csv", 'filename,comment,id\na.jpg,"A dog , too .",1\nb.jpg,A cat .,2\n'),
         (
             "metadata.csv",
-            "\nimage;caption;;\na.jpg;A dog , too .;;\n;;;\nb.jpg;A cat .\n"[:-1] + ";;",
+            "\nimage;caption;;\na.jpg;A dog , too .;;\n;;;\nb.jpg;A cat .;;",
         ),
         ("metadata.csv", 'image_name,comment,caption\na.jpg,ok,"A dog , too ."\nb.jpg,,A cat .\n'),
         ("captions.txt", 'image,caption\na.jpg,"A dog , too ."\nb.jpg,A cat .\n'),

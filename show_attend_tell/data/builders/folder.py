@@ -315,7 +315,7 @@ def _csv_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     try:
         separator = tables.separator_of(path, header)
         columns = tables.split_line(header, separator)
-        rows = tables.reader(io.StringIO(text, newline=""), separator)
+        rows = csv.reader(io.StringIO(text, newline=""), tables.dialect(separator))
         below_header = False
         for cells in rows:
             number = rows.line_num

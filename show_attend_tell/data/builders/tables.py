@@ -120,13 +120,18 @@ def separator_of(path: Path, header: str) -> str:
 
 def split_line(line: str, separator: str) -> list[str]:
     """The cells of a line, without spaces around them."""
-    return [cell.strip() for cells in reader([line], separator) for cell in cells]
+    return [cell.strip() for cells in csv.reader([line], dialect(separator)) for cell in cells]
 
 
-def reader(lines: Iterable[str], separator: str) -> Iterator[list[str]]:
-    """The rows of a table. Between `|` quotation marks are text, as in Kaggle's `results.csv`."""
-    quoting = csv.QUOTE_NONE if separator == "|" else csv.QUOTE_MINIMAL
-    return csv.reader(lines, delimiter=separator, quoting=quoting, strict=separator != "|")
+def dialect(separator: str) -> csv.Dialect:
+    """How tables are read. Between `|` quotation marks are text, as in Kaggle's `results.csv`."""
+
+    class Separated(csv.excel):
+        delimiter = separator
+        quoting = csv.QUOTE_NONE if separator == "|" else csv.QUOTE_MINIMAL
+        strict = True
+
+    return Separated()
 
 
 def fitted(cells: list[str], count: int, separator: str) -> list[str]:
