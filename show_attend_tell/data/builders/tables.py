@@ -161,9 +161,10 @@ def place_of(folder: Path, names: Collection[str]) -> str:
     first = list(islice(names, LOOKED_UP))
     if any(os.path.isfile(folder / name) for name in first):
         return ""
-    below = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
-    found = [name for name in below if any(os.path.isfile(folder / name / n) for n in first)]
-    return found[0] if len(found) == 1 else ""
+    found = [
+        place for place in _folders(folder) if any(os.path.isfile(place / name) for name in first)
+    ]
+    return found[0].name if len(found) == 1 else ""
 
 
 @lru_cache(maxsize=64)  # the rows of a table have the same keys
@@ -185,7 +186,13 @@ def _columns_of(names: tuple[str, ...]) -> Columns:
 
 
 def _files(folder: Path) -> list[Path]:
-    return sorted(Path(entry.path) for entry in os.scandir(folder) if entry.is_file())
+    """The files that may be tables by their suffix."""
+    paths = (path for path in folder.iterdir() if path.suffix.lower() in (*KINDS, ".txt"))
+    return sorted(path for path in paths if os.path.isfile(path))  # False for circular links
+
+
+def _folders(folder: Path) -> list[Path]:
+    return sorted(Path(entry.path) for entry in os.scandir(folder) if os.path.isdir(entry.path))
 
 
 def _named(files: Iterable[Path], names: Collection[str]) -> list[Path]:
@@ -204,7 +211,7 @@ def _split_of(path: Path) -> str | None:
 
 def _in_folders(folder: Path) -> Iterator[Table]:
     """The tables in folders that are called like splits."""
-    for place in sorted(Path(entry.path) for entry in os.scandir(folder) if entry.is_dir()):
+    for place in _folders(folder):
         split = split_name(place.name)
         if split:
             for path in _named(_files(place), [f"metadata{kind}" for kind in KINDS]):
