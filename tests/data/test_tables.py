@@ -139,4 +139,7 @@ def test_kaggle_s_folder_becomes_a_data_set(tmp_path: Path):
         path.rename(images / path.name)
     (tmp_path / "own" / "metadata.csv").rename(tmp_path / "own" / "captions.txt")
     options = {"data_dir": tmp_path / "data", "manual_dir": tmp_path / "own"}
-    assert len(load_images("folder", "train", **options)) == 7
+    ids = [
+        i for split in ("train", "val", "test") for i in load_images("folder", split, **options).ids
+    ]
+    assert sorted(ids) == [f"Images/{i}.jpg" for i in range(10)]
