@@ -59,6 +59,13 @@ class ImageData(Data):
         choices=("off", "swap", "skip"),
     )
     restval: bool = setting(False, "whether to train on Karpathy's `restval` split, too")
+    holdout: float = setting(
+        0.0,
+        "share of the training images that validates, chosen by the hash of their names, in data "
+        "without a validation split; 0: none",
+        least=0,
+        below=1,
+    )
     vocabulary_size: int = setting(0, "most frequent words to keep; 0: all", least=0)
 
     @property

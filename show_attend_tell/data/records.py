@@ -1,6 +1,6 @@
 """The records of a built split, which TFDS stores in ArrayRecord files."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
@@ -28,9 +28,24 @@ class Builder(Protocol[Item]):
     @property
     def data_dir_root(self) -> Any: ...  # epath.Path, the folder of all data sets
 
+    @property
+    def source(self) -> Path: ...
+
+    def stated_splits(self) -> Collection[str] | None: ...
     def reader(self) -> Callable[[Record], Item]: ...
     def as_data_source(self, split: str, *, decoders: Any) -> Any: ...
     def download_and_prepare(self) -> None: ...
+
+
+@runtime_checkable
+class AnyRecords(Protocol):
+    """A split's records, or some of them; attributes as in `Records`."""
+
+    folder: Path
+    info: Any
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int, /) -> Record: ...
 
 
 class Records:

@@ -185,6 +185,7 @@ class ImageTask(Task):
             mirrored=copies and self.data.mirrored,
             crops=self.data.crops if copies else 0,
             restval=self.data.restval,
+            holdout=self.data.holdout,
         )
 
     def target_vocabulary(self, texts: Iterable[str]) -> AnyVocabulary:

@@ -124,7 +124,8 @@ def _load_data(
     encoder: Encoder | None,
     console: Console,
 ) -> _Data:
-    train, val = task.load("train", copies=True), task.load("val")
+    val = task.load("val")  # first: without it, nothing is built in vain
+    train = task.load("train", copies=True)
     descriptions = boxed_descriptions(train) if settings.attention.supervision else None
     source = folder.vocabulary(SOURCE, lambda: task.source_vocabulary(train))
     encoder = encoder or build_encoder(settings, len(source or ()))

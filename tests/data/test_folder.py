@@ -10,6 +10,7 @@ import pytest
 import sources
 from PIL import Image
 
+from show_attend_tell.data.builders import common
 from show_attend_tell.data.builders.folder import assign
 from show_attend_tell.data.examples import Example, ImageSource
 from show_attend_tell.data.images import read_image
@@ -166,6 +167,37 @@ def test_unusable_images_are_counted_by_reason(folder: Path, logged):
     }
 
 
+def test_captions_without_a_word_are_left_out_and_counted(folder: Path, logged):
+    rows = [f"{i}.jpg,A dog .,{'train' if i < 6 else 'val'}" for i in range(10)]
+    rows[2] = "2.jpg,🐶 …,train"
+    rows += ["0.jpg,🐶,train", "1.jpg,☀ (?),train", "3.jpg,2 犬,train"]
+    (folder / "metadata.csv").write_text("file_name,caption,split\n" + "\n".join(rows))
+    examples = {example.image_id: example.captions for example in load(folder)}
+    assert examples == {f"{i}.jpg": ("A dog .",) for i in (0, 1, 4, 5)} | {
+        "3.jpg": ("A dog .", "2 犬")
+    }
+    out = logged()
+    assert "folder train: 2 captions without a word left out\n" in out
+    assert "1 of 6 images skipped: no caption of it has a word (1: 2.jpg)" in out
+
+
+def test_a_split_without_a_word_is_refused(folder: Path, monkeypatch):
+    rows = [
+        f"{i}.jpg,{'A dog .' if i < 6 else '...?'},{'train' if i < 6 else 'val'}\n"
+        for i in range(8)
+    ]
+    (folder / "metadata.csv").write_text("file_name,caption,split\n" + "".join(rows))
+    with pytest.raises(
+        UserError, match="metadata.csv: 2 of 2 images of split 'val' cannot be .*word"
+    ):
+        load(folder, "val")
+    # An earlier version built such data.
+    monkeypatch.setattr(common, "has_word", lambda text: True)
+    assert len(load(folder)) == 6
+    with pytest.raises(UserError, match="csv: no caption of split 'val' has a word; correct the"):
+        load(folder, "val")
+
+
 def test_no_image_left_is_an_error(folder: Path):
     for name in NAMES:
         (folder / name).write_bytes(b"")
@@ -192,8 +224,10 @@ def test_names_stay_inside_the_folder(folder: Path, logged):
     "name, content, message",
     [
         ("metadata.csv", "", "must name the columns file_name and caption, .* names none; fix"),
-        ("metadata.csv", "file,caption\na.jpg,A dog .\n", "but names file, caption; fix it"),
-        ("metadata.csv", "file_name;caption\na.jpg;A dog .\n", "names file_name;caption; fix it"),
+        ("metadata.csv", "id,caption\na.jpg,A dog .\n", "but names id, caption; fix it"),
+        ("metadata.csv", "id;caption\na.jpg;A dog .\n", "names id, caption; fix it"),
+        ("metadata.csv", "file_name;caption\na.jpg;A; b\n", "2: more than 2 .* with ';'"),
+        ("metadata.tsv", "file_name,caption\na.jpg,A dog .\n", "names file_name,caption; fix"),
         ("metadata.csv", "file_name\na.jpg\n", "but names file_name; fix it"),
         ("metadata.csv", "file_name,caption\n", "metadata.csv: no image in it; write a line for"),
         ("metadata.csv", "file_name,caption\n,A dog .\n", "line 2: no file_name; name the image"),
@@ -202,8 +236,8 @@ def test_names_stay_inside_the_folder(folder: Path, logged):
         ("metadata.csv", 'file_name,caption\na.jpg,"A" dog\n', "line 2: not readable as CSV"),
         (
             "metadata.csv",
-            "file_name,caption,split\na.jpg,A dog .,dev\n",
-            "line 2: split 'dev' is not known; choose one of train, val, validation, test",
+            "file_name,caption,split\na.jpg,A dog .,all\n",
+            "line 2: split 'all' is not known; choose one of train, training, val, valid, valida",
         ),
         (
             "metadata.csv",
@@ -216,7 +250,11 @@ def test_names_stay_inside_the_folder(folder: Path, logged):
             "some images have a split, others none; give all one, or none",
         ),
         ("metadata.jsonl", '{"file_name": "a.jpg"', "metadata.jsonl, line 1: not JSON"),
-        ("metadata.jsonl", "[1]\n", r"metadata.jsonl, line 1: not an object \{...\}"),
+        ("metadata.jsonl", "[1]\n", r"metadata.jsonl, entry 1: not an object \{...\}"),
+        ("metadata.jsonl", "1\n", r"metadata.jsonl, line 1: not an object \{...\}"),
+        ("metadata.json", '[{"file_name": "a.jpg"}', "metadata.json: not a JSON list"),
+        ("metadata.json", '{\n"a.jpg": "A dog ."}', "line 1: not JSON .*; write one object"),
+        ("train.csv", "file_name,caption,split\na.jpg,A .,val\n", "'val' in a table for train"),
         ("metadata.jsonl", '{"caption": "A dog ."}', "line 1: no file_name; name the image"),
         ("metadata.jsonl", '{"file_name": "a.jpg", "text": 3}', "a caption is not text; write"),
         (
@@ -239,14 +277,14 @@ def test_the_remedy_for_what_is_missing(folder: Path):
     with pytest.raises(UserError, match="absent: no such folder; set --config.data.manual_dir"):
         load(folder / "absent")
     (folder / "metadata.jsonl").write_text("")
-    with pytest.raises(UserError, match="holds both of metadata.csv and metadata.jsonl; set"):
+    with pytest.raises(UserError, match="holds metadata.csv and metadata.jsonl; keep one"):
         load(folder)
     (folder / "metadata.jsonl").unlink()
     (folder / "metadata.csv").write_text("\n".join(CSV.splitlines()[:3]) + "\n")
-    with pytest.raises(UserError, match="has no split 'val', only train; build it from data that"):
+    with pytest.raises(UserError, match="metadata.csv: has no split 'val', only train; give"):
         load(folder, "val")
     (folder / "metadata.csv").unlink()
-    with pytest.raises(UserError, match="holds neither of metadata.csv and metadata.jsonl; set"):
+    with pytest.raises(UserError, match="has no table of captions such as metadata.csv"):
         load(folder)
 
 

@@ -89,6 +89,20 @@ def test_a_split_without_images_is_an_error(folder: Path):
     assert not list(folder.parent.glob("data/**/*.array_record*"))
 
 
+def test_splits_and_sentences_in_other_words(folder: Path):
+    splits = {"Train": SPLITS["train"], "dev": ["e.jpg"], "valid": ["f.jpg"], "Test": ["g.jpg"]}
+    content = sources.karpathy(splits)
+    content["images"][0]["sentences"] = [{"tokens": ["a", "red", "dog"]}, {"raw": "A dog ."}]
+    write(folder, content)
+    assert [sorted(load(folder, split).ids) for split in ("train", "val", "test")] == [
+        SPLITS["train"],
+        ["e.jpg", "f.jpg"],
+        ["g.jpg"],
+    ]
+    captions = {example.image_id: example.captions for example in load(folder)}
+    assert captions["a.jpg"] == ("a red dog", "A dog .")
+
+
 def test_a_name_cannot_escape_the_folder(folder: Path, logged):
     (folder.parent / "secret.jpg").write_bytes(sources.picture(0))
     splits = SPLITS | {"train": ["a.jpg", "b.jpg", "../secret.jpg"]}
@@ -105,10 +119,14 @@ def test_a_name_cannot_escape_the_folder(folder: Path, logged):
         ({"images": []}, "flickr30k.json: has no list of images"),
         ({"images": ["a.jpg"]}, r"flickr30k.json, image 1: not in the form"),
         ({"images": [{"file_name": "a.jpg"}]}, r"image 1: not in the form .* \(filename\); get"),
+        (
+            {"images": [{"filename": "a", "split": "val", "sentences": [{"tokens": "a"}]}]},
+            r"image 1: not in the form .* \(tokens\)",
+        ),
         ({"images": [{"filename": 1, "split": "val", "sentences": []}]}, r"not .* \(filename\)"),
         (
-            sources.karpathy({"valid": ["a.jpg"]}),
-            r"image 1 \(a.jpg\): split 'valid' is not known; choose one of train, val, test, rest",
+            sources.karpathy({"all": ["a.jpg"]}),
+            r"image 1 \(a.jpg\): split 'all' is not known; choose one of train, .*test.*, restval",
         ),
         (sources.karpathy({"train": ["a.jpg", "a.jpg"]}), "image 2: a.jpg comes twice; remove"),
     ],
@@ -129,7 +147,7 @@ def test_the_remedy_for_what_is_missing(folder: Path):
     with pytest.raises(UserError, match="absent: no such folder; set --config.data.manual_dir"):
         load(folder / "absent")
     write(folder, sources.karpathy({"train": ["a.jpg"]}))
-    with pytest.raises(UserError, match="has no split 'val', only train; build it from data that"):
+    with pytest.raises(UserError, match="flickr30k.json: has no split 'val', only train; give"):
         load(folder, "val")
     (folder / "dataset_coco.json").write_text("{}")
     with pytest.raises(

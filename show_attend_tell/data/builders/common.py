@@ -4,7 +4,7 @@ import json
 import logging
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,6 +14,7 @@ import tensorflow_datasets as tfds
 from show_attend_tell.data.examples import Box, Example, Pair
 from show_attend_tell.data.images import keepable
 from show_attend_tell.data.phrase_index import Annotations
+from show_attend_tell.data.ptb_tokenizer import has_word
 from show_attend_tell.data.records import Record
 from show_attend_tell.errors import UserError
 
@@ -21,6 +22,12 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")  # of image files
 MAX_MEMBER_BYTES = 2**26  # of an image in an archive: no real one is so large, but zip bombs are
 DAMAGE = (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, RuntimeError)
 REPORT_EVERY = 10_000  # images between two reports of a build's progress
+# What people call the splits, in lower case.
+SPLIT_NAMES = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
 
 # Name of an example, the function that reads its image, and the rest of its record.
 Found = tuple[str, Callable[[], bytes], Record]
@@ -66,6 +73,11 @@ def read_example(record: Record) -> Example:
     )
 
 
+def split_name(value: object) -> str | None:
+    """The split that a user's word means, in any case; None if it is not known."""
+    return SPLIT_NAMES.get(value.strip().lower()) if isinstance(value, str) else None
+
+
 _PAIR_FIELDS = ("pair_id", "source", "target")
 
 
@@ -97,6 +109,15 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     def annotations(self) -> Annotations | None:
         """Where the phrases of captions are annotated; None if they are not."""
         return None
+
+    def stated_splits(self) -> Collection[str] | None:
+        """The splits that a build would have; None if only building shows it."""
+        return None
+
+    @property
+    def source(self) -> Path:
+        """The user's file or folder that says which splits there are, for messages."""
+        return self._manual_dir or Path(self.data_path)
 
     @property
     def _metadata(self) -> dict[str, Any]:
@@ -137,10 +158,11 @@ class ImagesBuilder(ManualBuilder, skip_registration=True):
     def _usable(
         self, split: str, found: Iterable[Found], count: int, place: Path, remedy: str
     ) -> Iterator[tuple[str, Record]]:
-        """Records of those images that can be decoded and have a caption.
+        """Records of those images that can be decoded and have a caption with a word.
 
-        Reports the other images in one line, grouped by what is wrong with them, and keeps their
-        names in the data set's metadata.
+        Captions without a word, such as "..." or an emoji, are left out and counted. Reports the
+        other images in one line, grouped by what is wrong with them, and keeps their names in the
+        data set's metadata.
 
         Args:
           split: its name.
@@ -153,12 +175,17 @@ class ImagesBuilder(ManualBuilder, skip_registration=True):
           UserError: all images are unusable, or several and more than the share `MAX_UNUSABLE`.
         """
         wrong: dict[str, list[str]] = {}  # names by what is wrong
-        unusable = 0
+        unusable = wordless = 0
         for number, (name, read, record) in enumerate(found, 1):
             try:
                 record = record | {"image": _image(read)}
                 if not record["captions"]:
                     raise UserError("it has no caption")
+                spoken = [c for c in record["captions"] if has_word(_text(c))]
+                if not spoken:
+                    raise UserError("no caption of it has a word")
+                wordless += len(record["captions"]) - len(spoken)
+                record["captions"] = spoken
             except UserError as error:
                 wrong.setdefault(str(error).removeprefix("image: "), []).append(name)
                 unusable += 1
@@ -171,6 +198,8 @@ class ImagesBuilder(ManualBuilder, skip_registration=True):
                 yield name, record
             if number % REPORT_EVERY == 0:
                 _log.info("%s %s: %s of %s images", self.name, split, f"{number:,}", f"{count:,}")
+        if wordless:
+            _log.warning("%s %s: %d captions without a word left out", self.name, split, wordless)
         if wrong:
             _log.warning(
                 "%s %s: %d of %d images skipped: %s",
@@ -178,6 +207,11 @@ class ImagesBuilder(ManualBuilder, skip_registration=True):
             )
         for reason, names in wrong.items():
             self._metadata["unusable_images"] |= dict.fromkeys(names, reason)
+
+
+def _text(caption: str | Mapping[str, str]) -> str:
+    """A caption of a record; COCO's are fields beside their ids."""
+    return caption if isinstance(caption, str) else caption["text"]
 
 
 def _image(read: Callable[[], bytes]) -> bytes:

@@ -5,23 +5,31 @@ import hashlib
 import io
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import tensorflow_datasets as tfds
 
-from show_attend_tell.data.builders.common import SUFFIXES, Found, ImagesBuilder, features, refuse
+from show_attend_tell.data.builders import tables
+from show_attend_tell.data.builders.common import (
+    SPLIT_NAMES,
+    SUFFIXES,
+    Found,
+    ImagesBuilder,
+    features,
+    refuse,
+    split_name,
+)
+from show_attend_tell.data.builders.tables import Table
+from show_attend_tell.data.holdout import drawn
 from show_attend_tell.data.objects import Object, Objects, parse_objects
 from show_attend_tell.data.phrase_index import Annotations
 from show_attend_tell.data.records import Record
 from show_attend_tell.errors import UserError
 
-TABLES = ("metadata.csv", "metadata.jsonl")
-SPLITS = {"train": "train", "val": "val", "validation": "val", "test": "test"}
-CAPTIONS = ("caption", "text", "captions")
+JSON = (".jsonl", ".json")  # suffixes of tables of JSON
 SHARE = 0.1  # of the images for each of val and test, where the table has no splits
-SEED = 0
 
 # Split, if the table has one, and captions of an image.
 Row = tuple[str | None, list[str]]
@@ -37,10 +45,15 @@ class Folder(ImagesBuilder):
         metadata.csv     a line `file_name,caption`, then a line for each image
         metadata.jsonl   {"file_name": "a.jpg", "captions": ["A dog .", "A black dog runs ."]}
 
-    `file_name` is the path from the folder. The caption column may also be called `text`; several
-    rows of one file give it several captions. A column `split` may say train, val (or validation)
-    or test; without it, 80 % of the images are for training, and a tenth each for val and test,
-    chosen by the hash of their names. The text is UTF-8, or UTF-16 with a byte-order mark.
+    `file_name` is the path from the table's folder. Several rows of one file give it several
+    captions, and so do columns `caption_0`, `caption_1` and so on. A column `split` may say train,
+    val (also valid, validation, dev) or test; without it, 80 % of the images are for training, and
+    a tenth each for val and test, chosen by the hash of their names. The text is UTF-8, or UTF-16
+    with a byte-order mark.
+
+    `builders.tables` has the other forms that are read: semicolons, tabs or `|` between columns;
+    columns of other names; a JSON list; a table for each split, `train.csv` or
+    `train/metadata.csv`; the `captions.txt` and `results.csv` of Kaggle's Flickr8k and Flickr30k.
 
     In metadata.jsonl, `objects` gives the boxes of what phrases name (`ImageSource.descriptions`):
 
@@ -68,25 +81,30 @@ class Folder(ImagesBuilder):
 
     VERSION = tfds.core.Version("1.0.0")
     MAX_UNUSABLE = 0.5  # the images are few, and not a download that may have broken
-    REMEDY = f"set --config.data.manual_dir to the folder with the images and {' or '.join(TABLES)}"
+    REMEDY = "set --config.data.manual_dir to the folder with the images and metadata.csv"
 
     def __init__(self, *, manual_dir: Path | None = None, **kwargs):
         """Takes the folder of the table and the images."""
         self._manual_dir = manual_dir
         folder = self._folder()
-        tables = [folder / name for name in TABLES if (folder / name).is_file()]
-        if len(tables) != 1:
-            there = "both" if tables else "neither"
-            raise UserError(f"{folder}: holds {there} of {' and '.join(TABLES)}; {self.REMEDY}")
-        self._table = tables[0]
-        self._rows = read_rows(self._table)
-        name = digest(folder, self._table, self._rows)
-        config = tfds.core.BuilderConfig(name=name, description=f"Of {self._table.name}.")
+        self._tables = tables.find_tables(folder)
+        self._rows = read_rows(folder, self._tables)
+        name = digest(folder, [table.path for table in self._tables], self._rows)
+        config = tfds.core.BuilderConfig(name=name, description=f"Of {self.source.name}.")
         super().__init__(manual_dir=manual_dir, config=config, **kwargs)
 
+    @property
+    def source(self) -> Path:
+        """The table, or the folder of several."""
+        return self._tables[0].path if len(self._tables) == 1 else self._folder()
+
+    def stated_splits(self) -> Collection[str]:
+        return assign(self._rows).keys()
+
     def annotations(self) -> Annotations | None:
-        objects = read_objects(self._table)
-        return Objects(self._table, objects) if objects else None
+        folder, paths = self._folder(), tuple(table.path for table in self._tables)
+        objects = read_objects(folder, self._tables)
+        return Objects(folder, paths, objects) if objects else None
 
     def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(
@@ -105,46 +123,56 @@ class Folder(ImagesBuilder):
             more = ", ..." * (len(unnamed) > 3)
             _log.warning(
                 "folder: %d images have no row in %s and are left out: %s%s",
-                *(len(unnamed), self._table.name, ", ".join(unnamed[:3]), more),
+                *(len(unnamed), self.source.name, ", ".join(unnamed[:3]), more),
             )
         return {s: self._generate_examples(s, of_s) for s, of_s in assign(self._rows).items()}
 
     def _generate_examples(self, split: str, names: list[str]) -> Iterator[tuple[str, Record]]:
-        remedy = f"fix the images, or take them out of {self._table.name}"
+        remedy = f"fix the images, or take them out of {self.source.name}"
         found = _found(self._folder(), self._rows, names)
-        return self._usable(split, found, len(names), self._table, remedy)
+        return self._usable(split, found, len(names), self.source, remedy)
 
 
-def read_rows(path: Path) -> dict[str, Row]:
-    """Reads a table: split and captions by file name.
+def read_rows(folder: Path, found: Sequence[Table]) -> dict[str, Row]:
+    """Reads tables: split and captions by file name, as the path from the folder.
 
     Raises:
-      UserError: the table cannot be read, has another form, or contradicts itself; the message
-        names the line.
+      UserError: a table cannot be read, has another form, or contradicts itself or another; the
+        message names the line.
     """
     rows: dict[str, Row] = {}
+    for table in found:
+        of_table = _read_table(table)
+        below = table.path.parent / tables.place_of(table.path.parent, of_table)
+        for name, row in of_table.items():
+            name = (below.relative_to(folder) / name).as_posix()
+            if name in rows:
+                raise UserError(f"{table.path}: {name} is in another table, too; remove one")
+            rows[name] = row
+    if len({split is None for split, _ in rows.values()}) > 1:
+        raise UserError(
+            f"{found[0].path}: some images have a split, others none; give all one, or none"
+        )
+    return rows
+
+
+def _read_table(table: Table) -> dict[str, Row]:
+    """Split and captions by file name, as the table has it."""
+    path = table.path
+    rows: dict[str, Row] = {}
     blank = 0
-    lines = _csv_rows(path) if path.suffix == ".csv" else _json_rows(path)
-    for line, row in lines:
-        name, split = row.get("file_name"), row.get("split") or None
-        if not isinstance(name, str) or not name.strip():
-            raise UserError(f"{path}, line {line}: no file_name; name the image or remove the line")
-        if split is not None and split not in tuple(SPLITS):
-            raise UserError(
-                f"{path}, line {line}: split {split!r} is not known; "
-                f"choose one of {', '.join(SPLITS)}"
-            )
-        split = split and SPLITS[split]
-        name = Path(name.strip()).as_posix()
-        given = [row[key] for key in CAPTIONS if row.get(key)]
+    for where, row in _rows_of(path):
+        columns = tables.columns_of(row)
+        name = _file_name(where, row)
+        split = _split(where, columns.split and row[columns.split], table.split)
+        given = [row[key] for key in columns.captions if row[key]]
         texts = [t for value in given for t in (value if isinstance(value, list) else [value])]
         if not all(isinstance(text, str) for text in texts):
-            raise UserError(f"{path}, line {line}: a caption is not text; write it in quotes")
+            raise UserError(f"{where}: a caption is not text; write it in quotes")
         before, captions = rows.setdefault(name, (split, []))
         if split != before:
             raise UserError(
-                f"{path}, line {line}: {name} is in split {split} here but in {before} above; "
-                "choose one"
+                f"{where}: {name} is in split {split} here but in {before} above; choose one"
             )
         kept = [caption for text in texts if (caption := " ".join(text.split()))]
         captions += kept
@@ -153,30 +181,56 @@ def read_rows(path: Path) -> dict[str, Row]:
         _log.warning("%s: %d blank captions skipped", path, blank)
     if not rows:
         raise UserError(f"{path}: no image in it; write a line for each")
-    if len({split is None for split, _ in rows.values()}) > 1:
-        raise UserError(f"{path}: some images have a split, others none; give all one, or none")
     return rows
 
 
-def read_objects(table: Path) -> dict[str, list[Object]]:
-    """Reads the objects of a table by file name; a CSV has none.
+def _file_name(where: str, row: dict[str, Any]) -> str:
+    column = tables.columns_of(row).file
+    name = row[column] if column is not None else None
+    if not isinstance(name, str) or not name.strip():
+        raise UserError(f"{where}: no file_name; name the image or remove the line")
+    return Path(name.strip()).as_posix()
+
+
+def _split(where: str, value: object, of_table: str | None) -> str | None:
+    """The split of a row, from its own column and from the table's name."""
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return of_table
+    split = split_name(value)
+    if split is None:
+        raise UserError(
+            f"{where}: split {value!r} is not known; choose one of {', '.join(SPLIT_NAMES)}"
+        )
+    if split != (of_table or split):
+        raise UserError(f"{where}: split {value!r} in a table for {of_table}; choose one")
+    return split
+
+
+def read_objects(folder: Path, found: Iterable[Table]) -> dict[str, list[Object]]:
+    """Reads the objects of tables by file name, as the path from the folder; only JSON has them.
 
     Raises:
-      UserError: the table cannot be read, or its objects have another form; the message names the
+      UserError: a table cannot be read, or its objects have another form; the message names the
         line.
     """
     objects: dict[str, list[Object]] = {}
-    for line, row in _json_rows(table) if table.suffix == ".jsonl" else ():
-        if row.get("objects") is None:
+    for table in found:
+        if table.path.suffix.lower() not in JSON:
             continue
-        try:
-            found = parse_objects(row["objects"])
-        except (ValueError, OverflowError) as error:
-            raise UserError(
-                f'{table}, line {line}: objects need "bbox", a list of [x, y, width, height], and '
-                f'may have as long lists "category" and "words" ({error}); fix the line'
-            ) from error
-        objects.setdefault(Path(row["file_name"].strip()).as_posix(), []).extend(found)
+        named = [(_file_name(where, row), where, row) for where, row in _rows_of(table.path)]
+        place = table.path.parent
+        below = place / tables.place_of(place, dict.fromkeys(name for name, _, _ in named))
+        for name, where, row in named:
+            if row.get("objects") is None:
+                continue
+            try:
+                parsed = parse_objects(row["objects"])
+            except (ValueError, OverflowError) as error:
+                raise UserError(
+                    f'{where}: objects need "bbox", a list of [x, y, width, height], and may have '
+                    f'as long lists "category" and "words" ({error}); fix the line'
+                ) from error
+            objects.setdefault((below.relative_to(folder) / name).as_posix(), []).extend(parsed)
     return objects
 
 
@@ -187,24 +241,25 @@ def assign(rows: dict[str, Row]) -> dict[str, list[str]]:
         for name, (split, _) in rows.items():
             splits.setdefault(cast(str, split), []).append(name)
         return splits
-    drawn = {
-        name: int.from_bytes(hashlib.sha256(f"{SEED} {name}".encode()).digest()) / 2**256
-        for name in rows
-    }
+    numbers = {name: drawn(name) for name in rows}
     # An image stays in its split when others are added or removed.
     parts: dict[str, list[str]] = {"val": [], "test": [], "train": []}
-    for name, number in drawn.items():
+    for name, number in numbers.items():
         parts["val" if number < SHARE else "test" if number < 2 * SHARE else "train"].append(name)
     if not all(parts.values()):  # few images: those with the smallest numbers, one each
-        order = sorted(drawn, key=drawn.__getitem__)
+        order = sorted(numbers, key=numbers.__getitem__)
         held = 1 if len(order) >= 3 else 0
         parts = {"val": order[:held], "test": order[held : 2 * held], "train": order[2 * held :]}
     return {split: names for split, names in parts.items() if names}
 
 
-def digest(folder: Path, table: Path, rows: dict[str, Row]) -> str:
-    """Identifies a folder's content: the table, and the size and time of change of each image."""
-    content = hashlib.sha256(table.read_bytes())
+def digest(folder: Path, paths: Sequence[Path], rows: dict[str, Row]) -> str:
+    """Identifies a folder's content: the tables, and the size and time of change of each image."""
+    content = hashlib.sha256()
+    for path in paths:
+        content.update(path.read_bytes())
+        if len(paths) > 1:
+            content.update(f"{path.relative_to(folder)}\n".encode())
     for name in sorted(rows):
         path = _inside(folder, name)
         stat = path.stat() if path and path.is_file() else None
@@ -248,37 +303,67 @@ def _text(path: Path) -> str:
         raise UserError(f"{path}, line {line}: not UTF-8; save the file as UTF-8") from error
 
 
-def _csv_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    reader = csv.DictReader(io.StringIO(_text(path), newline=""), strict=True)
+def _rows_of(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The rows of a table, each with its place for messages."""
+    return _json_rows(path) if path.suffix.lower() in JSON else _csv_rows(path)
+
+
+def _csv_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    text = _text(path)
+    header = next(filter(str.strip, io.StringIO(text)), "").strip("\r\n")
+    number = 0
     try:
-        columns = [column.strip() for column in reader.fieldnames or ()]
-        reader.fieldnames = columns
-        if "file_name" not in columns or not set(CAPTIONS[:2]) & set(columns):
-            raise UserError(
-                f"{path}: its first line must name the columns file_name and caption, separated by "
-                f"a comma, but names {', '.join(columns)[:100] or 'none'}; fix it"
-            )
-        for row in reader:
-            if None in row or None in row.values():
+        separator = tables.separator_of(path, header)
+        columns = tables.split_line(header, separator)
+        rows = csv.reader(io.StringIO(text, newline=""), tables.dialect(separator))
+        below_header = False
+        for cells in rows:
+            number = rows.line_num
+            if not any(map(str.strip, cells)):
+                continue
+            if not below_header:
+                below_header = True
+                continue
+            cells = tables.fitted(cells, len(columns), separator)
+            if len(cells) != len(columns):
+                more = len(cells) > len(columns)
+                name = "commas" if separator == "," else f"{separator!r}"
                 raise UserError(
-                    f"{path}, line {reader.line_num}: {'more' if None in row else 'fewer'} than "
-                    f'{len(columns)} columns; put quotes (") around a caption with commas'
+                    f"{path}, line {number}: {'more' if more else 'fewer'} than {len(columns)} "
+                    f'columns; put quotes (") around a caption with {name}'
                 )
-            yield reader.line_num, row
+            yield f"{path}, line {number}", dict(zip(columns, cells, strict=True))
     except csv.Error as error:
         raise UserError(
-            f"{path}, line {reader.line_num + 1}: not readable as CSV ({error}); fix the line"
+            f"{path}, line {number + 1}: not readable as CSV ({error}); fix the line"
         ) from error
 
 
-def _json_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    for number, line in enumerate(_text(path).split("\n"), 1):
+def _json_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    text = _text(path)
+    if text.lstrip().startswith("["):
+        try:
+            entries = json.loads(text)
+        except ValueError as error:
+            raise UserError(f"{path}: not a JSON list ({error}); fix it") from error
+        for number, entry in enumerate(entries, 1):
+            where = f"{path}, entry {number}"
+            yield where, _object(where, entry)
+        return
+    for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
         except ValueError as error:
-            raise UserError(f"{path}, line {number}: not JSON ({error}); fix the line") from error
-        if not isinstance(row, dict):
-            raise UserError(f"{path}, line {number}: not an object {{...}}; fix the line")
-        yield number, row
+            raise UserError(
+                f"{path}, line {number}: not JSON ({error}); write one object {{...}} a line, or a "
+                "list [{...}, ...]"
+            ) from error
+        yield f"{path}, line {number}", _object(f"{path}, line {number}", row)
+
+
+def _object(where: str, row: Any) -> dict[str, Any]:
+    if not isinstance(row, dict):
+        raise UserError(f"{where}: not an object {{...}}; fix it")
+    return row
