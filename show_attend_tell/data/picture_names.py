@@ -213,13 +213,19 @@ class _Names:
     def near(self, name: str) -> str:
         """A near name; empty if there is none."""
         base = posixpath.basename(name)
-        of_stem = self._by_stem.get(_split(name)[0], [])
-        of_base = self.called(base) or self._bases.alike(base)
-        found = of_stem or self._by_folded.get(_folded(name), []) or of_base
+        stem = _split(base)[0]
+        found = (
+            self._by_stem.get(_split(name)[0])
+            or self._by_folded.get(_folded(name))
+            or self.called(base)
+            or self._bases._by_stem.get(stem)
+        )
         if not found and self._guessed < GUESSES:
             self._guessed += 1
-            found = difflib.get_close_matches(base, self._by_base, n=1, cutoff=0.8)
-        return next(iter(self._by_base.get(found[0], found)), "") if found else ""
+            # Pictures are often numbered: another number is another picture.
+            stems = {_split(b)[0]: b for b in self._by_base if _digits(b) == _digits(base)}
+            found = [stems[s] for s in difflib.get_close_matches(stem, stems, n=1, cutoff=0.75)]
+        return self._by_base.get(found[0], found)[0] if found else ""
 
 
 def _split(name: str) -> tuple[str, str]:
@@ -230,6 +236,10 @@ def _split(name: str) -> tuple[str, str]:
         stem, suffix = name, ""
     same = ".jpg" if suffix in JPEG else ".tif" if suffix == ".tiff" else suffix
     return unicodedata.normalize("NFC", stem), same
+
+
+def _digits(name: str) -> str:
+    return re.sub(r"\D", "", name)
 
 
 def _folded(name: str) -> str:
@@ -315,7 +325,7 @@ def _beside(path: Path) -> Path:
         _log.info("%s: with / in place of backslashes", path)
         return path
     try:
-        names = _Names(one.name for one in path.parent.iterdir() if one.is_file())
+        names = _Names(sorted(one.name for one in path.parent.iterdir() if one.is_file()))
     except (OSError, ValueError):
         names = _Names([])
     found, near = names.alike(path.name), names.near(path.name)
