@@ -171,9 +171,7 @@ def test_caption_writes_a_picture_for_each_file(workdir, tmp_path, capsys, train
     assert len(list(out.glob("*.png"))) == 3
 
 
-def test_caption_takes_folders_patterns_and_standard_input(
-    workdir, tmp_path, capsys, trained, monkeypatch
-):
+def test_caption_takes_patterns_and_standard_input(workdir, tmp_path, capsys, trained, monkeypatch):
     scenes, folder = trained[1], tmp_path / "my [photos]"
     folder.mkdir()
     for k, name in enumerate(("b.png", "a.png")):
@@ -181,17 +179,14 @@ def test_caption_takes_folders_patterns_and_standard_input(
     (folder / "c.png").write_text("no image")
     (folder / "notes.txt").write_text("no image either")
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(scenes[2].image)))
-    monkeypatch.chdir(folder)
-    out = tmp_path / "o"
-    arguments = [str(folder), "*.png", "-", "--out", str(out), "--json"]
+    monkeypatch.chdir(tmp_path)
+    arguments = ["my [photos]/a.png", "my*/*.png", "-", "--out", str(tmp_path / "o"), "--json"]
     assert main(["caption", "--workdir", workdir, *arguments]) == 2
     printed = capsys.readouterr()
     found = json.loads(printed.out)
     assert [(one["path"], one["caption"]) for one in found] == [
-        (str(folder / "a.png"), scenes[1].captions[0]),
-        (str(folder / "b.png"), scenes[0].captions[0]),
-        ("a.png", scenes[1].captions[0]),
-        ("b.png", scenes[0].captions[0]),
+        ("my [photos]/a.png", scenes[1].captions[0]),
+        ("my [photos]/b.png", scenes[0].captions[0]),
         ("-", scenes[2].captions[0]),
     ]
     for one in found:
@@ -200,8 +195,8 @@ def test_caption_takes_folders_patterns_and_standard_input(
         record = load_attention(Path(one["maps"]).with_suffix(".npz"))
         assert record.score == pytest.approx(one["score"])
         assert " ".join(record.tokens[:-1]) == one["caption"]
-    assert len({one["maps"] for one in found}) == 5
-    assert printed.err.count("not an image of a known format") == 2
+    assert len({one["maps"] for one in found}) == 3
+    assert printed.err.count("c.png: not an image of a known format") == 1
     assert "notes.txt" not in printed.err
 
 
