@@ -18,7 +18,7 @@ from typing import Any
 from PIL import Image
 
 from show_attend_tell import config, files
-from show_attend_tell.data.images import Picture, read_image, read_picture
+from show_attend_tell.data.images import Picture, naming, read_image, read_picture
 from show_attend_tell.data.task import Subject, expect
 from show_attend_tell.errors import UserError
 from show_attend_tell.inference.attention_record import AttentionRecord
@@ -137,9 +137,12 @@ def caption(
     expect(run.task, "caption", run.workdir)
     decoding = decoding or run.decoding
     sources = [Path(p) if isinstance(p, str) else p for p in pictures]
-    images = [read_image(source, run.image_size) for source in sources]
-    found = caption_images(run, images, decoding)
     names = [s.name if isinstance(s, Path) else f"picture {i}" for i, s in enumerate(sources)]
+    images = []
+    for name, source in zip(names, sources, strict=True):
+        with naming(name):
+            images.append(read_image(source, run.image_size))
+    found = caption_images(run, images, decoding)
     subjects = [Subject(name, source) for name, source in zip(names, sources, strict=True)]
     records = attention_records(run, decoding, subjects, found)
     asked = dataclasses.replace(run, settings=dataclasses.replace(run.settings, decode=decoding))

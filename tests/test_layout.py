@@ -66,6 +66,7 @@ BROAD_HANDLERS = {
     "config.py:read_experiment": "runs the user's own file, which can raise anything",
     "data/builders/coco.py:_Archives._path": "TFDS downloads: network, file system, checksum",
     "data/images.py:_opened": "Pillow's decoders raise all kinds for damaged files",
+    "data/images.py:_orientation": "Pillow's reader of EXIF raises all kinds for damaged EXIF",
     "data/records.py:damage_reported": "TFDS, ArrayRecord and protobuf read damaged files",
     "models/encoders/torch_weights.py:_load": "a damaged pickle can raise anything",
     "models/encoders/torch_weights.py:_open_zip": "zipfile raises many kinds for damaged files",

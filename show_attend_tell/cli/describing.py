@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import importlib
+import json
 import sys
 import threading
 from collections import Counter
@@ -13,13 +14,18 @@ from typing import TYPE_CHECKING, Any
 
 from show_attend_tell.cli.common import Verbs, add_run, add_verb, load, print_table
 from show_attend_tell.errors import UserError
+from show_attend_tell.tokens import EOS_WORD
 
 if TYPE_CHECKING:
     from show_attend_tell.data.task import Subject
     from show_attend_tell.inference.attention_record import AttentionRecord
+    from show_attend_tell.inference.captioning import Caption
 
 DRAWING = "show_attend_tell.reports.attention_pictures"  # slow to import
 PRETRAINED = "flickr8k-soft"  # what `caption` uses if no run is named
+IMAGE_HELP = "a file, a folder, a pattern in quotes ('photos/*.jpg'), or - for standard input"
+STDIN = "standard input"  # how its picture is called
+MAX_STDIN_BYTES = 2**28  # no picture is so large, but a pipe may never end
 
 
 def add_verbs(verbs: Verbs) -> None:
@@ -32,8 +38,11 @@ def add_verbs(verbs: Verbs) -> None:
 
     caption = add_verb(verbs, "caption", _caption, "Caption image files and draw their attention.")
     add_run(caption, default=PRETRAINED)
-    caption.add_argument("images", type=Path, nargs="+", metavar="IMAGE")
+    caption.add_argument("images", nargs="+", metavar="IMAGE", help=IMAGE_HELP)
     caption.add_argument("--out", type=Path, help="folder to write (default: RUN/captions)")
+    caption.add_argument(
+        "--json", action="store_true", help="print one JSON array instead, for scripts"
+    )
 
     translate = add_verb(
         verbs, "translate", _translate, "Translate sentences from arguments or standard input."
@@ -48,7 +57,9 @@ def add_verbs(verbs: Verbs) -> None:
         verbs, "attend", _attend, "Dump attention maps (.npz and .png) and their statistics (JSON)."
     )
     add_run(attend)
-    attend.add_argument("images", type=Path, nargs="*", metavar="IMAGE", help="instead of a split")
+    attend.add_argument(
+        "images", nargs="*", metavar="IMAGE", help=f"instead of a split: {IMAGE_HELP}"
+    )
     attend.add_argument("--split", default="val", help="train, val or test (default: val)")
     attend.add_argument("--num", type=int, default=16, help="images to draw (default: 16)")
     attend.add_argument("--out", type=Path, help="folder to write (default: RUN/attention)")
@@ -103,29 +114,67 @@ def _caption(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     # While XLA compiles and computes, Python has time to import what draws.
     drawing = threading.Thread(target=importlib.import_module, args=[DRAWING], daemon=True)
     drawing.start()
-    captions, wrong = caption_files(run, arguments.images, decoding)
-    drawing.join()
-    if captions:
-        subjects = _named(list(captions))
-        records = attention_records(run, decoding, subjects, list(captions.values()))
-        pictures = _dump(arguments.out or run.workdir / "captions", records, subjects)
-        for (path, caption), picture in zip(captions.items(), pictures, strict=True):
-            print(f"{path}: {caption.text}\n    {picture}")
+    subjects, wrong = _subjects(arguments.images)
+    found: list[dict[str, Any]] = []
+    for batch in caption_files(run, subjects, decoding):
+        wrong += batch.wrong
+        if not batch.subjects:
+            continue
+        drawing.join()
+        records = attention_records(run, decoding, batch.subjects, batch.captions)
+        pictures = _dump(arguments.out or run.workdir / "captions", records, batch.subjects)
+        for subject, caption, picture in zip(batch.subjects, batch.captions, pictures, strict=True):
+            path = "-" if isinstance(subject.picture, bytes) else str(subject.picture)
+            if arguments.json:
+                found.append(_as_json(path, caption, picture))
+            else:
+                print(f"{path}: {caption.text}\n    {picture}")
+    if arguments.json:
+        # ASCII: a name that is not UTF-8 can be printed nowhere otherwise.
+        print(json.dumps(found, indent=2))
     _reject(wrong)
 
 
-def _reject(wrong: Mapping[Path, str]) -> None:
-    """Raises an error for files that were left out, once all others are done."""
-    if wrong:
-        raise UserError("; ".join(wrong.values()))
+def _as_json(path: str, caption: "Caption", picture: Path) -> dict[str, Any]:
+    """A caption for scripts; log-probabilities in nats."""
+    return {
+        "path": path,
+        "caption": caption.text,
+        "words": [token for token in caption.tokens if token != EOS_WORD],
+        "log_prob": caption.log_prob,
+        "score": caption.score,
+        "maps": str(picture),
+    }
 
 
-def _named(paths: Sequence[Path]) -> list["Subject"]:
-    """Image files as subjects, each named by its file name, or by its path if names repeat."""
+def _subjects(arguments: Sequence[str]) -> tuple[list["Subject"], list[str]]:
+    """The pictures that arguments name, and what is wrong with other arguments.
+
+    A picture is called by its file's name, or by its path if names repeat.
+    """
+    from show_attend_tell.data.picture_names import named_pictures
     from show_attend_tell.data.task import Subject
 
-    names = Counter(path.name for path in paths)
-    return [Subject(path.name if names[path.name] == 1 else str(path), path) for path in paths]
+    given = named_pictures(argument for argument in arguments if argument != "-")
+    names = Counter(path.name for path in given.paths)
+    subjects = [
+        Subject(path.name if names[path.name] == 1 else str(path), path) for path in given.paths
+    ]
+    if "-" in arguments:
+        content = sys.stdin.buffer.read(MAX_STDIN_BYTES + 1)
+        if 0 < len(content) <= MAX_STDIN_BYTES:
+            subjects.append(Subject(STDIN, content))
+        elif content:
+            given.wrong.append(f"{STDIN}: more than {MAX_STDIN_BYTES:,} bytes; name a file")
+        else:
+            given.wrong.append(f"{STDIN}: empty; pipe the content of an image file into it")
+    return subjects, given.wrong
+
+
+def _reject(wrong: Sequence[str]) -> None:
+    """Raises an error for what was left out, once all else is done."""
+    if wrong:
+        raise UserError("; ".join(wrong))
 
 
 def _translate(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
@@ -185,23 +234,27 @@ def _attend(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     if arguments.num < 0:
         raise UserError(f"--num {arguments.num}: must be 0 or more")
     run, decoding = load(arguments, overrides)
-    wrong: Mapping[Path, str] = {}
+    wrong: list[str] = []
+    records: list[AttentionRecord] = []
     if arguments.images:
         expect(run.task, "caption", run.workdir)
-        by_path, wrong = caption_files(run, arguments.images, decoding)
-        subjects, captions = _named(list(by_path)), list(by_path.values())
-        shown, count = subjects, len(subjects)
         folder = arguments.out or run.workdir / "attention" / "files"
+        subjects, wrong = _subjects(arguments.images)
+        for batch in caption_files(run, subjects, decoding):
+            wrong += batch.wrong
+            if not batch.subjects:
+                continue
+            made = attention_records(run, decoding, batch.subjects, batch.captions)
+            _dump(folder, made, batch.subjects)
+            records += made
     else:
         examples, captions = caption_split(run, arguments.split, decoding)
-        # One at a time: the images of a large split would fill the memory.
-        subjects = map(run.task.subject, examples)
-        count = min(arguments.num, len(captions))
-        shown = map(run.task.subject, islice(examples, count))
         folder = arguments.out or run.workdir / "attention" / arguments.split
-    if captions:
-        records = attention_records(run, decoding, subjects, captions)
-        _dump(folder, records[:count], shown)
+        # One at a time: the images of a large split would fill the memory.
+        records = attention_records(run, decoding, map(run.task.subject, examples), captions)
+        count = min(arguments.num, len(captions))
+        _dump(folder, records[:count], map(run.task.subject, islice(examples, count)))
+    if records:
         origin = {"decoding": dataclasses.asdict(decoding), "step": run.step}
         _write_statistics(folder, records, run.task.noun, origin | provenance(run.settings))
     _reject(wrong)

@@ -1,6 +1,7 @@
 """Image files, decoded with care: any mode, any rotation; an unreadable file is an error."""
 
 import io
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, PngImagePlugin, UnidentifiedImageError
 
 from show_attend_tell.errors import UserError
 
@@ -24,9 +25,25 @@ MAX_DECODED_PIXELS = 120_000_000
 # Data sets convert images of more bytes to JPEG of this side and quality: more than encoders need.
 MAX_KEPT_BYTES, KEPT_SIDE, KEPT_QUALITY = 2**23, 2048, 95
 SIDE = 512  # pixels: of pictures that are drawn over, or written beside a caption
+# A PNG's colour profile and texts expand to at most this many bytes. None of them is used, but
+# Pillow unpacks them, and its own limit of 1 MB refuses what cameras and editors write.
+MAX_TEXT_BYTES = 2**26
 
 # Pillow's own limit, a warning and then an error at twice the number, would come first.
 Image.MAX_IMAGE_PIXELS = MAX_FILE_PIXELS
+PngImagePlugin.MAX_TEXT_CHUNK, PngImagePlugin.MAX_TEXT_MEMORY = MAX_TEXT_BYTES, 2 * MAX_TEXT_BYTES
+# Orientations that turn a picture, and how; 1 is upright. Whatever else a file says is ignored.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_URL = re.compile(r"[a-z][a-z0-9+]+:/", re.IGNORECASE)  # as paths they have one slash
+
 # About sizes and odd EXIF. Set once, globally, since `catch_warnings` is not thread-safe.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
@@ -96,23 +113,57 @@ def picture_size(source: Picture) -> tuple[int, int]:
     """
     with _opened(source) as image:
         width, height = image.size
-        sideways = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+        if image.format == "PNG":  # its EXIF may stand behind the pixels, so Pillow decodes them
+            _check_size(image.size, width * height)
+        sideways = _orientation(image) >= 5
     return (width, height) if sideways else (height, width)
 
 
 def _open(source: Picture, side: int) -> Image.Image:
     """Decodes an image to upright RGB; a JPEG only as finely as `side` x `side` pixels need."""
     with _opened(source) as image:
-        pixels = image.width * image.height
+        size = image.size
         # A JPEG decodes at 1/2, 1/4 or 1/8 for less; twice the needed side stays sharp. A
         # progressive one holds all its coefficients in memory at any scale.
         if not image.info.get("progressive"):
             image.draft("RGB", (2 * side, 2 * side))
-        if pixels > MAX_FILE_PIXELS or image.width * image.height > MAX_DECODED_PIXELS:
-            raise Image.DecompressionBombError
+        _check_size(size, image.width * image.height)
         image.load()
-        ImageOps.exif_transpose(image, in_place=True)
+        turn = _TURNS.get(_orientation(image))
+        image = image if turn is None else image.transpose(turn)
     return _to_rgb(image)
+
+
+def _check_size(size: tuple[int, int], decoded: int) -> None:
+    """Stops decompression bombs: a file of this size, of which so many pixels get decoded."""
+    if size[0] * size[1] > MAX_FILE_PIXELS or decoded > MAX_DECODED_PIXELS:
+        raise Image.DecompressionBombError
+
+
+def _orientation(image: Image.Image) -> int:
+    """How a picture is to be turned, 1 to 8 as in EXIF; 1 where what the file says makes no sense.
+
+    Viewers ignore such an orientation, and EXIF that they cannot read.
+    """
+    try:
+        found = image.getexif().get(ExifTags.Base.Orientation)
+    except Exception:  # damaged EXIF raises anything; pixels are checked when they are decoded
+        return 1
+    return found if isinstance(found, int) and found in _TURNS else 1
+
+
+def is_url(name: str) -> bool:
+    """Whether a name is a web address or the like, also where a path has swallowed a slash."""
+    return _URL.match(name) is not None
+
+
+@contextmanager
+def naming(name: str) -> Iterator[None]:
+    """Errors of an encoded image, which has no name of its own, name it so."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(re.sub("^image:", lambda _: f"{name}:", str(error))) from error
 
 
 @contextmanager
@@ -129,6 +180,8 @@ def _opened(source: Picture) -> Iterator[Image.Image]:
     try:
         file = io.BytesIO(source) if isinstance(source, bytes) else source.open("rb")
     except FileNotFoundError:
+        if is_url(name):
+            raise UserError(f"{name}: a URL; fetch it first, and name the file") from None
         raise UserError(f"{name}: no such file; check the path") from None
     except IsADirectoryError:
         raise UserError(f"{name}: a folder; name image files") from None
@@ -145,6 +198,11 @@ def _opened(source: Picture) -> Iterator[Image.Image]:
             f"{name}: too many pixels; scale it down to at most {MAX_DECODED_PIXELS:,}"
         ) from None
     except Exception as error:
+        if "MAX_TEXT_" in str(error):
+            raise UserError(
+                f"{name}: its colour profile or texts fill more than {MAX_TEXT_BYTES:,} bytes; "
+                "save it without them"
+            ) from error
         why = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"{name}: damaged or cut short ({why}); get the file again") from error
 

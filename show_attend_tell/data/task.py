@@ -23,7 +23,7 @@ from show_attend_tell.data.examples import (
     Pair,
     PairSource,
 )
-from show_attend_tell.data.images import Picture, picture_size
+from show_attend_tell.data.images import Picture, naming, picture_size
 from show_attend_tell.data.load import load_images, load_pairs
 from show_attend_tell.data.row_cache import RowCache
 from show_attend_tell.data.vocabulary import AnyVocabulary, build_vocabulary
@@ -232,10 +232,12 @@ class ImageTask(Task):
     ) -> Places:
         assert subject.picture is not None and isinstance(encoder, Viewer)
         centres = np.array(encoder.centres)
+        with naming(subject.name):
+            size = picture_size(subject.picture)
         return Places(
             centres,
             centres,
-            picture_size(subject.picture),
+            size,
             encoder.image_size,
             subject.boxes,
             measured=encoder.shift is not None,

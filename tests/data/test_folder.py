@@ -209,15 +209,59 @@ def test_no_image_left_is_an_error(folder: Path):
 def test_names_stay_inside_the_folder(folder: Path, logged):
     secret = folder.parent / "secret.jpg"
     secret.write_bytes(sources.picture(99))
-    (folder / "link.jpg").symlink_to(secret)
-    (folder / "round.jpg").symlink_to("round.jpg")
-    names = ["../secret.jpg", str(secret), "link.jpg", "round.jpg", f"../own/{NAMES[0]}"]
+    names = ["../secret.jpg", str(secret), r"..\secret.jpg", f"../own/{NAMES[0]}"]
     rows = "".join(f"{name},A secret .,train\n" for name in names)
     rows += "".join(f"{name},A dog .,train\n" for name in NAMES[:6])
     rows += "7.jpg,A dog .,val\n8.jpg,A dog .,test\n"
     (folder / "metadata.csv").write_text("file_name,caption,split\n" + rows)
     assert sorted(load(folder).ids) == NAMES[:6]
-    assert "it is not in the folder (5: ../secret.jpg, " in logged()
+    assert "it is not in the folder (4: ../secret.jpg, " in logged()
+
+
+def test_names_that_differ_a_little_and_links(folder: Path, logged):
+    elsewhere = folder.parent / "elsewhere"
+    elsewhere.mkdir()
+    for k in (6, 7, 8):
+        (folder / f"{k}.jpg").rename(elsewhere / f"{k}.jpg")
+    (folder / "6.jpg").symlink_to(elsewhere / "6.jpg")
+    (folder / "more").symlink_to(elsewhere)
+    (folder / "9.jpg").rename(folder / "nine.JFIF")
+    names = ["0", "1.JPG", str(folder / "2.jpg"), r".\3.jpg", "6.jpg", "more/7.jpg", "nine.jfif"]
+    lines = [{"file_name": name, "text": "A dog .", "split": "train"} for name in names]
+    lines += [{"file_name": "1.jpg", "text": "A dog runs .", "split": "train"}]
+    lines[0]["objects"] = {"bbox": [[3, 4, 6, 5]], "words": ["dog"]}
+    lines += [{"file_name": "4.jpeg", "text": "A dog .", "split": "val"}]
+    lines += [
+        {"file_name": name, "text": "A dog .", "split": "test"} for name in ("5.jpg", "8.png")
+    ]
+    (folder / "metadata.csv").unlink()
+    (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    train = load(folder)
+    assert sorted(train.ids) == [
+        *("0.jpg", "1.jpg", "2.jpg", "3.jpg", "6.jpg", "more/7.jpg", "nine.JFIF")
+    ]
+    examples = {example.image_id: example for example in train}
+    assert examples["1.jpg"].captions == ("A dog .", "A dog runs .")
+    assert examples["6.jpg"].image == sources.picture(6)
+    assert [len(phrases) for phrases in train.descriptions()] == [
+        int(name == "0.jpg") for name in train.ids
+    ]
+    out = logged()
+    assert "folder: 6 names were taken for files that are called a little differently: 0 as" in out
+    assert out.count("a little differently") == 1
+    assert "1 images have no row in metadata.jsonl and are left out: more/8.jpg\n" in out
+    assert (
+        "folder test: 1 of 2 images skipped: it is not there (1: 8.png (near: more/8.jpg))" in out
+    )
+    (metadata,) = folder.parent.glob("data/**/metadata.json")
+    assert json.loads(metadata.read_text())["unusable_images"] == {"8.png": "it is not there"}
+
+
+def test_one_file_under_two_names_is_in_one_split(folder: Path):
+    table = "file_name,caption,split\n1.jpg,A dog .,train\n1.JPG,A dog .,val\n"
+    (folder / "metadata.csv").write_text(table)
+    with pytest.raises(UserError, match="1.jpg is in split train, and as 1.JPG in val; choose"):
+        load(folder)
 
 
 @pytest.mark.parametrize(

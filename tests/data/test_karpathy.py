@@ -59,7 +59,7 @@ def test_another_file_is_another_data_set(folder: Path):
 def test_filepath_distinguishes_images_with_the_same_name(folder: Path, logged):
     (folder / "images" / "held out" / "a.jpg").write_bytes(sources.picture(1))
     assert len(load(folder)) == 3
-    assert "it is in several folders (1: a.jpg)" in logged()
+    assert "it is in several folders (1: a.jpg (near: images/held out/a.jpg, " in logged()
     write(folder, sources.karpathy(SPLITS, filepath="held out", cocoid=3))
     assert len(load(folder)) == 4
     images = {example.image_id: example.image for example in load(folder)}
@@ -108,7 +108,33 @@ def test_a_name_cannot_escape_the_folder(folder: Path, logged):
     splits = SPLITS | {"train": ["a.jpg", "b.jpg", "../secret.jpg"]}
     write(folder, sources.karpathy(splits))
     assert len(load(folder)) == 2
-    assert "it is not there (1: ../secret.jpg)" in logged()
+    assert "it is not in the folder (1: ../secret.jpg)" in logged()
+
+
+def test_names_that_differ_a_little_and_links(folder: Path, logged):
+    held_out = folder / "images" / "held out"
+    held_out.rename(folder.parent / "elsewhere")
+    held_out.symlink_to(folder.parent / "elsewhere")
+    training = folder / "images" / "training"
+    (training / "b.jpg").rename(training / "b.jfif")
+    (training / "d.jpg").rename(training / "d.TIF")  # a JPEG all the same
+    content = sources.karpathy(
+        {
+            "train": ["training/a.jpg", "b.jfif", r"images\training\c.JPG", "d.tif"],
+            "val": [str(held_out / "e.jpg"), "f"],
+            "test": ["g.jpg", "h.png"],
+        }
+    )
+    write(folder, content)
+    train = {example.image_id: example.image for example in load(folder)}
+    assert train == {
+        image["filename"]: sources.picture(ord(key))
+        for image, key in zip(content["images"], "abcd", strict=False)
+    }
+    assert len(load(folder, "val")) == 2 and load(folder, "test").ids == ["g.jpg"]
+    out = logged()
+    assert "karpathy: 3 names were taken for files that are called a little differently: " in out
+    assert "it is not there (1: h.png (near: images/held out/h.jpg))" in out
 
 
 @pytest.mark.parametrize(

@@ -14,11 +14,11 @@ import tensorflow_datasets as tfds
 from show_attend_tell.data.examples import Box, Example, Pair
 from show_attend_tell.data.images import keepable
 from show_attend_tell.data.phrase_index import Annotations
+from show_attend_tell.data.picture_names import Match
 from show_attend_tell.data.ptb_tokenizer import has_word
 from show_attend_tell.data.records import Record
 from show_attend_tell.errors import UserError
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")  # of image files
 MAX_MEMBER_BYTES = 2**26  # of an image in an archive: no real one is so large, but zip bombs are
 DAMAGE = (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, RuntimeError)
 REPORT_EVERY = 10_000  # images between two reports of a build's progress
@@ -174,8 +174,9 @@ class ImagesBuilder(ManualBuilder, skip_registration=True):
         Raises:
           UserError: all images are unusable, or several and more than the share `MAX_UNUSABLE`.
         """
-        wrong: dict[str, list[str]] = {}  # names by what is wrong
-        unusable = wordless = 0
+        wrong: dict[str, list[str]] = {}  # names by what is wrong, as messages show them
+        unusable: dict[str, str] = {}  # what is wrong, by name
+        wordless = 0
         for number, (name, read, record) in enumerate(found, 1):
             try:
                 record = record | {"image": _image(read)}
@@ -187,11 +188,14 @@ class ImagesBuilder(ManualBuilder, skip_registration=True):
                 wordless += len(record["captions"]) - len(spoken)
                 record["captions"] = spoken
             except UserError as error:
-                wrong.setdefault(str(error).removeprefix("image: "), []).append(name)
-                unusable += 1
-                if unusable > max(1, self.MAX_UNUSABLE * count) or unusable == count:
+                reason = str(error).removeprefix("image: ")
+                near = f" (near: {error.near})" if isinstance(error, _Missing) else ""
+                wrong.setdefault(reason, []).append(f"{name}{near}")
+                unusable[name] = reason
+                bad = len(unusable)
+                if bad > max(1, self.MAX_UNUSABLE * count) or bad == count:
                     raise UserError(
-                        f"{place}: {unusable} of {count} images of split {split!r} cannot be used: "
+                        f"{place}: {bad} of {count} images of split {split!r} cannot be used: "
                         f"{_summary(wrong)}; {remedy}"
                     ) from error
             else:
@@ -203,10 +207,9 @@ class ImagesBuilder(ManualBuilder, skip_registration=True):
         if wrong:
             _log.warning(
                 "%s %s: %d of %d images skipped: %s",
-                *(self.name, split, unusable, count, _summary(wrong)),
+                *(self.name, split, len(unusable), count, _summary(wrong)),
             )
-        for reason, names in wrong.items():
-            self._metadata["unusable_images"] |= dict.fromkeys(names, reason)
+        self._metadata["unusable_images"] |= unusable
 
 
 def _text(caption: str | Mapping[str, str]) -> str:
@@ -228,6 +231,25 @@ def _summary(wrong: Mapping[str, list[str]]) -> str:
         f"{reason} ({len(names)}: {', '.join(names[:3])}{', ...' * (len(names) > 3)})"
         for reason, names in wrong.items()
     )
+
+
+class _Missing(UserError):
+    """A picture is not there, though one of a near name is."""
+
+    def __init__(self, why: str, near: str):
+        super().__init__(why)
+        self.near = near
+
+
+def read_match(match: Match) -> Callable[[], bytes]:
+    """The function that reads the file that a name means, or says why there is none."""
+    if match.path is not None:
+        return match.path.read_bytes
+
+    def read() -> bytes:
+        raise _Missing(match.why, match.near) if match.near else UserError(match.why)
+
+    return read
 
 
 def refuse(reason: str) -> Callable[[], bytes]:

@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import logging
+import os
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -14,17 +15,17 @@ import tensorflow_datasets as tfds
 from show_attend_tell.data.builders import tables
 from show_attend_tell.data.builders.common import (
     SPLIT_NAMES,
-    SUFFIXES,
     Found,
     ImagesBuilder,
     features,
-    refuse,
+    read_match,
     split_name,
 )
 from show_attend_tell.data.builders.tables import Table
 from show_attend_tell.data.holdout import drawn
 from show_attend_tell.data.objects import Object, Objects, parse_objects
 from show_attend_tell.data.phrase_index import Annotations
+from show_attend_tell.data.picture_names import Match, PictureNames, inside, pictures_below
 from show_attend_tell.data.records import Record
 from show_attend_tell.errors import UserError
 
@@ -45,11 +46,12 @@ class Folder(ImagesBuilder):
         metadata.csv     a line `file_name,caption`, then a line for each image
         metadata.jsonl   {"file_name": "a.jpg", "captions": ["A dog .", "A black dog runs ."]}
 
-    `file_name` is the path from the table's folder. Several rows of one file give it several
-    captions, and so do columns `caption_0`, `caption_1` and so on. A column `split` may say train,
-    val (also valid, validation, dev) or test; without it, 80 % of the images are for training, and
-    a tenth each for val and test, chosen by the hash of their names. The text is UTF-8, or UTF-16
-    with a byte-order mark.
+    `file_name` is the path from the table's folder. A name whose separators or suffix differ a
+    little from those of the file is taken where only one can be meant. Links in the folder are
+    followed. Several rows of one file give it several captions, and so do columns `caption_0`,
+    `caption_1` and so on. A column `split` may say train, val (also valid, validation, dev) or
+    test; without it, 80 % of the images are for training, and a tenth each for val and test, chosen
+    by the hash of their names. The text is UTF-8, or UTF-16 with a byte-order mark.
 
     `builders.tables` has the other forms that are read: semicolons, tabs or `|` between columns;
     columns of other names; a JSON list; a table for each split, `train.csv` or
@@ -88,7 +90,10 @@ class Folder(ImagesBuilder):
         self._manual_dir = manual_dir
         folder = self._folder()
         self._tables = tables.find_tables(folder)
-        self._rows = read_rows(folder, self._tables)
+        self._pictures = PictureNames(folder)
+        rows = read_rows(folder, self._tables)
+        self._matches = {name: self._pictures.find(name) for name in rows}
+        self._rows = _by_file(self.source, rows, self._matches)
         name = digest(folder, [table.path for table in self._tables], self._rows)
         config = tfds.core.BuilderConfig(name=name, description=f"Of {self.source.name}.")
         super().__init__(manual_dir=manual_dir, config=config, **kwargs)
@@ -103,7 +108,9 @@ class Folder(ImagesBuilder):
 
     def annotations(self) -> Annotations | None:
         folder, paths = self._folder(), tuple(table.path for table in self._tables)
-        objects = read_objects(folder, self._tables)
+        objects: dict[str, list[Object]] = {}
+        for name, found in read_objects(folder, self._tables).items():
+            objects.setdefault(self._matches[name].name, []).extend(found)
         return Objects(folder, paths, objects) if objects else None
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -116,9 +123,11 @@ class Folder(ImagesBuilder):
 
     def _split_generators(self, dl_manager) -> dict[str, Iterator[tuple[str, Record]]]:
         folder = self._folder()
-        on_disk = (path for path in sorted(folder.rglob("*")) if path.suffix.lower() in SUFFIXES)
-        names = [path.relative_to(folder).as_posix() for path in on_disk]
-        unnamed = [name for name in names if name not in self._rows]
+        self._pictures.report("folder")
+        unnamed = [name for name in pictures_below(folder) if name not in self._rows]
+        # A file may be named by another way that links lead.
+        named = {os.path.realpath(match.path) for match in self._matches.values() if match.path}
+        unnamed = [name for name in unnamed if os.path.realpath(folder / name) not in named]
         if unnamed:
             more = ", ..." * (len(unnamed) > 3)
             _log.warning(
@@ -129,7 +138,7 @@ class Folder(ImagesBuilder):
 
     def _generate_examples(self, split: str, names: list[str]) -> Iterator[tuple[str, Record]]:
         remedy = f"fix the images, or take them out of {self.source.name}"
-        found = _found(self._folder(), self._rows, names)
+        found = _found(self._rows, self._matches, names)
         return self._usable(split, found, len(names), self.source, remedy)
 
 
@@ -268,25 +277,34 @@ def digest(folder: Path, paths: Sequence[Path], rows: dict[str, Row]) -> str:
 
 
 def _inside(folder: Path, name: str) -> Path | None:
-    """The file of that name; None for "..", or a link, that leads out of the folder."""
-    try:
-        path = (folder / name).resolve()
-    except (OSError, RuntimeError, ValueError):  # circular links, a zero byte, a lone surrogate
-        return None
-    stays = not Path(name).is_absolute() and ".." not in Path(name).parts
-    return path if stays and path.is_relative_to(folder.resolve()) else None
+    """The path of that name; None if it leads out of the folder."""
+    own = inside(folder, name)
+    return None if own is None else folder / own
 
 
-def _found(folder: Path, rows: dict[str, Row], names: list[str]) -> Iterator[Found]:
+def _by_file(table: Path, rows: dict[str, Row], matches: dict[str, Match]) -> dict[str, Row]:
+    """The rows by the names that their files have; those without a file keep the table's name.
+
+    Raises:
+      UserError: a file is in several splits under several names.
+    """
+    by_file: dict[str, Row] = {}
+    for name, (split, captions) in rows.items():
+        own = matches[name].name
+        before, together = by_file.setdefault(own, (split, []))
+        if split != before:
+            raise UserError(
+                f"{table}: {own} is in split {before}, and as {name} in {split}; choose one"
+            )
+        together += captions
+    return by_file
+
+
+def _found(rows: dict[str, Row], matches: dict[str, Match], names: list[str]) -> Iterator[Found]:
+    by_file = {match.name: match for match in matches.values()}
     for name in names:
-        path = _inside(folder, name)
-        if path is None:
-            read = refuse("it is not in the folder")
-        elif not path.is_file():
-            read = refuse("it is not there")
-        else:
-            read = path.read_bytes
-        yield name, read, {"image_id": name, "captions": rows[name][1], "objects": []}
+        record = {"image_id": name, "captions": rows[name][1], "objects": []}
+        yield name, read_match(by_file[name]), record
 
 
 def _text(path: Path) -> str:

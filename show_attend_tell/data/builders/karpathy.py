@@ -2,7 +2,6 @@
 
 import hashlib
 import logging
-import os
 from collections.abc import Collection, Iterator
 from functools import cached_property
 from pathlib import Path
@@ -12,16 +11,16 @@ import tensorflow_datasets as tfds
 
 from show_attend_tell.data.builders.common import (
     SPLIT_NAMES,
-    SUFFIXES,
     Found,
     ImagesBuilder,
     features,
     read_json,
-    refuse,
+    read_match,
     split_name,
 )
 from show_attend_tell.data.entities import find_entities
 from show_attend_tell.data.phrase_index import Annotations
+from show_attend_tell.data.picture_names import PictureNames
 from show_attend_tell.data.records import Record
 from show_attend_tell.errors import UserError
 
@@ -45,7 +44,7 @@ class Karpathy(ImagesBuilder):
 
     and the images from the data set's homepage (Flickr30k: by the form at
     https://shannon.cs.illinois.edu/DenotationGraph). Put the JSON file into a folder, and the
-    images anywhere below it.
+    images, or links to them, anywhere below it.
 
     Splits may also be called dev, valid, training and so on, in any case. Sentences need `raw`, or
     else `tokens`.
@@ -118,18 +117,14 @@ class Karpathy(ImagesBuilder):
         )
 
     def _split_generators(self, dl_manager) -> dict[str, Iterator[tuple[str, Record]]]:
-        entries = self._entries
-        images = find_images(self._folder())
-        return {s: self._generate_examples(s, entries[s], images) for s in entries}
+        pictures = PictureNames(self._folder())
+        return {s: self._generate_examples(s, e, pictures) for s, e in self._entries.items()}
 
     def _generate_examples(
-        self,
-        split: str,
-        entries: Entries,
-        images: dict[str, list[Path]],
+        self, split: str, entries: Entries, pictures: PictureNames
     ) -> Iterator[tuple[str, Record]]:
         remedy = "put good ones anywhere below that folder"
-        found = _found(entries, images)
+        found = _found(entries, pictures)
         return self._usable(split, found, len(entries), self._folder(), remedy)
 
 
@@ -195,23 +190,9 @@ def _caption(sentence: Any) -> str:
     return " ".join(text.split())
 
 
-def find_images(folder: Path) -> dict[str, list[Path]]:
-    """Finds the images below a folder, by file name. Links to folders are not followed."""
-    images: dict[str, list[Path]] = {}
-    for place, _, names in os.walk(folder):
-        for name in names:
-            if name.lower().endswith(SUFFIXES):
-                images.setdefault(name, []).append(Path(place, name))
-    return images
-
-
-def _found(entries: Entries, images: dict[str, list[Path]]) -> Iterator[Found]:
+def _found(entries: Entries, pictures: PictureNames) -> Iterator[Found]:
     for name, (folder, captions) in entries.items():
-        paths = images.get(name, [])
-        if len(paths) > 1:
-            paths = [path for path in paths if path.parent.name == Path(folder).name]
-        if len(paths) == 1:
-            read = paths[0].read_bytes
-        else:
-            read = refuse("it is in several folders" if name in images else "it is not there")
-        yield name, read, {"image_id": name, "captions": captions, "objects": []}
+        match = pictures.find_below(name, folder)
+        record = {"image_id": name, "captions": captions, "objects": []}
+        yield name, read_match(match), record
+    pictures.report("karpathy")
