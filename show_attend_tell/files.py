@@ -1,4 +1,4 @@
-"""Atomic writes of files, and locks between processes."""
+"""Paths as users write them, atomic writes of files, and locks between processes."""
 
 import fcntl
 import logging
@@ -7,6 +7,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
+
+
+def user_path(text: str | Path) -> Path:
+    """A path as a user wrote it: on the command line, in a config or in a notebook.
+
+    `~` and `~NAME` are home folders. A shell replaces them only where they begin a word, which in
+    `--workdir=~/runs` they do not. A folder that is really called `~` is `./~`.
+    """
+    return Path(os.path.expanduser(text))
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from show_attend_tell.cli.common import Verbs, add_run, add_verb, load, print_table
 from show_attend_tell.errors import UserError
+from show_attend_tell.files import user_path
 
 if TYPE_CHECKING:
     from show_attend_tell.data.task import Subject
@@ -32,8 +33,8 @@ def add_verbs(verbs: Verbs) -> None:
 
     caption = add_verb(verbs, "caption", _caption, "Caption image files and draw their attention.")
     add_run(caption, default=PRETRAINED)
-    caption.add_argument("images", type=Path, nargs="+", metavar="IMAGE")
-    caption.add_argument("--out", type=Path, help="folder to write (default: RUN/captions)")
+    caption.add_argument("images", type=user_path, nargs="+", metavar="IMAGE")
+    caption.add_argument("--out", type=user_path, help="folder to write (default: RUN/captions)")
 
     translate = add_verb(
         verbs, "translate", _translate, "Translate sentences from arguments or standard input."
@@ -42,16 +43,16 @@ def add_verbs(verbs: Verbs) -> None:
     translate.add_argument(
         "sentences", nargs="*", metavar="SENTENCE", help="default: lines of standard input"
     )
-    translate.add_argument("--out", type=Path, help="folder for pictures of the alignments")
+    translate.add_argument("--out", type=user_path, help="folder for pictures of the alignments")
 
     attend = add_verb(
         verbs, "attend", _attend, "Dump attention maps (.npz and .png) and their statistics (JSON)."
     )
     add_run(attend)
-    attend.add_argument("images", type=Path, nargs="*", metavar="IMAGE", help="instead of a split")
+    attend.add_argument("images", type=user_path, nargs="*", metavar="IMAGE", help="instead of a split")
     attend.add_argument("--split", default="val", help="train, val or test (default: val)")
     attend.add_argument("--num", type=int, default=16, help="images to draw (default: 16)")
-    attend.add_argument("--out", type=Path, help="folder to write (default: RUN/attention)")
+    attend.add_argument("--out", type=user_path, help="folder to write (default: RUN/attention)")
 
 
 def _evaluate(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:

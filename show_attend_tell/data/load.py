@@ -21,6 +21,7 @@ from show_attend_tell.errors import UserError
 from show_attend_tell.settings import IMAGE_SETS, PAIR_SETS
 
 SPLITS = ("train", "val", "test")
+OWN_SPLITS = ("karpathy", "folder")  # data sets whose splits the user's files decide
 
 _log = logging.getLogger(__name__)
 
@@ -103,6 +104,29 @@ def load_pairs(
     _check_splits(builder, [split])
     records = Records(builder, split)
     return PairSource(records, builder.reader(), name=name, split=split, limit=limit)
+
+
+def check_split(
+    name: str, split: str, *, data_dir: Path, manual_dir: Path | None = None
+) -> None:
+    """Rejects a split that a data set lacks; builds nothing.
+
+    Args:
+      name, data_dir, manual_dir: as for `load_images` and `load_pairs`.
+      split: the wanted one.
+
+    Raises:
+      UserError: there is no such split, or the user's files cannot be read.
+    """
+    _check_known("split", split, SPLITS)
+    if name in OWN_SPLITS:
+        builder = _make_builder(name, data_dir, manual_dir=manual_dir)
+        splits = cast(Any, builder).own_splits()
+        if split not in splits:
+            raise UserError(
+                f"{manual_dir}: has no split {split!r}, only {', '.join(splits)}; choose one of "
+                "those, or put images into it"
+            )
 
 
 def _describe(

@@ -58,8 +58,8 @@ class Folder(ImagesBuilder):
             --config.data.manual_dir=FOLDER
 
     Load: `load_images("folder", "train", data_dir=Path(...), manual_dir=Path(...))`. Keep the
-    folder: every call looks at it, and after a change to the table or an image builds another data
-    set beside the old one.
+    folder, or move it as a whole: every call looks at it, and after a change to the table, or to
+    the name or size in bytes of an image, builds another data set beside the old one.
 
     Unusable images are left out, reported, and listed in the data set's `metadata.json`.
 
@@ -80,9 +80,16 @@ class Folder(ImagesBuilder):
             raise UserError(f"{folder}: holds {there} of {' and '.join(TABLES)}; {self.REMEDY}")
         self._table = tables[0]
         self._rows = read_rows(self._table)
-        name = digest(folder, self._table, self._rows)
+        name, timed = digests(folder, self._table, self._rows)
+        built = Path(kwargs.get("data_dir") or "") / self.name / timed / str(self.VERSION)
+        if built.is_dir():  # its caches and its runs are named after it
+            name = timed
         config = tfds.core.BuilderConfig(name=name, description=f"Of {self._table.name}.")
         super().__init__(manual_dir=manual_dir, config=config, **kwargs)
+
+    def own_splits(self) -> tuple[str, ...]:
+        """The splits that the table gives."""
+        return tuple(assign(self._rows))
 
     def annotations(self) -> Annotations | None:
         objects = read_objects(self._table)
@@ -202,14 +209,21 @@ def assign(rows: dict[str, Row]) -> dict[str, list[str]]:
     return {split: names for split, names in parts.items() if names}
 
 
-def digest(folder: Path, table: Path, rows: dict[str, Row]) -> str:
-    """Identifies a folder's content: the table, and the size and time of change of each image."""
+def digests(folder: Path, table: Path, rows: dict[str, Row]) -> tuple[str, str]:
+    """Two names for a folder's content.
+
+    Returns:
+      The digest of the table and of the size of each image, the same for each copy of the folder;
+      and the one also of their times of change, which named data sets until version 0.2.
+    """
     content = hashlib.sha256(table.read_bytes())
+    timed = content.copy()
     for name in sorted(rows):
         path = _inside(folder, name)
         stat = path.stat() if path and path.is_file() else None
-        content.update(f"{name} {stat and (stat.st_size, stat.st_mtime_ns)}\n".encode())
-    return content.hexdigest()[:16]
+        content.update(f"{name} {stat and stat.st_size}\n".encode())
+        timed.update(f"{name} {stat and (stat.st_size, stat.st_mtime_ns)}\n".encode())
+    return content.hexdigest()[:16], timed.hexdigest()[:16]
 
 
 def _inside(folder: Path, name: str) -> Path | None:

@@ -88,6 +88,10 @@ class Karpathy(ImagesBuilder):
             raise UserError(f"{folder}: must hold one .json file, has {names}; {self.REMEDY}")
         return found[0]
 
+    def own_splits(self) -> tuple[str, ...]:
+        """The splits that the JSON file gives."""
+        return tuple(read_entries(self._json))
+
     def annotations(self) -> Annotations | None:
         return find_entities(self._manual_dir)
 
