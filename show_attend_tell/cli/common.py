@@ -3,7 +3,6 @@
 import argparse
 import dataclasses
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from show_attend_tell.errors import UserError
@@ -51,7 +50,9 @@ def add_experiment(parser: argparse.ArgumentParser) -> None:
 def add_run(parser: argparse.ArgumentParser, default: str | None = None) -> None:
     """The options that name a trained run and how it decodes."""
     which = parser.add_mutually_exclusive_group(required=default is None)
-    which.add_argument("--workdir", type=user_path, help="folder of a trained run or an exported model")
+    which.add_argument(
+        "--workdir", type=user_path, help="folder of a trained run or an exported model"
+    )
     packaged = "a model that comes with the package"
     which.add_argument(
         "--pretrained",

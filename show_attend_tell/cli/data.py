@@ -18,7 +18,9 @@ def add_verbs(verbs: Verbs) -> None:
     )
     for data in (prepare, inspect):
         add_experiment(data)
-    inspect.add_argument("--out", type=user_path, help="folder to write (default: runs/inspect/DATA)")
+    inspect.add_argument(
+        "--out", type=user_path, help="folder to write (default: runs/inspect/DATA)"
+    )
 
 
 def _prepare(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:

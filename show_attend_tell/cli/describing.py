@@ -49,7 +49,9 @@ def add_verbs(verbs: Verbs) -> None:
         verbs, "attend", _attend, "Dump attention maps (.npz and .png) and their statistics (JSON)."
     )
     add_run(attend)
-    attend.add_argument("images", type=user_path, nargs="*", metavar="IMAGE", help="instead of a split")
+    attend.add_argument(
+        "images", type=user_path, nargs="*", metavar="IMAGE", help="instead of a split"
+    )
     attend.add_argument("--split", default="val", help="train, val or test (default: val)")
     attend.add_argument("--num", type=int, default=16, help="images to draw (default: 16)")
     attend.add_argument("--out", type=user_path, help="folder to write (default: RUN/attention)")

@@ -24,7 +24,9 @@ def add_verbs(verbs: Verbs) -> None:
     )
     compare.add_argument("runs", type=user_path, nargs="+", metavar="RUN", help="workdir of a run")
     compare.add_argument("--split", default="test", help="split of all runs (default: test)")
-    compare.add_argument("--out", type=user_path, default=Path("runs/compare"), help="folder to write")
+    compare.add_argument(
+        "--out", type=user_path, default=Path("runs/compare"), help="folder to write"
+    )
     add_pictures(compare)
 
     export = add_verb(
@@ -56,7 +58,9 @@ def add_verbs(verbs: Verbs) -> None:
         overrides=False,
     )
     tables.add_argument("pages", type=user_path, help="folder of Markdown pages with marked tables")
-    tables.add_argument("--records", type=user_path, default=Path("results"), help="(default: results)")
+    tables.add_argument(
+        "--records", type=user_path, default=Path("results"), help="(default: results)"
+    )
 
     variance = add_verb(
         verbs,
@@ -64,7 +68,9 @@ def add_verbs(verbs: Verbs) -> None:
         _gradient_variance,
         "Measure noise and bias of hard attention's gradient for every estimator.",
     )
-    variance.add_argument("--workdir", type=user_path, required=True, help="folder of a trained run")
+    variance.add_argument(
+        "--workdir", type=user_path, required=True, help="folder of a trained run"
+    )
     variance.add_argument("--batches", type=int, default=4, help="(default: 4)")
     variance.add_argument("--samples", type=int, default=64, help="per batch (default: 64)")
     variance.add_argument("--images", type=int, default=8, help="per batch (default: 8)")

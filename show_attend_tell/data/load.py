@@ -21,7 +21,6 @@ from show_attend_tell.errors import UserError
 from show_attend_tell.settings import IMAGE_SETS, PAIR_SETS
 
 SPLITS = ("train", "val", "test")
-OWN_SPLITS = ("karpathy", "folder")  # data sets whose splits the user's files decide
 
 _log = logging.getLogger(__name__)
 
@@ -106,9 +105,7 @@ def load_pairs(
     return PairSource(records, builder.reader(), name=name, split=split, limit=limit)
 
 
-def check_split(
-    name: str, split: str, *, data_dir: Path, manual_dir: Path | None = None
-) -> None:
+def check_split(name: str, split: str, *, data_dir: Path, manual_dir: Path | None = None) -> None:
     """Rejects a split that a data set lacks; builds nothing.
 
     Args:
@@ -119,14 +116,15 @@ def check_split(
       UserError: there is no such split, or the user's files cannot be read.
     """
     _check_known("split", split, SPLITS)
-    if name in OWN_SPLITS:
-        builder = _make_builder(name, data_dir, manual_dir=manual_dir)
-        splits = cast(Any, builder).own_splits()
-        if split not in splits:
-            raise UserError(
-                f"{manual_dir}: has no split {split!r}, only {', '.join(splits)}; choose one of "
-                "those, or put images into it"
-            )
+    if not hasattr(_builder_class(name), "own_splits"):
+        return
+    builder = _make_builder(name, data_dir, manual_dir=manual_dir)
+    splits = cast(Any, builder).own_splits()
+    if split not in splits:
+        raise UserError(
+            f"{manual_dir}: has no split {split!r}, only {', '.join(splits)}; choose one of those, "
+            "or put images into it"
+        )
 
 
 def _describe(
@@ -205,12 +203,16 @@ def _built(name: str, data_dir: Path, **options: Any) -> Builder[Any]:
 def _make_builder(name: str, data_dir: Path, **options: Any) -> Builder[Any]:
     from google.protobuf.json_format import ParseError
 
-    module = importlib.import_module(f"show_attend_tell.data.builders.{name}")
-    builder_class = getattr(module, name.capitalize())
     try:
-        return builder_class(data_dir=data_dir, file_format="array_record", **options)
+        return _builder_class(name)(data_dir=data_dir, file_format="array_record", **options)
     except (ParseError, json.JSONDecodeError) as error:
         raise damaged(data_dir / name, error) from error
+
+
+def _builder_class(name: str) -> Any:
+    """The builder of a data set, whose import takes a second."""
+    module = importlib.import_module(f"show_attend_tell.data.builders.{name}")
+    return getattr(module, name.capitalize())
 
 
 def _build(builder: Builder[object], data_dir: Path) -> None:

@@ -209,15 +209,13 @@ def contents(examples: ExampleSource) -> dict[str, Any]:
 def _same_data(begun: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
     """Whether two records of `contents` by split are of the same data.
 
-    The key `config` says where a data set was built from, not what it holds. A folder of the
-    user's own had another one after each copy until version 0.2, whose records have no captions.
+    What a data set was built from (`config`) does not matter: up to version 0.2 each copy of a
+    user's folder was another source. Its records have no hash of the captions.
     """
     if begun.keys() != now.keys():
         return False
     for split in now:
-        left_out = {"config"} if "captions" in begun[split] else {"captions"}
-        if now[split].get("name") == "folder":
-            left_out.add("config")
+        left_out = {"config"} if "captions" in begun[split] else {"config", "captions"}
         old, new = (
             {key: value for key, value in data[split].items() if key not in left_out}
             for data in (begun, now)
