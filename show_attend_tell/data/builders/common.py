@@ -16,6 +16,7 @@ from show_attend_tell.data.images import keepable
 from show_attend_tell.data.phrase_index import Annotations
 from show_attend_tell.data.records import Record
 from show_attend_tell.errors import UserError
+from show_attend_tell.files import stands_in, start_of
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")  # of image files
 MAX_MEMBER_BYTES = 2**26  # of an image in an archive: no real one is so large, but zip bombs are
@@ -249,7 +250,9 @@ def zip_members(path: Path, most: int | None = None) -> dict[str, Callable[[], b
     try:
         archive = zipfile.ZipFile(path)
     except DAMAGE as error:
-        raise UserError(f"{path}: not a readable zip ({error}); get it again") from error
+        instead = stands_in(start_of(path))
+        why = f"it is {instead}" if instead else f"not a readable zip ({error}); get it again"
+        raise UserError(f"{path}: {why}") from error
 
     def read(member: zipfile.ZipInfo) -> bytes:
         if member.file_size > (MAX_MEMBER_BYTES if most is None else most):
@@ -276,4 +279,6 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}: not a readable JSON file ({error}); get it again") from error
+        instead = stands_in(start_of(path))
+        why = f"it is {instead}" if instead else f"not a readable JSON file ({error}); get it again"
+        raise UserError(f"{path}: {why}") from error
