@@ -1,6 +1,10 @@
 """What verbs share."""
 
-from show_attend_tell.cli.common import print_table
+from pathlib import Path
+
+from show_attend_tell.cli.common import Verbs, print_table
+from show_attend_tell.cli.parser import make_parser
+from show_attend_tell.files import user_path
 from show_attend_tell.reports.tables import Cell, Table
 
 
