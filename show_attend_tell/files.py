@@ -1,4 +1,4 @@
-"""Atomic writes of files, and locks between processes."""
+"""Paths as users write them, atomic writes of files, and locks between processes."""
 
 import fcntl
 import logging
@@ -7,6 +7,44 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
+
+
+def user_path(text: str | Path) -> Path:
+    """A path as a user wrote it: on the command line, in a config or in a notebook.
+
+    `~` and `~NAME` are home folders. A shell replaces them only where they begin a word, which in
+    `--workdir=~/runs` they do not. A folder that is really called `~` is `./~`.
+    """
+    return Path(os.path.expanduser(text))
+
+
+def start_of(path: Path, size: int = 512) -> bytes:
+    """The first bytes of a file; none if it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return file.read(size)
+    except OSError:
+        return b""
+
+
+def stands_in(start: bytes) -> str:
+    """What a download left in place of a file, and the remedy; empty if it left neither of these.
+
+    Args:
+      start: the first bytes of the file, 200 or more where it has them.
+    """
+    text = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if text.startswith(b"version https://git-lfs.github.com/"):
+        return (
+            "a Git LFS pointer, not the file itself: run `git lfs pull` in its repository, or "
+            "download the file from its page"
+        )
+    if text.startswith((b"<!doctype html", b"<html", b"<head", b"<?xml")):
+        return (
+            "a web page, not the file itself: the download led to a page such as an error or a "
+            "login; open the address in a browser and save the file"
+        )
+    return ""
 
 
 @contextmanager

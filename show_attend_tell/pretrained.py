@@ -106,8 +106,9 @@ def load(model: str | Path, overrides: Sequence[str] = ()) -> Model:
     """
     if str(model) in names():
         return _model(load_run(PACKAGED / model, overrides), workdir=RESULTS / model)
-    if Path(model).is_dir():
-        return _model(load_run(Path(model), overrides))
+    folder = files.user_path(model)
+    if folder.is_dir():
+        return _model(load_run(folder, overrides))
     known = ", ".join(names()) or "none come with this version"
     raise UserError(f"{model}: neither a folder nor a model of the package ({known})")
 
@@ -136,7 +137,7 @@ def caption(
     """
     expect(run.task, "caption", run.workdir)
     decoding = decoding or run.decoding
-    sources = [Path(p) if isinstance(p, str) else p for p in pictures]
+    sources = [files.user_path(p) if isinstance(p, str) else p for p in pictures]
     names = [s.name if isinstance(s, Path) else f"picture {i}" for i, s in enumerate(sources)]
     images = []
     for name, source in zip(names, sources, strict=True):
@@ -159,7 +160,7 @@ def draw(record: AttentionRecord, picture: Picture | str) -> Image.Image:
     # Matplotlib takes long to import: not all who load a model draw.
     from show_attend_tell.reports.attention_pictures import attention_picture
 
-    source = Path(picture) if isinstance(picture, str) else picture
+    source = files.user_path(picture) if isinstance(picture, str) else picture
     return attention_picture(read_picture(source, 512), record)
 
 

@@ -63,6 +63,7 @@ LONG_FUNCTIONS = {
 
 # Functions that catch every exception, and the third-party code that makes this necessary.
 BROAD_HANDLERS = {
+    "config.py:_run": "runs the user's own file, which can raise anything",
     "config.py:read_experiment": "runs the user's own file, which can raise anything",
     "data/builders/coco.py:_Archives._path": "TFDS downloads: network, file system, checksum",
     "data/images.py:_opened": "Pillow's decoders raise all kinds for damaged files",

@@ -3,10 +3,10 @@
 import argparse
 import dataclasses
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from show_attend_tell.errors import UserError
+from show_attend_tell.files import user_path
 
 if TYPE_CHECKING:
     from show_attend_tell.inference.run import Run
@@ -57,7 +57,9 @@ def add_quiet(parser: argparse.ArgumentParser) -> None:
 def add_run(parser: argparse.ArgumentParser, default: str | None = None) -> None:
     """The options that name a trained run and how it decodes."""
     which = parser.add_mutually_exclusive_group(required=default is None)
-    which.add_argument("--workdir", type=Path, help="folder of a trained run or an exported model")
+    which.add_argument(
+        "--workdir", type=user_path, help="folder of a trained run or an exported model"
+    )
     packaged = "a model that comes with the package"
     which.add_argument(
         "--pretrained",

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from show_attend_tell.cli.common import Verbs, add_experiment, add_verb
+from show_attend_tell.files import user_path
 
 
 def add_verbs(verbs: Verbs) -> None:
@@ -17,7 +18,9 @@ def add_verbs(verbs: Verbs) -> None:
     )
     for data in (prepare, inspect):
         add_experiment(data)
-    inspect.add_argument("--out", type=Path, help="folder to write (default: runs/inspect/DATA)")
+    inspect.add_argument(
+        "--out", type=user_path, help="folder to write (default: runs/inspect/DATA)"
+    )
 
 
 def _prepare(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:

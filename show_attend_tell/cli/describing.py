@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from show_attend_tell.cli.common import Verbs, add_run, add_verb, load, print_table
 from show_attend_tell.errors import UserError
+from show_attend_tell.files import user_path
 from show_attend_tell.tokens import EOS_WORD
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def add_verbs(verbs: Verbs) -> None:
     caption = add_verb(verbs, "caption", _caption, "Caption image files and draw their attention.")
     add_run(caption, default=PRETRAINED)
     caption.add_argument("images", nargs="+", metavar="IMAGE", help=IMAGE_HELP)
-    caption.add_argument("--out", type=Path, help="folder to write (default: RUN/captions)")
+    caption.add_argument("--out", type=user_path, help="folder to write (default: RUN/captions)")
     caption.add_argument(
         "--json", action="store_true", help="print one JSON array instead, for scripts"
     )
@@ -51,7 +52,7 @@ def add_verbs(verbs: Verbs) -> None:
     translate.add_argument(
         "sentences", nargs="*", metavar="SENTENCE", help="default: lines of standard input"
     )
-    translate.add_argument("--out", type=Path, help="folder for pictures of the alignments")
+    translate.add_argument("--out", type=user_path, help="folder for pictures of the alignments")
 
     attend = add_verb(
         verbs, "attend", _attend, "Dump attention maps (.npz and .png) and their statistics (JSON)."
@@ -62,7 +63,7 @@ def add_verbs(verbs: Verbs) -> None:
     )
     attend.add_argument("--split", default="val", help="train, val or test (default: val)")
     attend.add_argument("--num", type=int, default=16, help="images to draw (default: 16)")
-    attend.add_argument("--out", type=Path, help="folder to write (default: RUN/attention)")
+    attend.add_argument("--out", type=user_path, help="folder to write (default: RUN/attention)")
 
 
 def _evaluate(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:

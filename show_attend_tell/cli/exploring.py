@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from show_attend_tell.cli.common import Verbs, add_verb
 from show_attend_tell.errors import UserError
+from show_attend_tell.files import user_path
 
 if TYPE_CHECKING:
     import uvicorn
@@ -51,7 +52,7 @@ def add_verbs(verbs: Verbs) -> None:
     )
     explore.add_argument(
         "--export",
-        type=Path,
+        type=user_path,
         metavar="FILE.html",
         help=f"write one HTML file that needs no server, then exit (default --num: {EXPORTED})",
     )
@@ -92,7 +93,7 @@ def _sorted(given: Sequence[str]) -> tuple[list[str], list[Path]]:
 
     asked, watched = [], []
     for name in given:
-        folder = RunFolder(Path(name))
+        folder = RunFolder(user_path(name))
         if name in pretrained.names() or not folder.path.is_dir():
             asked.append(name)
             continue

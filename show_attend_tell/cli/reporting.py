@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from show_attend_tell.cli.common import Verbs, add_verb
 from show_attend_tell.errors import UserError
+from show_attend_tell.files import user_path
 
 if TYPE_CHECKING:
     from show_attend_tell.inference.run import Run
@@ -21,19 +22,21 @@ def add_verbs(verbs: Verbs) -> None:
         "Compare runs on a page, in a table and as JSON.",
         overrides=False,
     )
-    compare.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="workdir of a run")
+    compare.add_argument("runs", type=user_path, nargs="+", metavar="RUN", help="workdir of a run")
     compare.add_argument("--split", default="test", help="split of all runs (default: test)")
-    compare.add_argument("--out", type=Path, default=Path("runs/compare"), help="folder to write")
+    compare.add_argument(
+        "--out", type=user_path, default=Path("runs/compare"), help="folder to write"
+    )
     add_pictures(compare)
 
     export = add_verb(
         verbs, "export", _export, "Export a run for sharing: its weights, config and words."
     )
-    export.add_argument("--workdir", type=Path, required=True, help="folder of a trained run")
+    export.add_argument("--workdir", type=user_path, required=True, help="folder of a trained run")
     export.add_argument(
         "--weights", choices=("best", "last"), default="best", help="(default: best)"
     )
-    export.add_argument("--out", type=Path, required=True, help="folder to write")
+    export.add_argument("--out", type=user_path, required=True, help="folder to write")
 
     publish = add_verb(
         verbs,
@@ -42,9 +45,9 @@ def add_verbs(verbs: Verbs) -> None:
         "Write runs' records for `compare`, without weights and pictures.",
         overrides=False,
     )
-    publish.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="workdir of a run")
+    publish.add_argument("runs", type=user_path, nargs="+", metavar="RUN", help="workdir of a run")
     publish.add_argument(
-        "--out", type=Path, required=True, help="folder to write, with a subfolder per run"
+        "--out", type=user_path, required=True, help="folder to write, with a subfolder per run"
     )
 
     tables = add_verb(
@@ -54,8 +57,10 @@ def add_verbs(verbs: Verbs) -> None:
         "Generate the tables of Markdown pages from the records that `publish` wrote.",
         overrides=False,
     )
-    tables.add_argument("pages", type=Path, help="folder of Markdown pages with marked tables")
-    tables.add_argument("--records", type=Path, default=Path("results"), help="(default: results)")
+    tables.add_argument("pages", type=user_path, help="folder of Markdown pages with marked tables")
+    tables.add_argument(
+        "--records", type=user_path, default=Path("results"), help="(default: results)"
+    )
 
     variance = add_verb(
         verbs,
@@ -63,7 +68,9 @@ def add_verbs(verbs: Verbs) -> None:
         _gradient_variance,
         "Measure noise and bias of hard attention's gradient for every estimator.",
     )
-    variance.add_argument("--workdir", type=Path, required=True, help="folder of a trained run")
+    variance.add_argument(
+        "--workdir", type=user_path, required=True, help="folder of a trained run"
+    )
     variance.add_argument("--batches", type=int, default=4, help="(default: 4)")
     variance.add_argument("--samples", type=int, default=64, help="per batch (default: 64)")
     variance.add_argument("--images", type=int, default=8, help="per batch (default: 8)")

@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import itertools
 import json
+import math
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 from show_attend_tell.cli.common import EXPERIMENT, EXPERIMENT_HELP, Verbs, add_quiet, add_verb
 from show_attend_tell.cli.reporting import add_pictures, show_comparison
 from show_attend_tell.errors import UserError
+from show_attend_tell.files import user_path
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -43,7 +45,7 @@ def add_verbs(verbs: Verbs) -> None:
     )
     sweep.add_argument("--seeds", default="0", help="comma-separated (default: 0)")
     sweep.add_argument(
-        "--workdir", type=Path, default=Path("runs/sweep"), help="folder of the runs"
+        "--workdir", type=user_path, default=Path("runs/sweep"), help="folder of the runs"
     )
     sweep.add_argument("--split", default="test", help="split to evaluate (default: test)")
     sweep.add_argument(
@@ -181,7 +183,8 @@ def run_all(
       quiet: whether not to show it.
 
     Raises:
-      UserError: an unknown cluster or number of jobs, or failed runs; the message names their logs.
+      UserError: an unknown cluster or number of jobs, no limit of time, a split that the data set
+        lacks, or failed runs; the message names their logs.
       KeyboardInterrupt: after an interruption, once all running commands have ended.
     """
     from rich.console import Console
@@ -191,11 +194,14 @@ def run_all(
         raise UserError(f"--cluster {cluster}: choose one of {', '.join(CLUSTERS)}")
     if cluster == "slurm" and jobs != "auto":
         raise UserError(f"--jobs {jobs}: SLURM itself decides how many jobs run at a time")
+    if not (math.isfinite(hours) and hours > 0):
+        raise UserError(f"--hours {hours:g}: give a number of hours over 0, such as 24 or 0.5")
     commands = {}
     for job in itertools.chain.from_iterable(chains):
         missing = commands[job] = _missing(job, split)
         what = ", ".join(command[0] for command in missing) or "already done"
         console.print(f"{job.workdir}: {what}")
+    _check_split([job for job, missing in commands.items() if missing], split)
     if cluster == "slurm":
         failed = _on_slurm(chains, commands, folder, split, hours, partition, console)
     else:
@@ -206,6 +212,19 @@ def run_all(
             f"{len(failed)} of {total} failed: {'; '.join(failed)}; the same command continues "
             "with what is left"
         )
+
+
+def _check_split(jobs: Sequence[Job], split: str) -> None:
+    """Rejects a split that the runs' data sets lack, before anything is built or trained.
+
+    Raises:
+      UserError: there is no such split, or the user's data cannot be read.
+    """
+    from show_attend_tell import config
+    from show_attend_tell.data.task import check_has_split
+
+    for data in {config.load_experiment(job.config, job.overrides).data for job in jobs}:
+        check_has_split(data, split)
 
 
 def _here(
@@ -293,7 +312,7 @@ def _on_slurm(
         executor = submitit.AutoExecutor(folder=folder / "logs", cluster="slurm")
     except RuntimeError as error:
         raise UserError(f"--cluster slurm: {error}") from error
-    executor.update_parameters(timeout_min=round(60 * hours), name="show-attend-tell")
+    executor.update_parameters(timeout_min=math.ceil(60 * hours), name="show-attend-tell")
     if partition:
         executor.update_parameters(slurm_partition=partition)
     submitted, failed = [], []
@@ -325,9 +344,7 @@ def _missing(job: Job, split: str) -> list[list[str]]:
     folder = RunFolder(job.workdir)
     try:
         # Where the folder holds a run of another config, `train` says so.
-        finished = bool(folder.record().get("finished")) and not config.changes(
-            folder.settings(), wanted
-        )
+        finished = bool(folder.record().get("finished")) and not folder.changes(wanted)
     except UserError:
         finished = False
     if not finished:

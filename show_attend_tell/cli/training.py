@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from show_attend_tell.cli.common import Verbs, add_experiment, add_quiet, add_verb
+from show_attend_tell.files import user_path
 
 SHOWN = 16  # pictures that quickstart draws per run
 
@@ -21,7 +22,7 @@ def add_verbs(verbs: Verbs) -> None:
         _quickstart,
         "Train, draw and compare soft and hard attention on generated data, in a few minutes.",
     )
-    quickstart.add_argument("--workdir", type=Path, default=Path("runs/quickstart"))
+    quickstart.add_argument("--workdir", type=user_path, default=Path("runs/quickstart"))
     add_quiet(quickstart)
     quickstart.set_defaults(verbs=verbs)
 
@@ -29,7 +30,7 @@ def add_verbs(verbs: Verbs) -> None:
         verbs, "train", _train, "Train an experiment, or resume the run in its workdir."
     )
     add_experiment(train)
-    train.add_argument("--workdir", type=Path, required=True, help="folder of the run")
+    train.add_argument("--workdir", type=user_path, required=True, help="folder of the run")
     add_quiet(train)
     job = train.add_argument_group(
         "several processes",

@@ -145,6 +145,33 @@ def load_pairs(
     return PairSource(records, builder.reader(), name=name, split=split, limit=limit)
 
 
+def check_split(
+    name: str,
+    split: str,
+    *,
+    data_dir: Path,
+    manual_dir: Path | None = None,
+    holdout: float = 0.0,
+) -> None:
+    """Rejects a split that a data set lacks; builds nothing.
+
+    Args:
+      name, data_dir, manual_dir, holdout: as for `load_images` and `load_pairs`.
+      split: the wanted one.
+
+    Raises:
+      UserError: there is no such split, or the user's files cannot be read.
+    """
+    _check_known("split", split, SPLITS)
+    if "stated_splits" not in vars(_builder_class(name)):  # only building shows its splits
+        return
+    builder = _make_builder(name, data_dir, manual_dir=manual_dir)
+    held = holdout > 0 and split != "test"
+    there = builder.stated_splits()
+    if there is not None:
+        _check_splits(builder, there, parts=["train" if held else split], holdout=holdout)
+
+
 def _describe(
     name: str,
     parts: Sequence[str],
@@ -248,12 +275,16 @@ def _built(
 def _make_builder(name: str, data_dir: Path, **options: Any) -> Builder[Any]:
     from google.protobuf.json_format import ParseError
 
-    module = importlib.import_module(f"show_attend_tell.data.builders.{name}")
-    builder_class = getattr(module, name.capitalize())
     try:
-        return builder_class(data_dir=data_dir, file_format="array_record", **options)
+        return _builder_class(name)(data_dir=data_dir, file_format="array_record", **options)
     except (ParseError, json.JSONDecodeError) as error:
         raise damaged(data_dir / name, error) from error
+
+
+def _builder_class(name: str) -> Any:
+    """The builder of a data set, whose import takes a second."""
+    module = importlib.import_module(f"show_attend_tell.data.builders.{name}")
+    return getattr(module, name.capitalize())
 
 
 def _build(builder: Builder[object], data_dir: Path) -> None:

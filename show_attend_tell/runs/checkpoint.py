@@ -178,7 +178,11 @@ def read_weights(path: Path, like: Any) -> tuple[int, Any]:
             step = int((file.metadata() or {}).get("step", 0))
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, ValueError, safetensors.SafetensorError) as error:
-        raise UserError(f"{path}: not readable weights ({error}); export them again") from error
+        instead = files.stands_in(files.start_of(path))
+        why = (
+            f"it is {instead}" if instead else f"not readable weights ({error}); export them again"
+        )
+        raise UserError(f"{path}: {why}") from error
     flat: dict[Any, Any] = dict(flatten_dict(like))
     keys_of = {".".join(map(str, keys)): keys for keys in flat}
     shapes = {name: flat[keys].shape for name, keys in keys_of.items()}

@@ -32,7 +32,7 @@ from show_attend_tell.runs.build import (
     make_objective,
 )
 from show_attend_tell.runs.checkpoint import Checkpoints
-from show_attend_tell.runs.folder import SOURCE, TARGET, RunFolder
+from show_attend_tell.runs.folder import SOURCE, TARGET, RunFolder, contents
 from show_attend_tell.runs.inputs import load_inputs, make_augmentation
 from show_attend_tell.runs.measuring import record_centres
 from show_attend_tell.runs.metrics_log import MetricWriter
@@ -126,6 +126,9 @@ def _load_data(
 ) -> _Data:
     val = task.load("val")  # first: without it, nothing is built in vain
     train = task.load("train", copies=True)
+    fingerprints = {examples.split: contents(examples) for examples in (train, val)}
+    folder.check_data(fingerprints)
+    folder.keep_places(settings)
     descriptions = boxed_descriptions(train) if settings.attention.supervision else None
     source = folder.vocabulary(SOURCE, lambda: task.source_vocabulary(train))
     encoder = encoder or build_encoder(settings, len(source or ()))
@@ -143,8 +146,6 @@ def _load_data(
         )
 
     train_inputs, val_inputs = inputs(train, "train"), inputs(val, "val")
-    fingerprints = {e.split: e.fingerprint for e in (train, val)}
-    folder.check_data(fingerprints)
     # The copies of an image do not make its words more frequent.
     stored = train.captions()[: train.stored]
     texts = [caption for of_one in stored for caption in of_one]

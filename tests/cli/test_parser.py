@@ -81,6 +81,11 @@ def test_errors_are_one_line_and_a_status(capsys, tmp_path, workdir):
         (("compare", workdir, "--config.seed=1"), "takes no overrides"),
         (("sweep", experiment, "--set", "attention.kind"), "give values"),
         (("sweep", experiment, "--seeds", "one"), "whole numbers"),
+        (("sweep", experiment, "--hours", "nan", *run), "--hours nan: give a number of hours"),
+        (("sweep", experiment, "--hours", "inf", *run), "--hours inf: give a number of hours"),
+        (("sweep", experiment, "--hours", "0", *run), "--hours 0: give a number of hours"),
+        (("sweep", experiment, "--split", "tests", *run), "no split 'tests'; the nearest is 'test"),
+        (("train", "--config", experiment, *run, "--config.train.epochs=inf"), "a finite number"),
         (("sweep", experiment, "--cluster", "cloud", *run), "local, slurm"),
     ]:
         status, line = failing(capsys, *arguments)

@@ -212,6 +212,18 @@ def test_what_starts_from_a_failed_run_is_not_started(tmp_path, calls, monkeypat
     assert [name for verb, name in calls if verb == "train"] == ["soft-seed=0", "hard-seed=0"]
 
 
+def test_a_split_that_the_data_lack_is_reported_before_training(tmp_path, calls):
+    own = tmp_path / "own"
+    own.mkdir()
+    rows = "".join(f"{i}.jpg,A dog .,{split}\n" for i, split in enumerate(("train", "val")))
+    (own / "metadata.csv").write_text("file_name,caption,split\n" + rows)
+    overrides = [f"--config.data.dir={tmp_path}/data", f"--config.data.manual_dir={own}"]
+    jobs = grid(["folder:soft"], {}, [0], tmp_path, overrides)
+    with pytest.raises(UserError, match=r"own: has no split 'test', only train, val; choose one"):
+        run(jobs, tmp_path)
+    assert calls == [] and not (tmp_path / "data").exists()
+
+
 def test_an_unknown_cluster_is_reported(tmp_path):
     with pytest.raises(UserError, match="local, slurm"):
         run_all([], tmp_path, split="test", cluster="cloud", hours=1.0)

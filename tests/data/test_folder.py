@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import sources
 from PIL import Image
 
 from show_attend_tell.data.builders import common
+from show_attend_tell.data.builders import folder as builder
 from show_attend_tell.data.builders.folder import assign
 from show_attend_tell.data.examples import Example, ImageSource
 from show_attend_tell.data.images import read_image
@@ -51,7 +53,7 @@ def test_an_edited_folder_is_built_anew_and_an_unchanged_one_is_not(folder: Path
     fingerprints = [first.fingerprint]
     (folder / "metadata.csv").write_text(CSV.replace("dog", "cat"))
     fingerprints.append(load(folder).fingerprint)
-    os.utime(folder / "4.jpg", (1, 1))
+    (folder / "4.jpg").write_bytes(sources.picture(99, size=(31, 20)))
     fingerprints.append(load(folder).fingerprint)
     (folder / load(folder).ids[0]).unlink()
     fingerprints.append(load(folder).fingerprint)
@@ -60,6 +62,33 @@ def test_an_edited_folder_is_built_anew_and_an_unchanged_one_is_not(folder: Path
         assert one not in fingerprints[:i]
     load(folder)
     assert "building" not in logged()
+
+
+def test_a_copied_folder_is_the_same_data_set(folder: Path, logged, monkeypatch):
+    first = load(folder)
+    assert logged().count("building") == 1
+    copy = folder.parent / "copy"
+    shutil.copytree(folder, copy, copy_function=shutil.copy)
+    for path in copy.iterdir():
+        os.utime(path, (1, 1))
+    monkeypatch.chdir(folder.parent)
+    for name in (copy, Path("copy"), Path("./own/")):
+        assert load_images("folder", "train", data_dir=folder.parent / "data", manual_dir=name)
+        again = load(copy)
+        assert (again.fingerprint, list(again)) == (first.fingerprint, list(first))
+    assert logged() == ""
+
+
+def test_a_data_set_of_an_earlier_version_stays_valid(folder: Path, logged, monkeypatch):
+    by_time = builder.digests(folder, folder / "metadata.csv", dict.fromkeys(NAMES, (None, [])))[1]
+    with monkeypatch.context() as patch:
+        patch.setattr(builder, "digests", lambda *given: (by_time, by_time))
+        old = load(folder)
+    assert logged().count("building") == 1 and old.fingerprint["config"] == by_time
+    assert load(folder).fingerprint == old.fingerprint and logged() == ""
+    os.utime(folder / "4.jpg", (1, 1))  # it no longer says that this is its source
+    assert load(folder).fingerprint["config"] != by_time
+    assert logged().count("building") == 1
 
 
 def test_json_lines(folder: Path):

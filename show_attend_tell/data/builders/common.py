@@ -18,6 +18,7 @@ from show_attend_tell.data.picture_names import Match
 from show_attend_tell.data.ptb_tokenizer import has_word
 from show_attend_tell.data.records import Record
 from show_attend_tell.errors import UserError
+from show_attend_tell.files import stands_in, start_of
 
 MAX_MEMBER_BYTES = 2**26  # of an image in an archive: no real one is so large, but zip bombs are
 DAMAGE = (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, RuntimeError)
@@ -305,7 +306,9 @@ def zip_members(path: Path, most: int | None = None) -> dict[str, Callable[[], b
     try:
         archive = zipfile.ZipFile(path)
     except DAMAGE as error:
-        raise UserError(f"{path}: not a readable zip ({error}); get it again") from error
+        instead = stands_in(start_of(path))
+        why = f"it is {instead}" if instead else f"not a readable zip ({error}); get it again"
+        raise UserError(f"{path}: {why}") from error
 
     def read(member: zipfile.ZipInfo) -> bytes:
         if member.file_size > (MAX_MEMBER_BYTES if most is None else most):
@@ -332,4 +335,6 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}: not a readable JSON file ({error}); get it again") from error
+        instead = stands_in(start_of(path))
+        why = f"it is {instead}" if instead else f"not a readable JSON file ({error}); get it again"
+        raise UserError(f"{path}: {why}") from error

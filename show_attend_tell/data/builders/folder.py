@@ -73,8 +73,8 @@ class Folder(ImagesBuilder):
             --config.data.manual_dir=FOLDER
 
     Load: `load_images("folder", "train", data_dir=Path(...), manual_dir=Path(...))`. Keep the
-    folder: every call looks at it, and after a change to the table or an image builds another data
-    set beside the old one.
+    folder, or move it as a whole: every call looks at it, and after a change to the table, or to
+    the name or size in bytes of an image, builds another data set beside the old one.
 
     Unusable images are left out, reported, and listed in the data set's `metadata.json`.
 
@@ -94,7 +94,10 @@ class Folder(ImagesBuilder):
         rows = read_rows(folder, self._tables)
         self._matches = {name: self._pictures.find(name) for name in rows}
         self._rows = _by_file(self.source, rows, self._matches)
-        name = digest(folder, [table.path for table in self._tables], self._rows)
+        name, timed = digests(folder, [table.path for table in self._tables], self._rows)
+        built = Path(kwargs.get("data_dir") or "") / self.name / timed / str(self.VERSION)
+        if built.is_dir():  # its caches and its runs are named after it
+            name = timed
         config = tfds.core.BuilderConfig(name=name, description=f"Of {self.source.name}.")
         super().__init__(manual_dir=manual_dir, config=config, **kwargs)
 
@@ -262,18 +265,25 @@ def assign(rows: dict[str, Row]) -> dict[str, list[str]]:
     return {split: names for split, names in parts.items() if names}
 
 
-def digest(folder: Path, paths: Sequence[Path], rows: dict[str, Row]) -> str:
-    """Identifies a folder's content: the tables, and the size and time of change of each image."""
+def digests(folder: Path, paths: Sequence[Path], rows: dict[str, Row]) -> tuple[str, str]:
+    """Two names for a folder's content.
+
+    Returns:
+      The digest of the tables and of the size of each image, the same for each copy of the folder;
+      and the one also of their times of change, which named data sets until version 0.2.
+    """
     content = hashlib.sha256()
     for path in paths:
         content.update(path.read_bytes())
         if len(paths) > 1:
             content.update(f"{path.relative_to(folder)}\n".encode())
+    timed = content.copy()
     for name in sorted(rows):
         path = _inside(folder, name)
         stat = path.stat() if path and path.is_file() else None
-        content.update(f"{name} {stat and (stat.st_size, stat.st_mtime_ns)}\n".encode())
-    return content.hexdigest()[:16]
+        content.update(f"{name} {stat and stat.st_size}\n".encode())
+        timed.update(f"{name} {stat and (stat.st_size, stat.st_mtime_ns)}\n".encode())
+    return content.hexdigest()[:16], timed.hexdigest()[:16]
 
 
 def _inside(folder: Path, name: str) -> Path | None:
