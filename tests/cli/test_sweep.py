@@ -219,7 +219,7 @@ def test_a_split_that_the_data_lack_is_reported_before_training(tmp_path, calls)
     (own / "metadata.csv").write_text("file_name,caption,split\n" + rows)
     overrides = [f"--config.data.dir={tmp_path}/data", f"--config.data.manual_dir={own}"]
     jobs = grid(["folder:soft"], {}, [0], tmp_path, overrides)
-    with pytest.raises(UserError, match=r"own: has no split 'test', only train, val; choose one"):
+    with pytest.raises(UserError, match=r"metadata.csv: has no split 'test', only train, val"):
         run(jobs, tmp_path)
     assert calls == [] and not (tmp_path / "data").exists()
 
