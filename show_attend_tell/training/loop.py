@@ -82,8 +82,7 @@ class Progression:
         higher = before is None or not math.isfinite(before) or score > before
         higher &= usable and math.isfinite(score)
         self.stale = 0 if higher else self.stale + 1
-        known = loss is not None and self.best_loss is not None
-        fallen = known and loss < self.best_loss
+        fallen = loss is not None and self.best_loss is not None and loss < self.best_loss
         if not higher and not (usable and score == before and fallen):
             return False
         self.best_score, self.best_step, self.best_loss = score, step, loss
