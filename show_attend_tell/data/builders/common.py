@@ -209,7 +209,7 @@ class ImagesBuilder(ManualBuilder, skip_registration=True):
             self._metadata["unusable_images"] |= dict.fromkeys(names, reason)
 
 
-def _text(caption: str | Mapping[str, str]) -> str:
+def _text(caption: str | Mapping[str, Any]) -> str:
     """A caption of a record; COCO's are fields beside their ids."""
     return caption if isinstance(caption, str) else caption["text"]
 
