@@ -213,7 +213,7 @@ class ImagesBuilder(ManualBuilder, skip_registration=True):
         self._metadata["unusable_images"] |= unusable
 
 
-def _text(caption: Any) -> str:
+def _text(caption: str | Mapping[str, Any]) -> str:
     """A caption of a record; COCO's are fields beside their ids."""
     return caption if isinstance(caption, str) else caption["text"]
 
