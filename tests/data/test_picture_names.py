@@ -136,6 +136,7 @@ def test_links_in_the_folder_are_followed(folder: Path, tmp_path: Path):
     (folder / "all").symlink_to(other)
     (folder / "round.jpg").symlink_to("round.jpg")
     (folder / "gone.jpg").symlink_to("nothing.jpg")
+    (tmp_path / "apart.jpg").touch()
     (folder / "up").symlink_to(tmp_path)  # holds the folder itself
     (other / "back").symlink_to(folder)
     names = PictureNames(folder)
