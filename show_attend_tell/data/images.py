@@ -113,37 +113,34 @@ def picture_size(source: Picture) -> tuple[int, int]:
     """
     with _opened(source) as image:
         width, height = image.size
-        if image.format == "PNG":  # its EXIF may stand behind the pixels, so Pillow decodes them
-            _check_size(image.size, width * height)
-        sideways = _orientation(image) >= 5
+        if image.format == "PNG" and "exif" not in image.info:  # it may stand behind the pixels
+            if width * height > MAX_DECODED_PIXELS:
+                raise Image.DecompressionBombError
+            image.load()
+    sideways = _orientation(image) >= 5
     return (width, height) if sideways else (height, width)
 
 
 def _open(source: Picture, side: int) -> Image.Image:
     """Decodes an image to upright RGB; a JPEG only as finely as `side` x `side` pixels need."""
     with _opened(source) as image:
-        size = image.size
+        pixels = image.width * image.height
         # A JPEG decodes at 1/2, 1/4 or 1/8 for less; twice the needed side stays sharp. A
         # progressive one holds all its coefficients in memory at any scale.
         if not image.info.get("progressive"):
             image.draft("RGB", (2 * side, 2 * side))
-        _check_size(size, image.width * image.height)
+        if pixels > MAX_FILE_PIXELS or image.width * image.height > MAX_DECODED_PIXELS:
+            raise Image.DecompressionBombError
         image.load()
-        turn = _TURNS.get(_orientation(image))
-        image = image if turn is None else image.transpose(turn)
-    return _to_rgb(image)
-
-
-def _check_size(size: tuple[int, int], decoded: int) -> None:
-    """Stops decompression bombs: a file of this size, of which so many pixels get decoded."""
-    if size[0] * size[1] > MAX_FILE_PIXELS or decoded > MAX_DECODED_PIXELS:
-        raise Image.DecompressionBombError
+    turn = _TURNS.get(_orientation(image))
+    return _to_rgb(image if turn is None else image.transpose(turn))
 
 
 def _orientation(image: Image.Image) -> int:
     """How a picture is to be turned, 1 to 8 as in EXIF; 1 where what the file says makes no sense.
 
-    Viewers ignore such an orientation, and EXIF that they cannot read.
+    Viewers ignore such an orientation, and EXIF that they cannot read. The file may be closed, but
+    a PNG must have been decoded.
     """
     try:
         found = image.getexif().get(ExifTags.Base.Orientation)

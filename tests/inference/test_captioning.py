@@ -193,7 +193,7 @@ def test_many_pictures_are_captioned_in_batches_of_one_size(run, monkeypatch):
     assert sizes == [(1, 2), (2, 2), (1, 2)]
     names = [subject.name for batch in found for subject in batch.subjects]
     assert names == ["0.png", "2.png", "3.png", "4.png"]
-    [whole] = caption_files(run, subjects, run.decoding)
+    [whole] = caption_files(run, subjects, dataclasses.replace(run.decoding, batch_size=5))
     assert len(whole.subjects) == 4 and sizes[-1] == (4, None)
 
 
