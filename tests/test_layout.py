@@ -72,7 +72,7 @@ BROAD_HANDLERS = {
     "models/encoders/torch_weights.py:_load": "a damaged pickle can raise anything",
     "models/encoders/torch_weights.py:_open_zip": "zipfile raises many kinds for damaged files",
     "models/encoders/torch_weights.py:_read_member": "zipfile raises many kinds for damaged files",
-    "models/encoders/torch_weights.py:_read_safetensors": "safetensors lists no errors",
+    "models/encoders/torch_weights.py:_take": "safetensors lists no errors",
     "models/encoders/weights.py:find_weights": "the hub's client: disk, server, network",
     "programs.py:_read": "XLA documents no list of what a damaged program raises",
     "runs/checkpoint.py:Checkpoints.restore": "Orbax and TensorStore raise many kinds",

@@ -321,11 +321,18 @@ def _read_zip(file: BufferedReader, ignored: tuple[str, ...]) -> dict[str, np.nd
 
 
 def _read_safetensors(file: BufferedReader, ignored: tuple[str, ...]) -> dict[str, np.ndarray]:
+    plain = _plain_names(sorted(_take(file.name)))
+    wanted = {name: own for name, own in plain.items() if not own.startswith(ignored)}
+    return {wanted[name]: array for name, array in _take(file.name, wanted).items()}
+
+
+def _take(path: str, names: Iterable[str] | None = None) -> dict[str, Any]:
+    """Tensors of a safetensors file by name; without `names`, all names and no tensor."""
     try:
-        with safetensors.safe_open(file.name, "numpy") as tensors:
-            plain = _plain_names(sorted(tensors.keys()))
-            wanted = {name: own for name, own in plain.items() if not own.startswith(ignored)}
-            return {own: tensors.get_tensor(name) for name, own in wanted.items()}
+        with safetensors.safe_open(path, "numpy") as tensors:
+            if names is None:
+                return dict.fromkeys(tensors.keys())
+            return {name: tensors.get_tensor(name) for name in names}
     except OSError:
         raise
     except Exception as error:  # safetensors documents no list of what it raises
