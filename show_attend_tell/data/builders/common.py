@@ -183,7 +183,7 @@ class ImagesBuilder(ManualBuilder, skip_registration=True):
                 record = record | {"image": _image(read)}
                 if not record["captions"]:
                     raise UserError("it has no caption")
-                spoken = [c for c in record["captions"] if has_word(_text(c))]
+                spoken = [c for c in record["captions"] if has_word(_text(cast(Any, c)))]
                 if not spoken:
                     raise UserError("no caption of it has a word")
                 wordless += len(record["captions"]) - len(spoken)
