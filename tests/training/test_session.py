@@ -32,8 +32,7 @@ from show_attend_tell.training.step import initial_state
 
 def final_state(workdir):
     """Step, arrays and record of a run's newest checkpoint."""
-    folder = RunFolder(workdir)
-    settings = folder.settings()
+    settings = (folder := RunFolder(workdir)).settings()
     words = len(json.loads((workdir / "vocabulary.json").read_text())["words"]) + 4
     model = build_captioner(settings, build_encoder(settings), words)
     rate = settings.encoder.learning_rate
@@ -397,13 +396,13 @@ def test_a_run_does_not_resume_on_other_data(tmp_path, monkeypatch):
         during(patch, 1, terminate)
         with pytest.raises(KeyboardInterrupt):
             train(settings, tmp_path / "run")
-    moved, found = config.replaced(settings, {"data.manual_dir": "else"}), scenes.fingerprint
-    scenes.fingerprint = found | {"seed": 1}
+    moved = config.replaced(settings, {"data.manual_dir": "elsewhere"})
+    scenes.fingerprint["seed"] += 1
     with pytest.raises(UserError, match="the data set has changed since the run began"):
         train(moved, tmp_path / "run")
-    scenes.fingerprint = found
-    assert train(moved, tmp_path / "run").finished  # the same data in another place
-    assert RunFolder(tmp_path / "run").settings() == moved
+    scenes.fingerprint["seed"] -= 1  # the same data in another place
+    assert train(moved, tmp_path / "run").finished
+    assert RunFolder(tmp_path / "run").settings().data == moved.data
 
 
 def test_a_fine_tuned_run_resumes_bit_for_bit(tmp_path, monkeypatch, on_frozen, fine_tuned):
