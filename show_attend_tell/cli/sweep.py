@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from show_attend_tell import files
 from show_attend_tell.cli.common import EXPERIMENT, EXPERIMENT_HELP, Verbs, add_verb
 from show_attend_tell.cli.reporting import add_pictures, show_comparison
 from show_attend_tell.errors import UserError
@@ -177,12 +178,14 @@ def run_all(
       console: where progress is shown.
 
     Raises:
-      UserError: an unknown cluster or number of jobs, or failed runs; the message names their logs.
+      UserError: an unknown cluster or number of jobs; a folder's name that is not UTF-8; or failed
+        runs, whose logs the message names.
       KeyboardInterrupt: after an interruption, once all running commands have ended.
     """
-    from rich.console import Console
+    from show_attend_tell.terminal import Terminal
 
-    console = console or Console(stderr=True)
+    files.check_name(folder)
+    console = console or Terminal(stderr=True)
     if cluster not in CLUSTERS:
         raise UserError(f"--cluster {cluster}: choose one of {', '.join(CLUSTERS)}")
     if cluster == "slurm" and jobs != "auto":

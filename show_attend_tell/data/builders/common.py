@@ -16,6 +16,8 @@ from show_attend_tell.data.images import keepable
 from show_attend_tell.data.phrase_index import Annotations
 from show_attend_tell.data.records import Record
 from show_attend_tell.errors import UserError
+from show_attend_tell.literal import LiteralPath
+from show_attend_tell.printable import whole
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")  # of image files
 MAX_MEMBER_BYTES = 2**26  # of an image in an archive: no real one is so large, but zip bombs are
@@ -99,6 +101,11 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         return None
 
     @property
+    def data_path(self) -> LiteralPath:
+        """The folder of the built data set."""
+        return LiteralPath(super().data_path)
+
+    @property
     def _metadata(self) -> dict[str, Any]:
         """The content of the data set's `metadata.json`."""
         return cast(dict[str, Any], self.info.metadata)
@@ -153,10 +160,14 @@ class ImagesBuilder(ManualBuilder, skip_registration=True):
           UserError: all images are unusable, or several and more than the share `MAX_UNUSABLE`.
         """
         wrong: dict[str, list[str]] = {}  # names by what is wrong
-        unusable = 0
+        unusable = cut = 0
         for number, (name, read, record) in enumerate(found, 1):
             try:
                 record = record | {"image": _image(read)}
+                if name != whole(name):
+                    raise UserError("its name is not UTF-8: rename the file")
+                cut += any(_is_cut(caption) for caption in record["captions"])
+                record["captions"] = [c for c in map(_whole, record["captions"]) if c]
                 if not record["captions"]:
                     raise UserError("it has no caption")
             except UserError as error:
@@ -176,8 +187,26 @@ class ImagesBuilder(ManualBuilder, skip_registration=True):
                 "%s %s: %d of %d images skipped: %s",
                 *(self.name, split, unusable, count, _summary(wrong)),
             )
+        if cut:
+            _log.warning(
+                "%s %s: captions of %d images hold half a character, as if cut; it is left out",
+                *(self.name, split, cut),
+            )
         for reason, names in wrong.items():
             self._metadata["unusable_images"] |= dict.fromkeys(names, reason)
+
+
+def _is_cut(caption: Any) -> bool:
+    """Whether a caption holds half a character, which UTF-8 cannot."""
+    return caption != _whole(caption)
+
+
+def _whole(caption: Any) -> Any:
+    """A caption, or TFDS's record of one, without halves of characters."""
+    if isinstance(caption, dict):
+        return caption | {"text": whole(caption["text"])}
+    text = whole(caption)
+    return caption if text == caption else " ".join(text.split())
 
 
 def _image(read: Callable[[], bytes]) -> bytes:

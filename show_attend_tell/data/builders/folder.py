@@ -8,9 +8,11 @@ import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
+from unicodedata import normalize
 
 import tensorflow_datasets as tfds
 
+from show_attend_tell import files
 from show_attend_tell.data.builders.common import SUFFIXES, Found, ImagesBuilder, features, refuse
 from show_attend_tell.data.objects import Object, Objects, parse_objects
 from show_attend_tell.data.phrase_index import Annotations
@@ -100,7 +102,8 @@ class Folder(ImagesBuilder):
         folder = self._folder()
         on_disk = (path for path in sorted(folder.rglob("*")) if path.suffix.lower() in SUFFIXES)
         names = [path.relative_to(folder).as_posix() for path in on_disk]
-        unnamed = [name for name in names if name not in self._rows]
+        named = {normalize("NFC", name) for name in self._rows}
+        unnamed = [name for name in names if normalize("NFC", name) not in named]
         if unnamed:
             more = ", ..." * (len(unnamed) > 3)
             _log.warning(
@@ -188,7 +191,7 @@ def assign(rows: dict[str, Row]) -> dict[str, list[str]]:
             splits.setdefault(cast(str, split), []).append(name)
         return splits
     drawn = {
-        name: int.from_bytes(hashlib.sha256(f"{SEED} {name}".encode()).digest()) / 2**256
+        name: int.from_bytes(hashlib.sha256(_bytes(f"{SEED} {name}")).digest()) / 2**256
         for name in rows
     }
     # An image stays in its split when others are added or removed.
@@ -208,14 +211,19 @@ def digest(folder: Path, table: Path, rows: dict[str, Row]) -> str:
     for name in sorted(rows):
         path = _inside(folder, name)
         stat = path.stat() if path and path.is_file() else None
-        content.update(f"{name} {stat and (stat.st_size, stat.st_mtime_ns)}\n".encode())
+        content.update(_bytes(f"{name} {stat and (stat.st_size, stat.st_mtime_ns)}\n"))
     return content.hexdigest()[:16]
+
+
+def _bytes(text: str) -> bytes:
+    """The text in UTF-8, with halves of characters, which UTF-8 lacks, in the same way."""
+    return text.encode(errors="surrogatepass")
 
 
 def _inside(folder: Path, name: str) -> Path | None:
     """The file of that name; None for "..", or a link, that leads out of the folder."""
     try:
-        path = (folder / name).resolve()
+        path = files.same_letters(folder / name).resolve()
     except (OSError, RuntimeError, ValueError):  # circular links, a zero byte, a lone surrogate
         return None
     stays = not Path(name).is_absolute() and ".." not in Path(name).parts

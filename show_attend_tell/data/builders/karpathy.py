@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 import tensorflow_datasets as tfds
 
@@ -166,22 +167,24 @@ def _read_entry(where: str, image: Any) -> tuple[str, str, str, list[str]]:
 
 
 def find_images(folder: Path) -> dict[str, list[Path]]:
-    """Finds the images below a folder, by file name. Links to folders are not followed."""
+    """Finds the images below a folder, by file name (NFC). Links to folders are not followed."""
     images: dict[str, list[Path]] = {}
     for place, _, names in os.walk(folder):
         for name in names:
             if name.lower().endswith(SUFFIXES):
-                images.setdefault(name, []).append(Path(place, name))
+                # Letters with accents have two forms, which look alike.
+                images.setdefault(normalize("NFC", name), []).append(Path(place, name))
     return images
 
 
 def _found(entries: Entries, images: dict[str, list[Path]]) -> Iterator[Found]:
     for name, (folder, captions) in entries.items():
-        paths = images.get(name, [])
+        known = images.get(normalize("NFC", name), [])
+        paths = [path for path in known if path.name == name] or known
         if len(paths) > 1:
             paths = [path for path in paths if path.parent.name == Path(folder).name]
         if len(paths) == 1:
             read = paths[0].read_bytes
         else:
-            read = refuse("it is in several folders" if name in images else "it is not there")
+            read = refuse("it is in several folders" if known else "it is not there")
         yield name, read, {"image_id": name, "captions": captions, "objects": []}
