@@ -5,7 +5,8 @@ export const { useState, useEffect, useLayoutEffect, useRef, useMemo, useCallbac
 
 export const END_WORD = "<eos>";
 
-// Control characters but for line ends and tabs, marks that turn the direction of text around, and halves of characters.
+// Control characters but for line ends and tabs, marks that turn the direction of text around, and
+// halves of characters.
 const UNSEEN =
   /[\0-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]/gu;
 
