@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-from markupsafe import Markup
 
 from show_attend_tell.printable import printable
 from show_attend_tell.reports.plots import WIDTH, curve_plots, length_plots, style
@@ -55,5 +54,4 @@ def html(
 
 def _shown(value: object) -> object:
     """A value as it stands on the page: text from data is made printable, our own HTML is not."""
-    is_text = isinstance(value, str) and not isinstance(value, Markup)
-    return printable(value) if is_text else value
+    return value if hasattr(value, "__html__") or not isinstance(value, str) else printable(value)
