@@ -33,7 +33,8 @@ PYTHON = [
 
 # Each imports only from those above it.
 ORDER = (
-    *("memory", "errors", "files", "machine", "tokens", "devices", "programs"),
+    *("memory", "errors", "printable", "terminal", "literal", "files"),
+    *("machine", "tokens", "devices", "programs"),
     "schema",
     "settings",
     "config",

@@ -24,19 +24,17 @@ def add_verbs(verbs: Verbs) -> None:
 
 
 def _prepare(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
-    from rich.console import Console
-
     from show_attend_tell.config import load_experiment
     from show_attend_tell.runs.preparation import prepare
+    from show_attend_tell.terminal import Terminal
 
-    prepare(load_experiment(arguments.config, overrides), Console())
+    prepare(load_experiment(arguments.config, overrides), Terminal())
 
 
 def _inspect(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
-    from rich.console import Console
-
     from show_attend_tell.config import load_experiment
     from show_attend_tell.reports.data_sheet import inspect
+    from show_attend_tell.terminal import Terminal
 
     settings = load_experiment(arguments.config, overrides)
-    inspect(settings, arguments.out or Path("runs/inspect") / settings.data.name, Console())
+    inspect(settings, arguments.out or Path("runs/inspect") / settings.data.name, Terminal())

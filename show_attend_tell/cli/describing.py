@@ -12,7 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from show_attend_tell.cli.common import Verbs, add_run, add_verb, load, print_table
+from show_attend_tell.cli.common import Verbs, add_run, add_verb, load, print_table, say
 from show_attend_tell.errors import UserError
 from show_attend_tell.files import user_path
 from show_attend_tell.tokens import EOS_WORD
@@ -78,13 +78,14 @@ def _evaluate(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     for table in measured_tables(found.records[0]):
         print_table(table)
     for name, text in islice(found.texts.items(), 4):
-        print(f"{name}: {text}")
+        say(f"{name}: {text}")
 
 
 def _print_scores(records: Sequence[Mapping[str, Any]]) -> None:
     """Prints the scores of one split, with a column for each context."""
-    from rich.console import Console
     from rich.table import Table
+
+    from show_attend_tell.terminal import Terminal
 
     first = records[0]
     table = Table(
@@ -97,13 +98,13 @@ def _print_scores(records: Sequence[Mapping[str, Any]]) -> None:
     for name in first["scores"]:
         values = [record["scores"][name] for record in records]
         table.add_row(name, *("left out" if value is None else f"{value:.4f}" for value in values))
-    Console().print(table)
+    Terminal().print(table)
     for k, bucket in enumerate(first.get("by_length", ())):
         values = ", ".join(f"{record['by_length'][k]['BLEU']:.2f}" for record in records)
         words = f"{bucket['least']} to {bucket['most']} source words"
-        print(f"BLEU of the {bucket['sentences']} sentences of {words}: {values}")
+        say(f"BLEU of the {bucket['sentences']} sentences of {words}: {values}")
     for name, why in first["missing"].items():
-        print(f"{name} {why}")
+        say(f"{name} {why}")
 
 
 def _caption(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
@@ -129,10 +130,10 @@ def _caption(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
             if arguments.json:
                 found.append(_as_json(path, caption, picture))
             else:
-                print(f"{path}: {caption.text}\n    {picture}")
+                say(f"{path}: {caption.text}", f"    {picture}")
     if arguments.json:
         # ASCII: a name that is not UTF-8 can be printed nowhere otherwise.
-        print(json.dumps(found, indent=2))
+        say(*json.dumps(found, indent=2).splitlines())
     _reject(wrong)
 
 
@@ -187,17 +188,17 @@ def _translate(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     sentences = _sentences(arguments.sentences or _lines(sys.stdin.buffer.read()))
     captions, cut = translate(run, sentences, decoding)
     if cut:
-        print(
+        say(
             f"{len(cut)} of {len(sentences)} sentences were cut (config.data.max_source_length)",
-            file=sys.stderr,
+            error=True,
         )
     for caption in captions:
-        print(caption.text)
+        say(caption.text)
     if arguments.out:
         subjects = [Subject(f"sentence {i}", text=text) for i, text in enumerate(sentences, 1)]
         records = attention_records(run, decoding, subjects, captions)
         for path in _dump(arguments.out, records, subjects):
-            print(path, file=sys.stderr)
+            say(path, error=True)
 
 
 def _lines(content: bytes) -> list[str]:
@@ -269,18 +270,18 @@ def _dump(
     Returns:
       The paths of the .png files.
     """
-    from rich.console import Console
     from rich.progress import track
 
     from show_attend_tell.data.images import SIDE, jpeg, read_picture
     from show_attend_tell.files import replacing
     from show_attend_tell.inference.attention_record import safe_name, save_attention
     from show_attend_tell.reports.attention_pictures import draw_attention
+    from show_attend_tell.terminal import Terminal
 
     folder.mkdir(parents=True, exist_ok=True)
     pictures = []
     pairs = zip(records, subjects, strict=True)
-    console = Console(stderr=True)
+    console = Terminal(stderr=True)
     for record, subject in track(pairs, "attention maps", total=len(records), console=console):
         stem = folder / safe_name(record.image_id)
         save_attention(stem.with_name(f"{stem.name}.npz"), record)
@@ -302,20 +303,20 @@ def _write_statistics(
 
     statistics = attention_statistics(records) | dict(origin)
     write_statistics(folder / "statistics.json", statistics)
-    print(
+    say(
         f"attention over {statistics['images']} {noun}: entropy "
         f"{statistics['mean_entropy'] or 0:.2f} of {statistics['uniform_entropy']:.2f} nats, "
         f"change from word to word {statistics['mean_change'] or 0:.2f} of 1"
     )
     objects = statistics["objects"]
     if objects and objects["matched"]:
-        print(
+        say(
             f"attention in the named object's box grown by a cell: {objects['in_grown_box']:.1%} "
             f"(uniform attention: {objects['uniform_in_grown_box']:.1%}), "
             f"{objects['matched']} nouns"
         )
     elif objects:
-        print("attention in the objects' boxes: no caption named one at the expected word")
+        say("attention in the objects' boxes: no caption named one at the expected word")
     for warning in statistics["warnings"]:
-        print(f"warning: {warning}")
-    print(f"pictures and statistics: {folder}")
+        say(f"warning: {warning}")
+    say(f"pictures and statistics: {folder}")

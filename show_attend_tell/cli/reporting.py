@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from show_attend_tell.cli.common import Verbs, add_verb
+from show_attend_tell.cli.common import Verbs, add_verb, say
 from show_attend_tell.errors import UserError
 from show_attend_tell.files import user_path
 
@@ -95,8 +95,8 @@ def show_comparison(runs: Sequence[Path], split: str, out: Path, pictures: int) 
     from show_attend_tell.reports.compare import compare
 
     compare(runs, split, out, shown=pictures)
-    print((out / "table.md").read_text(encoding="utf-8"))
-    print(f"open {out / 'index.html'}")
+    say(*(out / "table.md").read_text(encoding="utf-8").split("\n"))
+    say(f"open {out / 'index.html'}")
 
 
 def _compare(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
@@ -109,7 +109,7 @@ def _export(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
 
     run = load_run(arguments.workdir, overrides, weights=arguments.weights)
     size = pretrained.export(run, arguments.out)
-    print(f"{arguments.out}: step {run.step}, {size / 1e6:.1f} MB; use it as --workdir")
+    say(f"{arguments.out}: step {run.step}, {size / 1e6:.1f} MB; use it as --workdir")
 
 
 def _publish(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
@@ -118,7 +118,7 @@ def _publish(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     for run in arguments.runs:
         written = pretrained.publish(run, arguments.out / run.resolve().name)
         size = sum(path.stat().st_size for path in written)
-        print(f"{arguments.out / run.resolve().name}: {len(written)} files, {size / 1e3:.0f} kB")
+        say(f"{arguments.out / run.resolve().name}: {len(written)} files, {size / 1e3:.0f} kB")
 
 
 def _tables(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
@@ -126,9 +126,9 @@ def _tables(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
 
     changed = update_pages(arguments.pages, arguments.records)
     for page in changed:
-        print(f"{page}: tables generated")
+        say(f"{page}: tables generated")
     if not changed:
-        print(f"{arguments.pages}: all tables agree with the records")
+        say(f"{arguments.pages}: all tables agree with the records")
 
 
 def _gradient_variance(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
@@ -163,7 +163,7 @@ def _gradient_variance(arguments: argparse.Namespace, overrides: Sequence[str]) 
     }
     write_variance(run.workdir, record)
     _print_variance(rows)
-    print(run.workdir / "gradient_variance.png")
+    say(run.workdir / "gradient_variance.png")
 
 
 def _batches(run: "Run", count: int, images: int) -> list[tuple[Any, Any]]:
@@ -188,10 +188,10 @@ def _batches(run: "Run", count: int, images: int) -> list[tuple[Any, Any]]:
 def _print_variance(rows: Sequence[Mapping[str, Any]]) -> None:
     """A table for each gradient that is estimated, narrow enough for 80 columns."""
     from rich import box
-    from rich.console import Console
     from rich.table import Table
 
     from show_attend_tell.reports.variance_chart import row_name
+    from show_attend_tell.terminal import Terminal
 
     numbers = {"variance": "trace", "relative": "relative", "snr": "s/n", "relative_bias": "bias"}
     for against in dict.fromkeys(row["against"] for row in rows):
@@ -207,6 +207,6 @@ def _print_variance(rows: Sequence[Mapping[str, Any]]) -> None:
                     str(row["rollouts"]),
                     *("—" if value is None else f"{value:.3g}" for value in values),
                 )
-        Console().print(table)
-    print("trace: of the covariance. relative: to none + sequence, at equal rollouts.")
-    print("s/n: signal to noise. bias: over the norm of the exact gradient, where there is one.")
+        Terminal().print(table)
+    say("trace: of the covariance. relative: to none + sequence, at equal rollouts.")
+    say("s/n: signal to noise. bias: over the norm of the exact gradient, where there is one.")

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from show_attend_tell import files
 from show_attend_tell.cli.common import EXPERIMENT, EXPERIMENT_HELP, Verbs, add_quiet, add_verb
 from show_attend_tell.cli.reporting import add_pictures, show_comparison
 from show_attend_tell.errors import UserError
@@ -184,12 +185,13 @@ def run_all(
 
     Raises:
       UserError: an unknown cluster or number of jobs, no limit of time, a split that the data set
-        lacks, or failed runs; the message names their logs.
+        lacks, a folder's name that is not UTF-8, or failed runs; the message names their logs.
       KeyboardInterrupt: after an interruption, once all running commands have ended.
     """
-    from rich.console import Console
+    from show_attend_tell.terminal import Terminal
 
-    console = console or Console(stderr=True, quiet=quiet)
+    files.check_name(folder)
+    console = console or Terminal(stderr=True, quiet=quiet)
     if cluster not in CLUSTERS:
         raise UserError(f"--cluster {cluster}: choose one of {', '.join(CLUSTERS)}")
     if cluster == "slurm" and jobs != "auto":

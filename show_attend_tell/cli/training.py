@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from show_attend_tell.cli.common import Verbs, add_experiment, add_quiet, add_verb
+from show_attend_tell.cli.common import Verbs, add_experiment, add_quiet, add_verb, say
 from show_attend_tell.files import user_path
 
 SHOWN = 16  # pictures that quickstart draws per run
@@ -58,19 +58,19 @@ def _train(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     settings = config.load_experiment(arguments.config, overrides)
     needless = config.needless(config.read_experiment(arguments.config))
     if needless and devices.is_first():
-        print(
+        say(
             f"note: {arguments.config} sets {len(needless)} settings to their defaults; "
             f"`show-attend-tell config --config {arguments.config} --changes` lists the others",
-            file=sys.stderr,
+            error=True,
         )
     train(settings, arguments.workdir, quiet=arguments.quiet)
 
 
 def _config(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     from show_attend_tell import config
+    from show_attend_tell.terminal import Terminal
 
     settings = config.load_experiment(arguments.config, overrides)
     table = Table(title=arguments.config, title_justify="left", show_edge=False)
@@ -85,7 +85,7 @@ def _config(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
         text = f"{meaning.text}; {meaning.range}" if meaning.range else meaning.text
         style = None if value == default else "bold"
         table.add_row(name, repr(value), shown, text, style=style)
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    Terminal(width=None if sys.stdout.isatty() else 160).print(table)
 
 
 def _quickstart(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
@@ -104,13 +104,13 @@ def _quickstart(arguments: argparse.Namespace, overrides: Sequence[str]) -> None
         show("attend", "--workdir", run, "--split", "val", "--num", SHOWN)
     page = arguments.workdir / "compare"
     show("compare", soft, hard, "--split", "val", "--out", page)
-    print(f"{(time.monotonic() - started) / 60:.1f} minutes in all")
+    say(f"{(time.monotonic() - started) / 60:.1f} minutes in all")
 
 
 def _show(verbs: Verbs, quiet: bool, *command: object) -> None:
     """Prints a command of this program, unless `quiet`, and runs it."""
     words = [str(word) for word in command]
     if not quiet:
-        print(f"\n$ show-attend-tell {shlex.join(words)}", flush=True)
+        say("", f"$ show-attend-tell {shlex.join(words)}")
     arguments, overrides = verbs.choices[words[0]].parse_known_args(words[1:])
     arguments.run(arguments, overrides)

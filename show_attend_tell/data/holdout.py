@@ -10,7 +10,10 @@ SEED = 0
 
 def drawn(image_id: str) -> float:
     """A number in [0, 1) that the hash of an image's name draws."""
-    return int.from_bytes(hashlib.sha256(f"{SEED} {image_id}".encode()).digest()) / 2**256
+    return (
+        int.from_bytes(hashlib.sha256(f"{SEED} {image_id}".encode(errors="surrogatepass")).digest())
+        / 2**256
+    )
 
 
 def held_out(image_ids: Sequence[str], share: float) -> list[int]:

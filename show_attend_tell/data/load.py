@@ -249,6 +249,7 @@ def _built(
     Raises:
       UserError: it cannot be built, or its description is damaged.
     """
+    files.check_name(data_dir)
     try:
         builder = _make_builder(name, data_dir, **options)
         if builder.data_path.exists():
@@ -268,7 +269,7 @@ def _built(
             raise
         raise UserError(
             f"{data_dir}: data set {name} cannot be built there ({first_line(error)}); "
-            "free some space or choose another folder with --config.data.dir"
+            "see to room and permissions there, or choose another folder with --config.data.dir"
         ) from error
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from show_attend_tell import files
 from show_attend_tell.data.copies import Sides
 from show_attend_tell.data.images import picture_size
 from show_attend_tell.data.phrase_index import Images, Stamp
@@ -71,7 +72,7 @@ class Objects:
     def _of_image(
         self, name: str, captions: tuple[str, ...], counts: Counts
     ) -> tuple[Description, ...]:
-        height, width = picture_size(self.folder / name)
+        height, width = picture_size(files.same_letters(self.folder / name))
         boxes: dict[str, list[Sides]] = {}
         kinds: dict[str, list[str]] = {}
         for number, thing in enumerate(self.of_images[name], 1):

@@ -22,6 +22,7 @@ from pathlib import Path, PurePosixPath
 
 from show_attend_tell.data.images import is_url
 from show_attend_tell.errors import UserError
+from show_attend_tell.files import user_path
 
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif")  # of image files
 # Formats that are not read. Such a file is found by its name, so that a message can say what it is.
@@ -276,7 +277,7 @@ def named_pictures(arguments: Iterable[str]) -> Given:
 
 def _named(argument: str) -> list[Path]:
     home = argument == "~" or argument.startswith("~/")  # quoted: the shell has left it as it is
-    path = Path(os.path.expanduser(argument) if home else argument)
+    path = user_path(argument) if home else Path(argument)
     if os.path.isdir(path):
         return _in_folder(path)
     if os.path.lexists(path):

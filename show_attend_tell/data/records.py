@@ -104,8 +104,8 @@ def damage_reported(folder: Path) -> Iterator[None]:
 def damaged(folder: Path, error: Exception) -> UserError:
     """The error for a data set that stands in `folder` and cannot be read."""
     return UserError(
-        f"{folder}: damaged ({first_line(error)}); "
-        "delete this folder, and the data set will be built again"
+        f"{folder}: cannot be read ({first_line(error)}); if a file in it is damaged, move this "
+        "folder away, and the data set will be built again"
     )
 
 

@@ -176,12 +176,13 @@ def caption_examples(
     run: Run, examples: ExampleSource, inputs: Inputs, decoding: Decode
 ) -> list[Caption]:
     """The caption of each example; `inputs` are the model's, see `runs.inputs.load_inputs`."""
-    from rich.console import Console
     from rich.progress import track
+
+    from show_attend_tell.terminal import Terminal
 
     decode = make_decode(run.model, decoding)
     captions = caption_inputs(decode, run.params, inputs, run.vocabulary, decoding.batch_size)
-    bar = track(captions, "captions", total=len(examples), console=Console(stderr=True))
+    bar = track(captions, "captions", total=len(examples), console=Terminal(stderr=True))
     return list(bar)
 
 

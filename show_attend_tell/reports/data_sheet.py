@@ -16,6 +16,7 @@ from show_attend_tell.data.examples import Example, ExampleSource
 from show_attend_tell.data.images import naming, picture_size, read_picture
 from show_attend_tell.data.task import task_of
 from show_attend_tell.data.vocabulary import AnyVocabulary
+from show_attend_tell.printable import printable
 from show_attend_tell.runs.preparation import table_of, usable_splits
 from show_attend_tell.settings import Settings
 from show_attend_tell.tokens import UNK
@@ -71,7 +72,7 @@ def inspect(settings: Settings, folder: Path, console: Console) -> dict[str, Any
     for split, reasons in record.get("phrases", {}).items():
         for reason, found in reasons.items():
             shown = "; ".join(found["names"]) + "; ..." * (found["count"] > len(found["names"]))
-            console.print(f"{split}, {reason}: {found['count']:,} ({shown})", markup=False)
+            console.print(f"{split}, {reason}: {found['count']:,} ({shown})")
     console.print(f"written to {folder}")
     return record
 
@@ -87,7 +88,9 @@ def contact_sheet(examples: Sequence[Example]) -> Image.Image:
         with naming(example.image_id):
             picture = Image.fromarray(read_picture(example.image, SIDE))
         sheet.paste(picture, (left + (SIDE - picture.width) // 2, top))
-        lines = textwrap.wrap(example.captions[0], LETTERS, max_lines=LINES, placeholder=" ...")
+        lines = textwrap.wrap(
+            printable(example.captions[0]), LETTERS, max_lines=LINES, placeholder=" ..."
+        )
         draw.text((left, top + SIDE + 2), "\n".join(lines), "black", font)
     return sheet
 

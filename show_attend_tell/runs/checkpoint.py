@@ -3,7 +3,10 @@
 For export, weights also go to a safetensors file.
 """
 
+import contextlib
 import logging
+import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +21,7 @@ from show_attend_tell import devices, files
 from show_attend_tell.errors import UserError
 
 WEIGHTS = "weights.safetensors"
+_UNTOUCHED = 3600.0  # seconds after which nobody writes an unfinished checkpoint any more
 _log = logging.getLogger(__name__)
 
 
@@ -31,9 +35,12 @@ class Checkpoints:
     def __init__(self, folder: Path, *, keep: int):
         import orbax.checkpoint as ocp  # slow to import, and exported models need none of it
 
+        from show_attend_tell.literal import LiteralPath
+
+        files.check_name(folder)
         self._folder = folder.absolute()
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
-        self._manager = ocp.CheckpointManager(self._folder, options=options)
+        self._manager = ocp.CheckpointManager(LiteralPath(self._folder), options=options)
         self._args = ocp.args
 
     def steps(self) -> list[int]:
@@ -80,7 +87,7 @@ class Checkpoints:
         Raises:
           UserError: there are checkpoints, but none can be read.
         """
-        steps = self.steps()
+        steps, reasons = self.steps(), list[str]()
         for step in reversed(steps):
             reasons = []
             for form in (like, *others):
@@ -97,8 +104,9 @@ class Checkpoints:
             warn(f"warning: checkpoint {self._folder / str(step)} cannot be read: {reasons[0]}")
         if steps:
             raise UserError(
-                f"{self._folder}: none of its checkpoints can be read; they are damaged or "
-                "belong to another config: delete the folder to start again"
+                f"{self._folder}: none of its checkpoints can be read ({reasons[0]}); they may be "
+                "damaged, or belong to another config or version: put a copy of them back, or "
+                "train in another --workdir"
             )
         return None
 
@@ -110,8 +118,21 @@ class Checkpoints:
     def _unwritable(self, error: Exception) -> UserError:
         return UserError(
             f"{self._folder}: a checkpoint could not be written ({_reason(error)}); "
-            "make room or choose another --workdir: earlier checkpoints are kept"
+            "see to room and permissions there, or choose another --workdir: earlier checkpoints "
+            "are kept"
         )
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Removes what a killed process has left of a checkpoint that it was writing.
+
+    Only where nothing was written to it for an hour: another process may live.
+    """
+    for path in folder.glob("*.orbax-checkpoint-tmp"):
+        with contextlib.suppress(OSError):  # not ours to remove, or another process was faster
+            newest = max(p.lstat().st_mtime for p in (path, *path.rglob("*")))
+            if time.time() > newest + _UNTOUCHED:
+                shutil.rmtree(path)
 
 
 def _abstract(tree: Any) -> Any:

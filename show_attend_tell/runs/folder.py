@@ -28,7 +28,7 @@ from show_attend_tell.data import vocabulary as vocabularies
 from show_attend_tell.data.examples import ExampleSource
 from show_attend_tell.data.vocabulary import AnyVocabulary
 from show_attend_tell.errors import UserError
-from show_attend_tell.runs.checkpoint import WEIGHTS, Checkpoints
+from show_attend_tell.runs.checkpoint import WEIGHTS, Checkpoints, remove_unfinished
 from show_attend_tell.settings import Settings
 
 TARGET, SOURCE = "vocabulary.json", "source_vocabulary.json"
@@ -70,8 +70,10 @@ class RunFolder:
         """Claims the folder for `settings`, or checks that it already belongs to them.
 
         Raises:
-          UserError: it holds a run with other settings, or cannot be written.
+          UserError: it holds a run with other settings, cannot be written, or has a name that is
+            not UTF-8.
         """
+        files.check_name(self.path)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             if (self.path / "config.json").exists():
@@ -79,11 +81,12 @@ class RunFolder:
                 if changed:
                     raise UserError(
                         f"{self.path} holds a run of another config (differing in "
-                        f"{', '.join(changed[:5])}); choose another --workdir, or delete that "
-                        "folder"
+                        f"{', '.join(changed[:5])}); choose another --workdir"
                     )
             else:
                 config.save(settings, self.path / "config.json")
+            for name in ("checkpoints", "best", "last"):
+                remove_unfinished(self.path / name)
         except OSError as error:
             raise UserError(f"{self.path}: cannot be written ({error.strerror})") from error
 

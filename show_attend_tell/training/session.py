@@ -38,6 +38,7 @@ from show_attend_tell.runs.measuring import record_centres
 from show_attend_tell.runs.metrics_log import MetricWriter
 from show_attend_tell.runs.record import provenance
 from show_attend_tell.settings import Settings
+from show_attend_tell.terminal import Terminal
 from show_attend_tell.tokens import EOS
 from show_attend_tell.training.loop import Loop, Progression
 from show_attend_tell.training.optimizer import make_optimizer
@@ -75,7 +76,7 @@ def train(
         read, files cannot be written, `train.max_skipped` consecutive steps were not finite, or no
         validation had weights to keep.
     """
-    console = console or Console(stderr=True, quiet=quiet or not devices.is_first())
+    console = console or Terminal(stderr=True, quiet=quiet or not devices.is_first())
     folder, task = RunFolder(workdir), task_of(settings.data)
     _check(settings, task, folder)
     settings = number_format.pinned(settings, folder.settings() if folder.has_config else None)

@@ -19,6 +19,8 @@ from show_attend_tell.data.ptb_tokenizer import has_word
 from show_attend_tell.data.records import Record
 from show_attend_tell.errors import UserError
 from show_attend_tell.files import stands_in, start_of
+from show_attend_tell.literal import LiteralPath
+from show_attend_tell.printable import whole
 
 MAX_MEMBER_BYTES = 2**26  # of an image in an archive: no real one is so large, but zip bombs are
 DAMAGE = (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, RuntimeError)
@@ -121,6 +123,11 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         return self._manual_dir or Path(self.data_path)
 
     @property
+    def data_path(self) -> LiteralPath:
+        """The folder of the built data set."""
+        return LiteralPath(super().data_path)
+
+    @property
     def _metadata(self) -> dict[str, Any]:
         """The content of the data set's `metadata.json`."""
         return cast(dict[str, Any], self.info.metadata)
@@ -177,10 +184,14 @@ class ImagesBuilder(ManualBuilder, skip_registration=True):
         """
         wrong: dict[str, list[str]] = {}  # names by what is wrong, as messages show them
         unusable: dict[str, str] = {}  # what is wrong, by name
-        wordless = 0
+        wordless = cut = 0
         for number, (name, read, record) in enumerate(found, 1):
             try:
                 record = record | {"image": _image(read)}
+                if name != whole(name):
+                    raise UserError("its name is not UTF-8: rename the file")
+                cut += any(_is_cut(caption) for caption in record["captions"])
+                record["captions"] = [c for c in map(_whole, record["captions"]) if c]
                 if not record["captions"]:
                     raise UserError("it has no caption")
                 spoken = [c for c in record["captions"] if has_word(_text(cast(Any, c)))]
@@ -210,12 +221,30 @@ class ImagesBuilder(ManualBuilder, skip_registration=True):
                 "%s %s: %d of %d images skipped: %s",
                 *(self.name, split, len(unusable), count, _summary(wrong)),
             )
+        if cut:
+            _log.warning(
+                "%s %s: captions of %d images hold half a character, as if cut; it is left out",
+                *(self.name, split, cut),
+            )
         self._metadata["unusable_images"] |= unusable
 
 
 def _text(caption: str | Mapping[str, Any]) -> str:
     """A caption of a record; COCO's are fields beside their ids."""
     return caption if isinstance(caption, str) else caption["text"]
+
+
+def _is_cut(caption: Any) -> bool:
+    """Whether a caption holds half a character, which UTF-8 cannot."""
+    return caption != _whole(caption)
+
+
+def _whole(caption: Any) -> Any:
+    """A caption, or TFDS's record of one, without halves of characters."""
+    if isinstance(caption, dict):
+        return caption | {"text": whole(caption["text"])}
+    text = whole(caption)
+    return caption if text == caption else " ".join(text.split())
 
 
 def _image(read: Callable[[], bytes]) -> bytes:

@@ -281,9 +281,14 @@ def digests(folder: Path, paths: Sequence[Path], rows: dict[str, Row]) -> tuple[
     for name in sorted(rows):
         path = _inside(folder, name)
         stat = path.stat() if path and path.is_file() else None
-        content.update(f"{name} {stat and stat.st_size}\n".encode())
-        timed.update(f"{name} {stat and (stat.st_size, stat.st_mtime_ns)}\n".encode())
+        content.update(_bytes(f"{name} {stat and stat.st_size}\n"))
+        timed.update(_bytes(f"{name} {stat and (stat.st_size, stat.st_mtime_ns)}\n"))
     return content.hexdigest()[:16], timed.hexdigest()[:16]
+
+
+def _bytes(text: str) -> bytes:
+    """The text in UTF-8, with halves of characters, which UTF-8 lacks, in the same way."""
+    return text.encode(errors="surrogatepass")
 
 
 def _inside(folder: Path, name: str) -> Path | None:
