@@ -381,7 +381,7 @@ class _Session:
 
 def _warn(text: str) -> None:
     """Shows a warning of the first process, also where progress is not shown."""
-    Console(stderr=True, quiet=not devices.is_first()).print(text, markup=False, soft_wrap=True)
+    Terminal(stderr=True, quiet=not devices.is_first()).print(text, soft_wrap=True)
 
 
 def _pinned(settings: Settings, encoder: Encoder) -> Settings:
