@@ -117,7 +117,8 @@ def train_on_many(tmp_path_factory):
 @pytest.fixture(scope="module")
 def trained(data, train_on_many, tmp_path_factory):
     """A run that has learnt most of its twelve validation pairs."""
-    settings = tiny_settings(data, "bahdanau", {"train.epochs": 11.0})
+    # Rounding decides how steep an alignment is learnt: with this seed it is, with and without C++.
+    settings = tiny_settings(data, "bahdanau", {"train.epochs": 11.0, "seed": 1})
     return train_on_many(settings, tmp_path_factory.mktemp("trained") / "run")
 
 

@@ -81,16 +81,15 @@ def _make_one(options: settings.ImageEncoder, rngs: nnx.Rngs, files: WeightFiles
             f"config.encoder.name is {options.name!r}: the nearest is {near!r} of "
             + ", ".join(_ENCODERS)
         )
-    encoder = _ENCODERS[options.name]
     for field in dataclasses.fields(options):
-        if field.name in _SPECIAL and field.name not in encoder.own_options:
+        if not has_option(options.name, field.name):
             value = getattr(options, field.name)
             if value != field.default:
                 raise UserError(
                     f"config.encoder.{field.name} is {value!r}, but the encoder {options.name} has "
                     f"no such option: leave it at {field.default!r}"
                 )
-    return encoder(options, rngs=rngs, files=files)
+    return _ENCODERS[options.name](options, rngs=rngs, files=files)
 
 
 def _check_pooled(options: settings.ImageEncoder, encoders: Sequence[ImageEncoder]) -> None:
