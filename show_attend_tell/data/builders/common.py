@@ -181,10 +181,11 @@ class ImagesBuilder(ManualBuilder, skip_registration=True):
                 record = record | {"image": _image(read)}
                 if not record["captions"]:
                     raise UserError("it has no caption")
-                spoken = [c for c in record["captions"] if has_word(_text(c))]
+                captions: list[Any] = record["captions"]
+                spoken = [caption for caption in captions if has_word(_text(caption))]
                 if not spoken:
                     raise UserError("no caption of it has a word")
-                wordless += len(record["captions"]) - len(spoken)
+                wordless += len(captions) - len(spoken)
                 record["captions"] = spoken
             except UserError as error:
                 wrong.setdefault(str(error).removeprefix("image: "), []).append(name)
