@@ -181,7 +181,7 @@ class ImagesBuilder(ManualBuilder, skip_registration=True):
                 record = record | {"image": _image(read)}
                 if not record["captions"]:
                     raise UserError("it has no caption")
-                captions: list[Any] = record["captions"]
+                captions = cast(list[Any], record["captions"])
                 spoken = [caption for caption in captions if has_word(_text(caption))]
                 if not spoken:
                     raise UserError("no caption of it has a word")
