@@ -194,10 +194,11 @@ class ImagesBuilder(ManualBuilder, skip_registration=True):
                 record["captions"] = [c for c in map(_whole, record["captions"]) if c]
                 if not record["captions"]:
                     raise UserError("it has no caption")
-                spoken = [c for c in record["captions"] if has_word(_text(cast(Any, c)))]
+                captions = cast(list[Any], record["captions"])
+                spoken = [caption for caption in captions if has_word(_text(caption))]
                 if not spoken:
                     raise UserError("no caption of it has a word")
-                wordless += len(record["captions"]) - len(spoken)
+                wordless += len(captions) - len(spoken)
                 record["captions"] = spoken
             except UserError as error:
                 reason = str(error).removeprefix("image: ")
