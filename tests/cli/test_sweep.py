@@ -135,8 +135,8 @@ def test_a_chain_is_one_job_on_slurm(tmp_path, calls):
 
 
 def test_a_recorded_checksum_does_not_make_another_run(tmp_path, calls):
-    folder = EXPERIMENT.replace("shapes.py", "folder.py")
-    jobs = grid([folder], {"attention.kind": ["soft"]}, [0], tmp_path)
+    photographs = EXPERIMENT.replace("shapes.py", "flickr8k.py")
+    jobs = grid([photographs], {"attention.kind": ["soft"]}, [0], tmp_path)
     run(jobs, tmp_path)
     path = jobs[0][0].workdir / "config.json"
     settings = config.replaced(config.load_run(path), {"encoder.weights_sha256": "0" * 64})
