@@ -134,10 +134,9 @@ def test_a_chain_is_one_job_on_slurm(tmp_path, calls):
         run(chains, tmp_path, jobs="2", cluster="slurm")
 
 
-def test_a_recorded_checksum_does_not_make_another_run(tmp_path, calls, monkeypatch):
-    monkeypatch.setattr(sweep, "_check_split", lambda *_: None)  # there is no folder
-    folder = EXPERIMENT.replace("shapes.py", "folder.py")
-    jobs = grid([folder], {"attention.kind": ["soft"]}, [0], tmp_path)
+def test_a_recorded_checksum_does_not_make_another_run(tmp_path, calls):
+    photographs = EXPERIMENT.replace("shapes.py", "flickr8k.py")
+    jobs = grid([photographs], {"attention.kind": ["soft"]}, [0], tmp_path)
     run(jobs, tmp_path)
     path = jobs[0][0].workdir / "config.json"
     settings = config.replaced(config.load_run(path), {"encoder.weights_sha256": "0" * 64})
