@@ -11,7 +11,7 @@ import pytest
 import submitit
 
 from show_attend_tell import config
-from show_attend_tell.cli import side_by_side, sweep
+from show_attend_tell.cli import side_by_side
 from show_attend_tell.cli.sweep import grid, run_all
 from show_attend_tell.errors import UserError
 
