@@ -39,12 +39,15 @@ def score(
       equal those of one of their references.
 
     Raises:
-      UserError: the images differ, there are none, or an image has no reference.
+      UserError: the images differ, there are none, an image has no reference, or no reference has
+        a word.
     """
     check_pairs(references, hypotheses)
     # The scorers take lists of strings, one hypothesis each, all in the same order.
     said = {image_id: [_join(caption)] for image_id, caption in hypotheses.items()}
     truth = {image_id: [_join(caption) for caption in references[image_id]] for image_id in said}
+    if not any(map(any, truth.values())):
+        raise UserError("no reference caption has a word; correct the captions")
 
     per_image, counts = _bleu(truth, said)
     values: dict[str, float | None] = {**bleu_from_counts(np.array(counts))}
