@@ -65,6 +65,9 @@ LONG_FUNCTIONS = {
 BROAD_HANDLERS = {
     "config.py:read_experiment": "runs the user's own file, which can raise anything",
     "data/builders/coco.py:_Archives._path": "TFDS downloads: network, file system, checksum",
+    "data/builders/hub.py:_fetched": "the hub's client: disk, server, network",
+    "data/builders/hub.py:_load": "the hub's client, and readers of many formats",
+    "data/builders/hub.py:_pulled": "the same, as rows arrive",
     "data/images.py:_opened": "Pillow's decoders raise all kinds for damaged files",
     "data/records.py:damage_reported": "TFDS, ArrayRecord and protobuf read damaged files",
     "models/encoders/torch_weights.py:_load": "a damaged pickle can raise anything",

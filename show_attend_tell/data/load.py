@@ -14,6 +14,7 @@ from typing import Any, cast
 from show_attend_tell import files
 from show_attend_tell.data.examples import Example, ImageSource, Pair, PairSource
 from show_attend_tell.data.index import read_index
+from show_attend_tell.data.origin import Origin
 from show_attend_tell.data.phrase_index import AnnotatedBuilder, read_phrases
 from show_attend_tell.data.phrases import Described, joined
 from show_attend_tell.data.records import Builder, Records, damaged, first_line, lock_path
@@ -35,6 +36,10 @@ def load_images(
     mirrored: bool = False,
     crops: int = 0,
     restval: bool = False,
+    download: bool = False,
+    repo: str = "",
+    image_column: str = "",
+    caption_column: str = "",
 ) -> ImageSource:
     """Opens a split of images with captions, and builds the data set first where needed.
 
@@ -43,13 +48,16 @@ def load_images(
       split: "train", "val" or "test".
       data_dir: folder of built data sets.
       manual_dir: folder of the user's download (flickr8k, coco), of images with a JSON file of
-        splits (karpathy), or of images with a table of captions (folder). Generated data sets
-        need none.
+        splits (karpathy), of images with a table of captions (folder), or of tar shards
+        (webdataset). Generated data sets need none.
       limit: number of examples to take, from the first; 0 takes all.
       mirrored: whether a mirrored copy of every example follows (`Example.mirror`).
       crops: cropped copies of every example that follow (`Example.crop`). With `mirrored`, every
         second one is mirrored, too.
       restval: whether "train" also takes the split "restval" (coco, karpathy).
+      download: whether large files that are missing may be fetched (coco).
+      repo: a data set on the Hugging Face hub, or a folder of parquet files (hub).
+      image_column, caption_column: its columns; empty: those with usual names.
 
     Raises:
       UserError: the name or the split is unknown; the data set cannot be built from what is there;
@@ -57,7 +65,8 @@ def load_images(
     """
     _check_known("data set of images", name, IMAGE_SETS)
     _check_known("split", split, SPLITS)
-    builder: Builder[Example] = _built(name, data_dir, manual_dir=manual_dir)
+    origin = Origin(manual_dir, download, repo, image_column, caption_column)
+    builder: Builder[Example] = _built(name, data_dir, origin)
     parts = [split, "restval"] if restval and split == "train" else [split]
     _check_splits(builder, parts)
     index = [entry for part in parts for entry in read_index(builder, part)]
@@ -67,7 +76,7 @@ def load_images(
         index[: limit or None],
         name=name,
         parts=parts,
-        describe=partial(_describe, name, parts, data_dir, manual_dir, Path(builder.data_path)),
+        describe=partial(_describe, name, parts, data_dir, origin, Path(builder.data_path)),
         mirrored=mirrored,
         crops=crops,
     )
@@ -98,15 +107,15 @@ def load_pairs(
     """
     _check_known("data set of sentences", name, PAIR_SETS)
     _check_known("split", split, SPLITS)
-    options = {"manual_dir": manual_dir, "languages": languages}
-    builder: Builder[Pair] = _built(name, data_dir, **options)
+    origin = Origin(manual_dir)
+    builder: Builder[Pair] = _built(name, data_dir, origin, languages=languages)
     _check_splits(builder, [split])
     records = Records(builder, split)
     return PairSource(records, builder.reader(), name=name, split=split, limit=limit)
 
 
 def _describe(
-    name: str, parts: Sequence[str], data_dir: Path, manual_dir: Path | None, folder: Path
+    name: str, parts: Sequence[str], data_dir: Path, origin: Origin, folder: Path
 ) -> Described:
     """The descriptions of every example of some stored splits, and what was counted out.
 
@@ -116,15 +125,15 @@ def _describe(
       name: of the data set.
       parts: its stored splits.
       data_dir: folder of built data sets.
-      manual_dir: folder of the user's files.
+      origin: of the user's files.
       folder: of the built data set.
 
     Raises:
       UserError: annotations are unreadable, or the user's files are now those of another data set.
     """
-    builder = cast(AnnotatedBuilder, _make_builder(name, data_dir, manual_dir=manual_dir))
+    builder = cast(AnnotatedBuilder, _make_builder(name, data_dir, origin))
     if Path(builder.data_path) != folder:
-        raise UserError(f"{manual_dir}: has changed since the data were opened; start again")
+        raise UserError(f"{origin.manual_dir}: has changed since the data were opened; start again")
     return joined(read_phrases(builder, part) for part in parts)
 
 
@@ -147,25 +156,26 @@ def _check_splits(builder: Builder[object], splits: list[str]) -> None:
             )
 
 
-def _built(name: str, data_dir: Path, **options: Any) -> Builder[Any]:
+def _built(name: str, data_dir: Path, origin: Origin, **options: Any) -> Builder[Any]:
     """The builder of a data set that stands in its folder; builds the data set where needed.
 
     Args:
       name: of the data set.
       data_dir: folder of built data sets.
+      origin: what to build it from.
       options: for the builder.
 
     Raises:
       UserError: it cannot be built, or its description is damaged.
     """
     try:
-        builder = _make_builder(name, data_dir, **options)
+        builder = _make_builder(name, data_dir, origin, **options)
         if builder.data_path.exists():
             return builder
         data_dir.mkdir(parents=True, exist_ok=True)
         with files.locked(lock_path(data_dir, name)):
             # Another process may have built it meanwhile; a new builder then finds that.
-            builder = _make_builder(name, data_dir, **options)
+            builder = _make_builder(name, data_dir, origin, **options)
             if not builder.data_path.exists():
                 _build(builder, data_dir)
         return builder
@@ -178,13 +188,15 @@ def _built(name: str, data_dir: Path, **options: Any) -> Builder[Any]:
         ) from error
 
 
-def _make_builder(name: str, data_dir: Path, **options: Any) -> Builder[Any]:
+def _make_builder(name: str, data_dir: Path, origin: Origin, **options: Any) -> Builder[Any]:
     from google.protobuf.json_format import ParseError
 
     module = importlib.import_module(f"show_attend_tell.data.builders.{name}")
     builder_class = getattr(module, name.capitalize())
     try:
-        return builder_class(data_dir=data_dir, file_format="array_record", **options)
+        return builder_class.for_files(
+            origin, data_dir=data_dir, file_format="array_record", **options
+        )
     except (ParseError, json.JSONDecodeError) as error:
         raise damaged(data_dir / name, error) from error
 

@@ -11,8 +11,17 @@ from typing import Any, cast
 
 import tensorflow_datasets as tfds
 
-from show_attend_tell.data.builders.common import SUFFIXES, Found, ImagesBuilder, features, refuse
+from show_attend_tell.data.builders.common import (
+    SUFFIXES,
+    Builder,
+    Found,
+    ImagesBuilder,
+    features,
+    refuse,
+)
+from show_attend_tell.data.builders.stems import Stems, holds_texts
 from show_attend_tell.data.objects import Object, Objects, parse_objects
+from show_attend_tell.data.origin import Origin
 from show_attend_tell.data.phrase_index import Annotations
 from show_attend_tell.data.records import Record
 from show_attend_tell.errors import UserError
@@ -41,6 +50,9 @@ class Folder(ImagesBuilder):
     rows of one file give it several captions. A column `split` may say train, val (or validation)
     or test; without it, 80 % of the images are for training, and a tenth each for val and test,
     chosen by the hash of their names. The text is UTF-8, or UTF-16 with a byte-order mark.
+
+    Without a table, each image may have its captions in a text file of the same stem
+    (`builders/stems.py`).
 
     In metadata.jsonl, `objects` gives the boxes of what phrases name (`ImageSource.descriptions`):
 
@@ -83,6 +95,12 @@ class Folder(ImagesBuilder):
         name = digest(folder, self._table, self._rows)
         config = tfds.core.BuilderConfig(name=name, description=f"Of {self._table.name}.")
         super().__init__(manual_dir=manual_dir, config=config, **kwargs)
+
+    @classmethod
+    def for_files(cls, origin: Origin, **kwargs) -> Builder:
+        if holds_texts(origin):
+            return Stems.for_files(origin, **kwargs)
+        return super().for_files(origin, **kwargs)
 
     def annotations(self) -> Annotations | None:
         objects = read_objects(self._table)
