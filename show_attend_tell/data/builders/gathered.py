@@ -113,9 +113,9 @@ class Gathered(ImagesBuilder, skip_registration=True):
         if how:
             _log.warning("%s: %s", self.name, how)
         self._metadata["splits"] = how
-        return {split: self._records(split, part) for split, part in parts.items()}
+        return {split: self._generate_examples(split, part) for split, part in parts.items()}
 
-    def _records(self, split: str, items: list[Item]) -> Iterator[tuple[str, Record]]:
+    def _generate_examples(self, split: str, items: list[Item]) -> Iterator[tuple[str, Record]]:
         found = (
             (i.name, i.read, {"image_id": i.name, "captions": i.captions, "objects": []})
             for i in items

@@ -20,6 +20,7 @@ CAPTIONS = (
     *("comment", "alt_text", "en_text", "raw"),
 )
 NAMES = ("filename", "file_name", "image_id", "img_id", "image_name", "cocoid", "id")
+REPO = r"[\w.-]+/[\w.-]+(@[\w./-]+)?(:[\w.-]+)?"  # OWNER/NAME@REVISION:CONFIG
 REPORT_EVERY = 10_000
 
 _log = logging.getLogger(__name__)
@@ -38,9 +39,9 @@ class Hub(Gathered):
     `OWNER/NAME:CONFIG` chooses a configuration. Only data files are read: no code of a repository
     is run.
 
-    Columns are found by their usual names (`image`; `caption`, `captions`, `text`, `caption_0` ...),
-    or named by `data.image_column` and `data.caption_column`. Rows of the same picture in one split
-    become one image with several captions. Splits are those of the data set, or of its column
+    Columns are found by their usual names (`image`; `caption`, `captions`, `text`, `caption_0`
+    ...), or named by `data.image_column` and `data.caption_column`. Rows of the same picture in one
+    split become one image with several captions. Splits are those of the data set, or of its column
     `split`; what is missing is drawn by a hash of the pictures.
 
     Rows are streamed once, through a temporary file in the folder of data sets. A data set that is
@@ -66,7 +67,7 @@ class Hub(Gathered):
 
     def items(self) -> Iterator[Item]:
         # Without a name, and gone when the last function that reads from it is.
-        spool = tempfile.TemporaryFile(dir=self.data_dir_root)
+        spool = tempfile.TemporaryFile(dir=self.data_dir_root)  # noqa: SIM115
         rows: dict[tuple[str | None, str], Item] = {}
         names: set[str] = set()
         without = 0
@@ -119,9 +120,7 @@ class Hub(Gathered):
         files = _parquet(Path(repo))
         if files:
             options: dict[str, Any] = {"path": "parquet", "data_files": _by_split(files)}
-        elif Path(repo).is_dir() or not re.fullmatch(
-            r"[\w.-]+/[\w.-]+(@[\w./-]+)?(:[\w.-]+)?", repo
-        ):
+        elif Path(repo).is_dir() or not re.fullmatch(REPO, repo):
             raise UserError(f"{repo}: holds no parquet files, nor is it OWNER/NAME; {self.REMEDY}")
         else:
             path, _, config = repo.partition(":")
