@@ -10,13 +10,16 @@ from pathlib import Path
 
 import pytest
 import sources
+from rich.console import Console
 
+from show_attend_tell import config
 from show_attend_tell.data.builders import gathered, hub, kaggle, stems, webdataset
 from show_attend_tell.data.builders.gathered import Item
 from show_attend_tell.data.examples import ImageSource
 from show_attend_tell.data.load import load_images
 from show_attend_tell.data.origin import Origin
 from show_attend_tell.errors import UserError
+from show_attend_tell.reports.data_sheet import inspect
 from show_attend_tell.settings import ImageData
 
 NAMES = [f"{i}_aa.jpg" for i in range(10)]
@@ -66,6 +69,17 @@ def test_flickr8k_of_kaggle(tmp_path: Path, logged: Callable[[], str]):
         "test": NAMES[8:9],
     }
     assert listed["train"].drawn == "" and "1 images are in no list" in logged()
+
+
+def test_inspect_says_how_splits_were_drawn(tmp_path: Path):
+    folder = kaggle8k(tmp_path / "raw")
+    places = {"data.dir": str(tmp_path / "cache"), "data.manual_dir": str(folder)}
+    settings = config.replaced(config.load_experiment("flickr8k"), places)
+    out = io.StringIO()
+    record = inspect(settings, tmp_path / "out", Console(file=out, width=200))
+    assert [row["images"] for row in record["splits"]] == [7, 1, 2]
+    drawn = "no splits; drawn by a hash of each image: 7 train, 1 val, 2 test"
+    assert record["splits drawn"] == drawn and drawn in out.getvalue()
 
 
 def test_flickr30k_of_kaggle_as_a_zip(tmp_path: Path):
@@ -145,7 +159,9 @@ def test_nothing_large_is_fetched_unasked(tmp_path: Path, monkeypatch):
         assert part in str(error.value)
     sources.coco(tmp_path / "raw")
     (tmp_path / "raw/val2014.zip").unlink()
-    with pytest.raises(UserError, match=r"coco: needs val2014.zip \(6.65 GB\); add to .*raw, or"):
+    with pytest.raises(
+        UserError, match=r"coco: needs val2014.zip \(6.65 GB\); put them into .*raw, or"
+    ):
         load("coco", tmp_path / "raw", tmp_path)
 
 
@@ -158,7 +174,7 @@ def test_texts_beside_pictures(tmp_path: Path, logged: Callable[[], str]):
             path.write_text(f"a dog {name[0]}\n\n a  cat \n")
     (folder / "test" / "9_aa.txt").unlink()
     found = splits_of("folder", folder, tmp_path)
-    assert found["val"].ids == sorted(f"valid/{name}" for name in NAMES[5:7])
+    assert sorted(found["val"].ids) == [f"valid/{name}" for name in NAMES[5:7]]
     assert ids_of(found)[:2] == ["test/7_aa.jpg", "test/8_aa.jpg"] and found["val"].drawn == ""
     assert found["train"][0].captions[1] == "a cat" and len(found["train"][0].captions) == 2
     assert "1 images have no text beside them and are left out: 9_aa.jpg" in logged()
@@ -191,10 +207,10 @@ def test_tar_shards(tmp_path: Path, logged: Callable[[], str]):
             members |= {f"../{i:03}{suffix}": content for suffix, content in form.items()}
         shard(folder / f"part-{number:04}.tar", members)
     found = splits_of("webdataset", folder, tmp_path)
-    assert ids_of(found) == [f"part-{n:04}/../{i:03}" for n in range(2) for i in range(5)]
+    assert ids_of(found) == [f"part-{n:04}/{i:03}" for n in range(2) for i in range(5)]
     captions = {e.image_id: (e.captions, e.image) for part in found.values() for e in part}
-    assert captions["part-0001/../003"] == (("a dog", "a cat"), sources.picture(8))
-    assert captions["part-0000/../002"] == (("a dog",), sources.picture(2))
+    assert captions["part-0001/003"] == (("a dog", "a cat"), sources.picture(8))
+    assert captions["part-0000/002"] == (("a dog",), sources.picture(2))
     assert "no splits; drawn by a hash" in logged()
     pattern = splits_of("webdataset", folder / "part-{0000..0001}.tar", tmp_path)
     assert pattern["train"].fingerprint == found["train"].fingerprint

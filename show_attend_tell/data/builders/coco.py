@@ -178,9 +178,9 @@ def _check_there(folder: Path | None) -> None:
     missing = [name for name in ARCHIVES if folder is None or not (folder / name).exists()]
     if missing:
         listed = ", ".join(f"{name} ({ARCHIVES[name]:g} GB)" for name in missing)
-        place = f"to {folder}" if folder else "into one folder, and set --config.data.manual_dir"
+        place = folder or "one folder, and set --config.data.manual_dir to it"
         raise UserError(
-            f"coco: needs {listed}; add {place}, or have missing files fetched with "
+            f"coco: needs {listed}; put them into {place}, or have missing files fetched with "
             "--config.data.download=True. A folder with annotations/captions_train2017.json, "
             "captions_val2017.json, train2017/ and val2017/ will do as well"
         )

@@ -17,9 +17,9 @@ from show_attend_tell.errors import UserError
 IMAGES = ("image", "img", "jpg", "png", "picture")
 CAPTIONS = (
     *("caption", "captions", "text", "texts", "sentence", "sentences", "description"),
-    *("comment", "alt_text", "en_text", "raw"),
+    *("comment", "alt_text", "en_text", "raw", "txt", "json"),
 )
-NAMES = ("filename", "file_name", "image_id", "img_id", "image_name", "cocoid", "id")
+NAMES = ("filename", "file_name", "image_id", "img_id", "image_name", "cocoid", "__key__", "id")
 REPO = r"[\w.-]+/[\w.-]+(@[\w./-]+)?(:[\w.-]+)?"  # OWNER/NAME@REVISION:CONFIG
 REPORT_EVERY = 10_000
 

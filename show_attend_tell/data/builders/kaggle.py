@@ -168,7 +168,7 @@ def _rows(text: str, where: str) -> Iterator[tuple[str, str]]:
             f"{where}: its first line must name the columns image and caption, separated by a "
             f"comma, or image_name and comment, separated by |, but is {head[:80]!r}; fix it"
         )
-    for number, row in _split_lines(lines, separator):
+    for number, row in _split_lines(lines, separator, where):
         if len(row) == len(columns) - 1 and separator == "|":
             row = _with_number(row)  # one line of Flickr30k lacks a separator
         if len(row) > len(columns) and caption == len(columns) - 1:
@@ -178,15 +178,18 @@ def _rows(text: str, where: str) -> Iterator[tuple[str, str]]:
         yield row[image].strip(), row[caption]
 
 
-def _split_lines(lines: list[str], separator: str) -> Iterator[tuple[int, list[str]]]:
-    """Number and fields of each line after the header; `|` knows no quotes."""
-    if separator == "|":
-        rows = ((n, line.split("|")) for n, line in enumerate(lines, 1))
-    else:
-        table = csv.reader(f"{line}\n" for line in lines)
-        rows = ((table.line_num, row) for row in table)
-    next(rows, None)
-    return ((number, row) for number, row in rows if any(field.strip() for field in row))
+def _split_lines(lines: list[str], separator: str, where: str) -> Iterator[tuple[int, list[str]]]:
+    """Number and fields of each line after the header that is not blank; `|` knows no quotes."""
+    quoting = csv.QUOTE_NONE if separator == "|" else csv.QUOTE_MINIMAL
+    table = csv.reader((f"{line}\n" for line in lines), delimiter=separator, quoting=quoting)
+    try:
+        for row in table:
+            if table.line_num > 1 and any(field.strip() for field in row):
+                yield table.line_num, row
+    except csv.Error as error:
+        raise UserError(
+            f"{where}, line {table.line_num + 1}: not readable as CSV ({error}); fix the line"
+        ) from error
 
 
 def _with_number(row: list[str]) -> list[str]:

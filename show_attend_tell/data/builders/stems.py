@@ -11,6 +11,8 @@ from show_attend_tell.data.builders.gathered import Gathered, Item, reader, spli
 from show_attend_tell.data.origin import Origin
 from show_attend_tell.errors import UserError
 
+TABLES = (".csv", ".tsv", ".json", ".jsonl")
+
 _log = logging.getLogger(__name__)
 
 
@@ -36,7 +38,8 @@ class Stems(Gathered, skip_registration=True):
         content = hashlib.sha256()
         for picture, text in find_pairs(self._folder()):
             name = picture.relative_to(self._folder()).as_posix()
-            content.update(f"{name} {picture.stat().st_size} ".encode(errors="surrogateescape"))
+            size = picture.stat().st_size if picture.is_file() else None
+            content.update(f"{name} {size} ".encode(errors="surrogateescape"))
             content.update(hashlib.sha256(_content(text)).digest())
         return content.hexdigest()
 
@@ -62,9 +65,9 @@ def holds_texts(origin: Origin) -> bool:
     folder = origin.manual_dir
     if folder is None or not folder.is_dir():
         return False
-    if any(path.suffix in (".csv", ".tsv", ".json", ".jsonl") for path in folder.iterdir()):
-        return False
-    return any(picture.with_suffix(".txt").is_file() for picture in _pictures(folder))
+    stems = {path.stem for path in folder.iterdir() if path.suffix.lower() in SUFFIXES}
+    tables = [path for path in folder.iterdir() if path.suffix in TABLES and path.stem not in stems]
+    return not tables and any(p.with_suffix(".txt").is_file() for p in _pictures(folder))
 
 
 def find_pairs(folder: Path) -> list[tuple[Path, Path]]:

@@ -120,7 +120,8 @@ def read_shard(path: Path) -> dict[str, Members]:
                 key, dot, suffix = file.name.partition(".")
                 if not member.isreg() or member.issparse() or not key or not dot:
                     continue
-                of_key = examples.setdefault(str(file.with_name(key)), {})
+                folders = (part for part in file.parts[:-1] if part not in ("/", ".."))
+                of_key = examples.setdefault(str(PurePosixPath(*folders, key)), {})
                 of_key[f".{suffix.lower()}"] = (member.offset_data, member.size)
     except (tarfile.TarError, OSError, EOFError, ValueError) as error:
         raise UserError(f"{path}: not a readable tar file ({error}); get it again") from error
