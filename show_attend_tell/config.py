@@ -7,8 +7,10 @@ differs from the defaults. A run keeps all settings in its `config.json`.
 import dataclasses
 import difflib
 import hashlib
-import importlib.util
 import json
+import os
+import traceback
+import types
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -26,6 +28,7 @@ FOLDERS = (Path(__file__).parent / "experiments", Path(__file__).parents[1] / "e
 # Paths of data and weights on disk, and whether to fetch them. They change no result: the checksum
 # identifies the weights.
 PLACES = ("data.dir", "data.manual_dir", "data.download", "encoder.weights")
+PATHS = ("data.dir", "data.manual_dir", "encoder.weights", "train.init_from")
 
 
 def load_experiment(reference: str, overrides: Sequence[str] = ()) -> Settings:
@@ -44,25 +47,55 @@ def load_experiment(reference: str, overrides: Sequence[str] = ()) -> Settings:
 def read_experiment(reference: str) -> dict[str, Any]:
     """What an experiment states, as nested dictionaries. See `load_experiment` for the errors."""
     path, variant = find_experiment(reference)
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:  # the user's own code
-        raise UserError(f"{path}: does not load ({_last_line(error)})") from error
-    variants = getattr(module, "VARIANTS", {})
-    if variant and variants and variant not in variants:
-        raise UserError(f"{path}: has no variant {variant!r}; choose one of {', '.join(variants)}")
-    if not hasattr(module, "get_config"):
+    content = _run(path)
+    variants, get_config = content.get("VARIANTS", {}), content.get("get_config")
+    listed = isinstance(variants, Mapping | Sequence) and len(variants) > 0
+    if variant and listed and variant not in variants:
+        known = ", ".join(map(str, variants))
+        raise UserError(f"{path}: has no variant {variant!r}; choose one of {known}")
+    if not callable(get_config):
         raise UserError(f"{path}: has no get_config(); see the experiments of the project")
     try:
-        config = module.get_config(variant) if variant else module.get_config()
-    except Exception as error:  # the user's own code
-        raise UserError(f"{reference}: {_last_line(error)}") from error
+        config = get_config(variant) if variant else get_config()
+    except (Exception, SystemExit) as error:  # the user's own code
+        raise UserError(f"{_place(path, error, reference)}: {_last_line(error)}") from error
     if not isinstance(config, ConfigDict):
-        raise UserError(f"{path}: get_config() must return a ConfigDict, not {config!r}")
+        shown = " ".join(repr(config).split())[:80]
+        raise UserError(f"{path}: get_config() must return a ConfigDict, not {shown}")
     return config.to_dict()
+
+
+def _run(path: Path) -> dict[str, Any]:
+    """What the Python file of an experiment defines, by name.
+
+    Raises:
+      UserError: it cannot be read, is not Python, or fails.
+    """
+    try:
+        source = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    if b"\0" in source:
+        raise UserError(f"{path}: not a Python file but a binary one; --config names an experiment")
+    if not source.strip():
+        raise UserError(f"{path}: is empty; an experiment defines get_config()")
+    module = types.ModuleType(path.stem)
+    module.__file__ = str(path)
+    try:
+        exec(compile(source, str(path), "exec", dont_inherit=True), module.__dict__)
+    except (Exception, SystemExit) as error:  # the user's own code
+        why = error.msg if isinstance(error, SyntaxError) else _last_line(error)
+        raise UserError(f"{_place(path, error, str(path))}: does not load ({why})") from error
+    return module.__dict__
+
+
+def _place(path: Path, error: BaseException, otherwise: str) -> str:
+    """The line of an experiment file at which it fails, if it is known."""
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == str(path)]
+    line = frames[-1].lineno if frames else None
+    if isinstance(error, SyntaxError) and error.filename == str(path):
+        line = error.lineno
+    return f"{path}, line {line}" if line else otherwise
 
 
 def find_experiment(reference: str) -> tuple[Path, str]:
@@ -72,8 +105,9 @@ def find_experiment(reference: str) -> tuple[Path, str]:
       UserError: there is no such file.
     """
     name, _, variant = reference.partition(":")
-    if Path(name).is_file():
-        return Path(name), variant
+    path = files.user_path(name)
+    if path.is_file():
+        return path, variant
     known = {path.stem: path for folder in FOLDERS for path in sorted(folder.glob("*.py"))}
     known.pop("__init__", None)
     if name in known:
@@ -156,8 +190,23 @@ def from_dict(content: Mapping[str, Any]) -> Settings:
     """
     classes = _classes(content)
     _check_keys((name for name, _ in flatten(content)), classes)
+    content = _with_home(content)
     groups = {name: group(**content.get(name, {})) for name, group in classes.items()}
     return Settings(seed=content.get("seed", 0), **cast(dict[str, Any], groups))
+
+
+def _with_home(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The content with home folders in place of `~`. What is no path, such as a hub's name, stays.
+
+    A wrong type stays, too, for the settings to reject.
+    """
+    changed = dict(content)
+    for name in PATHS:
+        group, _, key = name.partition(".")
+        value = changed.get(group, {}).get(key)
+        if isinstance(value, str) and value.startswith("~"):
+            changed[group] = {**changed[group], key: str(files.user_path(value))}
+    return changed
 
 
 def flatten(content: Mapping[str, Any] | Settings, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -191,13 +240,21 @@ def differences(a: Settings, b: Settings) -> list[str]:
 
 
 def changes(saved: Settings, wanted: Settings) -> list[str]:
-    """The `differences` between a run's saved settings and the wanted ones.
+    """The `differences` between a run's saved settings and the wanted ones that change results.
 
-    An empty checksum matches any.
+    Where data lie changes none: a run records what they contain (`RunFolder.check_data`). Where
+    weights lie changes none if both checksums are known; an empty checksum matches any. Two
+    spellings of one path are the same.
     """
-    open_ = "encoder.weights_sha256"
-    sums = [dict(flatten(settings)).get(open_, "") for settings in (saved, wanted)]
-    return [n for n in differences(saved, wanted) if n != open_ or all(sums)]
+    sum_, weights = "encoder.weights_sha256", "encoder.weights"
+    values = [dict(flatten(settings)) for settings in (saved, wanted)]
+    known = all(value.get(sum_) for value in values)
+    same = {"data.dir", "data.manual_dir", weights if known else sum_}
+    for name in (weights, "train.init_from"):
+        paths = [value.get(name) for value in values]
+        if all(paths) and len({os.path.abspath(str(path)) for path in paths}) == 1:
+            same.add(name)
+    return [name for name in differences(saved, wanted) if name not in same]
 
 
 def digest(settings: Settings) -> str:
@@ -321,6 +378,6 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _last_line(error: Exception) -> str:
+def _last_line(error: BaseException) -> str:
     """The last line of an error's message, which says why an experiment file fails."""
     return (str(error).strip().splitlines() or [type(error).__name__])[-1]

@@ -1,30 +1,131 @@
-"""Atomic writes of files, and locks between processes."""
+"""Paths as users write them, atomic writes of files, locks, and names as people spell them."""
 
+import contextlib
 import fcntl
 import logging
 import os
+import re
+import time
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO
+
+from show_attend_tell.errors import UserError
+
+_TEMPORARY = re.compile(r"\..+\.(\d+)\.tmp", re.DOTALL)  # of `temporary`; the number is a process's
+_LOCKED_WITHIN = 60.0  # seconds in which a new temporary file surely has its lock or its content
+
+_cleared: set[Path] = set()  # folders that this process has cleared of what killed ones left
+
+
+def user_path(text: str | Path) -> Path:
+    """A path as a user wrote it: on the command line, in a config or in a notebook.
+
+    `~` and `~NAME` are home folders. A shell replaces them only where they begin a word, which in
+    `--workdir=~/runs` they do not. A folder that is really called `~` is `./~`.
+    """
+    return Path(os.path.expanduser(text))
+
+
+def start_of(path: Path, size: int = 512) -> bytes:
+    """The first bytes of a file; none if it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return file.read(size)
+    except OSError:
+        return b""
+
+
+def stands_in(start: bytes) -> str:
+    """What a download left in place of a file, and the remedy; empty if it left neither of these.
+
+    Args:
+      start: the first bytes of the file, 200 or more where it has them.
+    """
+    text = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if text.startswith(b"version https://git-lfs.github.com/"):
+        return (
+            "a Git LFS pointer, not the file itself: run `git lfs pull` in its repository, or "
+            "download the file from its page"
+        )
+    if text.startswith((b"<!doctype html", b"<html", b"<head", b"<?xml")):
+        return (
+            "a web page, not the file itself: the download led to a page such as an error or a "
+            "login; open the address in a browser and save the file"
+        )
+    return ""
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """Opens a file that replaces `path` once it is complete and synced to disk.
 
-    If writing fails, nothing of the new file remains, and an old file stays.
+    If writing fails, nothing of the new file remains, and an old file stays. What a killed process
+    left in the folder goes when this process first writes there.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    if path.parent not in _cleared:
+        _cleared.add(path.parent)
+        remove_stale(path.parent)
+    written = temporary(path)
     try:
-        with open(temporary, "wb") as file:
+        with open(written, "wb") as file:
+            with contextlib.suppress(OSError):  # a file system without locks
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        os.replace(written, path)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        written.unlink(missing_ok=True)
         raise
+
+
+def temporary(path: Path) -> Path:
+    """Where this process writes what is to become `path`; `remove_stale` knows the name."""
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
+def remove_stale(folder: Path) -> None:
+    """Removes the temporary files of killed processes from a folder.
+
+    A file stays if its process may live: here, or on another machine, where it holds the file's
+    lock. Files that cannot be removed stay, too.
+    """
+    try:
+        found = [path for path in folder.iterdir() if _TEMPORARY.fullmatch(path.name)]
+    except OSError:
+        return
+    for path in found:
+        with contextlib.suppress(OSError):  # not ours to remove, or another process was faster
+            if not _in_use(path):
+                path.unlink()
+
+
+def _in_use(path: Path) -> bool:
+    """Whether the process that writes a temporary file may live."""
+    named = _TEMPORARY.fullmatch(path.name)
+    assert named is not None
+    try:
+        os.kill(int(named[1]), 0)
+    except (ProcessLookupError, OverflowError):
+        pass
+    except PermissionError:  # it is another user's
+        return True
+    else:
+        return True
+    # Not through a link, and a pipe must not block.
+    number = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        stat = os.fstat(number)
+        return not stat.st_size and time.time() < stat.st_mtime + _LOCKED_WITHIN
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(number)
 
 
 @contextmanager
@@ -40,6 +141,50 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes UTF-8 text atomically."""
+    """Writes UTF-8 text atomically.
+
+    A half of a surrogate pair, which UTF-8 lacks, is written as an escape that JSON reads back.
+    """
     with replacing(path) as file:
-        file.write(text.encode())
+        file.write(text.encode(errors="backslashreplace"))
+
+
+def check_name(path: Path) -> None:
+    """Rejects the path of a folder that libraries in other languages cannot open.
+
+    Raises:
+      UserError: it is not UTF-8.
+    """
+    try:
+        str(path.absolute()).encode()
+    except UnicodeEncodeError:
+        raise UserError(
+            f"{path}: its name is not UTF-8, and checkpoints and records need that; rename the "
+            "folder, or choose another"
+        ) from None
+
+
+def same_letters(path: Path) -> Path:
+    """The file whose name consists of the same letters, whether accents are part of them or not.
+
+    Unicode has two forms for many letters (NFC, NFD). They look alike, and file systems differ in
+    which they keep. `path` itself if it exists, or if no or several such files do.
+    """
+    if str(path).isascii() or os.path.lexists(path) or path == path.parent:
+        return path
+    folder = same_letters(path.parent)
+    try:
+        found = _by_letters(folder, folder.stat().st_mtime_ns)
+    except OSError:
+        return path
+    names = found.get(unicodedata.normalize("NFC", path.name), ())
+    return folder / names[0] if len(names) == 1 else path
+
+
+@lru_cache(maxsize=64)
+def _by_letters(folder: Path, changed: int) -> dict[str, list[str]]:
+    """The names in a folder by their composed form; `changed` is the folder's time of change."""
+    names: dict[str, list[str]] = {}
+    for name in sorted(os.listdir(folder)):
+        names.setdefault(unicodedata.normalize("NFC", name), []).append(name)
+    return names

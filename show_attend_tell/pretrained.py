@@ -18,13 +18,14 @@ from typing import Any
 from PIL import Image
 
 from show_attend_tell import config, files
-from show_attend_tell.data.images import Picture, read_image, read_picture
+from show_attend_tell.data.images import Picture, naming, read_image, read_picture
 from show_attend_tell.data.task import Subject, expect
 from show_attend_tell.errors import UserError
 from show_attend_tell.inference.attention_record import AttentionRecord
 from show_attend_tell.inference.captioning import attention_records, caption_images
 from show_attend_tell.inference.run import Run, load_run
 from show_attend_tell.models.captioner import split_weights
+from show_attend_tell.runs import packaged
 from show_attend_tell.runs.checkpoint import WEIGHTS, write_weights
 from show_attend_tell.runs.folder import CENTRES, SOURCE, TARGET, RunFolder
 from show_attend_tell.settings import Decode
@@ -41,7 +42,7 @@ RECORDS = (
     "*.scores.json",
     "attention/*/statistics.json",
 )
-PACKAGED = Path(__file__).parent / "pretrained_models"
+PACKAGED = packaged.PACKAGED
 # Where the results of packaged models go: apart from `runs/NAME`, which a run may be called.
 RESULTS = Path("runs") / "pretrained"
 # Of the view in a notebook: pictures, about 0.2 MB each, and its height in pixels.
@@ -50,7 +51,7 @@ VIEWED, HEIGHT = 24, 760
 
 def names() -> tuple[str, ...]:
     """The models that come with the package."""
-    return tuple(sorted(path.parent.name for path in PACKAGED.glob(f"*/{WEIGHTS}")))
+    return packaged.names(PACKAGED)
 
 
 class Captions(list[AttentionRecord]):
@@ -105,8 +106,9 @@ def load(model: str | Path, overrides: Sequence[str] = ()) -> Model:
     """
     if str(model) in names():
         return _model(load_run(PACKAGED / model, overrides), workdir=RESULTS / model)
-    if Path(model).is_dir():
-        return _model(load_run(Path(model), overrides))
+    folder = files.user_path(model)
+    if folder.is_dir():
+        return _model(load_run(folder, overrides))
     known = ", ".join(names()) or "none come with this version"
     raise UserError(f"{model}: neither a folder nor a model of the package ({known})")
 
@@ -135,10 +137,13 @@ def caption(
     """
     expect(run.task, "caption", run.workdir)
     decoding = decoding or run.decoding
-    sources = [Path(p) if isinstance(p, str) else p for p in pictures]
-    images = [read_image(source, run.image_size) for source in sources]
-    found = caption_images(run, images, decoding)
+    sources = [files.user_path(p) if isinstance(p, str) else p for p in pictures]
     names = [s.name if isinstance(s, Path) else f"picture {i}" for i, s in enumerate(sources)]
+    images = []
+    for name, source in zip(names, sources, strict=True):
+        with naming(name):
+            images.append(read_image(source, run.image_size))
+    found = caption_images(run, images, decoding)
     subjects = [Subject(name, source) for name, source in zip(names, sources, strict=True)]
     records = attention_records(run, decoding, subjects, found)
     asked = dataclasses.replace(run, settings=dataclasses.replace(run.settings, decode=decoding))
@@ -155,7 +160,7 @@ def draw(record: AttentionRecord, picture: Picture | str) -> Image.Image:
     # Matplotlib takes long to import: not all who load a model draw.
     from show_attend_tell.reports.attention_pictures import attention_picture
 
-    source = Path(picture) if isinstance(picture, str) else picture
+    source = files.user_path(picture) if isinstance(picture, str) else picture
     return attention_picture(read_picture(source, 512), record)
 
 

@@ -29,6 +29,8 @@ import jax
 import jaxlib.version
 from jax.experimental import serialize_executable
 
+from show_attend_tell import files
+
 _FOLDER = "show_attend_tell"  # inside JAX's cache
 _KEPT = 3  # versions of the package or its libraries whose programs stay on disk
 # About half the time to compile, and as fast for what this package computes on CPUs. XLA's older
@@ -127,7 +129,8 @@ def _read(path: Path) -> Callable[..., Any] | None:
 def _write(path: Path, program: Any) -> None:
     content = pickle.dumps(serialize_executable.serialize(program))
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    files.remove_stale(path.parent)
+    temporary = files.temporary(path)
     # Not synced to disk, which would take longer than compiling: the checksum tells.
     temporary.write_bytes(hashlib.sha256(content).digest() + content)
     temporary.replace(path)

@@ -1,6 +1,7 @@
 """Building blocks of settings: fields with a meaning and a range, checked on creation."""
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar, cast
 
@@ -95,6 +96,8 @@ class Group:
         elif type(value) is not field.type:
             wanted = _NAMES.get(cast(type, field.type), "of another type")
             raise UserError(f"{name} is {value!r}: it must be {wanted}")
+        if type(value) is float and not math.isfinite(value):
+            raise UserError(f"{name} is {value!r}: it must be a finite number")
         object.__setattr__(self, field.name, value)
         meaning: Meaning = field.metadata["meaning"]
         if not meaning.allows(value):

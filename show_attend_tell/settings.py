@@ -59,6 +59,13 @@ class ImageData(Data):
         choices=("off", "swap", "skip"),
     )
     restval: bool = setting(False, "whether to train on Karpathy's `restval` split, too")
+    holdout: float = setting(
+        0.0,
+        "share of the training images that validates, chosen by the hash of their names, in data "
+        "without a validation split; 0: none",
+        least=0,
+        below=1,
+    )
     vocabulary_size: int = setting(0, "most frequent words to keep; 0: all", least=0)
     download: bool = setting(False, "whether to fetch missing files of coco (20 GB)")
     repo: str = setting(
@@ -534,8 +541,14 @@ class Train(Group):
 
     path: ClassVar[str] = "train."
 
-    init_from: str = setting("", "folder of the run to start from; empty: from scratch")
-    init_weights: str = setting("best", "which of that run's weights", choices=("best", "last"))
+    init_from: str = setting(
+        "",
+        "what to start from: folder of a run or an exported model, or name of a packaged one; "
+        "empty: from scratch",
+    )
+    init_weights: str = setting(
+        "best", "which of that run's weights; a model has only one set", choices=("best", "last")
+    )
     init_share: float = setting(
         0.0, "share of the initial weights in the evaluated ones", least=0, most=1
     )

@@ -97,20 +97,47 @@ def test_an_unknown_variant_names_those_that_exist(file):
         config.load_experiment(f"{file}:sotf")
 
 
-def test_a_fault_in_an_experiment_file_is_one_line(tmp_path):
-    path = tmp_path / "broken.py"
-    path.write_text("import nowhere_at_all")
-    with pytest.raises(UserError, match=r"broken.py: does not load \(No module named"):
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ("import nowhere_at_all", ", line 1: does not load (No module named 'nowhere_at_all')"),
+        ("\nx = (\n", ", line 2: does not load ('(' was never closed)"),
+        ("import sys\nsys.exit('bye')", ", line 2: does not load (bye)"),
+        ("x = 1 \xff", ", line 1: does not load ("),
+        ("", ": is empty; an experiment defines get_config()"),
+        ("MZ\0\0", ": not a Python file but a binary one; --config names an experiment"),
+        ("x = 1", ": has no get_config(); see the experiments of the project"),
+        ("get_config = 3", ": has no get_config(); see the experiments of the project"),
+        ("def get_config():\n    raise ValueError('not today')", ", line 2: not today"),
+        ("def get_config():\n    raise SystemExit(3)", ", line 2: 3"),
+        ("def get_config():\n    config = {}", ": get_config() must return a ConfigDict, not None"),
+    ],
+)
+@pytest.mark.parametrize("name", ["broken.py", "broken.txt"])
+def test_a_fault_in_an_experiment_file_is_one_line(tmp_path, name, content, message):
+    path = tmp_path / name
+    path.write_bytes(content.encode("latin-1"))
+    with pytest.raises(UserError) as caught:
         config.load_experiment(str(path))
-    path.write_text("def get_config():\n    raise ValueError('not today')")
-    with pytest.raises(UserError, match="broken.py: not today"):
-        config.load_experiment(str(path))
-    path.write_text("def get_config():\n    config = {}")
-    with pytest.raises(UserError, match="must return a ConfigDict, not None"):
-        config.load_experiment(str(path))
-    path.write_text("x = 1")
-    with pytest.raises(UserError, match="has no get_config"):
-        config.load_experiment(str(path))
+    assert str(caught.value).startswith(f"{path}{message}") and "\n" not in str(caught.value)
+
+
+def test_a_home_folder_is_meant_by_a_tilde(file, monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert config.find_experiment("~/experiment.py:wide") == (Path(file), "wide")
+    names = ("data.dir", "data.manual_dir", "encoder.weights", "train.init_from")
+    assert names == config.PATHS
+    settings = config.load_experiment("~/experiment.py", [f"--config.{n}=~/x" for n in names])
+    found = dict(config.flatten(settings))
+    assert {found[name] for name in names} == {str(tmp_path / "x")}
+    Path(file).write_text(FILE.replace('{"epochs": 3}', '{"init_from": "~/x"}'))
+    assert config.load_experiment(file).train.init_from == str(tmp_path / "x")
+    config.save(settings, tmp_path / "config.json")
+    text = (tmp_path / "config.json").read_text()
+    (tmp_path / "config.json").write_text(text.replace(str(tmp_path / "x"), "~/x"))
+    assert config.load_run(tmp_path / "config.json") == settings
+    hub = config.load_experiment(file, ["--config.encoder.weights=timm/x~"])
+    assert hub.encoder.weights == "timm/x~"
 
 
 def test_another_data_set_needs_the_same_settings(file):
@@ -142,6 +169,27 @@ def test_an_empty_checksum_matches_any(file):
     left_open = config.load_experiment(file)
     assert config.changes(pinned, left_open) == config.changes(left_open, pinned) == []
     assert config.changes(pinned, other) == ["encoder.weights_sha256"]
+
+
+def test_where_files_lie_does_not_make_another_run(file, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+
+    def load(**values):
+        names = {"dir": "data.dir", "data": "data.manual_dir", "start": "train.init_from"}
+        names |= {"weights": "encoder.weights", "sum": "encoder.weights_sha256"}
+        return config.load_experiment(
+            file, [f"--config.{names[key]}={value}" for key, value in values.items()]
+        )
+
+    assert config.changes(load(dir="a", data="own"), load(dir="/b", data="/there/own/")) == []
+    assert config.changes(load(start="runs/a"), load(start=f"{tmp_path}/runs/a/")) == []
+    assert config.changes(load(start="runs/a"), load(start="runs/b")) == ["train.init_from"]
+    # The checksums say whether weights are the same; without both, the paths have to.
+    here, there = load(weights="a/w.pth", sum="ab"), load(weights="b/w.pth", sum="ab")
+    assert config.changes(here, there) == []
+    assert config.changes(here, load(weights="b/w.pth", sum="cd")) == ["encoder.weights_sha256"]
+    assert config.changes(here, load(weights="b/w.pth")) == ["encoder.weights"]
+    assert config.changes(here, load(weights="./a/w.pth")) == []
 
 
 def test_seeds_and_paths_do_not_tell_experiments_apart(file):
@@ -219,8 +267,7 @@ def test_a_complete_config_of_0_1_still_runs():
     for name, value in config.flatten(stated):
         assert known[name] == value or list(known[name]) == list(value), name
     assert config.changes(config.load_run(OLD / "run" / "config.json"), settings) == [
-        *("data.dir", "data.manual_dir"),
-        "decoder.dropout_bits",  # a resumed run keeps its own
+        "decoder.dropout_bits"  # a resumed run keeps its own
     ]
 
 

@@ -33,7 +33,8 @@ PYTHON = [
 
 # Each imports only from those above it.
 ORDER = (
-    *("memory", "errors", "files", "machine", "tokens", "devices", "programs"),
+    *("memory", "errors", "printable", "terminal", "literal", "files"),
+    *("machine", "tokens", "devices", "programs"),
     "schema",
     "settings",
     "config",
@@ -63,17 +64,19 @@ LONG_FUNCTIONS = {
 
 # Functions that catch every exception, and the third-party code that makes this necessary.
 BROAD_HANDLERS = {
+    "config.py:_run": "runs the user's own file, which can raise anything",
     "config.py:read_experiment": "runs the user's own file, which can raise anything",
     "data/builders/coco.py:_Archives._path": "TFDS downloads: network, file system, checksum",
     "data/builders/hub.py:_fetched": "the hub's client: disk, server, network",
     "data/builders/hub.py:_load": "the hub's client, and readers of many formats",
     "data/builders/hub.py:_pulled": "the same, as rows arrive",
     "data/images.py:_opened": "Pillow's decoders raise all kinds for damaged files",
+    "data/images.py:_orientation": "Pillow's reader of EXIF raises all kinds for damaged EXIF",
     "data/records.py:damage_reported": "TFDS, ArrayRecord and protobuf read damaged files",
     "models/encoders/torch_weights.py:_load": "a damaged pickle can raise anything",
     "models/encoders/torch_weights.py:_open_zip": "zipfile raises many kinds for damaged files",
     "models/encoders/torch_weights.py:_read_member": "zipfile raises many kinds for damaged files",
-    "models/encoders/torch_weights.py:_read_safetensors": "safetensors lists no errors",
+    "models/encoders/torch_weights.py:_take": "safetensors lists no errors",
     "models/encoders/weights.py:find_weights": "the hub's client: disk, server, network",
     "programs.py:_read": "XLA documents no list of what a damaged program raises",
     "runs/checkpoint.py:Checkpoints.restore": "Orbax and TensorStore raise many kinds",

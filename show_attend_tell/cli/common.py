@@ -2,11 +2,13 @@
 
 import argparse
 import dataclasses
+import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from show_attend_tell.errors import UserError
+from show_attend_tell.files import user_path
+from show_attend_tell.printable import printable
 
 if TYPE_CHECKING:
     from show_attend_tell.inference.run import Run
@@ -47,10 +49,19 @@ def add_experiment(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", required=True, metavar=EXPERIMENT, help=EXPERIMENT_HELP)
 
 
+def add_quiet(parser: argparse.ArgumentParser) -> None:
+    """The option that leaves progress out."""
+    parser.add_argument(
+        "--quiet", action="store_true", help="show warnings, errors and results, but no progress"
+    )
+
+
 def add_run(parser: argparse.ArgumentParser, default: str | None = None) -> None:
     """The options that name a trained run and how it decodes."""
     which = parser.add_mutually_exclusive_group(required=default is None)
-    which.add_argument("--workdir", type=Path, help="folder of a trained run or an exported model")
+    which.add_argument(
+        "--workdir", type=user_path, help="folder of a trained run or an exported model"
+    )
     packaged = "a model that comes with the package"
     which.add_argument(
         "--pretrained",
@@ -86,16 +97,21 @@ def load(arguments: argparse.Namespace, overrides: Sequence[str]) -> tuple["Run"
 def print_table(table: "Table") -> None:
     """Prints a table of `reports` with its title and its notes."""
     from rich import table as rich_tables
-    from rich.console import Console
-    from rich.text import Text
+
+    from show_attend_tell.terminal import Terminal
 
     shown = rich_tables.Table(title=table.title)
     for k, name in enumerate(table.head):
-        shown.add_column(Text(name), justify="right" if k else "left")
+        shown.add_column(name, justify="right" if k else "left")
     for row in table.cells:
-        # As text: in a string rich would read brackets as markup.
-        shown.add_row(*(Text(f"{cell.text} {cell.small}".strip()) for cell in row))
-    console = Console()
+        shown.add_row(*(f"{cell.text} {cell.small}".strip() for cell in row))
+    console = Terminal(highlight=False)
     console.print(shown)
     for note in table.notes:
-        console.print(Text(note))
+        console.print(note)
+
+
+def say(*lines: object, error: bool = False) -> None:
+    """Prints lines, each as printable text; `error`: to the standard error."""
+    for line in lines:
+        print(printable(line), file=sys.stderr if error else sys.stdout, flush=True)

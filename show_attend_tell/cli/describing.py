@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import importlib
+import json
 import sys
 import threading
 from collections import Counter
@@ -11,15 +12,21 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from show_attend_tell.cli.common import Verbs, add_run, add_verb, load, print_table
+from show_attend_tell.cli.common import Verbs, add_run, add_verb, load, print_table, say
 from show_attend_tell.errors import UserError
+from show_attend_tell.files import user_path
+from show_attend_tell.tokens import EOS_WORD
 
 if TYPE_CHECKING:
     from show_attend_tell.data.task import Subject
     from show_attend_tell.inference.attention_record import AttentionRecord
+    from show_attend_tell.inference.captioning import Caption
 
 DRAWING = "show_attend_tell.reports.attention_pictures"  # slow to import
 PRETRAINED = "flickr8k-soft"  # what `caption` uses if no run is named
+IMAGE_HELP = "a file, a folder, a pattern in quotes ('photos/*.jpg'), or - for standard input"
+STDIN = "standard input"  # how its picture is called
+MAX_STDIN_BYTES = 2**28  # no picture is so large, but a pipe may never end
 
 
 def add_verbs(verbs: Verbs) -> None:
@@ -32,8 +39,11 @@ def add_verbs(verbs: Verbs) -> None:
 
     caption = add_verb(verbs, "caption", _caption, "Caption image files and draw their attention.")
     add_run(caption, default=PRETRAINED)
-    caption.add_argument("images", type=Path, nargs="+", metavar="IMAGE")
-    caption.add_argument("--out", type=Path, help="folder to write (default: RUN/captions)")
+    caption.add_argument("images", nargs="+", metavar="IMAGE", help=IMAGE_HELP)
+    caption.add_argument("--out", type=user_path, help="folder to write (default: RUN/captions)")
+    caption.add_argument(
+        "--json", action="store_true", help="print one JSON array instead, for scripts"
+    )
 
     translate = add_verb(
         verbs, "translate", _translate, "Translate sentences from arguments or standard input."
@@ -42,16 +52,18 @@ def add_verbs(verbs: Verbs) -> None:
     translate.add_argument(
         "sentences", nargs="*", metavar="SENTENCE", help="default: lines of standard input"
     )
-    translate.add_argument("--out", type=Path, help="folder for pictures of the alignments")
+    translate.add_argument("--out", type=user_path, help="folder for pictures of the alignments")
 
     attend = add_verb(
         verbs, "attend", _attend, "Dump attention maps (.npz and .png) and their statistics (JSON)."
     )
     add_run(attend)
-    attend.add_argument("images", type=Path, nargs="*", metavar="IMAGE", help="instead of a split")
+    attend.add_argument(
+        "images", nargs="*", metavar="IMAGE", help=f"instead of a split: {IMAGE_HELP}"
+    )
     attend.add_argument("--split", default="val", help="train, val or test (default: val)")
     attend.add_argument("--num", type=int, default=16, help="images to draw (default: 16)")
-    attend.add_argument("--out", type=Path, help="folder to write (default: RUN/attention)")
+    attend.add_argument("--out", type=user_path, help="folder to write (default: RUN/attention)")
 
 
 def _evaluate(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
@@ -66,13 +78,14 @@ def _evaluate(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     for table in measured_tables(found.records[0]):
         print_table(table)
     for name, text in islice(found.texts.items(), 4):
-        print(f"{name}: {text}")
+        say(f"{name}: {text}")
 
 
 def _print_scores(records: Sequence[Mapping[str, Any]]) -> None:
     """Prints the scores of one split, with a column for each context."""
-    from rich.console import Console
     from rich.table import Table
+
+    from show_attend_tell.terminal import Terminal
 
     first = records[0]
     table = Table(
@@ -85,13 +98,13 @@ def _print_scores(records: Sequence[Mapping[str, Any]]) -> None:
     for name in first["scores"]:
         values = [record["scores"][name] for record in records]
         table.add_row(name, *("left out" if value is None else f"{value:.4f}" for value in values))
-    Console().print(table)
+    Terminal().print(table)
     for k, bucket in enumerate(first.get("by_length", ())):
         values = ", ".join(f"{record['by_length'][k]['BLEU']:.2f}" for record in records)
         words = f"{bucket['least']} to {bucket['most']} source words"
-        print(f"BLEU of the {bucket['sentences']} sentences of {words}: {values}")
+        say(f"BLEU of the {bucket['sentences']} sentences of {words}: {values}")
     for name, why in first["missing"].items():
-        print(f"{name} {why}")
+        say(f"{name} {why}")
 
 
 def _caption(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
@@ -103,29 +116,67 @@ def _caption(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     # While XLA compiles and computes, Python has time to import what draws.
     drawing = threading.Thread(target=importlib.import_module, args=[DRAWING], daemon=True)
     drawing.start()
-    captions, wrong = caption_files(run, arguments.images, decoding)
-    drawing.join()
-    if captions:
-        subjects = _named(list(captions))
-        records = attention_records(run, decoding, subjects, list(captions.values()))
-        pictures = _dump(arguments.out or run.workdir / "captions", records, subjects)
-        for (path, caption), picture in zip(captions.items(), pictures, strict=True):
-            print(f"{path}: {caption.text}\n    {picture}")
+    subjects, wrong = _subjects(arguments.images)
+    found: list[dict[str, Any]] = []
+    for batch in caption_files(run, subjects, decoding):
+        wrong += batch.wrong
+        if not batch.subjects:
+            continue
+        drawing.join()
+        records = attention_records(run, decoding, batch.subjects, batch.captions)
+        pictures = _dump(arguments.out or run.workdir / "captions", records, batch.subjects)
+        for subject, caption, picture in zip(batch.subjects, batch.captions, pictures, strict=True):
+            path = "-" if isinstance(subject.picture, bytes) else str(subject.picture)
+            if arguments.json:
+                found.append(_as_json(path, caption, picture))
+            else:
+                say(f"{path}: {caption.text}", f"    {picture}")
+    if arguments.json:
+        # ASCII: a name that is not UTF-8 can be printed nowhere otherwise.
+        say(*json.dumps(found, indent=2).splitlines())
     _reject(wrong)
 
 
-def _reject(wrong: Mapping[Path, str]) -> None:
-    """Raises an error for files that were left out, once all others are done."""
-    if wrong:
-        raise UserError("; ".join(wrong.values()))
+def _as_json(path: str, caption: "Caption", picture: Path) -> dict[str, Any]:
+    """A caption for scripts; log-probabilities in nats."""
+    return {
+        "path": path,
+        "caption": caption.text,
+        "words": [token for token in caption.tokens if token != EOS_WORD],
+        "log_prob": caption.log_prob,
+        "score": caption.score,
+        "maps": str(picture),
+    }
 
 
-def _named(paths: Sequence[Path]) -> list["Subject"]:
-    """Image files as subjects, each named by its file name, or by its path if names repeat."""
+def _subjects(arguments: Sequence[str]) -> tuple[list["Subject"], list[str]]:
+    """The pictures that arguments name, and what is wrong with other arguments.
+
+    A picture is called by its file's name, or by its path if names repeat.
+    """
+    from show_attend_tell.data.picture_names import named_pictures
     from show_attend_tell.data.task import Subject
 
-    names = Counter(path.name for path in paths)
-    return [Subject(path.name if names[path.name] == 1 else str(path), path) for path in paths]
+    given = named_pictures(argument for argument in arguments if argument != "-")
+    names = Counter(path.name for path in given.paths)
+    subjects = [
+        Subject(path.name if names[path.name] == 1 else str(path), path) for path in given.paths
+    ]
+    if "-" in arguments:
+        content = sys.stdin.buffer.read(MAX_STDIN_BYTES + 1)
+        if 0 < len(content) <= MAX_STDIN_BYTES:
+            subjects.append(Subject(STDIN, content))
+        elif content:
+            given.wrong.append(f"{STDIN}: more than {MAX_STDIN_BYTES:,} bytes; name a file")
+        else:
+            given.wrong.append(f"{STDIN}: empty; pipe the content of an image file into it")
+    return subjects, given.wrong
+
+
+def _reject(wrong: Sequence[str]) -> None:
+    """Raises an error for what was left out, once all else is done."""
+    if wrong:
+        raise UserError("; ".join(wrong))
 
 
 def _translate(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
@@ -137,17 +188,17 @@ def _translate(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     sentences = _sentences(arguments.sentences or _lines(sys.stdin.buffer.read()))
     captions, cut = translate(run, sentences, decoding)
     if cut:
-        print(
+        say(
             f"{len(cut)} of {len(sentences)} sentences were cut (config.data.max_source_length)",
-            file=sys.stderr,
+            error=True,
         )
     for caption in captions:
-        print(caption.text)
+        say(caption.text)
     if arguments.out:
         subjects = [Subject(f"sentence {i}", text=text) for i, text in enumerate(sentences, 1)]
         records = attention_records(run, decoding, subjects, captions)
         for path in _dump(arguments.out, records, subjects):
-            print(path, file=sys.stderr)
+            say(path, error=True)
 
 
 def _lines(content: bytes) -> list[str]:
@@ -185,23 +236,27 @@ def _attend(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     if arguments.num < 0:
         raise UserError(f"--num {arguments.num}: must be 0 or more")
     run, decoding = load(arguments, overrides)
-    wrong: Mapping[Path, str] = {}
+    wrong: list[str] = []
+    records: list[AttentionRecord] = []
     if arguments.images:
         expect(run.task, "caption", run.workdir)
-        by_path, wrong = caption_files(run, arguments.images, decoding)
-        subjects, captions = _named(list(by_path)), list(by_path.values())
-        shown, count = subjects, len(subjects)
         folder = arguments.out or run.workdir / "attention" / "files"
+        subjects, wrong = _subjects(arguments.images)
+        for batch in caption_files(run, subjects, decoding):
+            wrong += batch.wrong
+            if not batch.subjects:
+                continue
+            made = attention_records(run, decoding, batch.subjects, batch.captions)
+            _dump(folder, made, batch.subjects)
+            records += made
     else:
         examples, captions = caption_split(run, arguments.split, decoding)
-        # One at a time: the images of a large split would fill the memory.
-        subjects = map(run.task.subject, examples)
-        count = min(arguments.num, len(captions))
-        shown = map(run.task.subject, islice(examples, count))
         folder = arguments.out or run.workdir / "attention" / arguments.split
-    if captions:
-        records = attention_records(run, decoding, subjects, captions)
-        _dump(folder, records[:count], shown)
+        # One at a time: the images of a large split would fill the memory.
+        records = attention_records(run, decoding, map(run.task.subject, examples), captions)
+        count = min(arguments.num, len(captions))
+        _dump(folder, records[:count], map(run.task.subject, islice(examples, count)))
+    if records:
         origin = {"decoding": dataclasses.asdict(decoding), "step": run.step}
         _write_statistics(folder, records, run.task.noun, origin | provenance(run.settings))
     _reject(wrong)
@@ -215,18 +270,18 @@ def _dump(
     Returns:
       The paths of the .png files.
     """
-    from rich.console import Console
     from rich.progress import track
 
     from show_attend_tell.data.images import SIDE, jpeg, read_picture
     from show_attend_tell.files import replacing
     from show_attend_tell.inference.attention_record import safe_name, save_attention
     from show_attend_tell.reports.attention_pictures import draw_attention
+    from show_attend_tell.terminal import Terminal
 
     folder.mkdir(parents=True, exist_ok=True)
     pictures = []
     pairs = zip(records, subjects, strict=True)
-    console = Console(stderr=True)
+    console = Terminal(stderr=True)
     for record, subject in track(pairs, "attention maps", total=len(records), console=console):
         stem = folder / safe_name(record.image_id)
         save_attention(stem.with_name(f"{stem.name}.npz"), record)
@@ -248,20 +303,20 @@ def _write_statistics(
 
     statistics = attention_statistics(records) | dict(origin)
     write_statistics(folder / "statistics.json", statistics)
-    print(
+    say(
         f"attention over {statistics['images']} {noun}: entropy "
         f"{statistics['mean_entropy'] or 0:.2f} of {statistics['uniform_entropy']:.2f} nats, "
         f"change from word to word {statistics['mean_change'] or 0:.2f} of 1"
     )
     objects = statistics["objects"]
     if objects and objects["matched"]:
-        print(
+        say(
             f"attention in the named object's box grown by a cell: {objects['in_grown_box']:.1%} "
             f"(uniform attention: {objects['uniform_in_grown_box']:.1%}), "
             f"{objects['matched']} nouns"
         )
     elif objects:
-        print("attention in the objects' boxes: no caption named one at the expected word")
+        say("attention in the objects' boxes: no caption named one at the expected word")
     for warning in statistics["warnings"]:
-        print(f"warning: {warning}")
-    print(f"pictures and statistics: {folder}")
+        say(f"warning: {warning}")
+    say(f"pictures and statistics: {folder}")

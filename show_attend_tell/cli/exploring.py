@@ -2,7 +2,6 @@
 
 import argparse
 import socket
-import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -10,8 +9,9 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from show_attend_tell.cli.common import Verbs, add_verb
+from show_attend_tell.cli.common import Verbs, add_verb, say
 from show_attend_tell.errors import UserError
+from show_attend_tell.files import user_path
 
 if TYPE_CHECKING:
     import uvicorn
@@ -51,7 +51,7 @@ def add_verbs(verbs: Verbs) -> None:
     )
     explore.add_argument(
         "--export",
-        type=Path,
+        type=user_path,
         metavar="FILE.html",
         help=f"write one HTML file that needs no server, then exit (default --num: {EXPORTED})",
     )
@@ -72,7 +72,7 @@ def _explore(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
         live=bool(watched) and not exports,
     )
     if explorer.session.hint:
-        print(f"note: {explorer.session.hint}", file=sys.stderr)
+        say(f"note: {explorer.session.hint}", error=True)
     if exports:
         _export(explorer, arguments.export)
     else:
@@ -92,14 +92,14 @@ def _sorted(given: Sequence[str]) -> tuple[list[str], list[Path]]:
 
     asked, watched = [], []
     for name in given:
-        folder = RunFolder(Path(name))
+        folder = RunFolder(user_path(name))
         if name in pretrained.names() or not folder.path.is_dir():
             asked.append(name)
             continue
         if folder.has_config and folder.has_weights:
             asked.append(name)
         elif folder.has_config:
-            print(f"{name}: no weights yet, so it is only watched", file=sys.stderr)
+            say(f"{name}: no weights yet, so it is only watched", error=True)
         if folder.exported_weights is None:
             watched.append(folder.path)
     return asked, watched
@@ -137,7 +137,7 @@ def _export(explorer: "Explorer", path: Path) -> None:
         explorer.browsing.start()
         explorer.browsing.wait()
     size = export(explorer, path, ids)
-    print(f"{path}: {len(ids)} pictures, {size / 1e6:.1f} MB; open it in a browser")
+    say(f"{path}: {len(ids)} pictures, {size / 1e6:.1f} MB; open it in a browser")
 
 
 def _serve(explorer: "Explorer", watched: Sequence[Path], listening: socket.socket) -> None:
@@ -158,7 +158,7 @@ def _serve(explorer: "Explorer", watched: Sequence[Path], listening: socket.sock
     try:
         server.run(sockets=[listening])
     except KeyboardInterrupt:  # the way to end it
-        print()
+        say("")
     finally:
         explorer.stop()
         if watch is not None:
@@ -170,5 +170,5 @@ def _begin(explorer: "Explorer", server: "uvicorn.Server", host: str, port: int)
     while not server.started:
         time.sleep(0.01)
     shown = f"[{host}]" if ":" in host else host
-    print(f"open http://{shown}:{port} (Ctrl-C ends it)", flush=True)
+    say(f"open http://{shown}:{port} (Ctrl-C ends it)")
     explorer.start()

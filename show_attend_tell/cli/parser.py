@@ -1,6 +1,7 @@
 """The command line: show-attend-tell VERB."""
 
 import argparse
+import io
 import logging
 import os
 import sys
@@ -8,11 +9,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from show_attend_tell.cli import data, describing, exploring, reporting, sweep, training
+from show_attend_tell.cli.common import say
 from show_attend_tell.errors import UserError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a verb; returns the exit status: 0, 2 for a user's error, 130 when interrupted."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal may lack letters of a caption
+            stream.reconfigure(errors="backslashreplace")
     parser = make_parser()
     arguments, overrides = parser.parse_known_args(argv)
     unknown = [r for r in overrides if r.startswith("-") and not r.startswith("--config.")]
@@ -22,15 +27,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         _prepare_libraries()
         arguments.run(arguments, overrides)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}", error=True)
         return 2
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        say("interrupted", error=True)
         return 130
     except OSError as error:
         # What no module handles: a full disk, a folder without permission.
         where = f"{error.filename}: " if error.filename else ""
-        print(f"error: {where}{error.strerror or error}", file=sys.stderr)
+        say(f"error: {where}{error.strerror or error}", error=True)
         return 2
     return 0
 
@@ -53,7 +58,7 @@ class _Messages(logging.Handler):
     """Shows messages on the standard error, whatever that is at the time."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        print(self.format(record), file=sys.stderr, flush=True)
+        say(self.format(record), error=True)
 
 
 def _prepare_libraries() -> None:

@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from show_attend_tell.cli.common import Verbs, add_verb
+from show_attend_tell.cli.common import Verbs, add_verb, say
 from show_attend_tell.errors import UserError
+from show_attend_tell.files import user_path
 
 if TYPE_CHECKING:
     from show_attend_tell.inference.run import Run
@@ -21,19 +22,21 @@ def add_verbs(verbs: Verbs) -> None:
         "Compare runs on a page, in a table and as JSON.",
         overrides=False,
     )
-    compare.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="workdir of a run")
+    compare.add_argument("runs", type=user_path, nargs="+", metavar="RUN", help="workdir of a run")
     compare.add_argument("--split", default="test", help="split of all runs (default: test)")
-    compare.add_argument("--out", type=Path, default=Path("runs/compare"), help="folder to write")
+    compare.add_argument(
+        "--out", type=user_path, default=Path("runs/compare"), help="folder to write"
+    )
     add_pictures(compare)
 
     export = add_verb(
         verbs, "export", _export, "Export a run for sharing: its weights, config and words."
     )
-    export.add_argument("--workdir", type=Path, required=True, help="folder of a trained run")
+    export.add_argument("--workdir", type=user_path, required=True, help="folder of a trained run")
     export.add_argument(
         "--weights", choices=("best", "last"), default="best", help="(default: best)"
     )
-    export.add_argument("--out", type=Path, required=True, help="folder to write")
+    export.add_argument("--out", type=user_path, required=True, help="folder to write")
 
     publish = add_verb(
         verbs,
@@ -42,9 +45,9 @@ def add_verbs(verbs: Verbs) -> None:
         "Write runs' records for `compare`, without weights and pictures.",
         overrides=False,
     )
-    publish.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="workdir of a run")
+    publish.add_argument("runs", type=user_path, nargs="+", metavar="RUN", help="workdir of a run")
     publish.add_argument(
-        "--out", type=Path, required=True, help="folder to write, with a subfolder per run"
+        "--out", type=user_path, required=True, help="folder to write, with a subfolder per run"
     )
 
     tables = add_verb(
@@ -54,8 +57,10 @@ def add_verbs(verbs: Verbs) -> None:
         "Generate the tables of Markdown pages from the records that `publish` wrote.",
         overrides=False,
     )
-    tables.add_argument("pages", type=Path, help="folder of Markdown pages with marked tables")
-    tables.add_argument("--records", type=Path, default=Path("results"), help="(default: results)")
+    tables.add_argument("pages", type=user_path, help="folder of Markdown pages with marked tables")
+    tables.add_argument(
+        "--records", type=user_path, default=Path("results"), help="(default: results)"
+    )
 
     variance = add_verb(
         verbs,
@@ -63,7 +68,9 @@ def add_verbs(verbs: Verbs) -> None:
         _gradient_variance,
         "Measure noise and bias of hard attention's gradient for every estimator.",
     )
-    variance.add_argument("--workdir", type=Path, required=True, help="folder of a trained run")
+    variance.add_argument(
+        "--workdir", type=user_path, required=True, help="folder of a trained run"
+    )
     variance.add_argument("--batches", type=int, default=4, help="(default: 4)")
     variance.add_argument("--samples", type=int, default=64, help="per batch (default: 64)")
     variance.add_argument("--images", type=int, default=8, help="per batch (default: 8)")
@@ -88,8 +95,8 @@ def show_comparison(runs: Sequence[Path], split: str, out: Path, pictures: int) 
     from show_attend_tell.reports.compare import compare
 
     compare(runs, split, out, shown=pictures)
-    print((out / "table.md").read_text(encoding="utf-8"))
-    print(f"open {out / 'index.html'}")
+    say(*(out / "table.md").read_text(encoding="utf-8").split("\n"))
+    say(f"open {out / 'index.html'}")
 
 
 def _compare(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
@@ -102,7 +109,7 @@ def _export(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
 
     run = load_run(arguments.workdir, overrides, weights=arguments.weights)
     size = pretrained.export(run, arguments.out)
-    print(f"{arguments.out}: step {run.step}, {size / 1e6:.1f} MB; use it as --workdir")
+    say(f"{arguments.out}: step {run.step}, {size / 1e6:.1f} MB; use it as --workdir")
 
 
 def _publish(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
@@ -111,7 +118,7 @@ def _publish(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     for run in arguments.runs:
         written = pretrained.publish(run, arguments.out / run.resolve().name)
         size = sum(path.stat().st_size for path in written)
-        print(f"{arguments.out / run.resolve().name}: {len(written)} files, {size / 1e3:.0f} kB")
+        say(f"{arguments.out / run.resolve().name}: {len(written)} files, {size / 1e3:.0f} kB")
 
 
 def _tables(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
@@ -119,9 +126,9 @@ def _tables(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
 
     changed = update_pages(arguments.pages, arguments.records)
     for page in changed:
-        print(f"{page}: tables generated")
+        say(f"{page}: tables generated")
     if not changed:
-        print(f"{arguments.pages}: all tables agree with the records")
+        say(f"{arguments.pages}: all tables agree with the records")
 
 
 def _gradient_variance(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
@@ -156,7 +163,7 @@ def _gradient_variance(arguments: argparse.Namespace, overrides: Sequence[str]) 
     }
     write_variance(run.workdir, record)
     _print_variance(rows)
-    print(run.workdir / "gradient_variance.png")
+    say(run.workdir / "gradient_variance.png")
 
 
 def _batches(run: "Run", count: int, images: int) -> list[tuple[Any, Any]]:
@@ -181,10 +188,10 @@ def _batches(run: "Run", count: int, images: int) -> list[tuple[Any, Any]]:
 def _print_variance(rows: Sequence[Mapping[str, Any]]) -> None:
     """A table for each gradient that is estimated, narrow enough for 80 columns."""
     from rich import box
-    from rich.console import Console
     from rich.table import Table
 
     from show_attend_tell.reports.variance_chart import row_name
+    from show_attend_tell.terminal import Terminal
 
     numbers = {"variance": "trace", "relative": "relative", "snr": "s/n", "relative_bias": "bias"}
     for against in dict.fromkeys(row["against"] for row in rows):
@@ -200,6 +207,6 @@ def _print_variance(rows: Sequence[Mapping[str, Any]]) -> None:
                     str(row["rollouts"]),
                     *("—" if value is None else f"{value:.3g}" for value in values),
                 )
-        Console().print(table)
-    print("trace: of the covariance. relative: to none + sequence, at equal rollouts.")
-    print("s/n: signal to noise. bias: over the norm of the exact gradient, where there is one.")
+        Terminal().print(table)
+    say("trace: of the covariance. relative: to none + sequence, at equal rollouts.")
+    say("s/n: signal to noise. bias: over the norm of the exact gradient, where there is one.")

@@ -4,15 +4,18 @@ import argparse
 import dataclasses
 import itertools
 import json
+import math
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from show_attend_tell.cli.common import EXPERIMENT, EXPERIMENT_HELP, Verbs, add_verb
+from show_attend_tell import files
+from show_attend_tell.cli.common import EXPERIMENT, EXPERIMENT_HELP, Verbs, add_quiet, add_verb
 from show_attend_tell.cli.reporting import add_pictures, show_comparison
 from show_attend_tell.errors import UserError
+from show_attend_tell.files import user_path
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -43,7 +46,7 @@ def add_verbs(verbs: Verbs) -> None:
     )
     sweep.add_argument("--seeds", default="0", help="comma-separated (default: 0)")
     sweep.add_argument(
-        "--workdir", type=Path, default=Path("runs/sweep"), help="folder of the runs"
+        "--workdir", type=user_path, default=Path("runs/sweep"), help="folder of the runs"
     )
     sweep.add_argument("--split", default="test", help="split to evaluate (default: test)")
     sweep.add_argument(
@@ -59,6 +62,7 @@ def add_verbs(verbs: Verbs) -> None:
     sweep.add_argument(
         "--hours", type=float, default=24.0, help="limit per run, on SLURM per seed (default: 24)"
     )
+    add_quiet(sweep)
 
 
 def _sweep(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
@@ -81,6 +85,7 @@ def _sweep(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
         jobs=arguments.jobs,
         hours=arguments.hours,
         partition=arguments.partition,
+        quiet=arguments.quiet,
     )
     runs = [job.workdir for chain in chains for job in chain]
     show_comparison(runs, arguments.split, arguments.workdir / "compare", arguments.pictures)
@@ -161,6 +166,7 @@ def run_all(
     jobs: str = "auto",
     partition: str = "",
     console: "Console | None" = None,
+    quiet: bool = False,
 ) -> None:
     """Trains and evaluates all runs and dumps their attention; skips what is already done.
 
@@ -174,24 +180,30 @@ def run_all(
       hours: time limit of a run, on SLURM of a chain.
       jobs: runs at a time on this machine, or `auto`; see `side_by_side.count_jobs`.
       partition: of SLURM, "" for its default.
-      console: where progress is shown.
+      console: where progress is shown; by default the standard error.
+      quiet: whether not to show it.
 
     Raises:
-      UserError: an unknown cluster or number of jobs, or failed runs; the message names their logs.
+      UserError: an unknown cluster or number of jobs, no limit of time, a split that the data set
+        lacks, a folder's name that is not UTF-8, or failed runs; the message names their logs.
       KeyboardInterrupt: after an interruption, once all running commands have ended.
     """
-    from rich.console import Console
+    from show_attend_tell.terminal import Terminal
 
-    console = console or Console(stderr=True)
+    files.check_name(folder)
+    console = console or Terminal(stderr=True, quiet=quiet)
     if cluster not in CLUSTERS:
         raise UserError(f"--cluster {cluster}: choose one of {', '.join(CLUSTERS)}")
     if cluster == "slurm" and jobs != "auto":
         raise UserError(f"--jobs {jobs}: SLURM itself decides how many jobs run at a time")
+    if not (math.isfinite(hours) and hours > 0):
+        raise UserError(f"--hours {hours:g}: give a number of hours over 0, such as 24 or 0.5")
     commands = {}
     for job in itertools.chain.from_iterable(chains):
         missing = commands[job] = _missing(job, split)
         what = ", ".join(command[0] for command in missing) or "already done"
         console.print(f"{job.workdir}: {what}")
+    _check_split([job for job, missing in commands.items() if missing], split)
     if cluster == "slurm":
         failed = _on_slurm(chains, commands, folder, split, hours, partition, console)
     else:
@@ -202,6 +214,19 @@ def run_all(
             f"{len(failed)} of {total} failed: {'; '.join(failed)}; the same command continues "
             "with what is left"
         )
+
+
+def _check_split(jobs: Sequence[Job], split: str) -> None:
+    """Rejects a split that the runs' data sets lack, before anything is built or trained.
+
+    Raises:
+      UserError: there is no such split, or the user's data cannot be read.
+    """
+    from show_attend_tell import config
+    from show_attend_tell.data.task import check_has_split
+
+    for data in {config.load_experiment(job.config, job.overrides).data for job in jobs}:
+        check_has_split(data, split)
 
 
 def _here(
@@ -289,7 +314,7 @@ def _on_slurm(
         executor = submitit.AutoExecutor(folder=folder / "logs", cluster="slurm")
     except RuntimeError as error:
         raise UserError(f"--cluster slurm: {error}") from error
-    executor.update_parameters(timeout_min=round(60 * hours), name="show-attend-tell")
+    executor.update_parameters(timeout_min=math.ceil(60 * hours), name="show-attend-tell")
     if partition:
         executor.update_parameters(slurm_partition=partition)
     submitted, failed = [], []
@@ -321,9 +346,7 @@ def _missing(job: Job, split: str) -> list[list[str]]:
     folder = RunFolder(job.workdir)
     try:
         # Where the folder holds a run of another config, `train` says so.
-        finished = bool(folder.record().get("finished")) and not config.changes(
-            folder.settings(), wanted
-        )
+        finished = bool(folder.record().get("finished")) and not folder.changes(wanted)
     except UserError:
         finished = False
     if not finished:

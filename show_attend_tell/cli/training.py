@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from show_attend_tell.cli.common import Verbs, add_experiment, add_verb
+from show_attend_tell.cli.common import Verbs, add_experiment, add_quiet, add_verb, say
+from show_attend_tell.files import user_path
 
 SHOWN = 16  # pictures that quickstart draws per run
 
@@ -21,14 +22,16 @@ def add_verbs(verbs: Verbs) -> None:
         _quickstart,
         "Train, draw and compare soft and hard attention on generated data, in a few minutes.",
     )
-    quickstart.add_argument("--workdir", type=Path, default=Path("runs/quickstart"))
+    quickstart.add_argument("--workdir", type=user_path, default=Path("runs/quickstart"))
+    add_quiet(quickstart)
     quickstart.set_defaults(verbs=verbs)
 
     train = add_verb(
         verbs, "train", _train, "Train an experiment, or resume the run in its workdir."
     )
     add_experiment(train)
-    train.add_argument("--workdir", type=Path, required=True, help="folder of the run")
+    train.add_argument("--workdir", type=user_path, required=True, help="folder of the run")
+    add_quiet(train)
     job = train.add_argument_group(
         "several processes",
         "One run on the devices of all processes. SLURM steps with several tasks and TPU pods need "
@@ -55,19 +58,19 @@ def _train(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     settings = config.load_experiment(arguments.config, overrides)
     needless = config.needless(config.read_experiment(arguments.config))
     if needless and devices.is_first():
-        print(
+        say(
             f"note: {arguments.config} sets {len(needless)} settings to their defaults; "
             f"`show-attend-tell config --config {arguments.config} --changes` lists the others",
-            file=sys.stderr,
+            error=True,
         )
-    train(settings, arguments.workdir)
+    train(settings, arguments.workdir, quiet=arguments.quiet)
 
 
 def _config(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     from show_attend_tell import config
+    from show_attend_tell.terminal import Terminal
 
     settings = config.load_experiment(arguments.config, overrides)
     table = Table(title=arguments.config, title_justify="left", show_edge=False)
@@ -82,29 +85,32 @@ def _config(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
         text = f"{meaning.text}; {meaning.range}" if meaning.range else meaning.text
         style = None if value == default else "bold"
         table.add_row(name, repr(value), shown, text, style=style)
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    Terminal(width=None if sys.stdout.isatty() else 160).print(table)
 
 
 def _quickstart(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     started = time.monotonic()
-    show = partial(_show, arguments.verbs)
+    show = partial(_show, arguments.verbs, arguments.quiet)
+    quiet = ("--quiet",) if arguments.quiet else ()
+    train = ("train", *quiet, "--config")
     soft, hard = arguments.workdir / "soft", arguments.workdir / "hard"
     # Hard attention starts from the soft run, in half the time of a start from scratch.
     for run, variant, changes in (
         (soft, "soft", ()),
         (hard, "hard-from-soft", (f"--config.train.init_from={soft}",)),
     ):
-        show("train", "--config", f"shapes:{variant}", "--workdir", run, *changes, *overrides)
+        show(*train, f"shapes:{variant}", "--workdir", run, *changes, *overrides)
         show("evaluate", "--workdir", run, "--split", "val")
         show("attend", "--workdir", run, "--split", "val", "--num", SHOWN)
     page = arguments.workdir / "compare"
     show("compare", soft, hard, "--split", "val", "--out", page)
-    print(f"{(time.monotonic() - started) / 60:.1f} minutes in all")
+    say(f"{(time.monotonic() - started) / 60:.1f} minutes in all")
 
 
-def _show(verbs: Verbs, *command: object) -> None:
-    """Prints a command of this program and runs it."""
+def _show(verbs: Verbs, quiet: bool, *command: object) -> None:
+    """Prints a command of this program, unless `quiet`, and runs it."""
     words = [str(word) for word in command]
-    print(f"\n$ show-attend-tell {shlex.join(words)}", flush=True)
+    if not quiet:
+        say("", f"$ show-attend-tell {shlex.join(words)}")
     arguments, overrides = verbs.choices[words[0]].parse_known_args(words[1:])
     arguments.run(arguments, overrides)

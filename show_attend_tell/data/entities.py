@@ -148,7 +148,8 @@ def find_entities(folder: Path | None) -> Entities | None:
 
 def annotation_id(image_id: str) -> str:
     """The id under which an image is annotated."""
-    return re.split(r"[_.]", image_id, maxsplit=1)[0]
+    name = re.split(r"[/\\]", image_id)[-1]  # an id may be the path of the image
+    return re.split(r"[_.]", name, maxsplit=1)[0]
 
 
 def _descriptions(

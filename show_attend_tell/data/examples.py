@@ -6,9 +6,10 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
 from show_attend_tell.data.copies import LEAST_SIDE, Sides, draw_crop, mirror_sides, mirror_text
+from show_attend_tell.data.holdout import SEED
 from show_attend_tell.data.images import WHOLE
 from show_attend_tell.data.phrases import Counts, Described, Description, Phrase
-from show_attend_tell.data.records import Item, Record, Records
+from show_attend_tell.data.records import AnyRecords, Item, Record, Records
 
 # Id and captions of each example of a split.
 Index = Sequence[tuple[str, tuple[str, ...]]]
@@ -176,7 +177,7 @@ class ImageSource:
 
     def __init__(
         self,
-        records: Records,
+        records: AnyRecords,
         read: Callable[[Record], Example],
         index: Index,
         *,
@@ -185,6 +186,7 @@ class ImageSource:
         describe: Callable[[], Described],
         mirrored: bool = False,
         crops: int = 0,
+        holdout: tuple[str, float] | None = None,
     ):
         """Makes a source of stored records and copies of them.
 
@@ -199,6 +201,8 @@ class ImageSource:
           mirrored: whether a mirrored copy of every example follows.
           crops: cropped copies of every example that follow; with `mirrored`, every second one is
             mirrored, too.
+          holdout: the split that this one is, and the share of "train" that is held out of it, if
+            the records are but one of these two parts of the stored split "train".
         """
         self._records, self._read, self._describe = records, read, describe
         self._described: Described | None = None
@@ -209,8 +213,8 @@ class ImageSource:
         self._rounds += [(0, True)] * mirrored
         self._rounds += [(crop, mirrored and crop % 2 == 0) for crop in range(1, crops + 1)]
         self.stored = len(index)
-        self.name, self.split = name, parts[0]
-        self.splits = tuple(records.info.splits)
+        self.name, self.split = name, holdout[0] if holdout else parts[0]
+        self.splits = tuple(records.info.splits) + ("val",) * bool(holdout)
         self.ids = [
             image_id + f" crop {crop}" * (crop > 0) + " mirrored" * mirror
             for crop, mirror in self._rounds
@@ -221,6 +225,8 @@ class ImageSource:
         self.fingerprint = _fingerprint(records, name, parts, self._stored_ids)
         if records.info.config_name:
             self.fingerprint["config"] = records.info.config_name
+        if holdout:
+            self.fingerprint["holdout"] = [*holdout, SEED]
         if mirrored:
             self.fingerprint["mirrored"] = True
         if crops:
@@ -358,7 +364,7 @@ def _left_out(metadata: Mapping[str, Any]) -> dict[str, list[str]]:
 
 
 def _fingerprint(
-    records: Records, name: str, parts: Sequence[str], ids: Sequence[str]
+    records: AnyRecords, name: str, parts: Sequence[str], ids: Sequence[str]
 ) -> dict[str, Any]:
     """Identifies the content of a split; see `ExampleSource`."""
     info = records.info

@@ -1,6 +1,7 @@
 """Image files, decoded with care: any mode, any rotation; an unreadable file is an error."""
 
 import io
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, PngImagePlugin, UnidentifiedImageError
 
 from show_attend_tell.errors import UserError
 
@@ -24,9 +25,25 @@ MAX_DECODED_PIXELS = 120_000_000
 # Data sets convert images of more bytes to JPEG of this side and quality: more than encoders need.
 MAX_KEPT_BYTES, KEPT_SIDE, KEPT_QUALITY = 2**23, 2048, 95
 SIDE = 512  # pixels: of pictures that are drawn over, or written beside a caption
+# A PNG's colour profile and texts expand to at most this many bytes. None of them is used, but
+# Pillow unpacks them, and its own limit of 1 MB refuses what cameras and editors write.
+MAX_TEXT_BYTES = 2**26
 
 # Pillow's own limit, a warning and then an error at twice the number, would come first.
 Image.MAX_IMAGE_PIXELS = MAX_FILE_PIXELS
+PngImagePlugin.MAX_TEXT_CHUNK, PngImagePlugin.MAX_TEXT_MEMORY = MAX_TEXT_BYTES, 2 * MAX_TEXT_BYTES
+# Orientations that turn a picture, and how; 1 is upright. Whatever else a file says is ignored.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_URL = re.compile(r"[a-z][a-z0-9+]+:/", re.IGNORECASE)  # as paths they have one slash
+
 # About sizes and odd EXIF. Set once, globally, since `catch_warnings` is not thread-safe.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
@@ -96,7 +113,11 @@ def picture_size(source: Picture) -> tuple[int, int]:
     """
     with _opened(source) as image:
         width, height = image.size
-        sideways = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+        if image.format == "PNG" and "exif" not in image.info:  # it may stand behind the pixels
+            if width * height > MAX_DECODED_PIXELS:
+                raise Image.DecompressionBombError
+            image.load()
+    sideways = _orientation(image) >= 5
     return (width, height) if sideways else (height, width)
 
 
@@ -111,8 +132,35 @@ def _open(source: Picture, side: int) -> Image.Image:
         if pixels > MAX_FILE_PIXELS or image.width * image.height > MAX_DECODED_PIXELS:
             raise Image.DecompressionBombError
         image.load()
-        ImageOps.exif_transpose(image, in_place=True)
-    return _to_rgb(image)
+    turn = _TURNS.get(_orientation(image))
+    return _to_rgb(image if turn is None else image.transpose(turn))
+
+
+def _orientation(image: Image.Image) -> int:
+    """How a picture is to be turned, 1 to 8 as in EXIF; 1 where what the file says makes no sense.
+
+    Viewers ignore such an orientation, and EXIF that they cannot read. The file may be closed, but
+    a PNG must have been decoded.
+    """
+    try:
+        found = image.getexif().get(ExifTags.Base.Orientation)
+    except Exception:  # damaged EXIF raises anything; pixels are checked when they are decoded
+        return 1
+    return found if isinstance(found, int) and found in _TURNS else 1
+
+
+def is_url(name: str) -> bool:
+    """Whether a name is a web address or the like, also where a path has swallowed a slash."""
+    return _URL.match(name) is not None
+
+
+@contextmanager
+def naming(name: str) -> Iterator[None]:
+    """Errors of an encoded image, which has no name of its own, name it so."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(re.sub("^image:", lambda _: f"{name}:", str(error))) from error
 
 
 @contextmanager
@@ -129,6 +177,8 @@ def _opened(source: Picture) -> Iterator[Image.Image]:
     try:
         file = io.BytesIO(source) if isinstance(source, bytes) else source.open("rb")
     except FileNotFoundError:
+        if is_url(name):
+            raise UserError(f"{name}: a URL; fetch it first, and name the file") from None
         raise UserError(f"{name}: no such file; check the path") from None
     except IsADirectoryError:
         raise UserError(f"{name}: a folder; name image files") from None
@@ -145,6 +195,11 @@ def _opened(source: Picture) -> Iterator[Image.Image]:
             f"{name}: too many pixels; scale it down to at most {MAX_DECODED_PIXELS:,}"
         ) from None
     except Exception as error:
+        if "MAX_TEXT_" in str(error):
+            raise UserError(
+                f"{name}: its colour profile or texts fill more than {MAX_TEXT_BYTES:,} bytes; "
+                "save it without them"
+            ) from error
         why = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"{name}: damaged or cut short ({why}); get the file again") from error
 

@@ -6,22 +6,34 @@ import json
 import logging
 import shutil
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 from show_attend_tell import files
 from show_attend_tell.data.examples import Example, ImageSource, Pair, PairSource
+from show_attend_tell.data.holdout import Picked, held_out
 from show_attend_tell.data.index import read_index
 from show_attend_tell.data.origin import Origin
 from show_attend_tell.data.phrase_index import AnnotatedBuilder, read_phrases
 from show_attend_tell.data.phrases import Described, joined
-from show_attend_tell.data.records import Builder, Records, damaged, first_line, lock_path
+from show_attend_tell.data.ptb_tokenizer import has_word
+from show_attend_tell.data.records import (
+    AnyRecords,
+    Builder,
+    Records,
+    damaged,
+    first_line,
+    lock_path,
+)
 from show_attend_tell.errors import UserError
 from show_attend_tell.settings import IMAGE_SETS, PAIR_SETS
 
 SPLITS = ("train", "val", "test")
+HOLD_OUT = (
+    "give some images that split, or hold a share of train out with --config.data.holdout=0.1"
+)
 
 _log = logging.getLogger(__name__)
 
@@ -36,6 +48,7 @@ def load_images(
     mirrored: bool = False,
     crops: int = 0,
     restval: bool = False,
+    holdout: float = 0.0,
     download: bool = False,
     repo: str = "",
     image_column: str = "",
@@ -55,30 +68,56 @@ def load_images(
       crops: cropped copies of every example that follow (`Example.crop`). With `mirrored`, every
         second one is mirrored, too.
       restval: whether "train" also takes the split "restval" (coco, karpathy).
+      holdout: share of "train" that is "val" instead, in data without that split, in [0, 1). The
+        hash of its name decides about an image.
       download: whether large files that are missing may be fetched (coco).
       repo: a data set on the Hugging Face hub, or a folder of parquet files (hub).
       image_column, caption_column: its columns; empty: those with usual names.
 
     Raises:
       UserError: the name or the split is unknown; the data set cannot be built from what is there;
-        there is no room for it; or its files are damaged.
+        there is no room for it; its files are damaged; no caption of the split has a word; or
+        the data have a split "val" and `holdout` is not 0.
     """
     _check_known("data set of images", name, IMAGE_SETS)
     _check_known("split", split, SPLITS)
     origin = Origin(manual_dir, download, repo, image_column, caption_column)
-    builder: Builder[Example] = _built(name, data_dir, origin)
-    parts = [split, "restval"] if restval and split == "train" else [split]
-    _check_splits(builder, parts)
+    held = holdout > 0 and split != "test"
+    stored = "train" if held else split
+    parts = [stored, "restval"] if restval and split == "train" else [stored]
+    needs = partial(_check_splits, parts=parts, holdout=holdout)
+    builder: Builder[Example] = _built(name, data_dir, origin, needs)
+    needs(builder, tuple(builder.info.splits))
+    if split == "train" and not held and "val" not in builder.info.splits:
+        there = ", ".join(builder.info.splits)
+        _log.warning(
+            "%s: has no split 'val', only %s; to train, %s", builder.source, there, HOLD_OUT
+        )
     index = [entry for part in parts for entry in read_index(builder, part)]
+    records: AnyRecords = Records(builder, "+".join(parts))
+    numbers = None
+    if held:
+        out = held_out([image_id for image_id, _ in read_index(builder, "train")], holdout)
+        if not out:
+            raise UserError(f"{builder.source}: has too few images to hold any out of training")
+        numbers = out if split == "val" else sorted(set(range(len(index))) - set(out))
+        index, records = [index[n] for n in numbers], Picked(records, numbers)
+    index = index[: limit or None]
+    if not any(has_word(caption) for _, captions in index for caption in captions):
+        raise UserError(
+            f"{builder.source}: no caption of split {split!r} has a word; correct the captions"
+        )
+    folder = Path(builder.data_path)
     return ImageSource(
-        Records(builder, "+".join(parts)),
+        records,
         builder.reader(),
-        index[: limit or None],
+        index,
         name=name,
         parts=parts,
-        describe=partial(_describe, name, parts, data_dir, origin, Path(builder.data_path)),
+        describe=partial(_describe, name, parts, data_dir, origin, folder, numbers),
         mirrored=mirrored,
         crops=crops,
+        holdout=(split, holdout) if held else None,
     )
 
 
@@ -107,15 +146,48 @@ def load_pairs(
     """
     _check_known("data set of sentences", name, PAIR_SETS)
     _check_known("split", split, SPLITS)
+    needs = partial(_check_splits, parts=[split])
     origin = Origin(manual_dir)
-    builder: Builder[Pair] = _built(name, data_dir, origin, languages=languages)
-    _check_splits(builder, [split])
+    builder: Builder[Pair] = _built(name, data_dir, origin, needs, languages=languages)
+    needs(builder, tuple(builder.info.splits))
     records = Records(builder, split)
     return PairSource(records, builder.reader(), name=name, split=split, limit=limit)
 
 
+def check_split(
+    name: str,
+    split: str,
+    *,
+    data_dir: Path,
+    manual_dir: Path | None = None,
+    holdout: float = 0.0,
+) -> None:
+    """Rejects a split that a data set lacks; builds nothing.
+
+    Args:
+      name, data_dir, manual_dir, holdout: as for `load_images` and `load_pairs`.
+      split: the wanted one.
+
+    Raises:
+      UserError: there is no such split, or the user's files cannot be read.
+    """
+    _check_known("split", split, SPLITS)
+    if "stated_splits" not in vars(_builder_class(name)):  # only building shows its splits
+        return
+    builder = _make_builder(name, data_dir, Origin(manual_dir))
+    held = holdout > 0 and split != "test"
+    there = builder.stated_splits()
+    if there is not None:
+        _check_splits(builder, there, parts=["train" if held else split], holdout=holdout)
+
+
 def _describe(
-    name: str, parts: Sequence[str], data_dir: Path, origin: Origin, folder: Path
+    name: str,
+    parts: Sequence[str],
+    data_dir: Path,
+    origin: Origin,
+    folder: Path,
+    numbers: Sequence[int] | None,
 ) -> Described:
     """The descriptions of every example of some stored splits, and what was counted out.
 
@@ -127,6 +199,7 @@ def _describe(
       data_dir: folder of built data sets.
       origin: of the user's files.
       folder: of the built data set.
+      numbers: of the examples that are meant; None: all.
 
     Raises:
       UserError: annotations are unreadable, or the user's files are now those of another data set.
@@ -134,7 +207,10 @@ def _describe(
     builder = cast(AnnotatedBuilder, _make_builder(name, data_dir, origin))
     if Path(builder.data_path) != folder:
         raise UserError(f"{origin.manual_dir}: has changed since the data were opened; start again")
-    return joined(read_phrases(builder, part) for part in parts)
+    whole = joined(read_phrases(builder, part) for part in parts)
+    if numbers is None:
+        return whole
+    return Described([whole.descriptions[n] for n in numbers], whole.counts)
 
 
 def _check_known(what: str, value: str, known: tuple[str, ...]) -> None:
@@ -143,31 +219,48 @@ def _check_known(what: str, value: str, known: tuple[str, ...]) -> None:
         raise UserError(f"no {what} {value!r}; the nearest is {near!r} of {', '.join(known)}")
 
 
-def _check_splits(builder: Builder[object], splits: list[str]) -> None:
-    """Rejects splits that the data set lacks.
+def _check_splits(
+    builder: Builder[object], there: Collection[str], *, parts: Sequence[str], holdout: float = 0.0
+) -> None:
+    """Rejects splits that the data lack, and `holdout` where it has no use.
 
-    A damaged data set may seem to have none at all; reading it reports the damage.
+    A damaged data set may seem to have no split at all; reading it reports the damage.
     """
-    for split in splits:
-        if builder.info.splits and split not in builder.info.splits:
-            raise UserError(
-                f"{builder.data_path}: has no split {split!r}, only "
-                f"{', '.join(builder.info.splits)}; build it from data that has one"
-            )
+    if holdout and "val" in there:
+        raise UserError(
+            f"{builder.source}: has a split 'val', so nothing is held out of training; set "
+            "config.data.holdout to 0"
+        )
+    missing = [split for split in parts if there and split not in there]
+    if missing:
+        remedy = "build it from data that has one"
+        if missing == ["val"] and "train" in there and builder.name in IMAGE_SETS:
+            remedy = HOLD_OUT
+        raise UserError(
+            f"{builder.source}: has no split {missing[0]!r}, only {', '.join(there)}; {remedy}"
+        )
 
 
-def _built(name: str, data_dir: Path, origin: Origin, **options: Any) -> Builder[Any]:
+def _built(
+    name: str,
+    data_dir: Path,
+    origin: Origin,
+    check: Callable[[Builder[Any], Collection[str]], None],
+    **options: Any,
+) -> Builder[Any]:
     """The builder of a data set that stands in its folder; builds the data set where needed.
 
     Args:
       name: of the data set.
       data_dir: folder of built data sets.
       origin: what to build it from.
+      check: called with the splits that a build would have, if they are known before it.
       options: for the builder.
 
     Raises:
       UserError: it cannot be built, or its description is damaged.
     """
+    files.check_name(data_dir)
     try:
         builder = _make_builder(name, data_dir, origin, **options)
         if builder.data_path.exists():
@@ -177,6 +270,9 @@ def _built(name: str, data_dir: Path, origin: Origin, **options: Any) -> Builder
             # Another process may have built it meanwhile; a new builder then finds that.
             builder = _make_builder(name, data_dir, origin, **options)
             if not builder.data_path.exists():
+                stated = builder.stated_splits()
+                if stated is not None:
+                    check(builder, stated)
                 _build(builder, data_dir)
         return builder
     except (OSError, RuntimeError) as error:
@@ -184,21 +280,25 @@ def _built(name: str, data_dir: Path, origin: Origin, **options: Any) -> Builder
             raise
         raise UserError(
             f"{data_dir}: data set {name} cannot be built there ({first_line(error)}); "
-            "free some space or choose another folder with --config.data.dir"
+            "see to room and permissions there, or choose another folder with --config.data.dir"
         ) from error
 
 
 def _make_builder(name: str, data_dir: Path, origin: Origin, **options: Any) -> Builder[Any]:
     from google.protobuf.json_format import ParseError
 
-    module = importlib.import_module(f"show_attend_tell.data.builders.{name}")
-    builder_class = getattr(module, name.capitalize())
     try:
-        return builder_class.for_files(
+        return _builder_class(name).for_files(
             origin, data_dir=data_dir, file_format="array_record", **options
         )
     except (ParseError, json.JSONDecodeError) as error:
         raise damaged(data_dir / name, error) from error
+
+
+def _builder_class(name: str) -> Any:
+    """The builder of a data set, whose import takes a second."""
+    module = importlib.import_module(f"show_attend_tell.data.builders.{name}")
+    return getattr(module, name.capitalize())
 
 
 def _build(builder: Builder[object], data_dir: Path) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from show_attend_tell import files
 from show_attend_tell.data.copies import Sides
 from show_attend_tell.data.images import picture_size
 from show_attend_tell.data.phrase_index import Images, Stamp
@@ -37,17 +38,19 @@ class Objects:
     """The boxes of a table as annotations.
 
     Attributes:
-      table: the file, in the folder of the images.
+      folder: of the images.
+      tables: the files, in that folder or below it.
       of_images: objects by file name.
     """
 
-    table: Path
+    folder: Path
+    tables: tuple[Path, ...]
     of_images: dict[str, list[Object]]
 
     def stamp(self) -> Stamp:
-        """Of the table."""
-        stat = self.table.stat()
-        return [(self.table.name, stat.st_size, stat.st_mtime_ns)]
+        """Of each table."""
+        stats = [(path.relative_to(self.folder), path.stat()) for path in self.tables]
+        return [(name.as_posix(), stat.st_size, stat.st_mtime_ns) for name, stat in stats]
 
     def describe(self, images: Images) -> Described:
         """The captions of each image that has objects.
@@ -69,7 +72,7 @@ class Objects:
     def _of_image(
         self, name: str, captions: tuple[str, ...], counts: Counts
     ) -> tuple[Description, ...]:
-        height, width = picture_size(self.table.parent / name)
+        height, width = picture_size(files.same_letters(self.folder / name))
         boxes: dict[str, list[Sides]] = {}
         kinds: dict[str, list[str]] = {}
         for number, thing in enumerate(self.of_images[name], 1):

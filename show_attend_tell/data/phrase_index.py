@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from show_attend_tell.data.examples import Example, Index
-from show_attend_tell.data.index import keep_lines, kept_lines, read_index, shards_of
+from show_attend_tell.data.index import Shards, keep_lines, kept_lines, read_index, shards_of
 from show_attend_tell.data.phrases import Counted, Described, Description, Phrase
 from show_attend_tell.data.records import Builder, Records
 
@@ -86,7 +86,7 @@ def read_phrases(builder: AnnotatedBuilder, split: str) -> Described:
         return _described(lines)
     kept = None
     if path.exists():
-        kept = kept_lines(path, of | {"annotations": _kept_stamp(path)})
+        kept = kept_lines(path, _kept_origin(path, of["records"]))
         if kept is None:
             _log.warning(
                 "%s: unusable; with its annotations in config.data.manual_dir, it is made again",
@@ -106,13 +106,22 @@ def _images(builder: AnnotatedBuilder, split: str) -> Images:
     return Images(read_index(builder, split), lambda number: read(records[number]), all_ids)
 
 
-def _kept_stamp(path: Path) -> object:
-    """What the first line of a file says about its annotations; None if it says nothing."""
+def _kept_origin(path: Path, records: Shards) -> object:
+    """What the first line of a file says that it was made from, if that fits the records.
+
+    Copied records have other times of change, so names and sizes have to do. None where the line
+    says nothing, or does not fit.
+    """
     try:
         with path.open(encoding="utf-8") as file:
-            return json.loads(file.readline())["of"]["annotations"]
+            of = json.loads(file.readline())["of"]
+        kept = [(name, size) for name, size, _ in of["records"]]
+        annotations = of["annotations"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
+    if of.get("format") != FORMAT or kept != [(name, size) for name, size, _ in records]:
+        return None
+    return {"format": FORMAT, "records": of["records"], "annotations": annotations}
 
 
 def _lines(described: Described) -> bytes:

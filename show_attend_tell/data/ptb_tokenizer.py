@@ -21,6 +21,7 @@ PUNCTUATION = frozenset(["''", "'", "``", "`", ".", "?", "!", ",", ":", "-", "--
 
 # How the lexer writes brackets, quotation marks, currencies and fractions.
 _WRITTEN = {"(": "-lrb-", ")": "-rrb-", "[": "-lsb-", "]": "-rsb-", "{": "-lcb-", "}": "-rcb-"}
+_BRACKETS = frozenset(_WRITTEN.values())
 _WRITTEN |= {'"': "''", "“": "``", "”": "''", "‘": "`", "«": "``", "»": "''"}
 _WRITTEN |= {"£": "#", "€": "$", "¢": "cents", "&lt;": "<", "&gt;": ">", "&quot;": "''"}
 _WRITTEN |= {"½": "1/2", "¼": "1/4", "¾": "3/4", "⅓": "1/3", "⅔": "2/3"}
@@ -89,6 +90,12 @@ def tokenize(text: str) -> list[str]:
         if _TWO_TOKENS.isdisjoint(tokens):
             return [token for token in tokens if token not in PUNCTUATION]
     return [token for token in _tokens(text) if token not in PUNCTUATION]
+
+
+def has_word(text: str) -> bool:
+    """Whether a caption has a token with a letter or a digit; one of emoji or "..." has none."""
+    tokens = (token for token in tokenize(text) if token not in _BRACKETS)
+    return any(character.isalnum() for token in tokens for character in token)
 
 
 def _tokens(text: str) -> Iterator[str]:

@@ -1,6 +1,6 @@
 """The records of a built split, which TFDS stores in ArrayRecord files."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
@@ -28,9 +28,24 @@ class Builder(Protocol[Item]):
     @property
     def data_dir_root(self) -> Any: ...  # epath.Path, the folder of all data sets
 
+    @property
+    def source(self) -> Path: ...
+
+    def stated_splits(self) -> Collection[str] | None: ...
     def reader(self) -> Callable[[Record], Item]: ...
     def as_data_source(self, split: str, *, decoders: Any) -> Any: ...
     def download_and_prepare(self) -> None: ...
+
+
+@runtime_checkable
+class AnyRecords(Protocol):
+    """A split's records, or some of them; attributes as in `Records`."""
+
+    folder: Path
+    info: Any
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int, /) -> Record: ...
 
 
 class Records:
@@ -89,8 +104,8 @@ def damage_reported(folder: Path) -> Iterator[None]:
 def damaged(folder: Path, error: Exception) -> UserError:
     """The error for a data set that stands in `folder` and cannot be read."""
     return UserError(
-        f"{folder}: damaged ({first_line(error)}); "
-        "delete this folder, and the data set will be built again"
+        f"{folder}: cannot be read ({first_line(error)}); if a file in it is damaged, move this "
+        "folder away, and the data set will be built again"
     )
 
 

@@ -177,8 +177,8 @@ class RowCache:
         except OSError as error:
             raise UserError(
                 f"{error.filename or self.folder}: cannot keep the feature cache"
-                f" ({error.strerror or error}); free some space or choose another cache folder;"
-                " finished images are kept"
+                f" ({error.strerror or error}); see to room and permissions there, or choose"
+                " another cache folder; finished images are kept"
             ) from error
         return Rows([parts[k] for k in numbers])
 

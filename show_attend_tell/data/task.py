@@ -23,8 +23,8 @@ from show_attend_tell.data.examples import (
     Pair,
     PairSource,
 )
-from show_attend_tell.data.images import Picture, picture_size
-from show_attend_tell.data.load import load_images, load_pairs
+from show_attend_tell.data.images import Picture, naming, picture_size
+from show_attend_tell.data.load import check_split, load_images, load_pairs
 from show_attend_tell.data.row_cache import RowCache
 from show_attend_tell.data.vocabulary import AnyVocabulary, build_vocabulary
 from show_attend_tell.errors import UserError
@@ -189,6 +189,7 @@ class ImageTask(Task):
             repo=self.data.repo,
             image_column=self.data.image_column,
             caption_column=self.data.caption_column,
+            holdout=self.data.holdout,
         )
 
     def target_vocabulary(self, texts: Iterable[str]) -> AnyVocabulary:
@@ -235,10 +236,12 @@ class ImageTask(Task):
     ) -> Places:
         assert subject.picture is not None and isinstance(encoder, Viewer)
         centres = np.array(encoder.centres)
+        with naming(subject.name):
+            size = picture_size(subject.picture)
         return Places(
             centres,
             centres,
-            picture_size(subject.picture),
+            size,
             encoder.image_size,
             subject.boxes,
             measured=encoder.shift is not None,
@@ -335,6 +338,17 @@ class SentenceTask(Task):
 def task_of(data: ImageData | SentenceData) -> Task:
     """The task of a data set."""
     return ImageTask(data) if isinstance(data, ImageData) else SentenceTask(data)
+
+
+def check_has_split(data: ImageData | SentenceData, split: str) -> None:
+    """Rejects a split that a data set lacks; builds nothing.
+
+    Raises:
+      UserError: as `load.check_split`.
+    """
+    folder = data_folder(data) / "datasets"
+    holdout = data.holdout if isinstance(data, ImageData) else 0.0
+    check_split(data.name, split, data_dir=folder, manual_dir=_manual_dir(data), holdout=holdout)
 
 
 def expect(task: Task, verb: str, where: Path) -> None:

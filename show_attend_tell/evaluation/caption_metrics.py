@@ -19,6 +19,7 @@ from pycocoevalcap.rouge.rouge import Rouge
 
 from show_attend_tell.data import ptb_tokenizer
 from show_attend_tell.data.examples import Example
+from show_attend_tell.errors import UserError
 from show_attend_tell.evaluation.scores import Scores, bleu_from_counts, check_pairs
 
 METEOR_SECONDS = 600.0  # then a hanging Java process is killed; 1,000 images take about 20
@@ -43,12 +44,15 @@ def score(
       equal those of one of their references.
 
     Raises:
-      UserError: the images differ, there are none, or an image has no reference.
+      UserError: the images differ, there are none, an image has no reference, or no reference has
+        a word.
     """
     check_pairs(references, hypotheses)
     # The scorers take lists of strings, one hypothesis each, all in the same order.
     said = {image_id: [_join(caption)] for image_id, caption in hypotheses.items()}
     truth = {image_id: [_join(caption) for caption in references[image_id]] for image_id in said}
+    if not any(map(any, truth.values())):
+        raise UserError("no reference caption has a word; correct the captions")
 
     per_image, counts = _bleu(truth, said)
     values: dict[str, float | None] = {**bleu_from_counts(np.array(counts))}

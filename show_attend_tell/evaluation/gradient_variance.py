@@ -21,7 +21,6 @@ import numpy as np
 import optax
 from flax import nnx
 from jaxtyping import Array, Float, Float64, Int, PRNGKeyArray, PyTree
-from rich.console import Console
 from rich.progress import track
 
 from show_attend_tell.evaluation.estimators import (
@@ -44,6 +43,7 @@ from show_attend_tell.objectives.credit import averaged_by, credit_of, credited
 from show_attend_tell.objectives.reinforce import Steps, averaged
 from show_attend_tell.objectives.sampling import Rollout, TeacherForcing, draw_choice
 from show_attend_tell.settings import Hard
+from show_attend_tell.terminal import Terminal
 from show_attend_tell.tokens import PAD
 
 _FIT_STEPS = 200  # of the learned baselines
@@ -143,7 +143,7 @@ def gradient_variance(
     bar = track(
         range(len(batches) * samples),
         "gradients",
-        console=Console(stderr=True),
+        console=Terminal(stderr=True),
         disable=not progress,
     )
     moments = Moments()

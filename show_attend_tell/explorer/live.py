@@ -33,7 +33,7 @@ from show_attend_tell.explorer.run_files import (
 
 RUN, LATEST_CAPTIONS = "run.json", "latest_captions.json"
 TRAIN_CURVES = ("loss", "gradient_norm", "tokens_per_second")
-NO_SCORES = ("step", "seconds", "tokens")  # what a validation writes besides scores
+NO_SCORES = ("step", "seconds", "tokens", "best_step")  # what a validation writes besides scores
 POINTS = 600  # of a curve in a snapshot: about as many as a screen shows
 MOST_RUNS = 200
 HEARTBEAT = 15.0  # seconds; browsers and proxies drop a silent connection
@@ -399,6 +399,10 @@ def _figure(value: float | None) -> float | None:
 
 
 def _best_step(validation: Sequence[Record], metric: str | None) -> int | None:
+    """The step whose weights a run keeps: as it says, or by the scores for earlier versions."""
+    recorded = validation[-1].get("best_step", math.nan) if validation else math.nan
+    if math.isfinite(recorded):
+        return int(recorded) or None
     scores = [
         (r[metric], r["step"])
         for r in validation

@@ -11,8 +11,7 @@ from pathlib import Path
 from PIL import Image
 
 from show_attend_tell.data.examples import Example, ExampleSource
-from show_attend_tell.data.images import Picture, keepable, picture_size
-from show_attend_tell.errors import UserError
+from show_attend_tell.data.images import Picture, keepable, naming, picture_size
 from show_attend_tell.evaluation.mentions import Mention, mentions_of
 from show_attend_tell.explorer.answers import NamedBox, PictureFacts
 
@@ -86,10 +85,8 @@ class Pictures:
           UserError: it is not a picture that `images.read_image` reads.
         """
         name = name.strip()[:200] or "picture"
-        try:
+        with naming(name):
             kept = _kept("upload", name, keepable(content))
-        except UserError as error:
-            raise UserError(str(error).replace("image:", f"{name}:", 1)) from error
         with self._lock:
             self._uploads[kept.facts.id] = kept
             self._uploads.move_to_end(kept.facts.id)
@@ -106,7 +103,8 @@ class Pictures:
         mentions = tuple(m for _, _, m in mentions_of(example.image_id, described))
         boxes = dict.fromkeys((m.noun, sides) for m in mentions for sides in m.boxes)
         boxes |= dict.fromkeys((box.label, box.sides) for box in example.boxes if not mentions)
-        height, width = picture_size(example.image)
+        with naming(example.image_id):
+            height, width = picture_size(example.image)
         facts = PictureFacts(
             id=key,
             name=example.image_id,
@@ -129,7 +127,8 @@ def encoded(picture: Picture) -> bytes:
         return keepable(picture)
     if isinstance(picture, Path):
         picture_size(picture)  # names the file if it is none
-        return keepable(picture.read_bytes())
+        with naming(str(picture)):
+            return keepable(picture.read_bytes())
     file = io.BytesIO()
     Image.fromarray(picture).save(file, "PNG")
     return file.getvalue()

@@ -5,8 +5,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache, partial
-from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +17,7 @@ from show_attend_tell import devices, programs
 from show_attend_tell.data import vocabulary as vocabularies
 from show_attend_tell.data.batches import Inputs, eval_batches
 from show_attend_tell.data.examples import ExampleSource
-from show_attend_tell.data.images import read_image
+from show_attend_tell.data.images import naming, read_image
 from show_attend_tell.data.task import Subject
 from show_attend_tell.data.vocabulary import AnyVocabulary
 from show_attend_tell.errors import UserError
@@ -177,40 +176,69 @@ def caption_examples(
     run: Run, examples: ExampleSource, inputs: Inputs, decoding: Decode
 ) -> list[Caption]:
     """The caption of each example; `inputs` are the model's, see `runs.inputs.load_inputs`."""
-    from rich.console import Console
     from rich.progress import track
+
+    from show_attend_tell.terminal import Terminal
 
     decode = make_decode(run.model, decoding)
     captions = caption_inputs(decode, run.params, inputs, run.vocabulary, decoding.batch_size)
-    bar = track(captions, "captions", total=len(examples), console=Console(stderr=True))
+    bar = track(captions, "captions", total=len(examples), console=Terminal(stderr=True))
     return list(bar)
 
 
-def caption_files(
-    run: Run, paths: Sequence[Path], decoding: Decode
-) -> tuple[dict[Path, Caption], dict[Path, str]]:
-    """Captions image files, which are read like training images.
+class Described(NamedTuple):
+    """What became of some of the pictures that were to be captioned.
 
-    Returns:
-      The caption of each readable image file, and what is wrong with each of the others.
+    Attributes:
+      subjects: those that could be read.
+      captions: one for each.
+      wrong: what is wrong with each of the others.
     """
-    images, wrong = {}, {}
-    for path in paths:
-        try:
-            images[path] = read_image(path, run.image_size)
-        except UserError as error:
-            wrong[path] = str(error)
-    captions = caption_images(run, list(images.values()), decoding)
-    return dict(zip(images, captions, strict=True)), wrong
+
+    subjects: list[Subject]
+    captions: list[Caption]
+    wrong: list[str]
+
+
+def caption_files(run: Run, subjects: Sequence[Subject], decoding: Decode) -> Iterator[Described]:
+    """Captions pictures, which are read like training images.
+
+    Reads, and holds in memory, `decoding.batch_size` pictures at a time; yields once for each such
+    batch.
+    """
+    many = len(subjects) > decoding.batch_size
+    for begin in range(0, len(subjects), decoding.batch_size):
+        readable, images, wrong = [], [], []
+        for subject in subjects[begin : begin + decoding.batch_size]:
+            assert subject.picture is not None
+            try:
+                with naming(subject.name):
+                    images.append(read_image(subject.picture, run.image_size))
+                readable.append(subject)
+            except UserError as error:
+                wrong.append(str(error))
+        # One size for all batches, so that nothing compiles twice.
+        size = decoding.batch_size if many else None
+        yield Described(readable, caption_images(run, images, decoding, size), wrong)
 
 
 def caption_images(
-    run: Run, images: Sequence[UInt8[np.ndarray, "S S 3"]], decoding: Decode
+    run: Run,
+    images: Sequence[UInt8[np.ndarray, "S S 3"]],
+    decoding: Decode,
+    batch_size: int | None = None,
 ) -> list[Caption]:
-    """Captions images as `images.read_image` returns them."""
+    """Captions images as `images.read_image` returns them.
+
+    Args:
+      run: a trained run.
+      images: what to caption.
+      decoding: how to search for captions.
+      batch_size: images decoded together; None: all, but at most `decoding.batch_size`.
+    """
     if not images:
         return []
-    batch_size = min(len(images), decoding.batch_size)
+    batch_size = batch_size or min(len(images), decoding.batch_size)
     with ThreadPoolExecutor(1) as thread:
         # The program that decodes compiles while the encoder's compile and run.
         decode = thread.submit(_compiled_decode, run, decoding, batch_size)

@@ -83,7 +83,7 @@ def in_format(
     x: Float[Array, "*S I"], matrix: Float[Array, "I J"], dtype: Any
 ) -> Float[Array, "*S J"]:
     """The product in a number format; its gradients are float32."""
-    return _matmul(x, matrix, jnp.dtype(dtype or jnp.float32))
+    return _matmul(x, matrix, jnp.dtype(jnp.float32 if dtype is None else dtype))
 
 
 def combine(
@@ -117,7 +117,12 @@ def sum_of_products(
     a, b = (x.reshape(-1, x.shape[-1]).astype(dtype) for x in (a, b))
     if b.shape[1] == 1:  # XLA's own product takes as long as one with hundreds of columns
         return _dot(b.T, a).T
-    return _dot(a.T if dtype == jnp.float32 else transposed(a), b)
+    return _dot(_turned(a), b)
+
+
+def _turned(x: Float[Array, "I J"]) -> Float[Array, "J I"]:
+    """The transpose as a product needs it: only other formats than float32 need a copy."""
+    return x.T if x.dtype == jnp.float32 else transposed(x)
 
 
 def _dot(a: Float[Array, "*S I"], b: Float[Array, "*B I J"]) -> Float[Array, "*S J"]:
@@ -135,8 +140,7 @@ def _matmul_forward(x, matrix, dtype):
 
 def _matmul_backward(dtype, residuals, d):
     x, matrix, like = residuals
-    turned = matrix.T if dtype == jnp.float32 else transposed(matrix.astype(dtype))
-    d_x = _dot(d, turned).astype(like.dtype)
+    d_x = _dot(d, _turned(matrix.astype(dtype))).astype(like.dtype)
     return d_x, sum_of_products(x, d, dtype).astype(matrix.dtype)
 
 

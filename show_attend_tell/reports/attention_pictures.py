@@ -22,6 +22,7 @@ from show_attend_tell.data.examples import Box
 from show_attend_tell.evaluation.grounding import steps_naming
 from show_attend_tell.files import replacing
 from show_attend_tell.inference.attention_record import COMPUTED, EOS, AttentionRecord
+from show_attend_tell.printable import printable
 
 _DPI = 100
 _PANEL = 144  # the longer side of a panel
@@ -178,7 +179,7 @@ class _Sheet:
         drawn = self._figure.text(
             x,
             self._height - y,
-            _printable(string),
+            printable(string),
             transform=IdentityTransform(),
             parse_math=False,
             family="DejaVu Sans",
@@ -261,7 +262,7 @@ def alignment_picture(record: AttentionRecord) -> Image.Image:
 
 
 def _label_ticks(set_ticks: Callable[..., object], names: Sequence[str], **style) -> None:
-    labels = [_printable(name) for name in names]
+    labels = [printable(name) for name in names]
     fixed = {"fontsize": 8, "parse_math": False, "family": "DejaVu Sans"}
     set_ticks(range(len(names)), labels, **fixed, **style)
 
@@ -276,10 +277,6 @@ def _outcome(record: AttentionRecord) -> str:
 def _rendered(canvas: FigureCanvasAgg) -> Image.Image:
     canvas.draw()
     return Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3])
-
-
-def _printable(string: str) -> str:
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in string)
 
 
 def _shrink(text: Text, room: int, canvas: FigureCanvasAgg) -> None:

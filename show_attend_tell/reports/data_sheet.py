@@ -13,9 +13,10 @@ from rich.console import Console
 
 from show_attend_tell import files
 from show_attend_tell.data.examples import Example, ExampleSource
-from show_attend_tell.data.images import picture_size, read_picture
+from show_attend_tell.data.images import naming, picture_size, read_picture
 from show_attend_tell.data.task import task_of
 from show_attend_tell.data.vocabulary import AnyVocabulary
+from show_attend_tell.printable import printable
 from show_attend_tell.runs.preparation import table_of, usable_splits
 from show_attend_tell.settings import Settings
 from show_attend_tell.tokens import UNK
@@ -75,7 +76,7 @@ def inspect(settings: Settings, folder: Path, console: Console) -> dict[str, Any
     for split, reasons in record.get("phrases", {}).items():
         for reason, found in reasons.items():
             shown = "; ".join(found["names"]) + "; ..." * (found["count"] > len(found["names"]))
-            console.print(f"{split}, {reason}: {found['count']:,} ({shown})", markup=False)
+            console.print(f"{split}, {reason}: {found['count']:,} ({shown})")
     console.print(f"written to {folder}")
     return record
 
@@ -88,9 +89,12 @@ def contact_sheet(examples: Sequence[Example]) -> Image.Image:
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(12)
     for number, example in enumerate(examples):
         left, top = number % COLUMNS * tile[0] + 4, number // COLUMNS * tile[1] + 4
-        picture = Image.fromarray(read_picture(example.image, SIDE))
+        with naming(example.image_id):
+            picture = Image.fromarray(read_picture(example.image, SIDE))
         sheet.paste(picture, (left + (SIDE - picture.width) // 2, top))
-        lines = textwrap.wrap(example.captions[0], LETTERS, max_lines=LINES, placeholder=" ...")
+        lines = textwrap.wrap(
+            printable(example.captions[0]), LETTERS, max_lines=LINES, placeholder=" ..."
+        )
         draw.text((left, top + SIDE + 2), "\n".join(lines), "black", font)
     return sheet
 
@@ -130,7 +134,7 @@ def _add_phrases(record: dict[str, Any], splits: Mapping[str, ExampleSource]) ->
 def _draw(pictures: ExampleSource[Example], folder: Path, seed: int) -> dict[str, list[int]]:
     """Writes the contact sheet of some pictures; returns the extent of their sizes."""
     chosen = np.random.default_rng(seed).permutation(len(pictures))[:MEASURED].tolist()
-    sizes = [picture_size(pictures[i].image) for i in chosen]
+    sizes = [_size(pictures[i]) for i in chosen]
     sheet = contact_sheet([pictures[i] for i in chosen[: COLUMNS * ROWS]])
     with files.replacing(folder / "contact_sheet.png") as file:
         sheet.save(file, "PNG")
@@ -138,3 +142,8 @@ def _draw(pictures: ExampleSource[Example], folder: Path, seed: int) -> dict[str
         name: np.percentile(sizes, q, axis=0).astype(int).tolist()
         for name, q in (("least", 0), ("median", 50), ("most", 100))
     }
+
+
+def _size(example: Example) -> tuple[int, int]:
+    with naming(example.image_id):
+        return picture_size(example.image)

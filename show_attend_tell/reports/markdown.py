@@ -1,8 +1,13 @@
 """Tables as Markdown."""
 
+import re
 from collections.abc import Iterable, Sequence
 
+from show_attend_tell.printable import markdown as escaped
+from show_attend_tell.printable import printable
 from show_attend_tell.reports.tables import Cell, Table
+
+_TAG = re.compile(r"<(?=[a-z/!?])", re.IGNORECASE)  # notes are Markdown; only tags are not
 
 
 def text(tables: Iterable[Table]) -> str:
@@ -12,21 +17,22 @@ def text(tables: Iterable[Table]) -> str:
 
 def table(head: Sequence[str], rows: Iterable[Sequence[Cell | str]]) -> list[str]:
     """The lines of one table; the best cells are bold."""
-    lines = [_line(head), f"|{'---|' * len(head)}"]
+    lines = [_line(map(escaped, head)), f"|{'---|' * len(head)}"]
     return lines + [_line([_cell(cell) for cell in row]) for row in rows]
 
 
 def _section(table_: Table) -> str:
     lines = [f"## {table_.title}", "", *table(table_.head, table_.rows)]
-    return "\n".join([*lines, "", *(note + "\n" for note in table_.notes)])
+    notes = (_TAG.sub("&lt;", printable(note)) for note in table_.notes)
+    return "\n".join([*lines, "", *(f"{note}\n" for note in notes)])
 
 
-def _line(cells: Sequence[str]) -> str:
-    escaped = (" ".join(cell.replace("|", "\\|").split()) for cell in cells)
-    return f"| {' | '.join(escaped)} |"
+def _line(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(' '.join(cell.split()) for cell in cells)} |"
 
 
 def _cell(cell: Cell | str) -> str:
     if isinstance(cell, str):
-        return cell
-    return f"{f'**{cell.text}**' if cell.best else cell.text} {cell.small}"
+        return escaped(cell)
+    text = escaped(cell.text)
+    return f"{f'**{text}**' if cell.best else text} {escaped(cell.small)}"

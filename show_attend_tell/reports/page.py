@@ -6,6 +6,7 @@ from typing import Any
 
 import jinja2
 
+from show_attend_tell.printable import printable
 from show_attend_tell.reports.plots import WIDTH, curve_plots, length_plots, style
 from show_attend_tell.reports.side_by_side import SideBySide
 from show_attend_tell.reports.tables import tables
@@ -29,6 +30,7 @@ def html(
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,
+        finalize=_shown,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -48,3 +50,8 @@ def html(
         legend=legend,
         runs=sum(len(group["runs"]) for group in content["groups"]),
     )
+
+
+def _shown(value: object) -> object:
+    """A value as it stands on the page: text from data is made printable, our own HTML is not."""
+    return value if hasattr(value, "__html__") or not isinstance(value, str) else printable(value)

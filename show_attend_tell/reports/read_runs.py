@@ -308,7 +308,7 @@ def _read_attention(
 def _read_variance(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
-    with _reading(path, "run `gradient-variance` again, or delete the file"):
+    with _reading(path, "run `gradient-variance` again, or move the file away"):
         return [dict(row) for row in _read_json(path)["rows"]]
 
 

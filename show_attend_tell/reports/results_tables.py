@@ -17,6 +17,7 @@ from pathlib import Path
 
 from show_attend_tell import files
 from show_attend_tell.errors import UserError
+from show_attend_tell.printable import printable
 from show_attend_tell.reports import markdown
 from show_attend_tell.reports.grouping import (
     Group,
@@ -132,7 +133,7 @@ def _label(row: Row, same: Sequence[Row]) -> str:
 
 
 def _name(group: Group) -> str:
-    return folder_name(group.runs[0].workdir)
+    return printable(folder_name(group.runs[0].workdir))
 
 
 def _command(group: Group) -> str:
@@ -147,7 +148,7 @@ def _command(group: Group) -> str:
         # An experiment of the project goes by its name.
         commands.append([re.sub(r"^experiments/(\w+)\.py", r"\1", a) for a in arguments])
     shared = [a for a in commands[0] if all(a in command for command in commands)]
-    line = " ".join(["./launch.sh", *shared])
+    line = printable(" ".join(["./launch.sh", *shared]))
     return " \\\n".join(
         textwrap.wrap(
             line, 96, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False

@@ -3,7 +3,10 @@
 For export, weights also go to a safetensors file.
 """
 
+import contextlib
 import logging
+import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +21,7 @@ from show_attend_tell import devices, files
 from show_attend_tell.errors import UserError
 
 WEIGHTS = "weights.safetensors"
+_UNTOUCHED = 3600.0  # seconds after which nobody writes an unfinished checkpoint any more
 _log = logging.getLogger(__name__)
 
 
@@ -31,9 +35,12 @@ class Checkpoints:
     def __init__(self, folder: Path, *, keep: int):
         import orbax.checkpoint as ocp  # slow to import, and exported models need none of it
 
+        from show_attend_tell.literal import LiteralPath
+
+        files.check_name(folder)
         self._folder = folder.absolute()
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
-        self._manager = ocp.CheckpointManager(self._folder, options=options)
+        self._manager = ocp.CheckpointManager(LiteralPath(self._folder), options=options)
         self._args = ocp.args
 
     def steps(self) -> list[int]:
@@ -80,7 +87,7 @@ class Checkpoints:
         Raises:
           UserError: there are checkpoints, but none can be read.
         """
-        steps = self.steps()
+        steps, reasons = self.steps(), list[str]()
         for step in reversed(steps):
             reasons = []
             for form in (like, *others):
@@ -97,8 +104,9 @@ class Checkpoints:
             warn(f"warning: checkpoint {self._folder / str(step)} cannot be read: {reasons[0]}")
         if steps:
             raise UserError(
-                f"{self._folder}: none of its checkpoints can be read; they are damaged or "
-                "belong to another config: delete the folder to start again"
+                f"{self._folder}: none of its checkpoints can be read ({reasons[0]}); they may be "
+                "damaged, or belong to another config or version: put a copy of them back, or "
+                "train in another --workdir"
             )
         return None
 
@@ -110,8 +118,21 @@ class Checkpoints:
     def _unwritable(self, error: Exception) -> UserError:
         return UserError(
             f"{self._folder}: a checkpoint could not be written ({_reason(error)}); "
-            "make room or choose another --workdir: earlier checkpoints are kept"
+            "see to room and permissions there, or choose another --workdir: earlier checkpoints "
+            "are kept"
         )
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Removes what a killed process has left of a checkpoint that it was writing.
+
+    Only where nothing was written to it for an hour: another process may live.
+    """
+    for path in folder.glob("*.orbax-checkpoint-tmp"):
+        with contextlib.suppress(OSError):  # not ours to remove, or another process was faster
+            newest = max(p.lstat().st_mtime for p in (path, *path.rglob("*")))
+            if time.time() > newest + _UNTOUCHED:
+                shutil.rmtree(path)
 
 
 def _abstract(tree: Any) -> Any:
@@ -142,6 +163,15 @@ def in_half(params: Any, source: Path) -> Any:
     return unflatten_dict(arrays)
 
 
+def fits_half(params: Any) -> bool:
+    """Whether `in_half` accepts the parameters, so that they can be exported."""
+    try:
+        in_half(params, Path())
+    except UserError:
+        return False
+    return True
+
+
 def write_weights(path: Path, params: Any, step: int) -> None:
     """Writes parameters in half precision, atomically.
 
@@ -169,7 +199,11 @@ def read_weights(path: Path, like: Any) -> tuple[int, Any]:
             step = int((file.metadata() or {}).get("step", 0))
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, ValueError, safetensors.SafetensorError) as error:
-        raise UserError(f"{path}: not readable weights ({error}); export them again") from error
+        instead = files.stands_in(files.start_of(path))
+        why = (
+            f"it is {instead}" if instead else f"not readable weights ({error}); export them again"
+        )
+        raise UserError(f"{path}: {why}") from error
     flat: dict[Any, Any] = dict(flatten_dict(like))
     keys_of = {".".join(map(str, keys)): keys for keys in flat}
     shapes = {name: flat[keys].shape for name, keys in keys_of.items()}

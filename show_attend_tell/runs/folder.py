@@ -15,6 +15,7 @@
 An exported model has `weights.safetensors` instead of the three checkpoint folders.
 """
 
+import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -24,9 +25,10 @@ from typing import Any
 
 from show_attend_tell import config, devices, files
 from show_attend_tell.data import vocabulary as vocabularies
+from show_attend_tell.data.examples import ExampleSource
 from show_attend_tell.data.vocabulary import AnyVocabulary
 from show_attend_tell.errors import UserError
-from show_attend_tell.runs.checkpoint import WEIGHTS, Checkpoints
+from show_attend_tell.runs.checkpoint import WEIGHTS, Checkpoints, remove_unfinished
 from show_attend_tell.settings import Settings
 
 TARGET, SOURCE = "vocabulary.json", "source_vocabulary.json"
@@ -68,22 +70,50 @@ class RunFolder:
         """Claims the folder for `settings`, or checks that it already belongs to them.
 
         Raises:
-          UserError: it holds a run with other settings, or cannot be written.
+          UserError: it holds a run with other settings, cannot be written, or has a name that is
+            not UTF-8.
         """
+        files.check_name(self.path)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             if (self.path / "config.json").exists():
-                changed = config.changes(self.settings(), settings)
+                changed = self.changes(settings)
                 if changed:
                     raise UserError(
                         f"{self.path} holds a run of another config (differing in "
-                        f"{', '.join(changed[:5])}); choose another --workdir, or delete that "
-                        "folder"
+                        f"{', '.join(changed[:5])}); choose another --workdir"
                     )
             else:
                 config.save(settings, self.path / "config.json")
+            for name in ("checkpoints", "best", "last"):
+                remove_unfinished(self.path / name)
         except OSError as error:
             raise UserError(f"{self.path}: cannot be written ({error.strerror})") from error
+
+    def changes(self, wanted: Settings) -> list[str]:
+        """The settings that differ from this run's and would change its results.
+
+        See `config.changes`. The run that this one started from may have moved.
+        """
+        changed = config.changes(self.settings(), wanted)
+        start = "train.init_from"
+        if start in changed and self._started_from(wanted):
+            changed.remove(start)
+        return changed
+
+    def _started_from(self, wanted: Settings) -> bool:
+        """Whether this run started from the weights that `wanted` names."""
+        begun, other = self.record().get("init_from"), RunFolder(Path(wanted.train.init_from))
+        weights = other.path / wanted.train.init_weights
+        if not wanted.train.init_from or not begun or not weights.is_dir():
+            return False
+        try:
+            settings = other.settings()
+        except UserError:
+            return False
+        of = config.digest(config.experiment(settings, other.record().get("init_from")))
+        same = (of, settings.seed) == (begun.get("experiment"), begun.get("seed"))
+        return same and (weights / str(begun.get("step"))).is_dir()
 
     def record(self) -> dict[str, Any]:
         """The content of run.json; empty if it is absent or damaged."""
@@ -127,14 +157,27 @@ class RunFolder:
     def check_data(self, fingerprints: Mapping[str, Any]) -> None:
         """Rejects data that have changed since the run began.
 
+        Args:
+          fingerprints: by split, of `contents`.
+
         Raises:
           UserError: the fingerprints differ.
         """
-        if self.begun and self.record().get("data", fingerprints) != fingerprints:
+        if self.begun and not _same_data(self.record().get("data", fingerprints), fingerprints):
             raise UserError(
                 f"{self.path}: the data set has changed since the run began (was a folder of "
                 "images edited?); choose another --workdir, or restore the data"
             )
+
+    def keep_places(self, settings: Settings) -> None:
+        """Records where the data and the weights of this run lie now.
+
+        Call it once `check_data` has found them to be the run's.
+        """
+        saved, now = self.settings(), dict(config.flatten(settings))
+        moved = config.replaced(saved, {n: now[n] for n in config.PLACES if n in now})
+        if moved != saved and devices.is_first():
+            config.save(moved, self.path / "config.json")
 
     def vocabulary(
         self, name: str, build: Callable[[], AnyVocabulary | None]
@@ -158,3 +201,28 @@ class RunFolder:
     def weights(self, which: str) -> Checkpoints:
         """Checkpoints of the `best` or the `last` weights."""
         return Checkpoints(self.path / which, keep=1)
+
+
+def contents(examples: ExampleSource) -> dict[str, Any]:
+    """The fingerprint of a split, with a hash of its captions, as run.json keeps it."""
+    texts = json.dumps(examples.captions()[: examples.stored])
+    return examples.fingerprint | {"captions": hashlib.sha256(texts.encode()).hexdigest()[:12]}
+
+
+def _same_data(begun: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Whether two records of `contents` by split are of the same data.
+
+    What a data set was built from (`config`) does not matter: up to version 0.2 each copy of a
+    user's folder was another source. Its records have no hash of the captions.
+    """
+    if begun.keys() != now.keys():
+        return False
+    for split in now:
+        left_out = {"config"} if "captions" in begun[split] else {"config", "captions"}
+        old, new = (
+            {key: value for key, value in data[split].items() if key not in left_out}
+            for data in (begun, now)
+        )
+        if old != new:
+            return False
+    return True

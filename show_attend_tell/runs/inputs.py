@@ -27,6 +27,7 @@ def load_inputs(
     *,
     split: str = "",
     warn: Callable[[str], object] = _log.warning,
+    progress: bool = True,
 ) -> Inputs:
     """The model's inputs for all examples of a split.
 
@@ -36,13 +37,19 @@ def load_inputs(
       source: vocabulary of the inputs, if they are text.
       split: "train" if images may change from epoch to epoch.
       warn: called with a line about inputs that were cut.
+      progress: whether to show a bar while images are read.
 
     Raises:
       UserError: see `RowCache.load`.
     """
-    return task.inputs(
-        examples, source, lambda rows: row_cache(settings, encoder, rows, split), warn
-    )
+
+    def make(rows: ExampleSource) -> RowCache:
+        cache = row_cache(settings, encoder, rows, split)
+        if not progress:
+            cache.load(progress=False)  # so that nothing is left to show
+        return cache
+
+    return task.inputs(examples, source, make, warn)
 
 
 def make_augmentation(

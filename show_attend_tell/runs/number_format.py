@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from show_attend_tell import config, devices, files, machine
+from show_attend_tell.models.encoders import has_option
 from show_attend_tell.models.products import matmul
 from show_attend_tell.settings import FORMATS, Settings
 
@@ -41,6 +42,9 @@ def pinned(settings: Settings, saved: Settings | None = None) -> Settings:
     if undecided and saved is None:
         faster = FORMATS[devices.from_first(FORMATS.index(fastest(settings)))]
         before = dict.fromkeys(undecided, faster)
+        encoder = str(given.get("encoder.name", ""))
+        if not has_option(encoder, "dtype"):
+            before["encoder.dtype"] = "float32"
     chosen |= {name: before[name] for name in undecided}
     return config.replaced(settings, chosen)
 

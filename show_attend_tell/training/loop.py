@@ -1,6 +1,7 @@
 """The training loop, the same for all experiments. It knows neither data nor objective."""
 
 import dataclasses
+import math
 import signal
 import time
 from collections.abc import Mapping
@@ -14,16 +15,16 @@ import jax
 import numpy as np
 from jaxtyping import Array
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from show_attend_tell import devices
 from show_attend_tell.data.batches import Batches
 from show_attend_tell.errors import UserError
-from show_attend_tell.runs.checkpoint import Checkpoints
+from show_attend_tell.runs.checkpoint import Checkpoints, fits_half
 from show_attend_tell.runs.metrics_log import MetricWriter
 from show_attend_tell.settings import Train
+from show_attend_tell.training.display import Display
 from show_attend_tell.training.step import Step, TrainState, eval_params
-from show_attend_tell.training.validation import SHOWN, Validation
+from show_attend_tell.training.validation import Validation, worded
 
 
 @dataclass
@@ -32,11 +33,14 @@ class Progression:
 
     Attributes:
       input_position: position in the batches.
-      best_score, best_step: of validation.
+      best_score, best_step: of validation; None and 0 before there are weights to keep.
       stale: validations since the best one.
       seconds: spent training, validation included, over all parts of the run.
       tokens: tokens trained on, without padding.
       finished: whether the run is over.
+      best_loss: mean training loss before the best validation, in nats a token; None if unknown.
+      losses, loss_tokens: sum of the finite losses since the last validation, weighted by tokens,
+        and their tokens.
     """
 
     input_position: dict[str, Any]
@@ -46,22 +50,42 @@ class Progression:
     seconds: float = 0.0
     tokens: float = 0.0
     finished: bool = False
+    # Records of earlier versions lack these.
+    best_loss: float | None = None
+    losses: float = 0.0
+    loss_tokens: float = 0.0
 
     def totals(self) -> dict[str, Any]:
         """What run.json keeps."""
         names = ("finished", "seconds", "tokens", "best_step")
         return {name: getattr(self, name) for name in names}
 
-    def note(self, step: int, score: float) -> bool:
-        """Takes in a validation; returns whether it is at least as good as the best so far.
+    def add(self, step: Mapping[str, float]) -> None:
+        """Takes in a training step's metrics."""
+        self.tokens += step["tokens"]
+        if math.isfinite(step["loss"]):
+            self.losses += step["tokens"] * step["loss"]
+            self.loss_tokens += step["tokens"]
 
-        Among equal scores, the weights that trained longer are kept.
+    def note(self, step: int, score: float, usable: bool) -> bool:
+        """Takes in a validation; returns whether its weights are the best so far.
+
+        Of equal scores the earlier one stays the best, unless the training loss has fallen since.
+
+        Args:
+          step, score: of the validation.
+          usable: whether its weights are finite and can be exported. Others are never the best.
         """
+        loss = self.losses / self.loss_tokens if self.loss_tokens else None
+        self.losses = self.loss_tokens = 0.0
         before = self.best_score
-        self.stale = 0 if before is None or score > before else self.stale + 1
-        if before is not None and not score >= before:  # nor is a score that is no number
+        higher = before is None or not math.isfinite(before) or score > before
+        higher &= usable and math.isfinite(score)
+        self.stale = 0 if higher else self.stale + 1
+        fallen = loss is not None and self.best_loss is not None and loss < self.best_loss
+        if not higher and not (usable and score == before and fallen):
             return False
-        self.best_score, self.best_step = score, step
+        self.best_score, self.best_step, self.best_loss = score, step, loss
         return True
 
 
@@ -104,8 +128,8 @@ class Loop:
         """
         stop = _Stop(self.settings.log_every)
         # Pending writes finish first, even if a step fails.
-        with closing(self.checkpoints), closing(self.best), _bar(self.console) as bar, stop:
-            task = bar.add_task("training", total=self.total_steps, completed=first_step, status="")
+        display = Display(self.console, self.total_steps, first_step)
+        with closing(self.checkpoints), closing(self.best), display, stop:
             meter = _Meter(writer, self.settings, self.folder)
             pending = None
             for step in range(first_step + 1, self.total_steps + 1):
@@ -116,15 +140,15 @@ class Loop:
                 # The previous step's metrics are fetched while this one runs: the device never
                 # waits.
                 if pending is not None:
-                    self.progression.tokens += meter.add(*pending)
-                    bar.update(task, completed=step - 1, status=meter.status)
+                    self.progression.add(meter.add(*pending))
+                    display.advance(step - 1, meter.status)
                 pending = (step, metrics, waited)
                 stopped = stop.agreed(step)
                 if self._pauses(step) or stopped:
-                    self.progression.tokens += meter.add(*pending)
-                    bar.update(task, completed=step, status=meter.status)
+                    self.progression.add(meter.add(*pending))
+                    display.advance(step, meter.status)
                     pending = None
-                    self._pause(step, state, writer, meter)
+                    self._pause(step, state, writer, meter, display)
                     # A stop may also be requested while the state is saved.
                     if self.progression.finished or stopped or stop.agreed(step):
                         break
@@ -138,30 +162,38 @@ class Loop:
         """Whether to validate or save after this step."""
         return self._ends_epoch(step) or step % self.settings.checkpoint_every == 0
 
-    def _pause(self, step: int, state: TrainState, writer: MetricWriter, meter: "_Meter") -> None:
+    def _pause(
+        self, step: int, state: TrainState, writer: MetricWriter, meter: "_Meter", display: Display
+    ) -> None:
         """Validates at the end of an epoch, and saves a checkpoint."""
         if self._ends_epoch(step):
-            self._validate(step, state, writer)
+            watched, scores = self._validate(step, state, writer)
+            display.validated(step, meter.status, watched, scores)
             meter.restart()
-        if not self.console.is_terminal:  # a log has no progress bar
-            self.console.print(f"step {step} of {self.total_steps}  {meter.status}")
+        else:
+            display.saved(step, meter.status)
         patience = self.settings.patience
         exhausted = bool(patience) and self.progression.stale >= patience
         self.progression.finished = step == self.total_steps or exhausted
         self._save(state)
 
-    def _validate(self, step: int, state: TrainState, writer: MetricWriter) -> None:
+    def _validate(self, step: int, state: TrainState, writer: MetricWriter) -> tuple[str, str]:
+        """Scores the weights and keeps the best; words the watched score, and all of them."""
         weights = eval_params(state, self.settings.init_share)
+        metric = self.settings.metric
         scores = self.validation.score(weights, step)
-        score = scores[self.settings.metric]
+        kept = devices.fetch(weights)
+        usable = fits_half(kept)
+        is_best = self.progression.note(step, scores[metric], usable)
         spent = {"seconds": self._elapsed(), "tokens": self.progression.tokens}
-        writer.write(step, scores | spent, kind="val")
-        is_best = self.progression.note(step, score)
+        best = {"best_step": self.progression.best_step}
+        writer.write(step, scores | spent | best, kind="val")
         if is_best:
-            record = {"step": step, "metric": self.settings.metric, "score": score}
-            self.best.save(step, devices.fetch(weights), record)
-        shown = ", ".join(f"{name} {scores[name]:.3f}" for name in SHOWN if name in scores)
-        self.console.print(f"step {step}, validation: {shown}{' (best)' if is_best else ''}")
+            self.best.save(step, kept, {"step": step, "metric": metric, "score": scores[metric]})
+        mark = " (best)" if is_best else ""
+        if not usable:
+            mark = " (weights beyond half precision's range: not kept)"
+        return worded(scores, metric, only=True), worded(scores, metric) + mark
 
     def _save(self, state: TrainState) -> None:
         self._elapsed()
@@ -178,17 +210,6 @@ class Loop:
         return self.progression.seconds
 
 
-def _bar(console: Console) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[status]}"),
-        console=console,
-    )
-
-
 class _Meter:
     """Averages metrics over some steps, writes them and words the progress bar's status."""
 
@@ -202,8 +223,8 @@ class _Meter:
         self._rows: list[dict[str, float]] = []
         self._start = time.perf_counter()
 
-    def add(self, step: int, metrics: Mapping[str, Array], waited: float) -> float:
-        """Takes in a step's metrics; returns its number of tokens without padding."""
+    def add(self, step: int, metrics: Mapping[str, Array], waited: float) -> dict[str, float]:
+        """Takes in a step's metrics; returns them as numbers."""
         row = {k: float(v) for k, v in jax.device_get(metrics).items()} | {"waited": waited}
         self._rows.append(row)
         if row["skipped_in_a_row"] >= self._settings.max_skipped:
@@ -214,7 +235,7 @@ class _Meter:
             )
         if step % self._settings.log_every == 0:
             self._write(step, row)
-        return row["tokens"]
+        return row
 
     def _write(self, step: int, row: Mapping[str, float]) -> None:
         seconds = time.perf_counter() - self._start

@@ -5,7 +5,7 @@
 
 import math
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -32,12 +32,13 @@ from show_attend_tell.runs.build import (
     make_objective,
 )
 from show_attend_tell.runs.checkpoint import Checkpoints
-from show_attend_tell.runs.folder import SOURCE, TARGET, RunFolder
+from show_attend_tell.runs.folder import SOURCE, TARGET, RunFolder, contents
 from show_attend_tell.runs.inputs import load_inputs, make_augmentation
 from show_attend_tell.runs.measuring import record_centres
 from show_attend_tell.runs.metrics_log import MetricWriter
 from show_attend_tell.runs.record import provenance
 from show_attend_tell.settings import Settings
+from show_attend_tell.terminal import Terminal
 from show_attend_tell.tokens import EOS
 from show_attend_tell.training.loop import Loop, Progression
 from show_attend_tell.training.optimizer import make_optimizer
@@ -55,18 +56,27 @@ from show_attend_tell.training.validation import LatestCaptions, Validation
 from show_attend_tell.training.warm_start import check_init_from, start_from
 
 
-def train(settings: Settings, workdir: Path, *, console: Console | None = None) -> Progression:
+def train(
+    settings: Settings, workdir: Path, *, console: Console | None = None, quiet: bool = False
+) -> Progression:
     """Trains an experiment in the folder `workdir`, or resumes the run in it.
 
     Validation is free-running greedy decoding of the whole validation split, after every epoch and
     at the end; teacher-forced scores are never used. On SIGINT or SIGTERM, `train` finishes the
     current step, writes a checkpoint and raises KeyboardInterrupt.
 
+    Args:
+      settings: of the experiment.
+      workdir: folder of the run.
+      console: where progress is shown; by default the standard error.
+      quiet: whether to show warnings only.
+
     Raises:
       UserError: a setting does not fit, the workdir holds a run of another config, data cannot be
-        read, files cannot be written, or `train.max_skipped` consecutive steps were not finite.
+        read, files cannot be written, `train.max_skipped` consecutive steps were not finite, or no
+        validation had weights to keep.
     """
-    console = console or Console(stderr=True, quiet=not devices.is_first())
+    console = console or Terminal(stderr=True, quiet=quiet or not devices.is_first())
     folder, task = RunFolder(workdir), task_of(settings.data)
     _check(settings, task, folder)
     settings = number_format.pinned(settings, folder.settings() if folder.has_config else None)
@@ -115,19 +125,28 @@ def _load_data(
     encoder: Encoder | None,
     console: Console,
 ) -> _Data:
-    train, val = task.load("train", copies=True), task.load("val")
+    val = task.load("val")  # first: without it, nothing is built in vain
+    train = task.load("train", copies=True)
+    fingerprints = {examples.split: contents(examples) for examples in (train, val)}
+    folder.check_data(fingerprints)
+    folder.keep_places(settings)
     descriptions = boxed_descriptions(train) if settings.attention.supervision else None
     source = folder.vocabulary(SOURCE, lambda: task.source_vocabulary(train))
     encoder = encoder or build_encoder(settings, len(source or ()))
 
     def inputs(examples: ExampleSource, split: str) -> Inputs:
         return load_inputs(
-            settings, task, examples, encoder, source, split=split, warn=console.print
+            settings,
+            task,
+            examples,
+            encoder,
+            source,
+            split=split,
+            warn=_warn,
+            progress=not console.quiet,
         )
 
     train_inputs, val_inputs = inputs(train, "train"), inputs(val, "val")
-    fingerprints = {e.split: e.fingerprint for e in (train, val)}
-    folder.check_data(fingerprints)
     # The copies of an image do not make its words more frequent.
     stored = train.captions()[: train.stored]
     texts = [caption for of_one in stored for caption in of_one]
@@ -204,6 +223,7 @@ class _Session:
             self._save_last(state)
             self._record_trained_centres()
             folder.update_record(progression.totals())
+            self._check_kept(progression)
             return progression
         if restored is not None:
             part = {"step": first_step} | provenance(settings)
@@ -232,6 +252,7 @@ class _Session:
                 f"stopped at step {int(state.step)}; the same command resumes from there"
             )
             raise KeyboardInterrupt
+        self._check_kept(progression)
         self._report(progression)
         return progression
 
@@ -296,11 +317,11 @@ class _Session:
         origin = {}
         if self.settings.train.init_from:
             origin["init_from"] = start_from(
-                Path(self.settings.train.init_from),
                 self.settings,
                 self.model,
                 self.data.vocabulary,
                 self.data.source_vocabulary,
+                partial(self.console.print, markup=False, soft_wrap=True),
             )
         begun = {"data": self.data.fingerprints, "finished": False, "resumed": []}
         self.folder.update_record(provenance(self.settings) | begun | origin)
@@ -309,7 +330,7 @@ class _Session:
     def _restore(self, checkpoints: Checkpoints) -> tuple[int, TrainState, dict[str, Any]] | None:
         """Step, state and record of the newest readable checkpoint, of this version or of 0.1."""
         like = self._initial_state()
-        restored = checkpoints.restore(like, legacy_like(like), warn=self.console.print)
+        restored = checkpoints.restore(like, legacy_like(like), warn=_warn)
         if restored is None:
             return None
         step, state, record = restored
@@ -335,18 +356,32 @@ class _Session:
         if not self.model.encoder.trained or self.folder.centres() is not None:
             return
         best = self.folder.weights("best")
-        restored = best.restore(trained_weights(self.model), warn=self.console.print)
+        restored = best.restore(trained_weights(self.model), warn=_warn)
         best.close()
         if restored is not None:
             weights = devices.fetch(all_weights(restored[1], self.frozen))
             model = nnx.merge(nnx.graphdef(self.model), weights)
             self._record_centres(model.encoder, trained=True)
 
+    def _check_kept(self, progression: Progression) -> None:
+        """Raises a UserError after a run that kept no weights: nothing can be done with it."""
+        if progression.best_score is None:
+            raise UserError(
+                f"{self.folder.path}: no validation had weights that can be kept: all were beyond "
+                "half precision's range; choose another --workdir and lower "
+                "optimizer.learning_rate or optimizer.clip_norm"
+            )
+
     def _report(self, progression: Progression) -> None:
         self.console.print(
             f"trained {progression.seconds / 60:.1f} minutes; best {self.settings.train.metric} "
             f"{progression.best_score:.4f} at step {progression.best_step}"
         )
+
+
+def _warn(text: str) -> None:
+    """Shows a warning of the first process, also where progress is not shown."""
+    Terminal(stderr=True, quiet=not devices.is_first()).print(text, soft_wrap=True)
 
 
 def _pinned(settings: Settings, encoder: Encoder) -> Settings:

@@ -5,7 +5,7 @@ The first few captions and their maps are kept in the run's folder for those who
 
 import dataclasses
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain, islice
 from typing import Any
 
@@ -127,6 +127,12 @@ class Validation:
         hypotheses = texts(self._examples, chain(first, captions))
         self._latest.write(step, first)
         return self._scorer.score(self._references, hypotheses, meteor=False).values
+
+
+def worded(scores: Mapping[str, float], metric: str, *, only: bool = False) -> str:
+    """Scores for the console, the watched `metric` first; with `only`, nothing else."""
+    others = [] if only else [name for name in SHOWN if name in scores and name != metric]
+    return ", ".join(f"{name} {scores[name]:.3f}" for name in (metric, *others))
 
 
 def _rounded(weights: np.ndarray) -> list:

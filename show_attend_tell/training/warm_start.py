@@ -1,19 +1,28 @@
-"""Starting a run from another run's weights."""
+"""Starting a run from the weights of another run, or of an exported or packaged model.
 
+The vocabularies may differ: common words keep their vectors, new ones start fresh.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from flax.traverse_util import flatten_dict, unflatten_dict
+from jaxtyping import Array, Float, Int
 
 from show_attend_tell import config
 from show_attend_tell.data.vocabulary import AnyVocabulary
 from show_attend_tell.errors import UserError
 from show_attend_tell.inference.run import Run, load_run
 from show_attend_tell.models.captioner import Captioner, trained_weights
+from show_attend_tell.runs import packaged
 from show_attend_tell.runs.folder import RunFolder
 from show_attend_tell.settings import Settings
+from show_attend_tell.tokens import SPECIALS
 
 # Settings that must agree, but that the weights' shapes do not reveal.
 SAME = (
@@ -38,99 +47,196 @@ MAY_DIFFER = (
 )
 
 
+# Weights with a row or an entry for each word of the output and of the source, and its axis.
+OF_WORDS = {
+    ("decoder", "embed", "embedding"): 0,
+    ("decoder", "output_bias"): 0,
+    ("decoder", "output_word", "bias"): 0,
+    ("decoder", "output_word", "kernel"): 1,
+}
+OF_SOURCE_WORDS = {("encoder", "embed", "embedding"): 0}
+
+
+Weights = Float[Array | np.ndarray, "..."]
+
+
+@dataclass(frozen=True)
+class SharedWords:
+    """What two vocabularies share; the special tokens are shared, but not counted.
+
+    Attributes:
+      theirs, ours: ids of the n shared tokens in either vocabulary.
+      kept, new, dropped: numbers of shared words, of ours only, and of theirs only.
+    """
+
+    theirs: Int[np.ndarray, " n"]
+    ours: Int[np.ndarray, " n"]
+    kept: int
+    new: int
+    dropped: int
+
+    @classmethod
+    def between(cls, theirs: AnyVocabulary, ours: AnyVocabulary) -> "SharedWords":
+        """Compares the words of two vocabularies."""
+        first, second = (SPECIALS + vocabulary.words for vocabulary in (theirs, ours))
+        known = {word: i for i, word in enumerate(first)}
+        pairs = [(known[word], i) for i, word in enumerate(second) if word in known]
+        both = np.array(pairs).T
+        kept = len(pairs) - len(SPECIALS)
+        return cls(both[0], both[1], kept, len(ours.words) - kept, len(theirs.words) - kept)
+
+    def carried(self, given: Weights, fresh: Weights, axis: int) -> Weights:
+        """Fresh weights with the given values of shared words along an axis.
+
+        Weights of other shapes than these come back as given.
+        """
+        shapes = [list(jnp.shape(value)) for value in (given, fresh)]
+        for shape in shapes:
+            del shape[axis]
+        if shapes[0] != shapes[1]:
+            return given
+        values = np.moveaxis(np.array(fresh), axis, 0)
+        values[self.ours] = np.moveaxis(np.asarray(given), axis, 0)[self.theirs]
+        return jnp.asarray(np.moveaxis(values, 0, axis))
+
+    def counts(self) -> dict[str, int]:
+        """The numbers, for run.json."""
+        return {"kept": self.kept, "new": self.new, "dropped": self.dropped}
+
+
 def start_from(
-    folder: Path,
     settings: Settings,
     model: Captioner,
     vocabulary: AnyVocabulary,
     source: AnyVocabulary | None,
+    say: Callable[[str], object],
 ) -> dict[str, Any]:
-    """Loads another run's weights into the model. A learned baseline may stay fresh.
+    """Loads the weights that `train.init_from` names into the model.
+
+    A learned baseline may stay fresh, and so do the vectors of words that only this run knows.
+
+    Args:
+      settings, model, vocabulary: of the new run.
+      source: vocabulary of its inputs, if they are text.
+      say: called with a line about words, if the vocabularies differ.
 
     Returns:
       What identifies that run and its weights, for run.json.
 
     Raises:
-      UserError: the two runs' vocabularies, settings or weights do not match.
+      UserError: the two runs' settings or weights do not match.
     """
-    other = load_run(folder, weights=settings.train.init_weights, half=False)
-    _check_vocabularies(folder, other, vocabulary, source)
-    _check_settings(folder, other, settings)
-    _update(folder, other, model)
+    name = settings.train.init_from
+    folder = packaged.find(name)
+    which = settings.train.init_weights
+    other = load_run(folder, _same_file(folder, settings), weights=which, half=False)
+    words = _shared(name, other.vocabulary, vocabulary)
+    source_words = _shared(name, other.source_vocabulary, source)
+    _check_settings(name, other.settings, settings)
+    _update(name, other, model, words, source_words)
     record = RunFolder(folder).record()
     experiment = config.experiment(other.settings, record.get("init_from"))
-    return {
-        "workdir": str(folder),
+    origin = {
+        "workdir": name,
         "step": other.step,
         "commit": record.get("commit"),
         "seed": other.settings.seed,
         "experiment": config.digest(experiment),
     }
+    for key, noun, shared in (("words", "", words), ("source_words", "source ", source_words)):
+        if shared is not None:
+            origin[key] = shared.counts()
+            say(
+                f"{noun}vocabulary: {shared.kept} words keep their vectors of {name}, "
+                f"{shared.new} are new, {shared.dropped} of its words are dropped"
+            )
+    return origin
 
 
 def check_init_from(settings: Settings) -> None:
-    """Rejects a `train.init_from` without the weights to start from.
+    """Rejects a `train.init_from` whose weights are absent or of another model.
 
     Raises:
-      UserError: the weights are absent.
+      UserError: the message says which settings differ, or what may be named.
     """
-    weights = Path(settings.train.init_from) / settings.train.init_weights
-    if not weights.is_dir():
+    name, which = settings.train.init_from, settings.train.init_weights
+    folder = RunFolder(packaged.find(name))
+    if folder.exported_weights is None and not (folder.path / which).is_dir():
         raise UserError(
-            f"config.train.init_from={settings.train.init_from}: this folder has no "
-            f"{weights.name} weights of a trained run; train that run to its end first"
+            f"config.train.init_from={name}: this folder has no {which} weights of a trained run; "
+            "train that run to its end first, or name an exported model's folder or a packaged "
+            f"model ({', '.join(packaged.names())})"
         )
+    _check_settings(name, folder.settings(), settings)
 
 
-def _check_vocabularies(
-    folder: Path, other: Run, vocabulary: AnyVocabulary, source: AnyVocabulary | None
-) -> None:
-    if other.vocabulary.words != vocabulary.words:
+def _same_file(folder: Path, settings: Settings) -> list[str]:
+    """Overrides for an exported model, which does not know where the encoder's file lies."""
+    weights = getattr(settings.encoder, "weights", "")
+    known = getattr(RunFolder(folder).settings().encoder, "weights", "")
+    return [f"--config.encoder.weights={weights}"] if weights and not known else []
+
+
+def _shared(
+    name: str, theirs: AnyVocabulary | None, ours: AnyVocabulary | None
+) -> SharedWords | None:
+    """The words that are shared, or None if all are."""
+    if theirs is None or ours is None:
+        return None
+    if type(theirs) is not type(ours):
         raise UserError(
-            f"config.train.init_from={folder}: it has another vocabulary; choose a run on the "
-            "same captions with the same data.min_count and data.vocabulary_size"
+            f"config.train.init_from={name}: one vocabulary has whole words, the other pieces of "
+            "words; choose another run, or its data.vocabulary"
         )
-    theirs = other.source_vocabulary
-    if (theirs and theirs.words) != (source and source.words):
-        raise UserError(
-            f"config.train.init_from={folder}: it reads another source vocabulary; choose a run on "
-            "the same sentences with the same settings of data"
-        )
+    return None if theirs.words == ours.words else SharedWords.between(theirs, ours)
 
 
-def _check_settings(folder: Path, other: Run, settings: Settings) -> None:
+def _check_settings(name: str, theirs: Settings, ours: Settings) -> None:
     may_differ = MAY_DIFFER
-    if not other.encoder.trained:  # its stages may be trained from now on
+    given, wanted = (dict(config.flatten(settings)) for settings in (theirs, ours))
+    if not given.get("encoder.trainable_from"):  # its stages may be trained from now on
         may_differ += ("encoder.trainable_from",)
-    # An empty checksum matches any.
+    # An empty checksum matches any, and so does a number format that is not chosen yet.
     changed = [
-        name
-        for name in config.changes(other.settings, settings)
-        if name.startswith(SAME) and name not in may_differ
+        key
+        for key in config.changes(theirs, ours)
+        if key.startswith(SAME)
+        and key not in may_differ
+        and not (key == "encoder.dtype" and "auto" in (given.get(key), wanted.get(key)))
     ]
     if changed:
         raise UserError(
-            f"config.train.init_from={folder}: it was trained with other values of "
+            f"config.train.init_from={name}: it was trained with other values of "
             f"{', '.join(changed)}; choose another run, or use its values"
         )
 
 
-def _update(folder: Path, other: Run, model: Captioner) -> None:
+def _update(
+    name: str,
+    other: Run,
+    model: Captioner,
+    words: SharedWords | None,
+    source_words: SharedWords | None,
+) -> None:
     given: dict[Any, Any] = dict(flatten_dict(other.params))
     own: dict[Any, Any] = dict(flatten_dict(trained_weights(model)))
     if not other.encoder.trained:
-        given |= {name: value for name, value in own.items() if name[0] == "encoder"}
-    for name, value in own.items():
-        shape = jnp.shape(given[name]) if name in given else None
-        if name[0] != "baseline" and shape != value.shape:
+        given |= {key: value for key, value in own.items() if key[0] == "encoder"}
+    for shared, axes in ((words, OF_WORDS), (source_words, OF_SOURCE_WORDS)):
+        if shared is not None:
+            for key in axes.keys() & given.keys() & own.keys():
+                given[key] = shared.carried(given[key], own[key], axes[key])
+    for key, value in own.items():
+        shape = jnp.shape(given[key]) if key in given else None
+        if key[0] != "baseline" and shape != value.shape:
             raise UserError(
-                f"config.train.init_from={folder}: its weights {'.'.join(map(str, name))} do not "
+                f"config.train.init_from={name}: its weights {'.'.join(map(str, key))} do not "
                 "fit; choose a run with the same encoder, attention and decoder settings"
             )
-    dropped = [name for name in given if name not in own and name[0] == "decoder"]
+    dropped = [key for key in given if key not in own and key[0] == "decoder"]
     if dropped:
         raise UserError(
-            f"config.train.init_from={folder}: this decoder has no use for its weights "
+            f"config.train.init_from={name}: this decoder has no use for its weights "
             f"{'.'.join(map(str, dropped[0]))}; choose a run with the same decoder settings"
         )
     fitting = {k: given[k] for k in own if k in given and given[k].shape == own[k].shape}

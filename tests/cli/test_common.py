@@ -1,6 +1,10 @@
 """What verbs share."""
 
-from show_attend_tell.cli.common import print_table
+from pathlib import Path
+
+from show_attend_tell.cli.common import Verbs, print_table
+from show_attend_tell.cli.parser import make_parser
+from show_attend_tell.files import user_path
 from show_attend_tell.reports.tables import Cell, Table
 
 
@@ -11,3 +15,11 @@ def test_tables_are_printed_with_title_brackets_and_notes(capsys):
     for text in ("Grounding", "pointing", "0.620 [0.600, 0.640]", "[bold]odd", "—"):
         assert text in printed
     assert printed.rstrip().endswith("A note [in brackets].")
+
+
+def test_every_path_may_begin_with_a_home_folder():
+    parser = make_parser()
+    (verbs,) = (action for action in parser._actions if isinstance(action, Verbs))
+    options = [action for verb in verbs.choices.values() for action in verb._actions]
+    assert sum(action.type is user_path for action in options) > 15
+    assert not any(action.type is Path for action in options)

@@ -1,5 +1,6 @@
 """The command line: verbs, help, one-line errors."""
 
+import io
 import json
 from pathlib import Path
 
@@ -70,6 +71,8 @@ def test_errors_are_one_line_and_a_status(capsys, tmp_path, workdir):
         (("train", "--config", experiment, *run, "--epochs=1"), "no such option"),
         (("evaluate", *run), "must name the folder of a run"),
         (("caption", "--workdir", workdir, str(tmp_path / "no.jpg")), "no.jpg: no such file"),
+        (("caption", "--workdir", workdir, "http://a.org/b.jpg"), "http://a.org/b.jpg: a URL; fet"),
+        (("attend", "--workdir", workdir, str(tmp_path)), f"{tmp_path}: a folder without pictures"),
         (("attend", "--workdir", workdir, "--num", "-1"), "--num -1"),
         (("evaluate", "--workdir", workdir, "--beam", "0"), "beam"),
         (("evaluate", "--workdir", workdir, "--context", "mean"), "'expected', 'argmax', 'sample'"),
@@ -78,6 +81,11 @@ def test_errors_are_one_line_and_a_status(capsys, tmp_path, workdir):
         (("compare", workdir, "--config.seed=1"), "takes no overrides"),
         (("sweep", experiment, "--set", "attention.kind"), "give values"),
         (("sweep", experiment, "--seeds", "one"), "whole numbers"),
+        (("sweep", experiment, "--hours", "nan", *run), "--hours nan: give a number of hours"),
+        (("sweep", experiment, "--hours", "inf", *run), "--hours inf: give a number of hours"),
+        (("sweep", experiment, "--hours", "0", *run), "--hours 0: give a number of hours"),
+        (("sweep", experiment, "--split", "tests", *run), "no split 'tests'; the nearest is 'test"),
+        (("train", "--config", experiment, *run, "--config.train.epochs=inf"), "a finite number"),
         (("sweep", experiment, "--cluster", "cloud", *run), "local, slurm"),
     ]:
         status, line = failing(capsys, *arguments)
@@ -166,6 +174,43 @@ def test_caption_writes_a_picture_for_each_file(workdir, tmp_path, capsys, train
     assert (out / "my%20photo.png.png").stat().st_size > 1000
     # Files with the same name in two folders do not overwrite each other's picture.
     assert len(list(out.glob("*.png"))) == 3
+
+
+def test_caption_takes_patterns_and_standard_input(workdir, tmp_path, capsys, trained, monkeypatch):
+    scenes, folder = trained[1], tmp_path / "my [photos]"
+    folder.mkdir()
+    for k, name in enumerate(("b.png", "a.png")):
+        (folder / name).write_bytes(scenes[k].image)
+    (folder / "c.png").write_text("no image")
+    (folder / "notes.txt").write_text("no image either")
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(scenes[2].image)))
+    monkeypatch.chdir(tmp_path)
+    arguments = ["my [photos]/a.png", "my*/*.png", "-", "--out", str(tmp_path / "o"), "--json"]
+    assert main(["caption", "--workdir", workdir, *arguments]) == 2
+    printed = capsys.readouterr()
+    found = json.loads(printed.out)
+    assert [(one["path"], one["caption"]) for one in found] == [
+        ("my [photos]/a.png", scenes[1].captions[0]),
+        ("my [photos]/b.png", scenes[0].captions[0]),
+        ("-", scenes[2].captions[0]),
+    ]
+    for one in found:
+        assert set(one) == {"path", "caption", "words", "log_prob", "score", "maps"}
+        assert " ".join(one["words"]) == one["caption"] and one["log_prob"] < 0
+        record = load_attention(Path(one["maps"]).with_suffix(".npz"))
+        assert record.score == pytest.approx(one["score"])
+        assert " ".join(record.tokens[:-1]) == one["caption"]
+    assert len({one["maps"] for one in found}) == 3
+    assert printed.err.count("c.png: not an image of a known format") == 1
+    assert "notes.txt" not in printed.err
+
+
+def test_json_is_an_array_even_without_a_caption(workdir, capsys, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"")))
+    assert main(["caption", "--workdir", workdir, "-", "--json"]) == 2
+    printed = capsys.readouterr()
+    assert json.loads(printed.out) == []
+    assert "error: standard input: empty; pipe the content of an image" in printed.err
 
 
 @pytest.mark.parametrize("verb", ["caption", "attend"])

@@ -135,8 +135,8 @@ def test_a_chain_is_one_job_on_slurm(tmp_path, calls):
 
 
 def test_a_recorded_checksum_does_not_make_another_run(tmp_path, calls):
-    folder = EXPERIMENT.replace("shapes.py", "folder.py")
-    jobs = grid([folder], {"attention.kind": ["soft"]}, [0], tmp_path)
+    photographs = EXPERIMENT.replace("shapes.py", "flickr8k.py")
+    jobs = grid([photographs], {"attention.kind": ["soft"]}, [0], tmp_path)
     run(jobs, tmp_path)
     path = jobs[0][0].workdir / "config.json"
     settings = config.replaced(config.load_run(path), {"encoder.weights_sha256": "0" * 64})
@@ -210,6 +210,18 @@ def test_what_starts_from_a_failed_run_is_not_started(tmp_path, calls, monkeypat
     assert f"2 of 3 failed: {tmp_path}/soft-seed=0 (log: {log})" in str(caught.value)
     assert f"/hard-from-soft-seed=0 (needs {tmp_path}/soft-seed=0, log" in str(caught.value)
     assert [name for verb, name in calls if verb == "train"] == ["soft-seed=0", "hard-seed=0"]
+
+
+def test_a_split_that_the_data_lack_is_reported_before_training(tmp_path, calls):
+    own = tmp_path / "own"
+    own.mkdir()
+    rows = "".join(f"{i}.jpg,A dog .,{split}\n" for i, split in enumerate(("train", "val")))
+    (own / "metadata.csv").write_text("file_name,caption,split\n" + rows)
+    overrides = [f"--config.data.dir={tmp_path}/data", f"--config.data.manual_dir={own}"]
+    jobs = grid(["folder:soft"], {}, [0], tmp_path, overrides)
+    with pytest.raises(UserError, match=r"metadata.csv: has no split 'test', only train, val"):
+        run(jobs, tmp_path)
+    assert calls == [] and not (tmp_path / "data").exists()
 
 
 def test_an_unknown_cluster_is_reported(tmp_path):

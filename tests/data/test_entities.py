@@ -104,6 +104,8 @@ def test_ids_end_at_the_first_mark():
     assert annotation_id("1000268201_693b08cb0e.jpg") == "1000268201"
     assert annotation_id("36979.jpg") == "36979"
     assert annotation_id("36979.a_b.jpg") == "36979"
+    assert annotation_id("flickr30k_images/36979.jpg") == "36979"
+    assert annotation_id(r"my.images\36979.jpg") == "36979"
 
 
 def test_folders_come_before_archives_and_no_half_is_taken(download: Path, logged):

@@ -184,7 +184,7 @@ def test_a_damaged_text_member(download: Path):
             "1.jpg#0\tA dog .\n1.jpg A cat .\n",
             "token.txt, line 2: not NAME.jpg#K<TAB>caption; fix",
         ),
-        ("1.jpg#0\t \n", "token.txt, line 1: not NAME"),
+        ("1.jpg#0\t \n", "token.txt: holds no captions"),
         ("1.jpg#x\tA dog .\n", "token.txt, line 1: not NAME"),
         (b"1.jpg#0\tA dog \xff .\n", "token.txt: damaged"),
     ],
@@ -211,6 +211,13 @@ def test_a_name_listed_twice_is_one_image(download: Path):
 def test_captions_keep_their_words():
     text = "a b.jpg#0\t A man 's #1 dog\t . \r\na b.jpg#1\tÜber .\n"
     assert read_captions(text, "f") == {"a b.jpg": ["A man 's #1 dog\t .", "Über ."]}
+    assert read_captions("a.jpg#0\tShirt #1\n", "f") == {"a.jpg": ["Shirt #1"]}
+
+
+def test_blank_captions_are_skipped_and_counted(logged):
+    text = "a.jpg#0\tA dog .\n\na.jpg#1\t \na.jpg#2\nb.jpg#0\tA cat .\n"
+    assert read_captions(text, "f") == {"a.jpg": ["A dog ."], "b.jpg": ["A cat ."]}
+    assert logged() == "f: 2 blank captions skipped\n"
 
 
 def test_paths_in_an_archive_cannot_escape(download: Path):

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,8 @@ import pytest
 import sources
 from PIL import Image
 
+from show_attend_tell.data.builders import common
+from show_attend_tell.data.builders import folder as builder
 from show_attend_tell.data.builders.folder import assign
 from show_attend_tell.data.examples import Example, ImageSource
 from show_attend_tell.data.images import read_image
@@ -50,7 +53,7 @@ def test_an_edited_folder_is_built_anew_and_an_unchanged_one_is_not(folder: Path
     fingerprints = [first.fingerprint]
     (folder / "metadata.csv").write_text(CSV.replace("dog", "cat"))
     fingerprints.append(load(folder).fingerprint)
-    os.utime(folder / "4.jpg", (1, 1))
+    (folder / "4.jpg").write_bytes(sources.picture(99, size=(31, 20)))
     fingerprints.append(load(folder).fingerprint)
     (folder / load(folder).ids[0]).unlink()
     fingerprints.append(load(folder).fingerprint)
@@ -59,6 +62,35 @@ def test_an_edited_folder_is_built_anew_and_an_unchanged_one_is_not(folder: Path
         assert one not in fingerprints[:i]
     load(folder)
     assert "building" not in logged()
+
+
+def test_a_copied_folder_is_the_same_data_set(folder: Path, logged, monkeypatch):
+    first = load(folder)
+    assert logged().count("building") == 1
+    copy = folder.parent / "copy"
+    shutil.copytree(folder, copy, copy_function=shutil.copy)
+    for path in copy.iterdir():
+        os.utime(path, (1, 1))
+    monkeypatch.chdir(folder.parent)
+    for name in (copy, Path("copy"), Path("./own/")):
+        assert load_images("folder", "train", data_dir=folder.parent / "data", manual_dir=name)
+        again = load(copy)
+        assert (again.fingerprint, list(again)) == (first.fingerprint, list(first))
+    assert logged() == ""
+
+
+def test_a_data_set_of_an_earlier_version_stays_valid(folder: Path, logged, monkeypatch):
+    by_time = builder.digests(folder, [folder / "metadata.csv"], dict.fromkeys(NAMES, (None, [])))[
+        1
+    ]
+    with monkeypatch.context() as patch:
+        patch.setattr(builder, "digests", lambda *given: (by_time, by_time))
+        old = load(folder)
+    assert logged().count("building") == 1 and old.fingerprint["config"] == by_time
+    assert load(folder).fingerprint == old.fingerprint and logged() == ""
+    os.utime(folder / "4.jpg", (1, 1))  # it no longer says that this is its source
+    assert load(folder).fingerprint["config"] != by_time
+    assert logged().count("building") == 1
 
 
 def test_json_lines(folder: Path):
@@ -166,6 +198,37 @@ def test_unusable_images_are_counted_by_reason(folder: Path, logged):
     }
 
 
+def test_captions_without_a_word_are_left_out_and_counted(folder: Path, logged):
+    rows = [f"{i}.jpg,A dog .,{'train' if i < 6 else 'val'}" for i in range(10)]
+    rows[2] = "2.jpg,🐶 …,train"
+    rows += ["0.jpg,🐶,train", "1.jpg,☀ (?),train", "3.jpg,2 犬,train"]
+    (folder / "metadata.csv").write_text("file_name,caption,split\n" + "\n".join(rows))
+    examples = {example.image_id: example.captions for example in load(folder)}
+    assert examples == {f"{i}.jpg": ("A dog .",) for i in (0, 1, 4, 5)} | {
+        "3.jpg": ("A dog .", "2 犬")
+    }
+    out = logged()
+    assert "folder train: 2 captions without a word left out\n" in out
+    assert "1 of 6 images skipped: no caption of it has a word (1: 2.jpg)" in out
+
+
+def test_a_split_without_a_word_is_refused(folder: Path, monkeypatch):
+    rows = [
+        f"{i}.jpg,{'A dog .' if i < 6 else '...?'},{'train' if i < 6 else 'val'}\n"
+        for i in range(8)
+    ]
+    (folder / "metadata.csv").write_text("file_name,caption,split\n" + "".join(rows))
+    with pytest.raises(
+        UserError, match="metadata.csv: 2 of 2 images of split 'val' cannot be .*word"
+    ):
+        load(folder, "val")
+    # An earlier version built such data.
+    monkeypatch.setattr(common, "has_word", lambda text: True)
+    assert len(load(folder)) == 6
+    with pytest.raises(UserError, match="csv: no caption of split 'val' has a word; correct the"):
+        load(folder, "val")
+
+
 def test_no_image_left_is_an_error(folder: Path):
     for name in NAMES:
         (folder / name).write_bytes(b"")
@@ -177,23 +240,69 @@ def test_no_image_left_is_an_error(folder: Path):
 def test_names_stay_inside_the_folder(folder: Path, logged):
     secret = folder.parent / "secret.jpg"
     secret.write_bytes(sources.picture(99))
-    (folder / "link.jpg").symlink_to(secret)
-    (folder / "round.jpg").symlink_to("round.jpg")
-    names = ["../secret.jpg", str(secret), "link.jpg", "round.jpg", f"../own/{NAMES[0]}"]
+    names = ["../secret.jpg", str(secret), r"..\secret.jpg", f"../own/{NAMES[0]}"]
     rows = "".join(f"{name},A secret .,train\n" for name in names)
     rows += "".join(f"{name},A dog .,train\n" for name in NAMES[:6])
     rows += "7.jpg,A dog .,val\n8.jpg,A dog .,test\n"
     (folder / "metadata.csv").write_text("file_name,caption,split\n" + rows)
     assert sorted(load(folder).ids) == NAMES[:6]
-    assert "it is not in the folder (5: ../secret.jpg, " in logged()
+    assert "it is not in the folder (4: ../secret.jpg, " in logged()
+
+
+def test_names_that_differ_a_little_and_links(folder: Path, logged):
+    elsewhere = folder.parent / "elsewhere"
+    elsewhere.mkdir()
+    for k in (6, 7, 8):
+        (folder / f"{k}.jpg").rename(elsewhere / f"{k}.jpg")
+    (folder / "6.jpg").symlink_to(elsewhere / "6.jpg")
+    (folder / "more").symlink_to(elsewhere)
+    (folder / "9.jpg").rename(folder / "nine.JFIF")
+    names = ["0", "1.JPG", str(folder / "2.jpg"), r".\3.jpg", "6.jpg", "more/7.jpg", "nine.jfif"]
+    lines = [{"file_name": name, "text": "A dog .", "split": "train"} for name in names]
+    lines += [{"file_name": "1.jpg", "text": "A dog runs .", "split": "train"}]
+    lines[0]["objects"] = {"bbox": [[3, 4, 6, 5]], "words": ["dog"]}
+    lines += [{"file_name": "4.jpeg", "text": "A dog .", "split": "val"}]
+    lines += [
+        {"file_name": name, "text": "A dog .", "split": "test"} for name in ("5.jpg", "8.png")
+    ]
+    (folder / "metadata.csv").unlink()
+    (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    train = load(folder)
+    assert sorted(train.ids) == [
+        *("0.jpg", "1.jpg", "2.jpg", "3.jpg", "6.jpg", "more/7.jpg", "nine.JFIF")
+    ]
+    examples = {example.image_id: example for example in train}
+    assert examples["1.jpg"].captions == ("A dog .", "A dog runs .")
+    assert examples["6.jpg"].image == sources.picture(6)
+    assert [len(phrases) for phrases in train.descriptions()] == [
+        int(name == "0.jpg") for name in train.ids
+    ]
+    out = logged()
+    assert "folder: 6 names were taken for files that are called a little differently: 0 as" in out
+    assert out.count("a little differently") == 1
+    assert "1 images have no row in metadata.jsonl and are left out: more/8.jpg\n" in out
+    assert (
+        "folder test: 1 of 2 images skipped: it is not there (1: 8.png (near: more/8.jpg))" in out
+    )
+    (metadata,) = folder.parent.glob("data/**/metadata.json")
+    assert json.loads(metadata.read_text())["unusable_images"] == {"8.png": "it is not there"}
+
+
+def test_one_file_under_two_names_is_in_one_split(folder: Path):
+    table = "file_name,caption,split\n1.jpg,A dog .,train\n1.JPG,A dog .,val\n"
+    (folder / "metadata.csv").write_text(table)
+    with pytest.raises(UserError, match="1.jpg is in split train, and as 1.JPG in val; choose"):
+        load(folder)
 
 
 @pytest.mark.parametrize(
     "name, content, message",
     [
         ("metadata.csv", "", "must name the columns file_name and caption, .* names none; fix"),
-        ("metadata.csv", "file,caption\na.jpg,A dog .\n", "but names file, caption; fix it"),
-        ("metadata.csv", "file_name;caption\na.jpg;A dog .\n", "names file_name;caption; fix it"),
+        ("metadata.csv", "id,caption\na.jpg,A dog .\n", "but names id, caption; fix it"),
+        ("metadata.csv", "id;caption\na.jpg;A dog .\n", "names id, caption; fix it"),
+        ("metadata.csv", "file_name;caption\na.jpg;A; b\n", "2: more than 2 .* with ';'"),
+        ("metadata.tsv", "file_name,caption\na.jpg,A dog .\n", "names file_name,caption; fix"),
         ("metadata.csv", "file_name\na.jpg\n", "but names file_name; fix it"),
         ("metadata.csv", "file_name,caption\n", "metadata.csv: no image in it; write a line for"),
         ("metadata.csv", "file_name,caption\n,A dog .\n", "line 2: no file_name; name the image"),
@@ -202,8 +311,8 @@ def test_names_stay_inside_the_folder(folder: Path, logged):
         ("metadata.csv", 'file_name,caption\na.jpg,"A" dog\n', "line 2: not readable as CSV"),
         (
             "metadata.csv",
-            "file_name,caption,split\na.jpg,A dog .,dev\n",
-            "line 2: split 'dev' is not known; choose one of train, val, validation, test",
+            "file_name,caption,split\na.jpg,A dog .,all\n",
+            "line 2: split 'all' is not known; choose one of train, training, val, valid, valida",
         ),
         (
             "metadata.csv",
@@ -216,7 +325,11 @@ def test_names_stay_inside_the_folder(folder: Path, logged):
             "some images have a split, others none; give all one, or none",
         ),
         ("metadata.jsonl", '{"file_name": "a.jpg"', "metadata.jsonl, line 1: not JSON"),
-        ("metadata.jsonl", "[1]\n", r"metadata.jsonl, line 1: not an object \{...\}"),
+        ("metadata.jsonl", "[1]\n", r"metadata.jsonl, entry 1: not an object \{...\}"),
+        ("metadata.jsonl", "1\n", r"metadata.jsonl, line 1: not an object \{...\}"),
+        ("metadata.json", '[{"file_name": "a.jpg"}', "metadata.json: not a JSON list"),
+        ("metadata.json", '{\n"a.jpg": "A dog ."}', "line 1: not JSON .*; write one object"),
+        ("train.csv", "file_name,caption,split\na.jpg,A .,val\n", "'val' in a table for train"),
         ("metadata.jsonl", '{"caption": "A dog ."}', "line 1: no file_name; name the image"),
         ("metadata.jsonl", '{"file_name": "a.jpg", "text": 3}', "a caption is not text; write"),
         (
@@ -239,14 +352,14 @@ def test_the_remedy_for_what_is_missing(folder: Path):
     with pytest.raises(UserError, match="absent: no such folder; set --config.data.manual_dir"):
         load(folder / "absent")
     (folder / "metadata.jsonl").write_text("")
-    with pytest.raises(UserError, match="holds both of metadata.csv and metadata.jsonl; set"):
+    with pytest.raises(UserError, match="holds metadata.csv and metadata.jsonl; keep one"):
         load(folder)
     (folder / "metadata.jsonl").unlink()
     (folder / "metadata.csv").write_text("\n".join(CSV.splitlines()[:3]) + "\n")
-    with pytest.raises(UserError, match="has no split 'val', only train; build it from data that"):
+    with pytest.raises(UserError, match="metadata.csv: has no split 'val', only train; give"):
         load(folder, "val")
     (folder / "metadata.csv").unlink()
-    with pytest.raises(UserError, match="holds neither of metadata.csv and metadata.jsonl; set"):
+    with pytest.raises(UserError, match="has no table of captions such as metadata.csv"):
         load(folder)
 
 

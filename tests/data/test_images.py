@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, PngImagePlugin
 
 from show_attend_tell.data import images
-from show_attend_tell.data.images import keepable, picture_size, read_image, read_picture
+from show_attend_tell.data.images import keepable, naming, picture_size, read_image, read_picture
 from show_attend_tell.errors import UserError
 
 RED, BLUE = (230, 20, 30), (10, 40, 220)
@@ -263,3 +263,80 @@ def test_undecodable_images_are_not_kept():
     for data in (b"", b"text", whole[: len(whole) // 2], encode(noise(60, 60), "GIF")[:900]):
         with pytest.raises(UserError):
             keepable(data)
+
+
+def with_chunk(png: bytes, name: bytes, content: bytes) -> bytes:
+    """A PNG with a chunk behind its header."""
+    checksum = struct.pack(">I", zlib.crc32(name + content))
+    return png[:33] + struct.pack(">I", len(content)) + name + content + checksum + png[33:]
+
+
+@pytest.mark.parametrize(
+    "name, before",
+    [(b"iCCP", b"profile\0\0"), (b"zTXt", b"text\0\0"), (b"iTXt", b"text\0\1\0\0\0")],
+)
+def test_a_png_with_a_large_profile_or_text_is_read(name, before, monkeypatch):
+    png = encode(halves(), "PNG")
+    data = with_chunk(png, name, before + zlib.compress(bytes(3 * 2**20)))
+    np.testing.assert_array_equal(read_image(data, 8), read_image(png, 8))
+    assert picture_size(data) == (40, 40) and keepable(data) == data
+    # There is a limit, and it is not called damage.
+    monkeypatch.setattr(PngImagePlugin, "MAX_TEXT_CHUNK", 2**20)
+    with pytest.raises(UserError, match="image: its colour profile or texts fill more than .*; s"):
+        read_image(data, 8)
+
+
+def test_texts_of_a_png_are_limited_in_sum(monkeypatch):
+    data = png = encode(halves(), "PNG")
+    for k in range(3):
+        data = with_chunk(data, b"tEXt", b"%d\0" % k + bytes(2**20))
+    np.testing.assert_array_equal(read_image(data, 8), read_image(png, 8))
+    monkeypatch.setattr(PngImagePlugin, "MAX_TEXT_MEMORY", 2**21)
+    with pytest.raises(UserError, match="image: its colour profile or texts fill more than"):
+        read_image(data, 8)
+    assert images.MAX_TEXT_BYTES <= 2**26  # as much memory a picture
+
+
+def exif_of(kind: int, count: int, value: bytes) -> bytes:
+    """EXIF that holds an orientation of this TIFF type: 2 text, 3 and 4 numbers, 7 anything."""
+    entry = struct.pack("<HHI", ExifTags.Base.Orientation, kind, count) + value.ljust(4, b"\0")
+    return b"Exif\0\0II*\0" + struct.pack("<IH", 8, 1) + entry + bytes(4)
+
+
+@pytest.mark.parametrize(
+    "exif",
+    [
+        exif_of(2, 2, b"6"),
+        exif_of(2, 4, b"top"),
+        exif_of(3, 1, b"\0"),
+        exif_of(3, 1, b"\x09"),
+        exif_of(4, 1, b"\0\0\1"),
+        exif_of(7, 1, b"\6"),
+        b"Exif\0\0no TIFF header at all",
+        b"Exif\0\0MM\0*\xff\xff\xff\xff",
+        b"Exif\0\0II*\0\x08\0\0\0\x05\0",
+    ],
+)
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
+def test_an_orientation_without_sense_is_ignored(format, exif):
+    data = encode(halves(60, 20), format, exif=exif)
+    assert exif[6:] in data
+    assert picture_size(data) == (20, 60)
+    np.testing.assert_allclose(read_picture(data, 60)[10, 5], RED, atol=8)
+    assert picture_size(encode(halves(60, 20), format, exif=exif_of(3, 1, b"\6"))) == (60, 20)
+
+
+def test_the_header_of_a_huge_png_is_not_decoded_for_its_size():
+    with pytest.raises(UserError, match="image: too many pixels; scale it down"):
+        picture_size(png_header(20_000, 20_000))
+
+
+def test_an_encoded_image_is_named_in_errors():
+    message = r"^7\.jpg \\1: not an image of a known format"
+    with pytest.raises(UserError, match=message), naming(r"7.jpg \1"):
+        read_image(b"image: none", 8)
+
+
+def test_a_url_is_to_be_fetched_first():
+    with pytest.raises(UserError, match="https:/example.org/a.jpg: a URL; fetch it first"):
+        read_image(Path("https://example.org/a.jpg"), 8)

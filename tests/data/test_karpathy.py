@@ -59,7 +59,7 @@ def test_another_file_is_another_data_set(folder: Path):
 def test_filepath_distinguishes_images_with_the_same_name(folder: Path, logged):
     (folder / "images" / "held out" / "a.jpg").write_bytes(sources.picture(1))
     assert len(load(folder)) == 3
-    assert "it is in several folders (1: a.jpg)" in logged()
+    assert "it is in several folders (1: a.jpg (near: images/held out/a.jpg, " in logged()
     write(folder, sources.karpathy(SPLITS, filepath="held out", cocoid=3))
     assert len(load(folder)) == 4
     images = {example.image_id: example.image for example in load(folder)}
@@ -89,12 +89,52 @@ def test_a_split_without_images_is_an_error(folder: Path):
     assert not list(folder.parent.glob("data/**/*.array_record*"))
 
 
+def test_splits_and_sentences_in_other_words(folder: Path):
+    splits = {"Train": SPLITS["train"], "dev": ["e.jpg"], "valid": ["f.jpg"], "Test": ["g.jpg"]}
+    content = sources.karpathy(splits)
+    content["images"][0]["sentences"] = [{"tokens": ["a", "red", "dog"]}, {"raw": "A dog ."}]
+    write(folder, content)
+    assert [sorted(load(folder, split).ids) for split in ("train", "val", "test")] == [
+        SPLITS["train"],
+        ["e.jpg", "f.jpg"],
+        ["g.jpg"],
+    ]
+    captions = {example.image_id: example.captions for example in load(folder)}
+    assert captions["a.jpg"] == ("a red dog", "A dog .")
+
+
 def test_a_name_cannot_escape_the_folder(folder: Path, logged):
     (folder.parent / "secret.jpg").write_bytes(sources.picture(0))
     splits = SPLITS | {"train": ["a.jpg", "b.jpg", "../secret.jpg"]}
     write(folder, sources.karpathy(splits))
     assert len(load(folder)) == 2
-    assert "it is not there (1: ../secret.jpg)" in logged()
+    assert "it is not in the folder (1: ../secret.jpg)" in logged()
+
+
+def test_names_that_differ_a_little_and_links(folder: Path, logged):
+    held_out = folder / "images" / "held out"
+    held_out.rename(folder.parent / "elsewhere")
+    held_out.symlink_to(folder.parent / "elsewhere")
+    training = folder / "images" / "training"
+    (training / "b.jpg").rename(training / "b.jfif")
+    (training / "d.jpg").rename(training / "d.TIF")  # a JPEG all the same
+    content = sources.karpathy(
+        {
+            "train": ["training/a.jpg", "b.jfif", r"images\training\c.JPG", "d.tif"],
+            "val": [str(held_out / "e.jpg"), "f"],
+            "test": ["g.jpg", "h.png"],
+        }
+    )
+    write(folder, content)
+    train = {example.image_id: example.image for example in load(folder)}
+    assert train == {
+        image["filename"]: sources.picture(ord(key))
+        for image, key in zip(content["images"], "abcd", strict=False)
+    }
+    assert len(load(folder, "val")) == 2 and load(folder, "test").ids == ["g.jpg"]
+    out = logged()
+    assert "karpathy: 3 names were taken for files that are called a little differently: " in out
+    assert "it is not there (1: h.png (near: images/held out/h.jpg))" in out
 
 
 @pytest.mark.parametrize(
@@ -105,10 +145,14 @@ def test_a_name_cannot_escape_the_folder(folder: Path, logged):
         ({"images": []}, "flickr30k.json: has no list of images"),
         ({"images": ["a.jpg"]}, r"flickr30k.json, image 1: not in the form"),
         ({"images": [{"file_name": "a.jpg"}]}, r"image 1: not in the form .* \(filename\); get"),
+        (
+            {"images": [{"filename": "a", "split": "val", "sentences": [{"tokens": "a"}]}]},
+            r"image 1: not in the form .* \(tokens\)",
+        ),
         ({"images": [{"filename": 1, "split": "val", "sentences": []}]}, r"not .* \(filename\)"),
         (
-            sources.karpathy({"valid": ["a.jpg"]}),
-            r"image 1 \(a.jpg\): split 'valid' is not known; choose one of train, val, test, rest",
+            sources.karpathy({"all": ["a.jpg"]}),
+            r"image 1 \(a.jpg\): split 'all' is not known; choose one of train, .*test.*, restval",
         ),
         (sources.karpathy({"train": ["a.jpg", "a.jpg"]}), "image 2: a.jpg comes twice; remove"),
     ],
@@ -129,7 +173,7 @@ def test_the_remedy_for_what_is_missing(folder: Path):
     with pytest.raises(UserError, match="absent: no such folder; set --config.data.manual_dir"):
         load(folder / "absent")
     write(folder, sources.karpathy({"train": ["a.jpg"]}))
-    with pytest.raises(UserError, match="has no split 'val', only train; build it from data that"):
+    with pytest.raises(UserError, match="flickr30k.json: has no split 'val', only train; give"):
         load(folder, "val")
     (folder / "dataset_coco.json").write_text("{}")
     with pytest.raises(

@@ -205,6 +205,7 @@ def test_captions_that_are_nearly_all_empty():
         ({"a": ["x"]}, {"b": "x"}, "a is one"),
         ({}, {}, "no captions"),
         ({"a": []}, {"a": "x"}, "image a has no reference"),
+        ({"a": ["..."], "b": ["?"]}, {"a": "x", "b": "y"}, "no reference caption has a word"),
     ],
 )
 def test_bad_input(references, hypotheses, message):

@@ -91,6 +91,17 @@ def test_a_runs_curves_and_how_far_it_is(tmp_path):
     assert abs(run.written - time.time()) < 60 and run.captions_written is None
 
 
+def test_the_best_step_is_the_one_that_the_run_keeps(tmp_path):
+    # Of equal scores a run may keep the earlier one, and none whose weights cannot be exported.
+    records = [val(5, 0.5, best_step=0), val(10, 0.5, best_step=10), val(15, 0.5, best_step=10)]
+    folder = make_run(tmp_path / "run", records[:1])
+    watching = watch(tmp_path)
+    assert only(watching).run.best_step is None
+    write(folder, *records[1:])
+    assert only(watching).run.best_step == 10
+    assert set(only(watching).validation.values) == {"CIDEr"}
+
+
 def test_what_is_not_finite_is_null(tmp_path):
     make_run(tmp_path / "run", [train(2, loss=float("nan")), train(4, loss=float("inf"))])
     watching = watch(tmp_path)

@@ -13,11 +13,12 @@ import tiny
 from PIL import Image
 
 from show_attend_tell.data import task as tasks
-from show_attend_tell.data.task import ImageTask
+from show_attend_tell.data.task import ImageTask, Subject
 from show_attend_tell.errors import UserError
 from show_attend_tell.evaluation.grounding import steps_naming
 from show_attend_tell.evaluation.results_file import read_results
 from show_attend_tell.evaluation.split_scores import score_split
+from show_attend_tell.inference import captioning
 from show_attend_tell.inference.captioning import (
     attention_records,
     caption_files,
@@ -166,12 +167,34 @@ def test_a_file_is_captioned_like_the_split(run, tmp_path):
     picture.transpose(Image.Transpose.ROTATE_90).save(turned, exif=exif)
     broken = tmp_path / "broken.png"
     broken.write_bytes(example.image[:50])
-    captions, wrong = caption_files(run, [path, broken, turned], run.decoding)
-    assert {p: c.text for p, c in captions.items()} == {
-        path: example.captions[0],
-        turned: example.captions[0],
-    }
-    assert list(wrong) == [broken] and str(broken) in wrong[broken]
+    subjects = [Subject(p.name, p) for p in (path, broken, turned)]
+    [found] = caption_files(run, subjects, run.decoding)
+    assert found.subjects == [subjects[0], subjects[2]]
+    assert [c.text for c in found.captions] == [example.captions[0]] * 2
+    [wrong] = found.wrong
+    assert wrong.startswith(f"{broken}: damaged")
+
+
+def test_many_pictures_are_captioned_in_batches_of_one_size(run, monkeypatch):
+    subjects = [Subject(f"{k}.png", tiny.Scenes(5)[k].image) for k in range(5)]
+    subjects[1] = Subject("no picture", b"")
+    sizes = []
+
+    def caption_images(run, images, decoding, batch_size):
+        sizes.append((len(images), batch_size))
+        return images
+
+    monkeypatch.setattr(captioning, "caption_images", caption_images)
+    batches = caption_files(run, subjects, dataclasses.replace(run.decoding, batch_size=2))
+    first = next(batches)
+    assert first.wrong == ["no picture: not an image of a known format; save it as JPEG or PNG"]
+    assert sizes == [(1, 2)]  # the others have not been read yet
+    found = [first, *batches]
+    assert sizes == [(1, 2), (2, 2), (1, 2)]
+    names = [subject.name for batch in found for subject in batch.subjects]
+    assert names == ["0.png", "2.png", "3.png", "4.png"]
+    [whole] = caption_files(run, subjects, dataclasses.replace(run.decoding, batch_size=5))
+    assert len(whole.subjects) == 4 and sizes[-1] == (4, None)
 
 
 def test_a_damaged_run_or_none_at_all_is_reported(trained, tmp_path):

@@ -168,8 +168,87 @@ def test_reads_what_torch_writes(tmp_path, new):
         expected = tensors[name].detach()
         assert str(expected.dtype) == f"torch.{array.dtype}"
         np.testing.assert_array_equal(array.astype(np.float32), expected.float().numpy())
-    torch.save({"epoch": 3, "model": tensors}, path, _use_new_zipfile_serialization=new)
-    with pytest.raises(UserError, match=r"w\.bin: .*dictionary, 'model': save only that one"):
+    optimizer = torch.optim.SGD(network.parameters(), 0.1, momentum=0.9)
+    network(torch.ones(2, 3, 5, 5)).sum().backward()
+    optimizer.step()
+    wrapped = {f"module.{name}": value for name, value in tensors.items()}
+    checkpoint = {"epoch": 3, "best": torch.tensor(0.5), "optimizer": optimizer.state_dict()}
+    torch.save(checkpoint | {"state_dict": wrapped}, path, _use_new_zipfile_serialization=new)
+    again = read_state_dict(path)
+    assert list(again) == list(tensors)
+    np.testing.assert_array_equal(again["0.bias"], weights["0.bias"])
+
+
+def nested(**dictionaries):
+    """A dictionary of dictionaries, beside a number and a tensor of one number."""
+    items = b"".join(text(key) + dictionary(of)[2:-1] for key, of in dictionaries.items())
+    items += text("epoch") + b"I3\n" + text("best") + tensor("b", 1, 0, (), ())
+    return b"\x80\x02}(" + items + b"u."
+
+
+ONE = {"a": np.arange(2, dtype=np.float32), "b": np.ones(1, np.float32)}
+
+
+def test_the_state_dictionary_of_a_checkpoint_is_found(tmp_path, write):
+    weights = {"w": tensor("a", 2, 0, (2,), (1,))}
+    for key in ("state_dict", "model", "net"):
+        body = nested(**{key: weights, "scheduler": {"step": b"I7\n"}})
+        found = read_state_dict(write(tmp_path / "w.bin", body, ONE))
+        assert list(found) == ["w"]
+        np.testing.assert_array_equal(found["w"], [0, 1])
+
+
+def test_of_two_state_dictionaries_none_is_taken(tmp_path, write):
+    weights = {"w": tensor("a", 2, 0, (2,), (1,))}
+    both = nested(model=weights, ema=weights)
+    with pytest.raises(UserError, match=r"w\.bin: .*'model', 'ema'.*\[\'model\'\], NEW_FILE"):
+        read_state_dict(write(tmp_path / "w.bin", both, ONE))
+    with pytest.raises(UserError, match="'log'.* is not clear"):
+        read_state_dict(write(tmp_path / "w.bin", nested(log={"x": b"I7\n"}), ONE))
+
+
+WRAPPED = [
+    (["module.a.w", "module.fc.w"], ["a.w"]),
+    (["module.model.a.w", "module.model.fc.w"], ["a.w"]),
+    (["_orig_mod.model.a.w"], ["a.w"]),
+    (["features.module.0.w", "fc.0.w"], ["features.0.w"]),
+    (["module.features.module.0.w"], ["features.0.w"]),
+    (["model.a.w", "other.w"], ["model.a.w", "other.w"]),  # a part of the network
+    (["module"], ["module"]),
+]
+
+
+@pytest.mark.parametrize(("names", "plain"), WRAPPED)
+def test_the_prefixes_of_wrappers_are_dropped(tmp_path, write, names, plain):
+    body = dictionary({name: tensor("a", 2, 0, (2,), (1,)) for name in names})
+    path = write(tmp_path / "w.bin", body, {"a": ONE["a"]})
+    assert list(read_state_dict(path, ignored=("fc.",))) == plain
+    safetensors.numpy.save_file({name: ONE["a"] for name in names}, path)
+    assert sorted(read_state_dict(path, ignored=("fc.",))) == sorted(plain)
+
+
+def test_names_that_become_one_are_refused(tmp_path, write):
+    names = ("features.module.0.w", "features.0.w")
+    body = dictionary({name: tensor("a", 2, 0, (2,), (1,)) for name in names})
+    with pytest.raises(UserError, match="two of its tensors have the same name"):
+        read_state_dict(write(tmp_path / "w.bin", body, {"a": ONE["a"]}))
+
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0123\nsize 99\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (POINTER, "it is a Git LFS pointer, not the file itself: run `git lfs pull`"),
+        (b"\n<!DOCTYPE html><title>Sign in</title>", "it is a web page, .* in a browser and save"),
+        (b"", "it is empty; fetch it again"),
+    ],
+)
+def test_what_a_download_left_instead_is_named(tmp_path, content, message):
+    path = tmp_path / "w.pth"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=message):
         read_state_dict(path)
 
 

@@ -135,3 +135,14 @@ def test_opens_in_a_browser(scheme, three, tmp_path):
     ground = np.median(pixels)
     assert ground > 230 if scheme == "light" else ground < 40
     assert np.mean(np.abs(pixels - ground) > 80) > 0.005
+
+
+def test_names_of_runs_are_shown_as_text(tmp_path):
+    run = write_run(tmp_path / "<script>x[b]\x1b[2J\u202e", RIGHT)
+    compare([run], "val", tmp_path / "out", samples=20, shown=0)
+    page = (tmp_path / "out" / "index.html").read_text()
+    table = (tmp_path / "out" / "table.md").read_text()
+    assert "&lt;script&gt;x[b]\\x1b[2J\\u202e" in page
+    assert "&lt;script>x[b]\\\\x1b[2J\\\\u202e" in table
+    for text in (page, table):
+        assert "\x1b" not in text and "\u202e" not in text and "<script" not in text

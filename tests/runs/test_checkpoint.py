@@ -1,11 +1,14 @@
 """Checkpoints: what was saved comes back, and damage is reported."""
 
+import os
+import time
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from show_attend_tell.errors import UserError
-from show_attend_tell.runs.checkpoint import Checkpoints
+from show_attend_tell.runs.checkpoint import Checkpoints, remove_unfinished
 
 
 def arrays(value):
@@ -53,7 +56,7 @@ def test_only_damaged_ones_is_an_error_that_names_the_folder(tmp_path):
     folder = tmp_path / "c"
     saved(folder, 1)
     cut(folder / "1")
-    with pytest.raises(UserError, match=f"{folder}.*delete"):
+    with pytest.raises(UserError, match=f"{folder}.*may be damaged.*another --workdir"):
         Checkpoints(folder, keep=2).restore(arrays(0), warn=lambda line: None)
 
 
@@ -80,3 +83,24 @@ def test_an_earlier_versions_checkpoint_serves_where_a_newer_one_is_damaged(tmp_
     step, restored, _ = Checkpoints(folder, keep=2).restore(arrays(0), old, warn=told.append)
     assert step == 1 and restored["weights"][0] == 7
     assert len(told) == 1 and str(folder / "2") in told[0]
+
+
+@pytest.mark.parametrize("name", ["lr [try]", "a**b?"])
+def test_the_name_of_a_folder_is_no_pattern(tmp_path, name):
+    saved(tmp_path / name / "c", 1)
+    assert Checkpoints(tmp_path / name / "c", keep=2).restore(arrays(0))[0] == 1
+    if name == "lr [try]":  # nor after it was renamed
+        (tmp_path / name).rename(tmp_path / "[0-9]*")
+        assert Checkpoints(tmp_path / "[0-9]*" / "c", keep=2).restore(arrays(0))[0] == 1
+
+
+def test_an_unfinished_checkpoint_goes_when_nobody_writes_it(tmp_path):
+    killed, live = (tmp_path / f"{n}.orbax-checkpoint-tmp" for n in (1, 2))
+    for folder in (killed, live):
+        (folder / "arrays").mkdir(parents=True)
+    (live / "arrays" / "part").write_text("")
+    before = time.time() - 7200
+    for path in (killed / "arrays", killed, live / "arrays", live):
+        os.utime(path, (before, before))
+    remove_unfinished(tmp_path)
+    assert list(tmp_path.iterdir()) == [live]

@@ -69,7 +69,8 @@ def test_a_begun_run_keeps_its_format(speeds):
 def test_an_encoder_follows_where_it_asks_for_it(speeds):
     taken, measured = speeds
     taken["bfloat16"] = 0.1
-    wanted = config.replaced(settings(dtype="float32"), {"encoder.dtype": "auto"})
+    asked = {"encoder.dtype": "auto", "encoder.name": "efficientnet_lite0"}
+    wanted = config.replaced(settings(dtype="float32"), asked)
     begun = number_format.pinned(wanted)
     assert (begun.encoder.dtype, begun.decoder.dtype) == ("bfloat16", "float32")
     taken["bfloat16"] = 9.0
@@ -100,3 +101,14 @@ def test_a_config_from_before_means_float32_and_its_dropout(tmp_path):
 def test_products_are_timed(monkeypatch):
     monkeypatch.delenv(number_format.FORCED, raising=False)
     assert 0 < number_format._seconds("bfloat16", 2, 3, 4) < 5
+
+
+@pytest.mark.parametrize(
+    ("encoder", "format"),
+    [("small", "float32"), ("efficientnet_lite0+efficientnet_lite1", "bfloat16")],
+)
+def test_an_encoder_without_formats_stays_in_float32(speeds, encoder, format):
+    speeds[0]["bfloat16"] = 0.1
+    wanted = config.replaced(settings(), {"encoder.dtype": "auto", "encoder.name": encoder})
+    chosen = number_format.pinned(wanted)
+    assert (chosen.decoder.dtype, chosen.encoder.dtype) == ("bfloat16", format)

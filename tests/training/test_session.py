@@ -393,13 +393,16 @@ def test_supervision_needs_boxes_before_any_work(tmp_path, monkeypatch):
 def test_a_run_does_not_resume_on_other_data(tmp_path, monkeypatch):
     scenes = tiny.use_scenes(monkeypatch)
     settings = tiny.settings(tmp_path / "data", {"train.epochs": 2.0})
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
         during(patch, 1, terminate)
-        with pytest.raises(KeyboardInterrupt):
-            train(settings, tmp_path / "run")
-    scenes.fingerprint = scenes.fingerprint | {"seed": 1}
-    with pytest.raises(UserError, match="the data set has changed since the run began"):
         train(settings, tmp_path / "run")
+    moved, found = config.replaced(settings, {"data.manual_dir": "else"}), scenes.fingerprint
+    scenes.fingerprint = found | {"seed": 1}
+    with pytest.raises(UserError, match="the data set has changed since the run began"):
+        train(moved, tmp_path / "run")
+    scenes.fingerprint = found
+    assert train(moved, tmp_path / "run").finished  # the same data in another place
+    assert RunFolder(tmp_path / "run").settings() == moved
 
 
 def test_a_fine_tuned_run_resumes_bit_for_bit(tmp_path, monkeypatch, on_frozen, fine_tuned):

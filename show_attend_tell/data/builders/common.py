@@ -4,7 +4,7 @@ import json
 import logging
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,13 +15,23 @@ from show_attend_tell.data.examples import Box, Example, Pair
 from show_attend_tell.data.images import keepable
 from show_attend_tell.data.origin import Origin
 from show_attend_tell.data.phrase_index import Annotations
+from show_attend_tell.data.picture_names import Match
+from show_attend_tell.data.ptb_tokenizer import has_word
 from show_attend_tell.data.records import Record
 from show_attend_tell.errors import UserError
+from show_attend_tell.files import stands_in, start_of
+from show_attend_tell.literal import LiteralPath
+from show_attend_tell.printable import whole
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")  # of image files
 MAX_MEMBER_BYTES = 2**26  # of an image in an archive: no real one is so large, but zip bombs are
 DAMAGE = (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, RuntimeError)
 REPORT_EVERY = 10_000  # images between two reports of a build's progress
+# What people call the splits, in lower case.
+SPLIT_NAMES = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
 
 # Name of an example, the function that reads its image, and the rest of its record.
 Found = tuple[str, Callable[[], bytes], Record]
@@ -67,6 +77,11 @@ def read_example(record: Record) -> Example:
     )
 
 
+def split_name(value: object) -> str | None:
+    """The split that a user's word means, in any case; None if it is not known."""
+    return SPLIT_NAMES.get(value.strip().lower()) if isinstance(value, str) else None
+
+
 _PAIR_FIELDS = ("pair_id", "source", "target")
 
 
@@ -103,6 +118,20 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     def annotations(self) -> Annotations | None:
         """Where the phrases of captions are annotated; None if they are not."""
         return None
+
+    def stated_splits(self) -> Collection[str] | None:
+        """The splits that a build would have; None if only building shows it."""
+        return None
+
+    @property
+    def source(self) -> Path:
+        """The user's file or folder that says which splits there are, for messages."""
+        return self._manual_dir or Path(self.data_path)
+
+    @property
+    def data_path(self) -> LiteralPath:
+        """The folder of the built data set."""
+        return LiteralPath(super().data_path)
 
     @property
     def _metadata(self) -> dict[str, Any]:
@@ -143,10 +172,11 @@ class ImagesBuilder(ManualBuilder, skip_registration=True):
     def _usable(
         self, split: str, found: Iterable[Found], count: int, place: Path, remedy: str
     ) -> Iterator[tuple[str, Record]]:
-        """Records of those images that can be decoded and have a caption.
+        """Records of those images that can be decoded and have a caption with a word.
 
-        Reports the other images in one line, grouped by what is wrong with them, and keeps their
-        names in the data set's metadata.
+        Captions without a word, such as "..." or an emoji, are left out and counted. Reports the
+        other images in one line, grouped by what is wrong with them, and keeps their names in the
+        data set's metadata.
 
         Args:
           split: its name.
@@ -158,32 +188,70 @@ class ImagesBuilder(ManualBuilder, skip_registration=True):
         Raises:
           UserError: all images are unusable, or several and more than the share `MAX_UNUSABLE`.
         """
-        wrong: dict[str, list[str]] = {}  # names by what is wrong
-        unusable = 0
+        wrong: dict[str, list[str]] = {}  # names by what is wrong, as messages show them
+        unusable: dict[str, str] = {}  # what is wrong, by name
+        wordless = cut = 0
         for number, (name, read, record) in enumerate(found, 1):
             try:
                 record = record | {"image": _image(read)}
+                if name != whole(name):
+                    raise UserError("its name is not UTF-8: rename the file")
+                cut += any(_is_cut(caption) for caption in record["captions"])
+                record["captions"] = [c for c in map(_whole, record["captions"]) if c]
                 if not record["captions"]:
                     raise UserError("it has no caption")
+                captions = cast(list[Any], record["captions"])
+                spoken = [caption for caption in captions if has_word(_text(caption))]
+                if not spoken:
+                    raise UserError("no caption of it has a word")
+                wordless += len(captions) - len(spoken)
+                record["captions"] = spoken
             except UserError as error:
-                wrong.setdefault(str(error).removeprefix("image: "), []).append(name)
-                unusable += 1
-                if unusable > max(1, self.MAX_UNUSABLE * count) or unusable == count:
+                reason = str(error).removeprefix("image: ")
+                near = f" (near: {error.near})" if isinstance(error, _Missing) else ""
+                wrong.setdefault(reason, []).append(f"{name}{near}")
+                unusable[name] = reason
+                bad = len(unusable)
+                if bad > max(1, self.MAX_UNUSABLE * count) or bad == count:
                     raise UserError(
-                        f"{place}: {unusable} of {count} images of split {split!r} cannot be used: "
+                        f"{place}: {bad} of {count} images of split {split!r} cannot be used: "
                         f"{_summary(wrong)}; {remedy}"
                     ) from error
             else:
                 yield name, record
             if number % REPORT_EVERY == 0:
                 _log.info("%s %s: %s of %s images", self.name, split, f"{number:,}", f"{count:,}")
+        if wordless:
+            _log.warning("%s %s: %d captions without a word left out", self.name, split, wordless)
         if wrong:
             _log.warning(
                 "%s %s: %d of %d images skipped: %s",
-                *(self.name, split, unusable, count, _summary(wrong)),
+                *(self.name, split, len(unusable), count, _summary(wrong)),
             )
-        for reason, names in wrong.items():
-            self._metadata["unusable_images"] |= dict.fromkeys(names, reason)
+        if cut:
+            _log.warning(
+                "%s %s: captions of %d images hold half a character, as if cut; it is left out",
+                *(self.name, split, cut),
+            )
+        self._metadata["unusable_images"] |= unusable
+
+
+def _text(caption: str | Mapping[str, Any]) -> str:
+    """A caption of a record; COCO's are fields beside their ids."""
+    return caption if isinstance(caption, str) else caption["text"]
+
+
+def _is_cut(caption: Any) -> bool:
+    """Whether a caption holds half a character, which UTF-8 cannot."""
+    return caption != _whole(caption)
+
+
+def _whole(caption: Any) -> Any:
+    """A caption, or TFDS's record of one, without halves of characters."""
+    if isinstance(caption, dict):
+        return caption | {"text": whole(caption["text"])}
+    text = whole(caption)
+    return caption if text == caption else " ".join(text.split())
 
 
 def _image(read: Callable[[], bytes]) -> bytes:
@@ -200,6 +268,25 @@ def _summary(wrong: Mapping[str, list[str]]) -> str:
         f"{reason} ({len(names)}: {', '.join(names[:3])}{', ...' * (len(names) > 3)})"
         for reason, names in wrong.items()
     )
+
+
+class _Missing(UserError):
+    """A picture is not there, though one of a near name is."""
+
+    def __init__(self, why: str, near: str):
+        super().__init__(why)
+        self.near = near
+
+
+def read_match(match: Match) -> Callable[[], bytes]:
+    """The function that reads the file that a name means, or says why there is none."""
+    if match.path is not None:
+        return match.path.read_bytes
+
+    def read() -> bytes:
+        raise _Missing(match.why, match.near) if match.near else UserError(match.why)
+
+    return read
 
 
 def refuse(reason: str) -> Callable[[], bytes]:
@@ -255,7 +342,9 @@ def zip_members(path: Path, most: int | None = None) -> dict[str, Callable[[], b
     try:
         archive = zipfile.ZipFile(path)
     except DAMAGE as error:
-        raise UserError(f"{path}: not a readable zip ({error}); get it again") from error
+        instead = stands_in(start_of(path))
+        why = f"it is {instead}" if instead else f"not a readable zip ({error}); get it again"
+        raise UserError(f"{path}: {why}") from error
 
     def read(member: zipfile.ZipInfo) -> bytes:
         if member.file_size > (MAX_MEMBER_BYTES if most is None else most):
@@ -282,4 +371,6 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}: not a readable JSON file ({error}); get it again") from error
+        instead = stands_in(start_of(path))
+        why = f"it is {instead}" if instead else f"not a readable JSON file ({error}); get it again"
+        raise UserError(f"{path}: {why}") from error

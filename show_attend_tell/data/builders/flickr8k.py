@@ -145,6 +145,8 @@ def _holds_original(folder: Path) -> bool:
 def read_captions(text: str, name: str) -> dict[str, list[str]]:
     """Reads captions by image name, from lines `NAME.jpg#K<TAB>caption`.
 
+    Blank lines are skipped. Blank captions are, too, and counted.
+
     Args:
       text: the content of the file.
       name: of the file, for messages.
@@ -153,15 +155,21 @@ def read_captions(text: str, name: str) -> dict[str, list[str]]:
       UserError: there is none, or a line has another form; the message names the line.
     """
     captions: dict[str, list[str]] = {}
+    blank = 0
     for number, line in enumerate(text.splitlines(), 1):
         if not line.strip():
             continue
-        match = re.fullmatch(r"(.+)#\d+\t(.*\S.*)", line)
+        match = re.fullmatch(r"([^\t]+)#\d+(?:\s*|\t(.*\S.*))", line)
         if not match:
             raise UserError(
                 f"{name}, line {number}: not NAME.jpg#K<TAB>caption; fix or remove the line"
             )
-        captions.setdefault(match[1], []).append(match[2].strip())
+        if match[2] is None:
+            blank += 1
+        else:
+            captions.setdefault(match[1], []).append(match[2].strip())
+    if blank:
+        _log.warning("%s: %d blank captions skipped", name, blank)
     if not captions:
         raise UserError(f"{name}: holds no captions; get {TEXT_ZIP} again")
     return captions

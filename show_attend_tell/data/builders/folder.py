@@ -1,36 +1,35 @@
 """A folder of your own images, with a table of their captions."""
 
-import csv
 import hashlib
-import io
-import json
 import logging
-from collections.abc import Iterator
+import os
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import tensorflow_datasets as tfds
 
+from show_attend_tell.data.builders import tables
 from show_attend_tell.data.builders.common import (
-    SUFFIXES,
+    SPLIT_NAMES,
     Builder,
     Found,
     ImagesBuilder,
     features,
-    refuse,
+    read_match,
+    split_name,
 )
 from show_attend_tell.data.builders.stems import Stems, holds_texts
+from show_attend_tell.data.builders.tables import Table
+from show_attend_tell.data.holdout import drawn
 from show_attend_tell.data.objects import Object, Objects, parse_objects
 from show_attend_tell.data.origin import Origin
 from show_attend_tell.data.phrase_index import Annotations
+from show_attend_tell.data.picture_names import Match, PictureNames, inside, pictures_below
 from show_attend_tell.data.records import Record
 from show_attend_tell.errors import UserError
 
-TABLES = ("metadata.csv", "metadata.jsonl")
-SPLITS = {"train": "train", "val": "val", "validation": "val", "test": "test"}
-CAPTIONS = ("caption", "text", "captions")
 SHARE = 0.1  # of the images for each of val and test, where the table has no splits
-SEED = 0
 
 # Split, if the table has one, and captions of an image.
 Row = tuple[str | None, list[str]]
@@ -46,10 +45,16 @@ class Folder(ImagesBuilder):
         metadata.csv     a line `file_name,caption`, then a line for each image
         metadata.jsonl   {"file_name": "a.jpg", "captions": ["A dog .", "A black dog runs ."]}
 
-    `file_name` is the path from the folder. The caption column may also be called `text`; several
-    rows of one file give it several captions. A column `split` may say train, val (or validation)
-    or test; without it, 80 % of the images are for training, and a tenth each for val and test,
-    chosen by the hash of their names. The text is UTF-8, or UTF-16 with a byte-order mark.
+    `file_name` is the path from the table's folder. A name whose separators or suffix differ a
+    little from those of the file is taken where only one can be meant. Links in the folder are
+    followed. Several rows of one file give it several captions, and so do columns `caption_0`,
+    `caption_1` and so on. A column `split` may say train, val (also valid, validation, dev) or
+    test; without it, 80 % of the images are for training, and a tenth each for val and test, chosen
+    by the hash of their names. The text is UTF-8, or UTF-16 with a byte-order mark.
+
+    `builders.tables` has the other forms that are read: semicolons, tabs or `|` between columns;
+    columns of other names; a JSON list; a table for each split, `train.csv` or
+    `train/metadata.csv`; the `captions.txt` and `results.csv` of Kaggle's Flickr8k and Flickr30k.
 
     Without a table, each image may have its captions in a text file of the same stem
     (`builders/stems.py`).
@@ -70,8 +75,8 @@ class Folder(ImagesBuilder):
             --config.data.manual_dir=FOLDER
 
     Load: `load_images("folder", "train", data_dir=Path(...), manual_dir=Path(...))`. Keep the
-    folder: every call looks at it, and after a change to the table or an image builds another data
-    set beside the old one.
+    folder, or move it as a whole: every call looks at it, and after a change to the table, or to
+    the name or size in bytes of an image, builds another data set beside the old one.
 
     Unusable images are left out, reported, and listed in the data set's `metadata.json`.
 
@@ -80,20 +85,22 @@ class Folder(ImagesBuilder):
 
     VERSION = tfds.core.Version("1.0.0")
     MAX_UNUSABLE = 0.5  # the images are few, and not a download that may have broken
-    REMEDY = f"set --config.data.manual_dir to the folder with the images and {' or '.join(TABLES)}"
+    REMEDY = "set --config.data.manual_dir to the folder with the images and metadata.csv"
 
     def __init__(self, *, manual_dir: Path | None = None, **kwargs):
         """Takes the folder of the table and the images."""
         self._manual_dir = manual_dir
         folder = self._folder()
-        tables = [folder / name for name in TABLES if (folder / name).is_file()]
-        if len(tables) != 1:
-            there = "both" if tables else "neither"
-            raise UserError(f"{folder}: holds {there} of {' and '.join(TABLES)}; {self.REMEDY}")
-        self._table = tables[0]
-        self._rows = read_rows(self._table)
-        name = digest(folder, self._table, self._rows)
-        config = tfds.core.BuilderConfig(name=name, description=f"Of {self._table.name}.")
+        self._tables = tables.find_tables(folder)
+        self._pictures = PictureNames(folder)
+        rows = read_rows(folder, self._tables)
+        self._matches = {name: self._pictures.find(name) for name in rows}
+        self._rows = _by_file(self.source, rows, self._matches)
+        name, timed = digests(folder, [table.path for table in self._tables], self._rows)
+        built = Path(kwargs.get("data_dir") or "") / self.name / timed / str(self.VERSION)
+        if built.is_dir():  # its caches and its runs are named after it
+            name = timed
+        config = tfds.core.BuilderConfig(name=name, description=f"Of {self.source.name}.")
         super().__init__(manual_dir=manual_dir, config=config, **kwargs)
 
     @classmethod
@@ -102,9 +109,20 @@ class Folder(ImagesBuilder):
             return Stems.for_files(origin, **kwargs)
         return super().for_files(origin, **kwargs)
 
+    @property
+    def source(self) -> Path:
+        """The table, or the folder of several."""
+        return self._tables[0].path if len(self._tables) == 1 else self._folder()
+
+    def stated_splits(self) -> Collection[str]:
+        return assign(self._rows).keys()
+
     def annotations(self) -> Annotations | None:
-        objects = read_objects(self._table)
-        return Objects(self._table, objects) if objects else None
+        folder, paths = self._folder(), tuple(table.path for table in self._tables)
+        objects: dict[str, list[Object]] = {}
+        for name, found in read_objects(folder, self._tables).items():
+            objects.setdefault(self._matches[name].name, []).extend(found)
+        return Objects(folder, paths, objects) if objects else None
 
     def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(
@@ -116,53 +134,65 @@ class Folder(ImagesBuilder):
 
     def _split_generators(self, dl_manager) -> dict[str, Iterator[tuple[str, Record]]]:
         folder = self._folder()
-        on_disk = (path for path in sorted(folder.rglob("*")) if path.suffix.lower() in SUFFIXES)
-        names = [path.relative_to(folder).as_posix() for path in on_disk]
-        unnamed = [name for name in names if name not in self._rows]
+        self._pictures.report("folder")
+        unnamed = [name for name in pictures_below(folder) if name not in self._rows]
+        # A file may be named by another way that links lead.
+        named = {os.path.realpath(match.path) for match in self._matches.values() if match.path}
+        unnamed = [name for name in unnamed if os.path.realpath(folder / name) not in named]
         if unnamed:
             more = ", ..." * (len(unnamed) > 3)
             _log.warning(
                 "folder: %d images have no row in %s and are left out: %s%s",
-                *(len(unnamed), self._table.name, ", ".join(unnamed[:3]), more),
+                *(len(unnamed), self.source.name, ", ".join(unnamed[:3]), more),
             )
         return {s: self._generate_examples(s, of_s) for s, of_s in assign(self._rows).items()}
 
     def _generate_examples(self, split: str, names: list[str]) -> Iterator[tuple[str, Record]]:
-        remedy = f"fix the images, or take them out of {self._table.name}"
-        found = _found(self._folder(), self._rows, names)
-        return self._usable(split, found, len(names), self._table, remedy)
+        remedy = f"fix the images, or take them out of {self.source.name}"
+        found = _found(self._rows, self._matches, names)
+        return self._usable(split, found, len(names), self.source, remedy)
 
 
-def read_rows(path: Path) -> dict[str, Row]:
-    """Reads a table: split and captions by file name.
+def read_rows(folder: Path, found: Sequence[Table]) -> dict[str, Row]:
+    """Reads tables: split and captions by file name, as the path from the folder.
 
     Raises:
-      UserError: the table cannot be read, has another form, or contradicts itself; the message
-        names the line.
+      UserError: a table cannot be read, has another form, or contradicts itself or another; the
+        message names the line.
     """
     rows: dict[str, Row] = {}
+    for table in found:
+        of_table = _read_table(table)
+        below = table.path.parent / tables.place_of(table.path.parent, of_table)
+        for name, row in of_table.items():
+            name = (below.relative_to(folder) / name).as_posix()
+            if name in rows:
+                raise UserError(f"{table.path}: {name} is in another table, too; remove one")
+            rows[name] = row
+    if len({split is None for split, _ in rows.values()}) > 1:
+        raise UserError(
+            f"{found[0].path}: some images have a split, others none; give all one, or none"
+        )
+    return rows
+
+
+def _read_table(table: Table) -> dict[str, Row]:
+    """Split and captions by file name, as the table has it."""
+    path = table.path
+    rows: dict[str, Row] = {}
     blank = 0
-    lines = _csv_rows(path) if path.suffix == ".csv" else _json_rows(path)
-    for line, row in lines:
-        name, split = row.get("file_name"), row.get("split") or None
-        if not isinstance(name, str) or not name.strip():
-            raise UserError(f"{path}, line {line}: no file_name; name the image or remove the line")
-        if split is not None and split not in tuple(SPLITS):
-            raise UserError(
-                f"{path}, line {line}: split {split!r} is not known; "
-                f"choose one of {', '.join(SPLITS)}"
-            )
-        split = split and SPLITS[split]
-        name = Path(name.strip()).as_posix()
-        given = [row[key] for key in CAPTIONS if row.get(key)]
+    for where, row in tables.rows_of(path):
+        columns = tables.columns_of(row)
+        name = _file_name(where, row)
+        split = _split(where, columns.split and row[columns.split], table.split)
+        given = [row[key] for key in columns.captions if row[key]]
         texts = [t for value in given for t in (value if isinstance(value, list) else [value])]
         if not all(isinstance(text, str) for text in texts):
-            raise UserError(f"{path}, line {line}: a caption is not text; write it in quotes")
+            raise UserError(f"{where}: a caption is not text; write it in quotes")
         before, captions = rows.setdefault(name, (split, []))
         if split != before:
             raise UserError(
-                f"{path}, line {line}: {name} is in split {split} here but in {before} above; "
-                "choose one"
+                f"{where}: {name} is in split {split} here but in {before} above; choose one"
             )
         kept = [caption for text in texts if (caption := " ".join(text.split()))]
         captions += kept
@@ -171,30 +201,56 @@ def read_rows(path: Path) -> dict[str, Row]:
         _log.warning("%s: %d blank captions skipped", path, blank)
     if not rows:
         raise UserError(f"{path}: no image in it; write a line for each")
-    if len({split is None for split, _ in rows.values()}) > 1:
-        raise UserError(f"{path}: some images have a split, others none; give all one, or none")
     return rows
 
 
-def read_objects(table: Path) -> dict[str, list[Object]]:
-    """Reads the objects of a table by file name; a CSV has none.
+def _file_name(where: str, row: dict[str, Any]) -> str:
+    column = tables.columns_of(row).file
+    name = row[column] if column is not None else None
+    if not isinstance(name, str) or not name.strip():
+        raise UserError(f"{where}: no file_name; name the image or remove the line")
+    return Path(name.strip()).as_posix()
+
+
+def _split(where: str, value: object, of_table: str | None) -> str | None:
+    """The split of a row, from its own column and from the table's name."""
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return of_table
+    split = split_name(value)
+    if split is None:
+        raise UserError(
+            f"{where}: split {value!r} is not known; choose one of {', '.join(SPLIT_NAMES)}"
+        )
+    if split != (of_table or split):
+        raise UserError(f"{where}: split {value!r} in a table for {of_table}; choose one")
+    return split
+
+
+def read_objects(folder: Path, found: Iterable[Table]) -> dict[str, list[Object]]:
+    """Reads the objects of tables by file name, as the path from the folder; only JSON has them.
 
     Raises:
-      UserError: the table cannot be read, or its objects have another form; the message names the
+      UserError: a table cannot be read, or its objects have another form; the message names the
         line.
     """
     objects: dict[str, list[Object]] = {}
-    for line, row in _json_rows(table) if table.suffix == ".jsonl" else ():
-        if row.get("objects") is None:
+    for table in found:
+        if table.path.suffix.lower() not in tables.JSON:
             continue
-        try:
-            found = parse_objects(row["objects"])
-        except (ValueError, OverflowError) as error:
-            raise UserError(
-                f'{table}, line {line}: objects need "bbox", a list of [x, y, width, height], and '
-                f'may have as long lists "category" and "words" ({error}); fix the line'
-            ) from error
-        objects.setdefault(Path(row["file_name"].strip()).as_posix(), []).extend(found)
+        named = [(_file_name(where, row), where, row) for where, row in tables.rows_of(table.path)]
+        place = table.path.parent
+        below = place / tables.place_of(place, dict.fromkeys(name for name, _, _ in named))
+        for name, where, row in named:
+            if row.get("objects") is None:
+                continue
+            try:
+                parsed = parse_objects(row["objects"])
+            except (ValueError, OverflowError) as error:
+                raise UserError(
+                    f'{where}: objects need "bbox", a list of [x, y, width, height], and may have '
+                    f'as long lists "category" and "words" ({error}); fix the line'
+                ) from error
+            objects.setdefault((below.relative_to(folder) / name).as_posix(), []).extend(parsed)
     return objects
 
 
@@ -205,98 +261,70 @@ def assign(rows: dict[str, Row]) -> dict[str, list[str]]:
         for name, (split, _) in rows.items():
             splits.setdefault(cast(str, split), []).append(name)
         return splits
-    drawn = {
-        name: int.from_bytes(hashlib.sha256(f"{SEED} {name}".encode()).digest()) / 2**256
-        for name in rows
-    }
+    numbers = {name: drawn(name) for name in rows}
     # An image stays in its split when others are added or removed.
     parts: dict[str, list[str]] = {"val": [], "test": [], "train": []}
-    for name, number in drawn.items():
+    for name, number in numbers.items():
         parts["val" if number < SHARE else "test" if number < 2 * SHARE else "train"].append(name)
     if not all(parts.values()):  # few images: those with the smallest numbers, one each
-        order = sorted(drawn, key=drawn.__getitem__)
+        order = sorted(numbers, key=numbers.__getitem__)
         held = 1 if len(order) >= 3 else 0
         parts = {"val": order[:held], "test": order[held : 2 * held], "train": order[2 * held :]}
     return {split: names for split, names in parts.items() if names}
 
 
-def digest(folder: Path, table: Path, rows: dict[str, Row]) -> str:
-    """Identifies a folder's content: the table, and the size and time of change of each image."""
-    content = hashlib.sha256(table.read_bytes())
+def digests(folder: Path, paths: Sequence[Path], rows: dict[str, Row]) -> tuple[str, str]:
+    """Two names for a folder's content.
+
+    Returns:
+      The digest of the tables and of the size of each image, the same for each copy of the folder;
+      and the one also of their times of change, which named data sets until version 0.2.
+    """
+    content = hashlib.sha256()
+    for path in paths:
+        content.update(path.read_bytes())
+        if len(paths) > 1:
+            content.update(f"{path.relative_to(folder)}\n".encode())
+    timed = content.copy()
     for name in sorted(rows):
         path = _inside(folder, name)
         stat = path.stat() if path and path.is_file() else None
-        content.update(f"{name} {stat and (stat.st_size, stat.st_mtime_ns)}\n".encode())
-    return content.hexdigest()[:16]
+        content.update(_bytes(f"{name} {stat and stat.st_size}\n"))
+        timed.update(_bytes(f"{name} {stat and (stat.st_size, stat.st_mtime_ns)}\n"))
+    return content.hexdigest()[:16], timed.hexdigest()[:16]
+
+
+def _bytes(text: str) -> bytes:
+    """The text in UTF-8, with halves of characters, which UTF-8 lacks, in the same way."""
+    return text.encode(errors="surrogatepass")
 
 
 def _inside(folder: Path, name: str) -> Path | None:
-    """The file of that name; None for "..", or a link, that leads out of the folder."""
-    try:
-        path = (folder / name).resolve()
-    except (OSError, RuntimeError, ValueError):  # circular links, a zero byte, a lone surrogate
-        return None
-    stays = not Path(name).is_absolute() and ".." not in Path(name).parts
-    return path if stays and path.is_relative_to(folder.resolve()) else None
+    """The path of that name; None if it leads out of the folder."""
+    own = inside(folder, name)
+    return None if own is None else folder / own
 
 
-def _found(folder: Path, rows: dict[str, Row], names: list[str]) -> Iterator[Found]:
-    for name in names:
-        path = _inside(folder, name)
-        if path is None:
-            read = refuse("it is not in the folder")
-        elif not path.is_file():
-            read = refuse("it is not there")
-        else:
-            read = path.read_bytes
-        yield name, read, {"image_id": name, "captions": rows[name][1], "objects": []}
+def _by_file(table: Path, rows: dict[str, Row], matches: dict[str, Match]) -> dict[str, Row]:
+    """The rows by the names that their files have; those without a file keep the table's name.
 
-
-def _text(path: Path) -> str:
-    """The content of a text file: UTF-16 if it begins with a byte-order mark, else UTF-8."""
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); check the file") from error
-    utf16 = content.startswith((b"\xff\xfe", b"\xfe\xff"))
-    try:
-        return content.decode("utf-16" if utf16 else "utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content[: error.start].count(b"\n") + 1
-        raise UserError(f"{path}, line {line}: not UTF-8; save the file as UTF-8") from error
-
-
-def _csv_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    reader = csv.DictReader(io.StringIO(_text(path), newline=""), strict=True)
-    try:
-        columns = [column.strip() for column in reader.fieldnames or ()]
-        reader.fieldnames = columns
-        if "file_name" not in columns or not set(CAPTIONS[:2]) & set(columns):
+    Raises:
+      UserError: a file is in several splits under several names.
+    """
+    by_file: dict[str, Row] = {}
+    for name, (split, captions) in rows.items():
+        own = matches[name].name
+        before, together = by_file.setdefault(own, (split, []))
+        if split != before:
             raise UserError(
-                f"{path}: its first line must name the columns file_name and caption, separated by "
-                f"a comma, but names {', '.join(columns)[:100] or 'none'}; fix it"
+                f"{table}: {own} is in split {before}, and as {name} in {split}; choose one"
             )
-        for row in reader:
-            if None in row or None in row.values():
-                raise UserError(
-                    f"{path}, line {reader.line_num}: {'more' if None in row else 'fewer'} than "
-                    f'{len(columns)} columns; put quotes (") around a caption with commas'
-                )
-            yield reader.line_num, row
-    except csv.Error as error:
-        raise UserError(
-            f"{path}, line {reader.line_num + 1}: not readable as CSV ({error}); fix the line"
-        ) from error
+        together += captions
+    return by_file
 
 
-def _json_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    for number, line in enumerate(_text(path).split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise UserError(f"{path}, line {number}: not JSON ({error}); fix the line") from error
-        if not isinstance(row, dict):
-            raise UserError(f"{path}, line {number}: not an object {{...}}; fix the line")
-        yield number, row
+def _found(rows: dict[str, Row], matches: dict[str, Match], names: list[str]) -> Iterator[Found]:
+    by_file = {match.name: match for match in matches.values()}
+    for name in names:
+        record = {"image_id": name, "captions": rows[name][1], "objects": []}
+        yield name, read_match(by_file[name]), record

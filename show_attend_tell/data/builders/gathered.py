@@ -13,20 +13,20 @@ from pathlib import Path
 
 import tensorflow_datasets as tfds
 
-from show_attend_tell.data.builders.common import Builder, ImagesBuilder, features, refuse
+from show_attend_tell.data.builders.common import (
+    SPLIT_NAMES,
+    Builder,
+    ImagesBuilder,
+    features,
+    refuse,
+)
+from show_attend_tell.data.holdout import drawn
 from show_attend_tell.data.origin import Origin
 from show_attend_tell.data.records import Record
 from show_attend_tell.errors import UserError
 
-# What people call splits.
-SPLITS = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
-    **dict.fromkeys(("test", "testing"), "test"),
-    "restval": "restval",
-}
+SPLITS = SPLIT_NAMES | {"restval": "restval"}  # by what people call them
 SHARE = 0.1  # of the images for each of val and test, where a source has no splits
-SEED = 0
 
 _log = logging.getLogger(__name__)
 
@@ -131,7 +131,8 @@ def assign(items: list[Item], place: str) -> tuple[dict[str, list[Item]], str]:
 
     - no splits, or a single one: a tenth each to val and test
     - no test: half of val
-    - no val: a tenth of train
+
+    Where val is missing, `data.holdout` gives it a share of train.
 
     Raises:
       UserError: a name comes twice, only some items have a split, or there is no train.
@@ -148,7 +149,7 @@ def assign(items: list[Item], place: str) -> tuple[dict[str, list[Item]], str]:
             f"{place}: {given[None][0].name} has no split, but others have; give all one, or none"
         )
     if len(given) == 1:
-        parts = _drawn(items, {"val": SHARE, "test": SHARE}, "train")
+        parts = _shared_out(items, {"val": SHARE, "test": SHARE}, "train")
         had = next(iter(given))
         how = f"no splits{f' but {had}' if had else ''}; drawn by a hash of each image"
         return parts, f"{how}: {_counts(parts)}"
@@ -156,18 +157,15 @@ def assign(items: list[Item], place: str) -> tuple[dict[str, list[Item]], str]:
     if "train" not in named:
         raise UserError(f"{place}: has the splits {', '.join(named)} but no train; add it")
     how = ""
-    if "val" not in named:
-        named |= _drawn(named["train"], {"val": SHARE}, "train")
-        how = "no split val; a tenth of train, drawn by a hash of each image"
-    elif "test" not in named:
-        named |= _drawn(named["val"], {"test": 0.5}, "val")
+    if "test" not in named:
+        named |= _shared_out(named["val"], {"test": 0.5}, "val")
         how = "no split test; half of val, drawn by a hash of each image"
     return named, f"{how}: {_counts(named)}" if how else ""
 
 
-def _drawn(items: list[Item], shares: dict[str, float], rest: str) -> dict[str, list[Item]]:
+def _shared_out(items: list[Item], shares: dict[str, float], rest: str) -> dict[str, list[Item]]:
     """Some shares of the items, and the rest."""
-    numbers = {item.name: _number(item.key or item.name) for item in items}
+    numbers = {item.name: drawn(item.key or item.name) for item in items}
     parts: dict[str, list[Item]] = {split: [] for split in (rest, *shares)}
     for item in items:
         upper, chosen = 0.0, rest
@@ -183,12 +181,6 @@ def _drawn(items: list[Item], shares: dict[str, float], rest: str) -> dict[str, 
             parts[split] = order[number * held : (number + 1) * held]
         parts[rest] = order[len(shares) * held :]
     return {split: part for split, part in parts.items() if part}
-
-
-def _number(key: str) -> float:
-    """A number in [0, 1) that a text determines."""
-    digest = hashlib.sha256(f"{SEED} {key}".encode(errors="surrogateescape")).digest()
-    return int.from_bytes(digest[:8]) / 2**64
 
 
 def _counts(parts: dict[str, list[Item]]) -> str:

@@ -3,19 +3,18 @@
 The folder may be extracted or the one archive that Kaggle gives.
 """
 
-import csv
 import logging
-import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NoReturn
 
-from show_attend_tell.data.builders.common import DAMAGE, SUFFIXES, refuse, zip_members
+from show_attend_tell.data.builders import tables
+from show_attend_tell.data.builders.common import DAMAGE, read_match, refuse, zip_members
 from show_attend_tell.data.builders.gathered import Gathered, Item, content_digest, ends_digest
 from show_attend_tell.data.entities import find_entities
 from show_attend_tell.data.origin import Origin
 from show_attend_tell.data.phrase_index import Annotations
+from show_attend_tell.data.picture_names import PictureNames
 from show_attend_tell.errors import UserError
 
 TABLES = ("captions.txt", "results.csv", "captions.csv", "results_20130124.token")
@@ -29,8 +28,6 @@ LISTS = {
     "val": ("Flickr_8k.devImages.txt", "val.txt", "dev.txt"),
     "test": ("Flickr_8k.testImages.txt", "test.txt"),
 }
-IMAGE_COLUMNS = ("image", "image_name", "file_name", "filename")
-CAPTION_COLUMNS = ("caption", "comment", "captions", "text")
 
 _log = logging.getLogger(__name__)
 
@@ -67,19 +64,15 @@ class Kaggle(Gathered, skip_registration=True):
         folder = self._folder()
         table = find_table(folder)
         assert table is not None
-        files = zip_members(table) if table.suffix == ".zip" else _files_below(folder)
-        name = next(name for name in TABLES if name in files) if table.suffix == ".zip" else None
+        pictures = PictureNames(folder)
+        files = zip_members(table) if table.suffix == ".zip" else None
+        name = files and next(name for name in TABLES if name in files)
         where = f"{table}, {name}" if name else str(table)
         captions = read_table(_text(files[name] if name else table.read_bytes, where), where)
-        lists = {
-            split: next((files[n] for n in names if n in files), None)
-            for split, names in LISTS.items()
-        }
-        if not name:
-            beside = _lists_beside(table, folder)
-            lists = {
-                split: beside[split].read_bytes if split in beside else None for split in LISTS
-            }
+        if files is None:
+            lists = {s: path.read_bytes for s, path in _lists_beside(table, folder).items()}
+        else:
+            lists = {s: files[n] for s, names in LISTS.items() for n in names if n in files}
         splits = _splits(lists, captions, where)
         unlisted = [image for image in captions if splits and image not in splits]
         if unlisted:
@@ -88,8 +81,12 @@ class Kaggle(Gathered, skip_registration=True):
             )
         for image, of_image in captions.items():
             if not splits or image in splits:
-                read = files.get(image, refuse("it is not there"))
+                if files is None:
+                    read = read_match(pictures.find_below(image))
+                else:
+                    read = files.get(image, refuse("it is not there"))
                 yield Item(image, of_image, read, splits.get(image))
+        pictures.report(self.name)
 
 
 class KaggleFlickr8k(Kaggle, skip_registration=True):
@@ -149,56 +146,22 @@ def read_table(text: str, where: str) -> dict[str, list[str]]:
 
 
 def _rows(text: str, where: str) -> Iterator[tuple[str, str]]:
+    """Image name and caption of each row."""
     lines = text.splitlines()
-    head = lines[0] if lines else ""
-    if re.fullmatch(r".+#\d+\t.*", head):
+    if lines and re.fullmatch(r".+#\d+\t.*", lines[0]):
         for number, line in enumerate(lines, 1):
             image, tab, caption = line.partition("\t")
             if line.strip() and not tab:
-                _wrong(where, number)
+                raise UserError(
+                    f"{where}, line {number}: not NAME.jpg#K<TAB>caption; fix or remove the line"
+                )
             if tab:
                 yield image.strip(), caption
         return
-    separator = "|" if "|" in head else ","
-    columns = [column.strip().strip('"').lower() for column in head.split(separator)]
-    image = next((columns.index(c) for c in IMAGE_COLUMNS if c in columns), None)
-    caption = next((columns.index(c) for c in CAPTION_COLUMNS if c in columns), None)
-    if image is None or caption is None:
-        raise UserError(
-            f"{where}: its first line must name the columns image and caption, separated by a "
-            f"comma, or image_name and comment, separated by |, but is {head[:80]!r}; fix it"
-        )
-    for number, row in _split_lines(lines, separator, where):
-        if len(row) == len(columns) - 1 and separator == "|":
-            row = _with_number(row)  # one line of Flickr30k lacks a separator
-        if len(row) > len(columns) and caption == len(columns) - 1:
-            row = [*row[:caption], separator.join(row[caption:])]
-        if len(row) != len(columns):
-            _wrong(where, number)
-        yield row[image].strip(), row[caption]
-
-
-def _split_lines(lines: list[str], separator: str, where: str) -> Iterator[tuple[int, list[str]]]:
-    """Number and fields of each line after the header that is not blank; `|` knows no quotes."""
-    quoting = csv.QUOTE_NONE if separator == "|" else csv.QUOTE_MINIMAL
-    table = csv.reader((f"{line}\n" for line in lines), delimiter=separator, quoting=quoting)
-    try:
-        for row in table:
-            if table.line_num > 1 and any(field.strip() for field in row):
-                yield table.line_num, row
-    except csv.Error as error:
-        raise UserError(
-            f"{where}, line {table.line_num + 1}: not readable as CSV ({error}); fix the line"
-        ) from error
-
-
-def _with_number(row: list[str]) -> list[str]:
-    match = re.fullmatch(r"\s*(\d+)\s+(.*)", row[-1])
-    return [*row[:-1], match[1], match[2]] if match else row
-
-
-def _wrong(where: str, line: int) -> NoReturn:
-    raise UserError(f"{where}, line {line}: not of the form of its header; fix or remove the line")
+    for _, row in tables.separated_rows(text, where):
+        columns = tables.columns_of(row)
+        for caption in columns.captions:
+            yield row[columns.file], row[caption]
 
 
 def _text(read: Callable[[], bytes], where: str) -> str:
@@ -206,16 +169,6 @@ def _text(read: Callable[[], bytes], where: str) -> str:
         return read().decode("utf-8-sig")
     except DAMAGE as error:
         raise UserError(f"{where}: cannot be read ({error}); get it again") from error
-
-
-def _files_below(folder: Path) -> dict[str, Callable[[], bytes]]:
-    """The functions that read the image files below a folder, by name."""
-    return {
-        name: Path(place, name).read_bytes
-        for place, _, names in os.walk(folder)
-        for name in names
-        if name.lower().endswith(SUFFIXES)
-    }
 
 
 def _lists_beside(table: Path, folder: Path) -> dict[str, Path]:
@@ -229,15 +182,15 @@ def _lists_beside(table: Path, folder: Path) -> dict[str, Path]:
 
 
 def _splits(
-    lists: dict[str, Callable[[], bytes] | None], captions: dict[str, list[str]], where: str
+    lists: dict[str, Callable[[], bytes]], captions: dict[str, list[str]], where: str
 ) -> dict[str, str]:
     """The split of each listed image; empty without lists."""
-    if not any(lists.values()):
+    if not lists:
         return {}
     full = {Path(image).stem: image for image in captions}
     splits: dict[str, str] = {}
     for split, read in lists.items():
-        for name in _text(read, f"{where}: list of {split}").split() if read else ():
+        for name in _text(read, f"{where}: list of {split}").split():
             image = name if name in captions else full.get(Path(name).stem, name)
             if image in captions:
                 splits[image] = split

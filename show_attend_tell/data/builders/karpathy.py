@@ -2,30 +2,32 @@
 
 import hashlib
 import logging
-import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import tensorflow_datasets as tfds
 
 from show_attend_tell.data.builders.common import (
-    SUFFIXES,
+    SPLIT_NAMES,
     Builder,
     Found,
     ImagesBuilder,
     features,
     read_json,
-    refuse,
+    read_match,
+    split_name,
 )
 from show_attend_tell.data.builders.kaggle import KaggleFlickr30k, holds_table
 from show_attend_tell.data.entities import find_entities
 from show_attend_tell.data.origin import Origin
 from show_attend_tell.data.phrase_index import Annotations
+from show_attend_tell.data.picture_names import PictureNames
 from show_attend_tell.data.records import Record
 from show_attend_tell.errors import UserError
 
-SPLITS = ("train", "val", "test", "restval")
+RESTVAL = "restval"  # COCO's further training images
 
 # By file name the folder (or "") and the captions of an image.
 Entries = dict[str, tuple[str, list[str]]]
@@ -45,7 +47,10 @@ class Karpathy(ImagesBuilder):
 
     and the images from the data set's homepage (Flickr30k: by the form at
     https://shannon.cs.illinois.edu/DenotationGraph). Put the JSON file into a folder, and the
-    images anywhere below it.
+    images, or links to them, anywhere below it.
+
+    Splits may also be called dev, valid, training and so on, in any case. Sentences need `raw`, or
+    else `tokens`.
 
     Kaggle's form of Flickr30k, `results.csv` and `flickr30k_images/`, is taken as well, without the
     splits of Karpathy and Li (`builders/kaggle.py`).
@@ -101,6 +106,17 @@ class Karpathy(ImagesBuilder):
             raise UserError(f"{folder}: must hold one .json file, has {names}; {self.REMEDY}")
         return found[0]
 
+    @property
+    def source(self) -> Path:
+        return self._json
+
+    @cached_property
+    def _entries(self) -> dict[str, Entries]:
+        return read_entries(self._json)
+
+    def stated_splits(self) -> Collection[str]:
+        return self._entries.keys()
+
     def annotations(self) -> Annotations | None:
         return find_entities(self._manual_dir)
 
@@ -114,18 +130,14 @@ class Karpathy(ImagesBuilder):
         )
 
     def _split_generators(self, dl_manager) -> dict[str, Iterator[tuple[str, Record]]]:
-        entries = read_entries(self._json)
-        images = find_images(self._folder())
-        return {s: self._generate_examples(s, entries[s], images) for s in entries}
+        pictures = PictureNames(self._folder())
+        return {s: self._generate_examples(s, e, pictures) for s, e in self._entries.items()}
 
     def _generate_examples(
-        self,
-        split: str,
-        entries: Entries,
-        images: dict[str, list[Path]],
+        self, split: str, entries: Entries, pictures: PictureNames
     ) -> Iterator[tuple[str, Record]]:
         remedy = "put good ones anywhere below that folder"
-        found = _found(entries, images)
+        found = _found(entries, pictures)
         return self._usable(split, found, len(entries), self._folder(), remedy)
 
 
@@ -161,40 +173,39 @@ def _read_entry(where: str, image: Any) -> tuple[str, str, str, list[str]]:
     Raises:
       UserError: it has another form; the message begins with `where`.
     """
-    name = split = folder = ""
+    name = given = folder = ""
     captions: list[str] = []
     try:
-        name, split, folder = image["filename"], image["split"], image.get("filepath", "")
-        captions = [" ".join(sentence["raw"].split()) for sentence in image["sentences"]]
+        name, given, folder = image["filename"], image["split"], image.get("filepath", "")
+        captions = [_caption(sentence) for sentence in image["sentences"]]
         wrong = None if isinstance(name, str) and isinstance(folder, str) else "filename"
     except (AttributeError, KeyError, TypeError) as error:
         wrong = error.args[0]
     if wrong:
         raise UserError(f"{where}: not in the form of dataset_flickr30k.json ({wrong}); get it")
-    if split not in SPLITS:
+    split = RESTVAL if given == RESTVAL else split_name(given)
+    if split is None:
         raise UserError(
-            f"{where} ({name}): split {split!r} is not known; choose one of {', '.join(SPLITS)}"
+            f"{where} ({name}): split {given!r} is not known; "
+            f"choose one of {', '.join((*SPLIT_NAMES, RESTVAL))}"
         )
     return name, split, folder, captions
 
 
-def find_images(folder: Path) -> dict[str, list[Path]]:
-    """Finds the images below a folder, by file name. Links to folders are not followed."""
-    images: dict[str, list[Path]] = {}
-    for place, _, names in os.walk(folder):
-        for name in names:
-            if name.lower().endswith(SUFFIXES):
-                images.setdefault(name, []).append(Path(place, name))
-    return images
+def _caption(sentence: Any) -> str:
+    """The text of a sentence; the file may have its tokens only."""
+    text = sentence.get("raw")
+    if text is None:
+        tokens = sentence["tokens"]
+        if isinstance(tokens, str):
+            raise TypeError("tokens")
+        text = " ".join(tokens)
+    return " ".join(text.split())
 
 
-def _found(entries: Entries, images: dict[str, list[Path]]) -> Iterator[Found]:
+def _found(entries: Entries, pictures: PictureNames) -> Iterator[Found]:
     for name, (folder, captions) in entries.items():
-        paths = images.get(name, [])
-        if len(paths) > 1:
-            paths = [path for path in paths if path.parent.name == Path(folder).name]
-        if len(paths) == 1:
-            read = paths[0].read_bytes
-        else:
-            read = refuse("it is in several folders" if name in images else "it is not there")
-        yield name, read, {"image_id": name, "captions": captions, "objects": []}
+        match = pictures.find_below(name, folder)
+        record = {"image_id": name, "captions": captions, "objects": []}
+        yield name, read_match(match), record
+    pictures.report("karpathy")

@@ -8,8 +8,9 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from show_attend_tell.data.builders.common import MAX_MEMBER_BYTES, SUFFIXES
+from show_attend_tell.data.builders.common import MAX_MEMBER_BYTES
 from show_attend_tell.data.builders.gathered import Gathered, Item, ends_digest, split_in
+from show_attend_tell.data.picture_names import SUFFIXES
 from show_attend_tell.errors import UserError
 
 CAPTION_KEYS = ("caption", "captions", "text", "texts")  # in a .json member
@@ -145,11 +146,11 @@ def _captions(shard: Path, key: str, members: Members) -> list[str]:
         if ".txt" in members:
             return _read(shard, *members[".txt"]).decode("utf-8-sig").splitlines()
         content = json.loads(_read(shard, *members[".json"])) if ".json" in members else {}
-    except (OSError, EOFError, ValueError) as error:
+        return texts_of(content, CAPTION_KEYS)
+    except (OSError, EOFError, ValueError, RecursionError) as error:
         raise UserError(
             f"{shard}: the captions of {key} cannot be read ({error}); get the shard again"
         ) from error
-    return texts_of(content, CAPTION_KEYS)
 
 
 def texts_of(content: Any, keys: tuple[str, ...]) -> list[str]:

@@ -1,9 +1,28 @@
 // What every module of the page shares: the libraries, how numbers are written, small controls.
 
-export const { html, h, render, Fragment, contours, uPlot } = vendor;
+export const { h, render, Fragment, contours, uPlot } = vendor;
 export const { useState, useEffect, useLayoutEffect, useRef, useMemo, useCallback, useReducer } = vendor;
 
 export const END_WORD = "<eos>";
+
+// Control characters but for line ends and tabs, marks that turn the direction of text around, and
+// halves of characters.
+const UNSEEN =
+  /[\0-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]/gu;
+
+/** Text from data in which everything is visible; other values as they are. */
+export function printable(value) {
+  if (typeof value !== "string" || value.startsWith("data:")) return value;
+  return value.replace(UNSEEN, (sign) => {
+    const code = sign.charCodeAt(0).toString(16);
+    return code.length > 2 ? `\\u${code.padStart(4, "0")}` : `\\x${code.padStart(2, "0")}`;
+  });
+}
+
+/** Elements from a template; what stands in it as text is made printable. */
+export function html(strings, ...values) {
+  return vendor.html(strings, ...values.map(printable));
+}
 
 /** A word as people write it; pieces of words mark with "▁" where a word begins. */
 export function shownWord(word) {

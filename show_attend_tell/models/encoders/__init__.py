@@ -21,7 +21,7 @@ from show_attend_tell.models.encoders.staged import StagedEncoder
 from show_attend_tell.models.encoders.vgg import VGG19
 from show_attend_tell.models.encoders.weights import WeightFiles
 
-__all__ = ["Encoder", "Frozen", "ImageEncoder", "Precomputed", "make_encoder"]
+__all__ = ["Encoder", "Frozen", "ImageEncoder", "Precomputed", "has_option", "make_encoder"]
 
 _ENCODERS: dict[str, type[SmallEncoder] | type[StagedEncoder]] = {
     "efficientnet_lite0": EfficientNetLite0,
@@ -34,6 +34,12 @@ _ENCODERS: dict[str, type[SmallEncoder] | type[StagedEncoder]] = {
 }
 # Options that only some encoders have.
 _SPECIAL = {option for encoder in _ENCODERS.values() for option in encoder.own_options}
+
+
+def has_option(name: str, option: str) -> bool:
+    """Whether all encoders of a name have this option of `settings.ImageEncoder`."""
+    known = [_ENCODERS[part] for part in name.split("+") if part in _ENCODERS]
+    return option not in _SPECIAL or all(option in encoder.own_options for encoder in known)
 
 
 def make_encoder(options: settings.ImageEncoder, *, rngs: nnx.Rngs) -> ImageEncoder:
@@ -75,16 +81,15 @@ def _make_one(options: settings.ImageEncoder, rngs: nnx.Rngs, files: WeightFiles
             f"config.encoder.name is {options.name!r}: the nearest is {near!r} of "
             + ", ".join(_ENCODERS)
         )
-    encoder = _ENCODERS[options.name]
     for field in dataclasses.fields(options):
-        if field.name in _SPECIAL and field.name not in encoder.own_options:
+        if not has_option(options.name, field.name):
             value = getattr(options, field.name)
             if value != field.default:
                 raise UserError(
                     f"config.encoder.{field.name} is {value!r}, but the encoder {options.name} has "
                     f"no such option: leave it at {field.default!r}"
                 )
-    return encoder(options, rngs=rngs, files=files)
+    return _ENCODERS[options.name](options, rngs=rngs, files=files)
 
 
 def _check_pooled(options: settings.ImageEncoder, encoders: Sequence[ImageEncoder]) -> None:

@@ -15,7 +15,7 @@ import pickle
 import pickletools
 import zipfile
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from io import BufferedIOBase, BufferedReader, BytesIO
 from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
@@ -25,9 +25,13 @@ import numpy as np
 import safetensors
 
 from show_attend_tell.errors import UserError
+from show_attend_tell.files import stands_in
 
 _MAGIC = 0x1950A86A20F9469CFC6C
 _PROTOCOL = 1001
+_WRAPPERS = {"module", "model", "_orig_mod"}  # first words that wrappers put before all names
+_SINGLE = ((), (1,))  # shapes of one number
+_MOST_WRAPPERS = 4  # around each other
 _STORAGE_DTYPES = {
     "DoubleStorage": "<f8",
     "FloatStorage": "<f4",
@@ -159,22 +163,76 @@ def _load(unpickler: type[pickle.Unpickler], file: BufferedIOBase) -> Any:
         raise ValueError(str(error)) from error
 
 
-def _load_tensors(file: BufferedIOBase, ignored: tuple[str, ...]) -> dict[str, _Tensor]:
-    tensors = _load(_Unpickler, file)
-    if not isinstance(tensors, dict):
+def _load_tensors(file: BufferedIOBase) -> tuple[dict[str, _Tensor], list[_Tensor]]:
+    """The state dictionary of a pickle by its plain names, and every tensor that the pickle has.
+
+    A training checkpoint holds it beside an optimizer's state and other values. It is meant where
+    it is the only dictionary of tensors.
+    """
+    content = _load(_Unpickler, file)
+    if not isinstance(content, dict):
         raise ValueError("it holds something other than a dictionary of tensors")
-    inner = [name for name, value in tensors.items() if isinstance(value, dict)]
+    every = _tensors_in(content)
+    inner = {key: value for key, value in content.items() if isinstance(value, dict)}
     if inner:
-        raise UserError(
-            f"it holds a dictionary in a dictionary, {inner[0]!r}: save only that one, "
-            f"torch.save(torch.load(FILE)[{inner[0]!r}], NEW_FILE)"
-        )
-    for name, tensor in tensors.items():
+        whole = {key: value for key, value in inner.items() if _holds_tensors(value)}
+        # A single number, such as the best score, is no weight.
+        beside = [v for v in content.values() if isinstance(v, _Tensor) and v.shape not in _SINGLE]
+        if len(whole) != 1 or beside:
+            shown = [repr(key)[:40] for key in [*(whole or inner)][:3]]
+            raise UserError(
+                f"it holds dictionaries in a dictionary ({', '.join(shown)}), and which one is "
+                "meant is not clear: save only that one, such as "
+                f"torch.save(torch.load(FILE)[{shown[0]}], NEW_FILE)"
+            )
+        (content,) = whole.values()
+    for name, tensor in content.items():
         if not isinstance(name, str) or not isinstance(tensor, _Tensor):
             raise ValueError("it holds something other than a dictionary of tensors")
-        if not isinstance(tensor.storage, _Storage):
-            raise ValueError("a tensor has no storage")
-    return {name: tensor for name, tensor in tensors.items() if not name.startswith(ignored)}
+    if not all(isinstance(tensor.storage, _Storage) for tensor in every):
+        raise ValueError("a tensor has no storage")
+    plain = _plain_names(content)
+    return {plain[name]: tensor for name, tensor in content.items()}, every
+
+
+def _holds_tensors(value: dict[Any, Any]) -> bool:
+    return bool(value) and all(isinstance(one, _Tensor) for one in value.values())
+
+
+def _tensors_in(content: Any) -> list[_Tensor]:
+    """All tensors of nested dictionaries, lists and tuples, each of which is looked into once."""
+    found, seen, left = [], set(), [content]
+    while left:
+        value = left.pop()
+        if isinstance(value, _Tensor):
+            found.append(value)
+        elif isinstance(value, dict | list | tuple) and id(value) not in seen:
+            seen.add(id(value))
+            left.extend(value.values() if isinstance(value, dict) else value)
+    return found
+
+
+def _plain_names(names: Iterable[str]) -> dict[str, str]:
+    """By their names in a file, the names that a network's own weights have.
+
+    A wrapper puts one word before all names: `module.` (data parallel), `model.` (a trainer),
+    `_orig_mod.` (a compiled model). VGG's features were once wrapped by themselves.
+
+    Raises:
+        ValueError: two names become one.
+    """
+    plain = {name: name for name in names}
+    for _ in range(_MOST_WRAPPERS):
+        first = {name.partition(".")[0] if "." in name else "" for name in plain.values()}
+        if len(first) != 1 or not first <= _WRAPPERS:
+            break
+        plain = {name: value.partition(".")[2] for name, value in plain.items()}
+    for name, value in plain.items():
+        if value.startswith("features.module."):
+            plain[name] = value.replace("features.module.", "features.", 1)
+    if len(set(plain.values())) < len(plain):
+        raise ValueError("two of its tensors have the same name")
+    return plain
 
 
 def _read_legacy(file: BufferedReader, ignored: tuple[str, ...]) -> dict[str, np.ndarray]:
@@ -184,8 +242,8 @@ def _read_legacy(file: BufferedReader, ignored: tuple[str, ...]) -> dict[str, np
     if not isinstance(machine, dict) or machine.get("little_endian") is not True:
         raise ValueError("it is not little-endian")
     # All tensors, even unwanted ones, since they say how long their storages are.
-    tensors = _load_tensors(file, ())
-    declared = {tensor.storage.key: tensor.storage for tensor in tensors.values()}
+    tensors, every = _load_tensors(file)
+    declared = {tensor.storage.key: tensor.storage for tensor in every}
     wanted = {name: tensor for name, tensor in tensors.items() if not name.startswith(ignored)}
     keys = {tensor.storage.key for tensor in wanted.values()}
     stored = _load(_PlainUnpickler, file)
@@ -250,7 +308,8 @@ def _read_zip(file: BufferedReader, ignored: tuple[str, ...]) -> dict[str, np.nd
         order = f"{root}byteorder"
         if order in members and _read_member(archive, order) != b"little":
             raise ValueError("it is not little-endian")
-        tensors = _load_tensors(BytesIO(_read_member(archive, roots[0])), ignored)
+        found, _ = _load_tensors(BytesIO(_read_member(archive, roots[0])))
+        tensors = {name: t for name, t in found.items() if not name.startswith(ignored)}
         storages = {}
         for storage in {tensor.storage for tensor in tensors.values()}:
             name = f"{root}data/{storage.key}"
@@ -262,9 +321,17 @@ def _read_zip(file: BufferedReader, ignored: tuple[str, ...]) -> dict[str, np.nd
 
 
 def _read_safetensors(file: BufferedReader, ignored: tuple[str, ...]) -> dict[str, np.ndarray]:
+    plain = _plain_names(sorted(_take(file.name)))
+    wanted = {name: own for name, own in plain.items() if not own.startswith(ignored)}
+    return {wanted[name]: array for name, array in _take(file.name, wanted).items()}
+
+
+def _take(path: str, names: Iterable[str] | None = None) -> dict[str, Any]:
+    """Tensors of a safetensors file by name; without `names`, all names and no tensor."""
     try:
-        with safetensors.safe_open(file.name, "numpy") as tensors:
-            names = sorted(name for name in tensors.keys() if not name.startswith(ignored))  # noqa: SIM118
+        with safetensors.safe_open(path, "numpy") as tensors:
+            if names is None:
+                return dict.fromkeys(tensors.keys())
             return {name: tensors.get_tensor(name) for name in names}
     except OSError:
         raise
@@ -276,16 +343,24 @@ def _layout(
     file: BufferedReader,
 ) -> Callable[[BufferedReader, tuple[str, ...]], dict[str, np.ndarray]]:
     """The function that reads a file with this beginning."""
-    start = file.read(9)
+    start = file.read(512)
     file.seek(0)
+    if not start:
+        raise UserError("it is empty; fetch it again")
+    instead = stands_in(start)
+    if instead:
+        raise UserError(f"it is {instead}")
     if start[:4] == b"PK\x03\x04":
         return _read_zip
     # A safetensors file begins with its header's length in 8 bytes; the header is a JSON object.
-    return _read_safetensors if start[8:] == b"{" else _read_legacy
+    return _read_safetensors if start[8:9] == b"{" else _read_legacy
 
 
 def read_state_dict(path: Path | str, ignored: tuple[str, ...] = ()) -> dict[str, np.ndarray]:
     """Reads a state dictionary that `torch.save` wrote, in either layout, or a safetensors file.
+
+    The state dictionary may be the only one in a training checkpoint. Names lose what a wrapper
+    put before all of them, such as `module.`.
 
     Args:
         path: the file; its first bytes, not its suffix, say which kind it is.

@@ -13,6 +13,7 @@ from flax import nnx
 from jaxtyping import Float
 
 from show_attend_tell.errors import UserError
+from show_attend_tell.files import user_path
 from show_attend_tell.models.encoders.base import Frozen
 from show_attend_tell.models.encoders.torch_weights import file_sha256, read_state_dict
 
@@ -152,7 +153,7 @@ def find_weights(name: str) -> Path:
     Raises:
         UserError: no such file or repository, no network, or the extra `hub` is not installed.
     """
-    path = Path(name).expanduser()
+    path = user_path(name)
     if path.is_file():
         return path
     if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name, re.ASCII) or path.suffix in _SUFFIXES:

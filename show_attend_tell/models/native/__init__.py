@@ -124,8 +124,10 @@ def _built(compiler: str) -> Path:
 
 
 def _build(command: list[str], sources: list[Path], path: Path) -> None:
-    """Compiles the files at the same time, in a folder beside the library's."""
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+    """Compiles the files at the same time, in a folder beside the library's; wants its lock."""
+    for killed in path.parent.glob(f".{path.name}.*"):  # left by a process that was killed
+        shutil.rmtree(killed, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
         objects = [Path(folder) / f"{source.stem}.o" for source in sources]
         with ThreadPoolExecutor(len(sources)) as threads:
             steps = [[*command, "-c", s, "-o", o] for s, o in zip(sources, objects, strict=True)]

@@ -169,7 +169,6 @@ class Forward {
     for (int64_t u = 0; u < A; ++u) total += s_.v[u];
     for (int64_t l = 0; l < L; ++l) {
       const float* k = s_.keys + (b * L + l) * A;
-      for (int64_t u = 0; u < A; u += 16) __builtin_prefetch(k + 2 * A + u);
       float sum = 0;
       for (int64_t u = 0; u < A; ++u) sum += s_.v[u] * Share(k[u] * q[u]);
       log_alpha[l] = allowed[l] ? total - 2 * sum : -kNever;

@@ -1,0 +1,84 @@
+"""A run's folder: whose run it is, and on which data, wherever they lie."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from show_attend_tell import config
+from show_attend_tell.errors import UserError
+from show_attend_tell.runs.folder import RunFolder, contents
+from show_attend_tell.settings import Settings
+
+SPLIT = {"name": "folder", "split": "train", "images": 7, "bytes": 99, "config": "ab"}
+
+
+def settings(**values: str) -> Settings:
+    names = {"data": "data.manual_dir", "start": "train.init_from"}
+    overrides = [f"--config.{names[key]}={value}" for key, value in values.items()]
+    return config.load_experiment("folder:soft", overrides)
+
+
+def begun(folder: Path, of: Settings, **record: object) -> RunFolder:
+    run = RunFolder(folder)
+    run.claim(of)
+    (folder / "checkpoints").mkdir()
+    (folder / "run.json").write_text(json.dumps(record))
+    return run
+
+
+class Examples:
+    stored, fingerprint = 1, {"name": "folder"}
+
+    def __init__(self, *captions: tuple[str, ...]):
+        self.captions = lambda: list(captions)
+
+
+def test_a_run_keeps_its_folder_when_its_data_move(tmp_path):
+    run = begun(tmp_path, settings(data="own"), data={"train": SPLIT})
+    moved = settings(data="/elsewhere/own/")
+    run.claim(moved)
+    assert run.settings() == settings(data="own")  # until the data turn out to be the same
+    run.check_data({"train": SPLIT})
+    run.keep_places(moved)
+    assert run.settings() == moved
+
+
+def test_data_are_compared_by_what_they_hold(tmp_path):
+    now = SPLIT | {"captions": "cd"}
+    run = begun(tmp_path, settings(), data={"train": now})
+    run.check_data({"train": now | {"config": "another"}})
+    for changed in ({"captions": "ef"}, {"bytes": 98}, {"images": 6}, {"mirrored": True}):
+        with pytest.raises(UserError, match="the data set has changed since the run began"):
+            run.check_data({"train": now | changed})
+    with pytest.raises(UserError, match="has changed"):
+        run.check_data({"train": now, "val": now})
+
+
+def test_a_run_of_an_earlier_version_knows_no_captions(tmp_path):
+    run = begun(tmp_path, settings(), data={"train": SPLIT})
+    run.check_data({"train": SPLIT | {"captions": "cd", "config": "another"}})
+    with pytest.raises(UserError, match="has changed"):
+        run.check_data({"train": SPLIT | {"captions": "cd", "bytes": 98}})
+
+
+def test_another_caption_of_the_same_length_is_other_data():
+    a, b = (contents(Examples((text,), ("Copy",))) for text in ("A dog .", "A cat ."))
+    assert a["name"] == b["name"] == "folder" and a["captions"] != b["captions"]
+    assert a == contents(Examples(("A dog .",)))  # copies change nothing
+
+
+def test_a_run_knows_where_it_started_after_that_run_moved(tmp_path):
+    start = settings()
+    origin = {"seed": 0, "experiment": config.digest(config.experiment(start)), "step": 8}
+    run = begun(tmp_path / "run", settings(start="there/soft"), init_from=origin)
+    moved = settings(start=str(tmp_path / "soft"))
+    assert run.changes(moved) == ["train.init_from"]  # nothing is there
+    other = begun(tmp_path / "soft", start)
+    assert run.changes(moved) == ["train.init_from"]  # no weights
+    (other.path / "best" / "8").mkdir(parents=True)
+    assert run.changes(moved) == []
+    config.save(config.replaced(start, {"seed": 1}), other.path / "config.json")
+    assert run.changes(moved) == ["train.init_from"]
+    config.save(config.replaced(start, {"train.epochs": 1.0}), other.path / "config.json")
+    assert run.changes(moved) == ["train.init_from"]
