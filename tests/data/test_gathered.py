@@ -182,7 +182,7 @@ def test_texts_beside_pictures(tmp_path: Path, logged: Callable[[], str]):
     (folder / "test/7_aa.txt").write_text("another")
     assert load("folder", folder, tmp_path, "test").captions() != found["test"].captions()
     (folder / "test/7_aa.txt").write_bytes(b"caf\xe9")
-    with pytest.raises(UserError, match="7_aa.txt: not UTF-8"):
+    with pytest.raises(UserError, match="7_aa.txt, line 1: not UTF-8"):
         load("folder", folder, tmp_path)
 
 
