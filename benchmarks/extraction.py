@@ -33,7 +33,7 @@ class Pictures(list):
         self.ids = [example.image_id for example in self]
         self.fingerprint = {"name": "pictures", "images": count}
         self.name, self.split, self.splits = "pictures", "train", ("train",)
-        self.stored, self.left_out = count, {}
+        self.stored, self.left_out, self.drawn = count, {}, ""
 
     def captions(self) -> list[tuple[str, ...]]:
         return [example.captions for example in self]

@@ -25,9 +25,10 @@ from show_attend_tell.settings import COMMON, GROUPS, PAIR_SETS, Settings
 
 # Folders of experiments: inside the installed package, or at the top of a checkout.
 FOLDERS = (Path(__file__).parent / "experiments", Path(__file__).parents[1] / "experiments")
-# Paths of data and weights on disk. They change no result: the checksum identifies the weights.
-PLACES = ("data.dir", "data.manual_dir", "encoder.weights")
-PATHS = (*PLACES, "train.init_from")
+# Paths of data and weights on disk, and whether to fetch them. They change no result: the checksum
+# identifies the weights.
+PLACES = ("data.dir", "data.manual_dir", "data.download", "encoder.weights")
+PATHS = ("data.dir", "data.manual_dir", "encoder.weights", "train.init_from")
 
 
 def load_experiment(reference: str, overrides: Sequence[str] = ()) -> Settings:
@@ -273,8 +274,8 @@ def replaced(settings: Settings, values: Mapping[str, Any]) -> Settings:
 
 def without_places(settings: Settings) -> Settings:
     """Settings without the paths of data and weights."""
-    names = dict(flatten(settings))
-    return replaced(settings, {name: "" for name in PLACES if name in names})
+    values = dict(flatten(settings))
+    return replaced(settings, {n: type(values[n])() for n in PLACES if n in values})
 
 
 def experiment(settings: Settings, source: Mapping[str, Any] | None = None) -> Settings:

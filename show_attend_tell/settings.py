@@ -67,6 +67,20 @@ class ImageData(Data):
         below=1,
     )
     vocabulary_size: int = setting(0, "most frequent words to keep; 0: all", least=0)
+    download: bool = setting(False, "whether to fetch missing files of coco (20 GB)")
+    repo: str = setting(
+        "", "for hub: OWNER/NAME[@REVISION][:CONFIG] on the Hugging Face hub, or a parquet folder"
+    )
+    image_column: str = setting("", "for hub: column of images; empty: one with a usual name")
+    caption_column: str = setting("", "for hub: column of captions; empty: those with usual names")
+
+    def check(self) -> None:
+        if self.name != "hub" and (self.repo or self.image_column or self.caption_column):
+            raise UserError(
+                f"config.data.repo, .image_column and .caption_column are for the data set hub, "
+                f"but config.data.name is {self.name!r}; set config.data.name=hub, or leave them "
+                "empty"
+            )
 
     @property
     def augmented(self) -> bool:
@@ -731,7 +745,7 @@ class Settings:
             )
 
 
-IMAGE_SETS = ("shapes", "flickr8k", "coco", "karpathy", "folder")
+IMAGE_SETS = ("shapes", "flickr8k", "coco", "karpathy", "folder", "webdataset", "hub")
 PAIR_SETS = ("multi30k", "reversal")
 # The groups that depend on the data set: for images, or for sentence pairs.
 GROUPS: Mapping[str, tuple[type[Data], type[Encoder]]] = {

@@ -41,7 +41,7 @@ class Scenes(list):
     def __init__(self, count: int, seed: int = 0, copies: int = 1):
         super().__init__([self._example(seed, i) for i in range(count)] * copies)
         self.ids = [example.image_id for example in self]
-        self.stored, self.left_out = count, {}
+        self.stored, self.left_out, self.drawn = count, {}, ""
         self.name, self.split = "scenes", "train"
         self.splits = ("train", "val", "test")
         self.fingerprint = {"name": "scenes", "split": "all", "images": len(self), "seed": seed}

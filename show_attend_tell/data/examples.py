@@ -121,6 +121,7 @@ class ExampleSource(Protocol[Item]):
       stored: number of examples that are not copies of others.
       left_out: images, of all splits, that the data set was built without, by what is wrong with
         them.
+      drawn: how splits that the source lacks were made; empty if all are the source's.
       fingerprint: identifies the content: data set, version, split, count, a hash of the ids, and
         the bytes of the whole split, which tell other images of the same names apart. It also has
         the source that the data set was built from, where there are several, and which copies
@@ -139,6 +140,8 @@ class ExampleSource(Protocol[Item]):
     def stored(self) -> int: ...
     @property
     def left_out(self) -> dict[str, list[str]]: ...
+    @property
+    def drawn(self) -> str: ...
     @property
     def fingerprint(self) -> dict[str, Any]: ...
 
@@ -218,6 +221,7 @@ class ImageSource:
             for image_id in self._stored_ids
         ]
         self.left_out = _left_out(records.info.metadata or {})
+        self.drawn: str = (records.info.metadata or {}).get("splits", "")
         self.fingerprint = _fingerprint(records, name, parts, self._stored_ids)
         if records.info.config_name:
             self.fingerprint["config"] = records.info.config_name
@@ -322,6 +326,7 @@ class PairSource:
         self.splits = tuple(records.info.splits)
         self.ids = [pair.pair_id for pair in self._pairs]
         self.left_out: dict[str, list[str]] = {}
+        self.drawn = ""
         self.fingerprint = _fingerprint(records, name, [split], self.ids)
         self.fingerprint["pair"] = records.info.config_name
 

@@ -15,6 +15,7 @@ from show_attend_tell import files
 from show_attend_tell.data.examples import Example, ImageSource, Pair, PairSource
 from show_attend_tell.data.holdout import Picked, held_out
 from show_attend_tell.data.index import read_index
+from show_attend_tell.data.origin import Origin
 from show_attend_tell.data.phrase_index import AnnotatedBuilder, read_phrases
 from show_attend_tell.data.phrases import Described, joined
 from show_attend_tell.data.ptb_tokenizer import has_word
@@ -48,6 +49,10 @@ def load_images(
     crops: int = 0,
     restval: bool = False,
     holdout: float = 0.0,
+    download: bool = False,
+    repo: str = "",
+    image_column: str = "",
+    caption_column: str = "",
 ) -> ImageSource:
     """Opens a split of images with captions, and builds the data set first where needed.
 
@@ -56,8 +61,8 @@ def load_images(
       split: "train", "val" or "test".
       data_dir: folder of built data sets.
       manual_dir: folder of the user's download (flickr8k, coco), of images with a JSON file of
-        splits (karpathy), or of images with a table of captions (folder). Generated data sets
-        need none.
+        splits (karpathy), of images with a table of captions (folder), or of tar shards
+        (webdataset). Generated data sets need none.
       limit: number of examples to take, from the first; 0 takes all.
       mirrored: whether a mirrored copy of every example follows (`Example.mirror`).
       crops: cropped copies of every example that follow (`Example.crop`). With `mirrored`, every
@@ -65,6 +70,9 @@ def load_images(
       restval: whether "train" also takes the split "restval" (coco, karpathy).
       holdout: share of "train" that is "val" instead, in data without that split, in [0, 1). The
         hash of its name decides about an image.
+      download: whether large files that are missing may be fetched (coco).
+      repo: a data set on the Hugging Face hub, or a folder of parquet files (hub).
+      image_column, caption_column: its columns; empty: those with usual names.
 
     Raises:
       UserError: the name or the split is unknown; the data set cannot be built from what is there;
@@ -73,11 +81,12 @@ def load_images(
     """
     _check_known("data set of images", name, IMAGE_SETS)
     _check_known("split", split, SPLITS)
+    origin = Origin(manual_dir, download, repo, image_column, caption_column)
     held = holdout > 0 and split != "test"
     stored = "train" if held else split
     parts = [stored, "restval"] if restval and split == "train" else [stored]
     needs = partial(_check_splits, parts=parts, holdout=holdout)
-    builder: Builder[Example] = _built(name, data_dir, needs, manual_dir=manual_dir)
+    builder: Builder[Example] = _built(name, data_dir, origin, needs)
     needs(builder, tuple(builder.info.splits))
     if split == "train" and not held and "val" not in builder.info.splits:
         there = ", ".join(builder.info.splits)
@@ -105,7 +114,7 @@ def load_images(
         index,
         name=name,
         parts=parts,
-        describe=partial(_describe, name, parts, data_dir, manual_dir, folder, numbers),
+        describe=partial(_describe, name, parts, data_dir, origin, folder, numbers),
         mirrored=mirrored,
         crops=crops,
         holdout=(split, holdout) if held else None,
@@ -137,9 +146,9 @@ def load_pairs(
     """
     _check_known("data set of sentences", name, PAIR_SETS)
     _check_known("split", split, SPLITS)
-    options = {"manual_dir": manual_dir, "languages": languages}
     needs = partial(_check_splits, parts=[split])
-    builder: Builder[Pair] = _built(name, data_dir, needs, **options)
+    origin = Origin(manual_dir)
+    builder: Builder[Pair] = _built(name, data_dir, origin, needs, languages=languages)
     needs(builder, tuple(builder.info.splits))
     records = Records(builder, split)
     return PairSource(records, builder.reader(), name=name, split=split, limit=limit)
@@ -165,7 +174,7 @@ def check_split(
     _check_known("split", split, SPLITS)
     if "stated_splits" not in vars(_builder_class(name)):  # only building shows its splits
         return
-    builder = _make_builder(name, data_dir, manual_dir=manual_dir)
+    builder = _make_builder(name, data_dir, Origin(manual_dir))
     held = holdout > 0 and split != "test"
     there = builder.stated_splits()
     if there is not None:
@@ -176,7 +185,7 @@ def _describe(
     name: str,
     parts: Sequence[str],
     data_dir: Path,
-    manual_dir: Path | None,
+    origin: Origin,
     folder: Path,
     numbers: Sequence[int] | None,
 ) -> Described:
@@ -188,16 +197,16 @@ def _describe(
       name: of the data set.
       parts: its stored splits.
       data_dir: folder of built data sets.
-      manual_dir: folder of the user's files.
+      origin: of the user's files.
       folder: of the built data set.
       numbers: of the examples that are meant; None: all.
 
     Raises:
       UserError: annotations are unreadable, or the user's files are now those of another data set.
     """
-    builder = cast(AnnotatedBuilder, _make_builder(name, data_dir, manual_dir=manual_dir))
+    builder = cast(AnnotatedBuilder, _make_builder(name, data_dir, origin))
     if Path(builder.data_path) != folder:
-        raise UserError(f"{manual_dir}: has changed since the data were opened; start again")
+        raise UserError(f"{origin.manual_dir}: has changed since the data were opened; start again")
     whole = joined(read_phrases(builder, part) for part in parts)
     if numbers is None:
         return whole
@@ -235,6 +244,7 @@ def _check_splits(
 def _built(
     name: str,
     data_dir: Path,
+    origin: Origin,
     check: Callable[[Builder[Any], Collection[str]], None],
     **options: Any,
 ) -> Builder[Any]:
@@ -243,6 +253,7 @@ def _built(
     Args:
       name: of the data set.
       data_dir: folder of built data sets.
+      origin: what to build it from.
       check: called with the splits that a build would have, if they are known before it.
       options: for the builder.
 
@@ -251,13 +262,13 @@ def _built(
     """
     files.check_name(data_dir)
     try:
-        builder = _make_builder(name, data_dir, **options)
+        builder = _make_builder(name, data_dir, origin, **options)
         if builder.data_path.exists():
             return builder
         data_dir.mkdir(parents=True, exist_ok=True)
         with files.locked(lock_path(data_dir, name)):
             # Another process may have built it meanwhile; a new builder then finds that.
-            builder = _make_builder(name, data_dir, **options)
+            builder = _make_builder(name, data_dir, origin, **options)
             if not builder.data_path.exists():
                 stated = builder.stated_splits()
                 if stated is not None:
@@ -273,11 +284,13 @@ def _built(
         ) from error
 
 
-def _make_builder(name: str, data_dir: Path, **options: Any) -> Builder[Any]:
+def _make_builder(name: str, data_dir: Path, origin: Origin, **options: Any) -> Builder[Any]:
     from google.protobuf.json_format import ParseError
 
     try:
-        return _builder_class(name)(data_dir=data_dir, file_format="array_record", **options)
+        return _builder_class(name).for_files(
+            origin, data_dir=data_dir, file_format="array_record", **options
+        )
     except (ParseError, json.JSONDecodeError) as error:
         raise damaged(data_dir / name, error) from error
 

@@ -184,6 +184,10 @@ class ImageTask(Task):
             mirrored=copies and self.data.mirrored,
             crops=self.data.crops if copies else 0,
             restval=self.data.restval,
+            download=self.data.download,
+            repo=self.data.repo,
+            image_column=self.data.image_column,
+            caption_column=self.data.caption_column,
             holdout=self.data.holdout,
         )
 

@@ -34,9 +34,10 @@ def inspect(settings: Settings, folder: Path, console: Console) -> dict[str, Any
     Returns:
       For each split: counts of examples and captions, lengths of captions in tokens, how many
       exceed `data.max_length`, and the share of their tokens that the vocabulary has. Also the
-      vocabulary's size, and what was left out when the data set was built, and why. Where phrases
-      are annotated, also the number of those with boxes; and by split and reason, what of the
-      annotations could not be used or was changed: how often, and the first names.
+      vocabulary's size, what was left out when the data set was built, and why, and how splits
+      were made that the source lacks. Where phrases are annotated, also the number of those with
+      boxes; and by split and reason, what of the annotations could not be used or was changed: how
+      often, and the first names.
 
     Raises:
       UserError: the data cannot be built or read.
@@ -55,6 +56,7 @@ def inspect(settings: Settings, folder: Path, console: Console) -> dict[str, Any
             for split, of_split in captions.items()
         ],
         "left out": train.left_out,
+        "splits drawn": train.drawn,
     }
     _add_phrases(record, splits)
     folder.mkdir(parents=True, exist_ok=True)
@@ -66,6 +68,8 @@ def inspect(settings: Settings, folder: Path, console: Console) -> dict[str, Any
     console.print(
         table_of(f"{settings.data.name}: {len(vocabulary)} tokens known", record["splits"])
     )
+    if train.drawn:
+        console.print(train.drawn, markup=False)
     for reason, names in record["left out"].items():
         shown = ", ".join(names[:3]) + ", ..." * (len(names) > 3)
         console.print(f"left out, {reason}: {len(names)} ({shown})")

@@ -30,9 +30,9 @@ def download(tmp_path: Path, monkeypatch) -> Path:
     return tmp_path / "download"
 
 
-def load(download: Path, split: str = "train", **options) -> ImageSource:
-    folder = download.parent / "data"
-    return load_images("coco", split, data_dir=folder, manual_dir=download, **options)
+def load(archives: Path, split: str = "train", **options) -> ImageSource:
+    folder = archives.parent / "data"
+    return load_images("coco", split, data_dir=folder, manual_dir=archives, **options)
 
 
 def rewrite(path: Path, change) -> None:
@@ -139,7 +139,7 @@ def test_paths_in_an_archive_cannot_escape(download: Path):
 def test_missing_files_would_be_downloaded(download: Path, logged):
     (download / "val2014.zip").unlink()
     with pytest.raises(UserError, match=r"val2014\.zip: cannot be downloaded \(no network\); get"):
-        load(download)
+        load(download, download=True)
     assert "coco: downloading val2014.zip; if you have it: set" in logged()
     with pytest.raises(UserError, match="absent: no such folder; set --config.data.manual_dir"):
         load(download.parent / "absent")
@@ -158,12 +158,12 @@ def test_downloads_are_checked_by_their_hash(download: Path, monkeypatch):
 
     monkeypatch.setattr(downloader, "_open_url", serve)
     with pytest.raises(UserError, match=r"val2014\.zip: cannot be downloaded \(.* wrong checksum"):
-        load(download)
+        load(download, download=True)
     urls = checksums.get_all_url_infos()
     (url,) = (url for url in urls if url.endswith("/val2014.zip"))
     known = checksums.UrlInfo(len(content), hashlib.sha256(content).hexdigest(), path.name)
     monkeypatch.setitem(urls, url, known)
-    assert len(load(download, "val")) == 2
+    assert len(load(download, "val", download=True)) == 2
 
 
 @pytest.mark.parametrize("name", ["train2014.zip", "caption_datasets.zip"])

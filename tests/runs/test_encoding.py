@@ -31,6 +31,7 @@ class Colours:
     split: str = "train"
     splits: tuple = ("train",)
     left_out: dict = field(default_factory=dict)
+    drawn: str = ""
     fingerprint: dict = field(
         default_factory=lambda: {"name": "colours", "split": "train", "version": "1.0.0"}
     )

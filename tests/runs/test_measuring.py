@@ -59,6 +59,7 @@ class Pictures(list):
     """An `ExampleSource` of the pictures of `tests/natural.py`; `reads` lists those taken."""
 
     name, split, splits, left_out, fingerprint = "natural", "val", ("val",), {}, {}
+    drawn = ""
 
     def __init__(self, count):
         self.reads, self.ids, self.stored = [], [str(i) for i in range(count)], count

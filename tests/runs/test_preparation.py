@@ -64,7 +64,7 @@ def test_a_full_disk_is_noticed_first(tmp_path, monkeypatch):
 def test_sentences_are_only_built(tmp_path, monkeypatch):
     class Three(list):
         name, split, splits, stored = "three", "train", ("train", "val", "test"), 3
-        ids, left_out, fingerprint = ["1", "2", "3"], {}, {}
+        ids, left_out, drawn, fingerprint = ["1", "2", "3"], {}, "", {}
 
         def captions(self):
             return [("b a",)] * 3

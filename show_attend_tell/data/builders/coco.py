@@ -14,8 +14,17 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.object_detection.coco import CocoConfig
 from tensorflow_datasets.object_detection.coco_captions import CocoCaptions
 
-from show_attend_tell.data.builders.common import DAMAGE, Found, ImagesBuilder, refuse, zip_members
+from show_attend_tell.data.builders.coco_own import CocoOwn, holds_captions
+from show_attend_tell.data.builders.common import (
+    DAMAGE,
+    Builder,
+    Found,
+    ImagesBuilder,
+    refuse,
+    zip_members,
+)
 from show_attend_tell.data.examples import Box, Example
+from show_attend_tell.data.origin import Origin
 from show_attend_tell.data.records import Record
 from show_attend_tell.errors import UserError
 
@@ -27,7 +36,12 @@ TEXTS = {
     ),
     "caption_datasets.zip": ("dataset_coco.json",),
 }
-ARCHIVES = ("train2014.zip", "val2014.zip", *TEXTS)
+ARCHIVES = {  # and their sizes in GB
+    "train2014.zip": 13.51,
+    "val2014.zip": 6.65,
+    "annotations_trainval2014.zip": 0.25,
+    "caption_datasets.zip": 0.04,
+}
 MAX_TEXT_BYTES = 2**31  # of an annotation file: the largest has 0.4 GB
 REMEDY = f"set --config.data.manual_dir to the folder with {', '.join(ARCHIVES)}"
 _TEXTS = "coco-annotations-"  # how the names of folders of extracted annotations begin
@@ -42,11 +56,14 @@ class Coco(ImagesBuilder, CocoCaptions, skip_registration=True):
     The splits of Karpathy and Li: 82,783 train, 5,000 val, 5,000 test, and 30,504 "restval", which
     most papers train on, too (`data.restval`).
 
-    Get: nothing. Or, if you have them already, put train2014.zip, val2014.zip and
-    annotations_trainval2014.zip of https://cocodataset.org and
-    https://cs.stanford.edu/people/karpathy/deepimagesent/caption_datasets.zip into one folder.
-    Archives that are not there are downloaded (20 GB in all) and checked by their hashes. The
-    archives are read as they are: only annotations are extracted, and deleted after the build.
+    Get: put train2014.zip, val2014.zip and annotations_trainval2014.zip of https://cocodataset.org
+    and https://cs.stanford.edu/people/karpathy/deepimagesent/caption_datasets.zip into one folder.
+    With `data.download`, archives that are not there are fetched (20 GB in all) and checked by
+    their hashes; nothing is fetched unasked. The archives are read as they are: only annotations
+    are extracted, and deleted after the build.
+
+    A folder with COCO's own `captions_train2017.json`, `train2017/` and so on is taken as well,
+    without the splits of Karpathy and Li (`builders/coco_own.py`).
 
     Build, once (another 20 GB), and train:
 
@@ -68,6 +85,17 @@ class Coco(ImagesBuilder, CocoCaptions, skip_registration=True):
         CocoConfig(name=_ALL.name, description=_ALL.description, splits=cast(list, _ALL.splits)[:2])
     ]
     REMEDY = REMEDY
+
+    def __init__(self, *, download: bool = False, **kwargs):
+        """Takes whether to fetch missing archives, and what other builders take."""
+        self._download = download
+        super().__init__(**kwargs)
+
+    @classmethod
+    def for_files(cls, origin: Origin, **kwargs) -> Builder:
+        if holds_captions(origin):
+            return CocoOwn.for_files(origin, **kwargs)
+        return super().for_files(origin, download=origin.download, **kwargs)
 
     def _info(self) -> tfds.core.DatasetInfo:
         """As in TFDS's builder, which needs TensorFlow for the name of a type."""
@@ -103,6 +131,8 @@ class Coco(ImagesBuilder, CocoCaptions, skip_registration=True):
     def _split_generators(self, dl_manager) -> Any:
         if self._manual_dir is not None:
             self._folder()
+        if not self._download:
+            _check_there(self._manual_dir)
         archives = _Archives(self._manual_dir, dl_manager)
         with _form_checked("dataset_coco.json"):
             generators = super()._split_generators(archives)
@@ -137,6 +167,23 @@ class Coco(ImagesBuilder, CocoCaptions, skip_registration=True):
 
         remedy = f"get {coco_gen_kwargs['split_name']}.zip again"
         return self._usable(split, found(), count, Path(place), remedy)
+
+
+def _check_there(folder: Path | None) -> None:
+    """Rejects a build that would have to fetch archives.
+
+    Raises:
+      UserError: some are not in the folder; the message says what to get, and where to put it.
+    """
+    missing = [name for name in ARCHIVES if folder is None or not (folder / name).exists()]
+    if missing:
+        listed = ", ".join(f"{name} ({ARCHIVES[name]:g} GB)" for name in missing)
+        place = folder or "one folder, and set --config.data.manual_dir to it"
+        raise UserError(
+            f"coco: needs {listed}; put them into {place}, or have missing files fetched with "
+            "--config.data.download=True. A folder with annotations/captions_train2017.json, "
+            "captions_val2017.json, train2017/ and val2017/ will do as well"
+        )
 
 
 def _read_example(classes: Sequence[str], record: Record) -> Example:

@@ -13,6 +13,7 @@ import tensorflow_datasets as tfds
 
 from show_attend_tell.data.examples import Box, Example, Pair
 from show_attend_tell.data.images import keepable
+from show_attend_tell.data.origin import Origin
 from show_attend_tell.data.phrase_index import Annotations
 from show_attend_tell.data.picture_names import Match
 from show_attend_tell.data.ptb_tokenizer import has_word
@@ -104,6 +105,11 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         """Takes the folder of the user's files, if any, and what TFDS's builders take."""
         self._manual_dir = manual_dir
         super().__init__(**kwargs)
+
+    @classmethod
+    def for_files(cls, origin: Origin, **kwargs) -> "Builder":
+        """The builder for the form in which a user has the data set."""
+        return cls(manual_dir=origin.manual_dir, **kwargs)
 
     def reader(self) -> Callable[[Record], Example | Pair]:
         """The function that makes an example of a record; can be pickled."""

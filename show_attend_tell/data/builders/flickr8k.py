@@ -9,12 +9,16 @@ import tensorflow_datasets as tfds
 
 from show_attend_tell.data.builders.common import (
     DAMAGE,
+    Builder,
     ImagesBuilder,
     features,
     find_files,
     refuse,
 )
+from show_attend_tell.data.builders.kaggle import KaggleFlickr8k, holds_table
+from show_attend_tell.data.builders.karpathy import Karpathy
 from show_attend_tell.data.entities import find_entities
+from show_attend_tell.data.origin import Origin
 from show_attend_tell.data.phrase_index import Annotations
 from show_attend_tell.data.records import Record
 from show_attend_tell.errors import UserError
@@ -33,6 +37,7 @@ SPLITS = {
     "val": "Flickr_8k.devImages.txt",
     "test": "Flickr_8k.testImages.txt",
 }
+SPLITS_OF_KARPATHY = "dataset_flickr8k.json"  # may come beside another form of the data
 REMEDY = (
     f"set --config.data.manual_dir to the folder with {IMAGES_ZIP} and {TEXT_ZIP}, "
     "or with the files extracted from them"
@@ -60,6 +65,9 @@ class Flickr8k(ImagesBuilder):
     Load: `load_images("flickr8k", "train", data_dir=Path(...), manual_dir=Path(...))`; only the
     first call needs manual_dir.
 
+    Kaggle's form of it, `captions.txt` and `Images/`, is taken as well (`builders/kaggle.py`),
+    with the splits of Karpathy and Li where `dataset_flickr8k.json` is beside it.
+
     Captions of missing images (five in the original) are left out and counted; unusable images are
     left out and named. The data set's `metadata.json` has both.
 
@@ -76,6 +84,16 @@ class Flickr8k(ImagesBuilder):
 
     VERSION = tfds.core.Version("1.0.0")
     REMEDY = REMEDY
+
+    @classmethod
+    def for_files(cls, origin: Origin, **kwargs) -> Builder:
+        folder = origin.manual_dir
+        if folder is not None and not _holds_original(folder):
+            if (folder / SPLITS_OF_KARPATHY).is_file():
+                return Karpathy.for_files(origin, **kwargs)
+            if holds_table(origin):
+                return KaggleFlickr8k.for_files(origin, **kwargs)
+        return super().for_files(origin, **kwargs)
 
     def annotations(self) -> Annotations | None:
         return find_entities(self._manual_dir)
@@ -116,6 +134,12 @@ class Flickr8k(ImagesBuilder):
         )
         remedy = f"get {IMAGES_ZIP} again"
         return self._usable(split, found, len(names), source.images_place, remedy)
+
+
+def _holds_original(folder: Path) -> bool:
+    """Whether a folder has the captions of the original download."""
+    texts = (TEXT_ZIP, *(f"{place}/{CAPTIONS}" for place in TEXT_FOLDERS))
+    return any((folder / name).is_file() for name in texts)
 
 
 def read_captions(text: str, name: str) -> dict[str, list[str]]:

@@ -1,9 +1,6 @@
 """A folder of your own images, with a table of their captions."""
 
-import csv
 import hashlib
-import io
-import json
 import logging
 import os
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -15,21 +12,23 @@ import tensorflow_datasets as tfds
 from show_attend_tell.data.builders import tables
 from show_attend_tell.data.builders.common import (
     SPLIT_NAMES,
+    Builder,
     Found,
     ImagesBuilder,
     features,
     read_match,
     split_name,
 )
+from show_attend_tell.data.builders.stems import Stems, holds_texts
 from show_attend_tell.data.builders.tables import Table
 from show_attend_tell.data.holdout import drawn
 from show_attend_tell.data.objects import Object, Objects, parse_objects
+from show_attend_tell.data.origin import Origin
 from show_attend_tell.data.phrase_index import Annotations
 from show_attend_tell.data.picture_names import Match, PictureNames, inside, pictures_below
 from show_attend_tell.data.records import Record
 from show_attend_tell.errors import UserError
 
-JSON = (".jsonl", ".json")  # suffixes of tables of JSON
 SHARE = 0.1  # of the images for each of val and test, where the table has no splits
 
 # Split, if the table has one, and captions of an image.
@@ -56,6 +55,9 @@ class Folder(ImagesBuilder):
     `builders.tables` has the other forms that are read: semicolons, tabs or `|` between columns;
     columns of other names; a JSON list; a table for each split, `train.csv` or
     `train/metadata.csv`; the `captions.txt` and `results.csv` of Kaggle's Flickr8k and Flickr30k.
+
+    Without a table, each image may have its captions in a text file of the same stem
+    (`builders/stems.py`).
 
     In metadata.jsonl, `objects` gives the boxes of what phrases name (`ImageSource.descriptions`):
 
@@ -100,6 +102,12 @@ class Folder(ImagesBuilder):
             name = timed
         config = tfds.core.BuilderConfig(name=name, description=f"Of {self.source.name}.")
         super().__init__(manual_dir=manual_dir, config=config, **kwargs)
+
+    @classmethod
+    def for_files(cls, origin: Origin, **kwargs) -> Builder:
+        if holds_texts(origin):
+            return Stems.for_files(origin, **kwargs)
+        return super().for_files(origin, **kwargs)
 
     @property
     def source(self) -> Path:
@@ -173,7 +181,7 @@ def _read_table(table: Table) -> dict[str, Row]:
     path = table.path
     rows: dict[str, Row] = {}
     blank = 0
-    for where, row in _rows_of(path):
+    for where, row in tables.rows_of(path):
         columns = tables.columns_of(row)
         name = _file_name(where, row)
         split = _split(where, columns.split and row[columns.split], table.split)
@@ -227,9 +235,9 @@ def read_objects(folder: Path, found: Iterable[Table]) -> dict[str, list[Object]
     """
     objects: dict[str, list[Object]] = {}
     for table in found:
-        if table.path.suffix.lower() not in JSON:
+        if table.path.suffix.lower() not in tables.JSON:
             continue
-        named = [(_file_name(where, row), where, row) for where, row in _rows_of(table.path)]
+        named = [(_file_name(where, row), where, row) for where, row in tables.rows_of(table.path)]
         place = table.path.parent
         below = place / tables.place_of(place, dict.fromkeys(name for name, _, _ in named))
         for name, where, row in named:
@@ -320,83 +328,3 @@ def _found(rows: dict[str, Row], matches: dict[str, Match], names: list[str]) ->
     for name in names:
         record = {"image_id": name, "captions": rows[name][1], "objects": []}
         yield name, read_match(by_file[name]), record
-
-
-def _text(path: Path) -> str:
-    """The content of a text file: UTF-16 if it begins with a byte-order mark, else UTF-8."""
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); check the file") from error
-    utf16 = content.startswith((b"\xff\xfe", b"\xfe\xff"))
-    try:
-        return content.decode("utf-16" if utf16 else "utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content[: error.start].count(b"\n") + 1
-        raise UserError(f"{path}, line {line}: not UTF-8; save the file as UTF-8") from error
-
-
-def _rows_of(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The rows of a table, each with its place for messages."""
-    return _json_rows(path) if path.suffix.lower() in JSON else _csv_rows(path)
-
-
-def _csv_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    text = _text(path)
-    header = next(filter(str.strip, io.StringIO(text)), "").strip("\r\n")
-    number = 0
-    try:
-        separator = tables.separator_of(path, header)
-        columns = tables.split_line(header, separator)
-        rows = csv.reader(io.StringIO(text, newline=""), tables.dialect(separator))
-        below_header = False
-        for cells in rows:
-            number = rows.line_num
-            if not any(map(str.strip, cells)):
-                continue
-            if not below_header:
-                below_header = True
-                continue
-            cells = tables.fitted(cells, len(columns), separator)
-            if len(cells) != len(columns):
-                more = len(cells) > len(columns)
-                name = "commas" if separator == "," else f"{separator!r}"
-                raise UserError(
-                    f"{path}, line {number}: {'more' if more else 'fewer'} than {len(columns)} "
-                    f'columns; put quotes (") around a caption with {name}'
-                )
-            yield f"{path}, line {number}", dict(zip(columns, cells, strict=True))
-    except csv.Error as error:
-        raise UserError(
-            f"{path}, line {number + 1}: not readable as CSV ({error}); fix the line"
-        ) from error
-
-
-def _json_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    text = _text(path)
-    if text.lstrip().startswith("["):
-        try:
-            entries = json.loads(text)
-        except ValueError as error:
-            raise UserError(f"{path}: not a JSON list ({error}); fix it") from error
-        for number, entry in enumerate(entries, 1):
-            where = f"{path}, entry {number}"
-            yield where, _object(where, entry)
-        return
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise UserError(
-                f"{path}, line {number}: not JSON ({error}); write one object {{...}} a line, or a "
-                "list [{...}, ...]"
-            ) from error
-        yield f"{path}, line {number}", _object(f"{path}, line {number}", row)
-
-
-def _object(where: str, row: Any) -> dict[str, Any]:
-    if not isinstance(row, dict):
-        raise UserError(f"{where}: not an object {{...}}; fix it")
-    return row

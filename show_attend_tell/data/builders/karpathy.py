@@ -11,6 +11,7 @@ import tensorflow_datasets as tfds
 
 from show_attend_tell.data.builders.common import (
     SPLIT_NAMES,
+    Builder,
     Found,
     ImagesBuilder,
     features,
@@ -18,7 +19,9 @@ from show_attend_tell.data.builders.common import (
     read_match,
     split_name,
 )
+from show_attend_tell.data.builders.kaggle import KaggleFlickr30k, holds_table
 from show_attend_tell.data.entities import find_entities
+from show_attend_tell.data.origin import Origin
 from show_attend_tell.data.phrase_index import Annotations
 from show_attend_tell.data.picture_names import PictureNames
 from show_attend_tell.data.records import Record
@@ -48,6 +51,9 @@ class Karpathy(ImagesBuilder):
 
     Splits may also be called dev, valid, training and so on, in any case. Sentences need `raw`, or
     else `tokens`.
+
+    Kaggle's form of Flickr30k, `results.csv` and `flickr30k_images/`, is taken as well, without the
+    splits of Karpathy and Li (`builders/kaggle.py`).
 
     Build, once, and train:
 
@@ -84,6 +90,13 @@ class Karpathy(ImagesBuilder):
         name = f"{self._json.stem}-{digest}"
         config = tfds.core.BuilderConfig(name=name, description=f"Of {self._json.name}.")
         super().__init__(manual_dir=manual_dir, config=config, **kwargs)
+
+    @classmethod
+    def for_files(cls, origin: Origin, **kwargs) -> Builder:
+        folder = origin.manual_dir
+        if folder is not None and not [*folder.glob("*.json")] and holds_table(origin):
+            return KaggleFlickr30k.for_files(origin, **kwargs)
+        return super().for_files(origin, **kwargs)
 
     def _find_json(self) -> Path:
         folder = self._folder()

@@ -1,6 +1,8 @@
 """Tables of captions as people write them: which files they are, and what their columns mean."""
 
 import csv
+import io
+import json
 import os
 import re
 from collections.abc import Collection, Iterable, Iterator
@@ -8,11 +10,13 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from show_attend_tell.data.builders.common import split_name
 from show_attend_tell.errors import UserError
 
-KINDS = (".csv", ".tsv", ".jsonl", ".json")
+JSON = (".jsonl", ".json")
+KINDS = (".csv", ".tsv", *JSON)
 SEPARATORS = (",", "\t", ";", "|")
 # Files for a whole folder, where there is none called metadata: those of Kaggle's Flickr8k and 30k.
 OTHERS = (*(f"captions{kind}" for kind in KINDS), "captions.txt", "results.csv")
@@ -97,13 +101,13 @@ def columns_of(names: Iterable[str]) -> Columns:
     return _columns_of(tuple(names))
 
 
-def separator_of(path: Path, header: str) -> str:
-    """The separator of a table's columns, from its first line.
+def separator_of(where: str, header: str) -> str:
+    """The separator of a table's columns, from its first line and the suffix of its file.
 
     Raises:
       UserError: with no separator it names a column of file names and one of captions.
     """
-    if path.suffix.lower() == ".tsv":
+    if where.lower().endswith(".tsv"):
         separators: tuple[str, ...] = ("\t",)
     else:
         separators = SEPARATORS
@@ -113,7 +117,7 @@ def separator_of(path: Path, header: str) -> str:
             return separator
     names = split_line(header, max(separators, key=header.count))
     raise UserError(
-        f"{path}: its first line must name the columns file_name and caption, separated by a "
+        f"{where}: its first line must name the columns file_name and caption, separated by a "
         f"comma, semicolon or tab, but names {', '.join(names)[:100] or 'none'}; fix it"
     )
 
@@ -167,6 +171,74 @@ def place_of(folder: Path, names: Collection[str]) -> str:
     return found[0].name if len(found) == 1 else ""
 
 
+def read_text(path: Path) -> str:
+    """The content of a text file: UTF-16 if it begins with a byte-order mark, else UTF-8.
+
+    Raises:
+      UserError: it cannot be read, or is neither.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); check the file") from error
+    utf16 = content.startswith((b"\xff\xfe", b"\xfe\xff"))
+    try:
+        return content.decode("utf-16" if utf16 else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise UserError(f"{path}, line {line}: not UTF-8; save the file as UTF-8") from error
+
+
+def rows_of(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The rows of a table, each with its place for messages.
+
+    Raises:
+      UserError: it cannot be read, or has another form; the message names the line.
+    """
+    if path.suffix.lower() in JSON:
+        return _json_rows(path)
+    return separated_rows(read_text(path), str(path))
+
+
+def separated_rows(text: str, where: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The rows of a table of separated columns, each with its place for messages.
+
+    Args:
+      text: its content.
+      where: the file, for messages; its suffix may tell the separator.
+
+    Raises:
+      UserError: it has another form; the message names the line.
+    """
+    header = next(filter(str.strip, io.StringIO(text)), "").strip("\r\n")
+    number = 0
+    try:
+        separator = separator_of(where, header)
+        columns = split_line(header, separator)
+        rows = csv.reader(io.StringIO(text, newline=""), dialect(separator))
+        below_header = False
+        for cells in rows:
+            number = rows.line_num
+            if not any(map(str.strip, cells)):
+                continue
+            if not below_header:
+                below_header = True
+                continue
+            cells = fitted(cells, len(columns), separator)
+            if len(cells) != len(columns):
+                more = len(cells) > len(columns)
+                name = "commas" if separator == "," else f"{separator!r}"
+                raise UserError(
+                    f"{where}, line {number}: {'more' if more else 'fewer'} than {len(columns)} "
+                    f'columns; put quotes (") around a caption with {name}'
+                )
+            yield f"{where}, line {number}", dict(zip(columns, cells, strict=True))
+    except csv.Error as error:
+        raise UserError(
+            f"{where}, line {number + 1}: not readable as CSV ({error}); fix the line"
+        ) from error
+
+
 @lru_cache(maxsize=64)  # the rows of a table have the same keys
 def _columns_of(names: tuple[str, ...]) -> Columns:
     plain = {name: re.sub(r"[\W_]+", "", name.lower()) for name in names if name}
@@ -216,3 +288,33 @@ def _in_folders(folder: Path) -> Iterator[Table]:
         if split:
             for path in _named(_files(place), [f"metadata{kind}" for kind in KINDS]):
                 yield Table(path, split)
+
+
+def _json_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    text = read_text(path)
+    if text.lstrip().startswith("["):
+        try:
+            entries = json.loads(text)
+        except ValueError as error:
+            raise UserError(f"{path}: not a JSON list ({error}); fix it") from error
+        for number, entry in enumerate(entries, 1):
+            where = f"{path}, entry {number}"
+            yield where, _object(where, entry)
+        return
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise UserError(
+                f"{path}, line {number}: not JSON ({error}); write one object {{...}} a line, or a "
+                "list [{...}, ...]"
+            ) from error
+        yield f"{path}, line {number}", _object(f"{path}, line {number}", row)
+
+
+def _object(where: str, row: Any) -> dict[str, Any]:
+    if not isinstance(row, dict):
+        raise UserError(f"{where}: not an object {{...}}; fix it")
+    return row
