@@ -7,6 +7,7 @@ import logging
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import cast
 
 from show_attend_tell.data.builders import tables
 from show_attend_tell.data.builders.common import DAMAGE, read_match, refuse, zip_members
@@ -65,14 +66,14 @@ class Kaggle(Gathered, skip_registration=True):
         table = find_table(folder)
         assert table is not None
         pictures = PictureNames(folder)
-        files = zip_members(table) if table.suffix == ".zip" else None
-        name = files and next(name for name in TABLES if name in files)
-        where = f"{table}, {name}" if name else str(table)
-        captions = read_table(_text(files[name] if name else table.read_bytes, where), where)
-        if files is None:
-            lists = {s: path.read_bytes for s, path in _lists_beside(table, folder).items()}
-        else:
+        files, where, read = None, str(table), table.read_bytes
+        lists = {split: path.read_bytes for split, path in _lists_beside(table, folder).items()}
+        if table.suffix == ".zip":
+            files = zip_members(table)
+            name = next(name for name in TABLES if name in files)
+            where, read = f"{table}, {name}", files[name]
             lists = {s: files[n] for s, names in LISTS.items() for n in names if n in files}
+        captions = read_table(_text(read, where), where)
         splits = _splits(lists, captions, where)
         unlisted = [image for image in captions if splits and image not in splits]
         if unlisted:
@@ -161,7 +162,7 @@ def _rows(text: str, where: str) -> Iterator[tuple[str, str]]:
     for _, row in tables.separated_rows(text, where):
         columns = tables.columns_of(row)
         for caption in columns.captions:
-            yield row[columns.file], row[caption]
+            yield row[cast(str, columns.file)], row[caption]  # the header names it
 
 
 def _text(read: Callable[[], bytes], where: str) -> str:
