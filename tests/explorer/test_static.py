@@ -98,7 +98,7 @@ def value(page, name, **data) -> float:
 
 
 def words(page) -> list[str]:
-    return [w.get_attribute("data-word") for w in hook(page, "word").all()]
+    return hook(page, "word").evaluate_all("all => all.map((word) => word.dataset.word)")
 
 
 def shows(page, expected, numbers=True) -> None:
@@ -188,11 +188,13 @@ def test_a_forced_gaze_changes_the_word_and_can_be_undone(page, explorer, addres
     place = max(range(64), key=lambda i: 1 - around.map[i])  # where the word is least likely
     cell = hook(page, "cell", place=place)
     cell.wait_for()
+    width = cell.bounding_box()["width"]
     cell.hover()
     row, column = divmod(place, 8)
     line = hook(page, "gaze-line").first  # it may still tell of a place passed on the way
     sync_api.expect(line).to_contain_text(f"row {row + 1}, column {column + 1}:")
     sync_api.expect(line).to_have_attribute("aria-busy", "false")
+    assert cell.bounding_box()["width"] == width  # the picture does not grow with the line
     here = hook(page, "gaze-here").first
     assert float(here.get_attribute("value")) == pytest.approx(around.map[place], abs=EXACT)
     cell.click()

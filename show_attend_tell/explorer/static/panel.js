@@ -91,9 +91,7 @@ function PanelStage({ run, picture, state, reading, step, map, gaze, onMask, onF
     if (place !== null) setCursor(place);
     gaze.setLooked(place);
   };
-  return html`<div
-    class=${classes("stage", `mode-${state.mode}`)}
-    style=${{ "--stage-aspect": picture.width / picture.height }}>
+  return html`<div class=${classes("stage", `mode-${state.mode}`)}>
     <${PictureMap} picture=${picture} map=${map} view=${state} alt=${picture.name} marks=${marks}
       boxes=${state.boxes ? picture.boxes : []} named=${named} masks=${state.masks}>
       ${gazing && html`<${GazeCells}
@@ -179,7 +177,8 @@ export function RunPanel({ run, session, picture, state, view, reading, index, l
       run=${run} session=${session} state=${state} reading=${reading} loading=${view.loading} />
     <${PanelCaption}
       run=${run} view=${view} reading=${reading} given=${given} index=${index} act=${act} />
-    <div class="panel-frame"><div class="panel-body">
+    <div class="panel-frame"><div class="panel-body"
+      style=${{ "--stage-aspect": picture.width / picture.height }}>
       <div class="stage-column">
         <${PanelStage}
           run=${run}
