@@ -7,8 +7,8 @@ import unicodedata
 import pytest
 from PIL import Image
 
-from show_attend_tell.data.builders import karpathy
 from show_attend_tell.data.load import load_images
+from show_attend_tell.data.picture_names import PictureNames
 
 NFC, NFD = (unicodedata.normalize(form, "caf\xe9.png") for form in ("NFC", "NFD"))
 
@@ -37,16 +37,18 @@ def test_a_folder_with_odd_names_and_captions_is_built(tmp_path, folder, logged)
     assert found == {
         "a.png": ("A dog runs .",),
         "b.png": ("A [/b] cat .",),
-        NFC: ("A cup .",),
+        NFD: ("A cup .",),
     }
     assert train.left_out == {"its name is not UTF-8: rename the file": ["d\udce9.png"]}
     told = logged()
+    assert "rename the file (1: d\\xe9.png)" in told
     assert "captions of 1 images hold half a character" in told and "no row" not in told
 
 
-def test_a_name_is_found_in_either_form(tmp_path):
-    (tmp_path / NFD).write_bytes(b"composed")
-    images = karpathy.find_images(tmp_path)
-    entries = {NFC: ("", ["A cup ."]), "no.png": ("", ["A tree ."])}
-    found = {name: read for name, read, _ in karpathy._found(entries, images)}
-    assert found[NFC]() == b"composed"
+@pytest.mark.parametrize("given, there", [(NFC, NFD), (NFD, NFC)])
+def test_a_name_is_found_in_either_form(tmp_path, given, there):
+    (tmp_path / there).write_bytes(b"composed")
+    pictures = PictureNames(tmp_path)
+    assert pictures.find(given).path.read_bytes() == b"composed"
+    assert pictures.find_below(given).name == there
+    assert pictures.find_below("no.png").path is None

@@ -21,7 +21,7 @@ from show_attend_tell.data.records import Record
 from show_attend_tell.errors import UserError
 from show_attend_tell.files import stands_in, start_of
 from show_attend_tell.literal import LiteralPath
-from show_attend_tell.printable import whole
+from show_attend_tell.printable import printable, whole
 
 MAX_MEMBER_BYTES = 2**26  # of an image in an archive: no real one is so large, but zip bombs are
 DAMAGE = (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, RuntimeError)
@@ -265,7 +265,7 @@ def _image(read: Callable[[], bytes]) -> bytes:
 def _summary(wrong: Mapping[str, list[str]]) -> str:
     """What is wrong with how many images, and the first three names."""
     return "; ".join(
-        f"{reason} ({len(names)}: {', '.join(names[:3])}{', ...' * (len(names) > 3)})"
+        f"{reason} ({len(names)}: {printable(', '.join(names[:3]))}{', ...' * (len(names) > 3)})"
         for reason, names in wrong.items()
     )
 
