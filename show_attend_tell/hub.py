@@ -90,7 +90,7 @@ def client(what: str, instead: str = "") -> Any:
     """
     try:
         import huggingface_hub  # pyright: ignore[reportMissingImports]
-        import huggingface_hub.errors  # pyright: ignore[reportMissingImports]
+        from huggingface_hub import errors  # noqa: F401  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise UserError(
             f"{what}: the Hugging Face hub needs pip install 'show-attend-tell[hub]' "

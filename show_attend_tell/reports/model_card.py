@@ -89,6 +89,10 @@ def _what_it_is(run: Run) -> str:
 
 def _usage(run: Run, repo: str) -> str:
     given = "'A sentence .'" if run.task.reads_words else "photo.jpg"
+    weights = getattr(run.settings.encoder, "weights", "")
+    if weights:  # the encoder's own, which the model lacks
+        on_hub = hub.is_repo(weights) and not Path(weights).exists()
+        given += f" --config.encoder.weights={weights if on_hub else 'FILE'}"
     lines = [
         "```bash",
         "pip install 'show-attend-tell[hub]'",
