@@ -353,11 +353,21 @@ def _shareable(settings: Settings) -> Settings:
 
 
 def _without_places(content: Any) -> Any:
-    """A record whose command no longer names paths of data or of the initial run."""
+    """A record whose commands no longer name paths of data, of the initial run or of a home."""
+    if isinstance(content, list):
+        return [_without_places(value) for value in content]
     if not isinstance(content, dict):
         return content
     places = tuple(f"--config.{name}=" for name in (*config.PLACES, "train.init_from"))
     content = {key: _without_places(value) for key, value in content.items()}
     if isinstance(content.get("command"), list):
-        content["command"] = [a for a in content["command"] if not a.startswith(places)]
+        content["command"] = [_named(a) for a in content["command"] if not a.startswith(places)]
+    if isinstance(content.get("workdir"), str):
+        content["workdir"] = _named(content["workdir"])
     return content
+
+
+def _named(word: str) -> str:
+    """A word of a command with the name of a folder in place of its absolute path."""
+    option, equals, value = word.rpartition("=") if word.startswith("--") else ("", "", word)
+    return f"{option}{equals}{Path(value).name}" if value.startswith(("/", "~")) else word

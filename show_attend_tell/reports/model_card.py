@@ -159,7 +159,7 @@ def _terms(run: Run, trained_on: Sequence[str]) -> str:
         repo = getattr(run.settings.data, "repo", "") if name == run.settings.data.name else ""
         source = f", `{repo}` on the hub" if hub.is_repo(repo) and not Path(repo).exists() else ""
         lines.append(f"- `{escaped(name)}`: {terms.title}{source}. {terms.text}")
-    lines += ["", "The model contains none of the data. The program has its own licence."]
+    lines += ["", "The model contains no example of them. The program has its own licence."]
     return "\n".join(lines)
 
 
@@ -170,12 +170,8 @@ def _scores(run: Run, repo: str) -> str:
     if not records:
         return "\n".join([*lines, f"None were measured. `evaluate --pretrained {repo}` does it."])
     names = [n for n in SCORES if any(n in record["scores"] for record in records)]
-    rows = []
-    for record in records:
-        cells = [f"{record['split']}, {record['images']:,} {run.task.noun}"]
-        cells.append(_decoding(record["decoding"]))
-        rows.append(cells + [_score(record["scores"].get(name), name) for name in names])
-    lines += markdown.table(["split", "decoding", *names], rows)
+    head = ["split", run.task.noun, "decoding", *names]
+    lines += markdown.table(head, [_row(record, names) for record in records])
     likelihoods = (_likelihood(record) for record in records)
     lines += ["", *dict.fromkeys(line for line in likelihoods if line)]
     commands = dict.fromkeys(
@@ -184,9 +180,13 @@ def _scores(run: Run, repo: str) -> str:
     return "\n".join([*lines, "", "Measured by:", "", "```bash", *commands, "```"])
 
 
-def _score(value: float | None, name: str) -> str:
-    unit, pattern = SCORES[name]
-    return "—" if value is None else pattern.format(value / unit)
+def _row(record: Mapping[str, Any], names: Sequence[str]) -> list[str]:
+    """Split, number of examples, decoding, and the named scores."""
+    cells = [str(record["split"]), f"{record['images']:,}", _decoding(record["decoding"])]
+    for name in names:
+        (unit, pattern), value = SCORES[name], record["scores"].get(name)
+        cells.append("—" if value is None else pattern.format(value / unit))
+    return cells
 
 
 def _likelihood(record: Mapping[str, Any]) -> str:
@@ -208,11 +208,11 @@ def _likelihood(record: Mapping[str, Any]) -> str:
 def _read(path: Path) -> dict[str, Any]:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(record["scores"], dict) and isinstance(record["decoding"], dict):
-            return record
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
-    raise UserError(f"{path}: not a score file; evaluate again, or remove it")
+        _row(record, tuple(SCORES))
+        _likelihood(record)
+        return record
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: not a score file; evaluate again, or remove it") from error
 
 
 def _decoding(values: Mapping[str, Any]) -> str:
