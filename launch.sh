@@ -10,8 +10,9 @@
 # requirements.lock pins what is installed, by version and hash. For an accelerator, set
 # SHOW_ATTEND_TELL_EXTRA=cuda (or tpu) once. This adds the jax plugins that match the locked jax,
 # without checking their hashes; later starts keep them. Set it to an empty value to remove them.
-# SHOW_ATTEND_TELL_EXTRA=hub adds the client that fetches weights of vgg19, resnet50 and resnet101;
-# bench adds PyTorch for the benchmarks. Join several with commas: cuda,hub.
+# SHOW_ATTEND_TELL_EXTRA=hub adds the client of the Hugging Face hub, for models and for weights of
+# vgg19, resnet50 and resnet101; bench adds PyTorch for the benchmarks. Join several with commas:
+# cuda,hub.
 set -euo pipefail
 
 root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)

@@ -4,31 +4,40 @@
     config.json            how the model was trained and how it decodes
     vocabulary.json        its words; a translation model also has source_vocabulary.json
     centres.json           where its encoder looks, if that was measured for this model
-    README.md              the model card, for models that come with the package
+    run.json               data of earlier runs that the weights started from, if these were others
+    README.md              the model card, of packaged models and those on the Hugging Face hub
+    records/, pictures/    what `push` adds for readers; nothing of it is loaded
 
-None of these files can contain code. `inference.run.load_run` reads such a folder like a run's.
+None of the files that are loaded can contain code. `inference.run.load_run` reads such a folder
+like a run's.
 """
 
 import dataclasses
 import json
+import tempfile
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from show_attend_tell import config, files
+from show_attend_tell import config, files, hub
 from show_attend_tell.data.images import Picture, naming, read_image, read_picture
 from show_attend_tell.data.task import Subject, expect
 from show_attend_tell.errors import UserError
 from show_attend_tell.inference.attention_record import AttentionRecord
-from show_attend_tell.inference.captioning import attention_records, caption_images
+from show_attend_tell.inference.captioning import (
+    attention_records,
+    caption_files,
+    caption_images,
+)
 from show_attend_tell.inference.run import Run, load_run
 from show_attend_tell.models.captioner import split_weights
 from show_attend_tell.runs import packaged
 from show_attend_tell.runs.checkpoint import WEIGHTS, write_weights
 from show_attend_tell.runs.folder import CENTRES, SOURCE, TARGET, RunFolder
-from show_attend_tell.settings import Decode
+from show_attend_tell.settings import Decode, Settings
 
 # What `compare` and readers need from a run: neither weights nor pictures.
 RECORDS = (
@@ -45,6 +54,9 @@ RECORDS = (
 PACKAGED = packaged.PACKAGED
 # Where the results of packaged models go: apart from `runs/NAME`, which a run may be called.
 RESULTS = Path("runs") / "pretrained"
+HUB_RESULTS = Path("runs") / "hub"
+# Of a repository on the hub: folders that `push` adds, and how many pictures it draws.
+RECORDED, PICTURES, DRAWN = "records", "pictures", 3
 # Of the view in a notebook: pictures, about 0.2 MB each, and its height in pixels.
 VIEWED, HEIGHT = 24, 760
 
@@ -95,22 +107,33 @@ class Model(Run):
 
 
 def load(model: str | Path, overrides: Sequence[str] = ()) -> Model:
-    """A model that comes with the package, or one in a folder: a run or an exported model.
+    """A model of the package, one in a folder (a run or an exported model), or one on the hub.
 
     Args:
-      model: a name from `names()`, whose results go to `runs/pretrained/NAME`; or a folder.
+      model: a name from `names()`, whose results go to `runs/pretrained/NAME`; a folder; or
+        OWNER/NAME on the Hugging Face hub, whose results go to `runs/hub/OWNER/NAME`. A folder
+        comes before the hub, unless the name begins with `hub:`. OWNER/NAME@REVISION chooses a
+        branch, a tag or a commit. The extra `hub` fetches models; with HF_HUB_OFFLINE=1 those that
+        were fetched before are used.
       overrides: of its config, as on the command line: `--config.decode.beam=3`.
 
     Raises:
-      UserError: there is no such model, or one of its files is damaged.
+      UserError: there is no such model, it cannot be fetched, or one of its files is damaged.
     """
     if str(model) in names():
         return _model(load_run(PACKAGED / model, overrides), workdir=RESULTS / model)
     folder = files.user_path(model)
-    if folder.is_dir():
+    if folder.is_dir() and not str(model).startswith(hub.PREFIX):
         return _model(load_run(folder, overrides))
+    name = packaged.on_hub(str(model))
+    if name is not None:
+        found = packaged.fetch(name)
+        results = HUB_RESULTS / name.repo
+        return _model(load_run(found.folder, overrides), workdir=results, origin=str(found.name))
     known = ", ".join(names()) or "none come with this version"
-    raise UserError(f"{model}: neither a folder nor a model of the package ({known})")
+    raise UserError(
+        f"{model}: neither a folder, nor a model of the package ({known}), nor hub:OWNER/NAME"
+    )
 
 
 def _model(run: Run, **changes: Any) -> Model:
@@ -183,8 +206,11 @@ def export(run: Run, folder: Path) -> int:
     # Without the frozen weights, which the encoder named in the config supplies.
     trained, _ = split_weights(run.model, run.params)
     write_weights(folder / WEIGHTS, trained, run.step)
-    settings = config.replaced(config.without_places(run.settings), {"train.init_from": ""})
+    settings = config.replaced(_shareable(run.settings), {"train.init_from": ""})
     config.save(settings, folder / "config.json")
+    trained_on = RunFolder(run.workdir).trained_on() if _is_run(run) else []
+    if trained_on[:-1]:
+        RunFolder(folder).update_record({"trained_on": trained_on})
     run.vocabulary.save(folder / TARGET)
     if run.source_vocabulary is not None:
         run.source_vocabulary.save(folder / SOURCE)
@@ -207,7 +233,7 @@ def publish(workdir: Path, folder: Path) -> list[Path]:
     """
     if RunFolder(folder).begun:
         raise UserError(f"{folder}: the folder of a run; publish to another one")
-    settings = config.without_places(RunFolder(workdir).settings())
+    settings = _shareable(RunFolder(workdir).settings())
     folder.mkdir(parents=True, exist_ok=True)
     config.save(settings, folder / "config.json")
     written = [folder / "config.json"]
@@ -223,12 +249,125 @@ def publish(workdir: Path, folder: Path) -> list[Path]:
     return written
 
 
+def push(
+    workdir: Path,
+    repo: str,
+    *,
+    overrides: Sequence[str] = (),
+    weights: str = "best",
+    private: bool = False,
+) -> str:
+    """Puts a run or an exported model on the Hugging Face hub, in one commit.
+
+    See `write_repository` for what it holds. Log in first, with `hf auth login` or HF_TOKEN.
+
+    Args:
+      workdir: of the run.
+      repo: OWNER/NAME; created if it does not exist. A model of this program there is replaced.
+      overrides: of its config.
+      weights: `best` or `last`.
+      private: whether only its owner may see it.
+
+    Returns:
+      Its name with the commit, which `load` takes.
+
+    Raises:
+      UserError: as `write_repository`, and as `hub.upload`.
+    """
+    with tempfile.TemporaryDirectory() as made:
+        folder = Path(made) / "model"
+        write_repository(workdir, repo, folder, overrides=overrides, weights=weights)
+        replaced = (*packaged.NEEDED, *packaged.OPTIONAL, f"{RECORDED}/", f"{PICTURES}/")
+        done = hub.upload(folder, repo, private=private, needed=packaged.NEEDED, replaced=replaced)
+    return str(done)
+
+
+def write_repository(
+    workdir: Path,
+    repo: str,
+    folder: Path,
+    *,
+    overrides: Sequence[str] = (),
+    weights: str = "best",
+) -> int:
+    """Writes what `push` uploads: the exported model, its published records, and a model card.
+
+    If all its data are generated, a few pictures of attention are drawn for the card. Those of
+    photographs are not, since their terms do not let everybody show them.
+
+    Args:
+      workdir, repo, overrides, weights: see `push`.
+      folder: to write; absent or empty.
+
+    Returns:
+      The size of the files in bytes.
+
+    Raises:
+      UserError: `repo` is no OWNER/NAME, the folder is not empty, the run has no such weights, or
+        one of its files is damaged.
+    """
+    from show_attend_tell.reports.model_card import may_be_shown, model_card  # Matplotlib
+
+    if not hub.is_repo(repo):
+        raise UserError(f"{repo}: not the name of a repository; write OWNER/NAME")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder}: not empty; choose another folder")
+    run = load_run(workdir, overrides, weights=weights)
+    export(run, folder)
+    publish(workdir, folder / RECORDED)
+    drawn = _draw_examples(run, folder / PICTURES) if may_be_shown(run) else []
+    paths = [path.relative_to(folder).as_posix() for path in drawn]
+    files.write_text(folder / "README.md", model_card(run, repo, paths))
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def _draw_examples(run: Run, folder: Path) -> list[Path]:
+    """Draws attention over the first test images; none if the data are no images."""
+    from show_attend_tell.reports.attention_pictures import draw_attention
+
+    examples = run.task.pictures(run.task.load("test"))
+    if examples is None:
+        return []
+    folder.mkdir()
+    drawn = []
+    subjects = [run.task.subject(example) for example in islice(examples, DRAWN)]
+    for batch in caption_files(run, subjects, run.decoding):
+        records = attention_records(run, run.decoding, batch.subjects, batch.captions)
+        for record, subject in zip(records, batch.subjects, strict=True):
+            assert subject.picture is not None
+            drawn.append(folder / f"{len(drawn) + 1}.png")
+            draw_attention(drawn[-1], read_picture(subject.picture, 512), record)
+    return drawn
+
+
+def _is_run(run: Run) -> bool:
+    return RunFolder(run.workdir).has_config  # a packaged model's results lie elsewhere
+
+
+def _shareable(settings: Settings) -> Settings:
+    """Settings that name no path of this machine, but for the run that they start from."""
+    settings = config.without_places(settings)
+    repo = getattr(settings.data, "repo", "")
+    on_hub = hub.is_repo(repo.partition(":")[0].partition("@")[0]) and not Path(repo).is_dir()
+    return settings if on_hub or not repo else config.replaced(settings, {"data.repo": ""})
+
+
 def _without_places(content: Any) -> Any:
-    """A record whose command no longer names paths of data or of the initial run."""
+    """A record whose commands no longer name paths of data, of the initial run or of a home."""
+    if isinstance(content, list):
+        return [_without_places(value) for value in content]
     if not isinstance(content, dict):
         return content
     places = tuple(f"--config.{name}=" for name in (*config.PLACES, "train.init_from"))
     content = {key: _without_places(value) for key, value in content.items()}
     if isinstance(content.get("command"), list):
-        content["command"] = [a for a in content["command"] if not a.startswith(places)]
+        content["command"] = [_named(a) for a in content["command"] if not a.startswith(places)]
+    if isinstance(content.get("workdir"), str):
+        content["workdir"] = _named(content["workdir"])
     return content
+
+
+def _named(word: str) -> str:
+    """A word of a command with the name of a folder in place of its absolute path."""
+    option, equals, value = word.rpartition("=") if word.startswith("--") else ("", "", word)
+    return f"{option}{equals}{Path(value).name}" if value.startswith(("/", "~")) else word

@@ -543,8 +543,8 @@ class Train(Group):
 
     init_from: str = setting(
         "",
-        "what to start from: folder of a run or an exported model, or name of a packaged one; "
-        "empty: from scratch",
+        "what to start from: folder of a run or an exported model, name of a packaged one, or "
+        "OWNER/NAME[@REVISION] on the Hugging Face hub; empty: from scratch",
     )
     init_weights: str = setting(
         "best", "which of that run's weights; a model has only one set", choices=("best", "last")

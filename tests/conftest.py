@@ -66,6 +66,7 @@ LONGEST = (
     "cli/test_parser",
     "test_benchmarks",
     "test_pretrained",
+    "test_hub",
     "models/test_decoder",
     "cli/test_sweep",
     "test_version_0_1",

@@ -33,7 +33,7 @@ PYTHON = [
 
 # Each imports only from those above it.
 ORDER = (
-    *("memory", "errors", "printable", "terminal", "literal", "files"),
+    *("memory", "errors", "printable", "terminal", "literal", "files", "hub"),
     *("machine", "tokens", "devices", "programs"),
     "schema",
     "settings",
@@ -73,6 +73,8 @@ BROAD_HANDLERS = {
     "data/images.py:_opened": "Pillow's decoders raise all kinds for damaged files",
     "data/images.py:_orientation": "Pillow's reader of EXIF raises all kinds for damaged EXIF",
     "data/records.py:damage_reported": "TFDS, ArrayRecord and protobuf read damaged files",
+    "hub.py:fetch": "the hub's client: disk, server, network",
+    "hub.py:upload": "the hub's client: server, network",
     "models/encoders/torch_weights.py:_load": "a damaged pickle can raise anything",
     "models/encoders/torch_weights.py:_open_zip": "zipfile raises many kinds for damaged files",
     "models/encoders/torch_weights.py:_read_member": "zipfile raises many kinds for damaged files",

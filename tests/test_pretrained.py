@@ -168,7 +168,7 @@ def test_export_is_a_verb(trained, tmp_path, capsys):
 
 
 def test_what_is_not_a_model_is_reported(trained, exported, tmp_path):
-    with pytest.raises(UserError, match="nothing: neither a folder nor a model of the package"):
+    with pytest.raises(UserError, match="nothing: neither a folder, nor a model of the package"):
         pretrained.load("nothing")
     run = load_run(trained[0])
     with pytest.raises(UserError, match="the folder of a run; export to another"):

@@ -62,7 +62,7 @@ def add_run(parser: argparse.ArgumentParser, default: str | None = None) -> None
     which.add_argument(
         "--workdir", type=user_path, help="folder of a trained run or an exported model"
     )
-    packaged = "a model that comes with the package"
+    packaged = "a model that comes with the package, or OWNER/NAME[@REVISION] on the hub"
     which.add_argument(
         "--pretrained",
         metavar="NAME",

@@ -231,7 +231,6 @@ def _attend(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
         caption_files,
         caption_split,
     )
-    from show_attend_tell.runs.record import provenance
 
     if arguments.num < 0:
         raise UserError(f"--num {arguments.num}: must be 0 or more")
@@ -258,7 +257,7 @@ def _attend(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
         _dump(folder, records[:count], map(run.task.subject, islice(examples, count)))
     if records:
         origin = {"decoding": dataclasses.asdict(decoding), "step": run.step}
-        _write_statistics(folder, records, run.task.noun, origin | provenance(run.settings))
+        _write_statistics(folder, records, run.task.noun, origin | run.provenance())
     _reject(wrong)
 
 

@@ -35,8 +35,8 @@ def add_verbs(verbs: Verbs) -> None:
         "runs",
         nargs="*",
         metavar="RUN",
-        help="a packaged model, a run, an exported model, or a folder of training runs to watch "
-        f"(default: {' '.join(DEFAULT)})",
+        help="a packaged model, a run, an exported model, OWNER/NAME on the hub, or a folder of "
+        f"training runs to watch (default: {' '.join(DEFAULT)})",
     )
     explore.add_argument("--split", default="test", help="split to browse (default: test)")
     explore.add_argument(

@@ -50,6 +50,18 @@ def add_verbs(verbs: Verbs) -> None:
         "--out", type=user_path, required=True, help="folder to write, with a subfolder per run"
     )
 
+    push = add_verb(verbs, "push", _push, "Put a run on the Hugging Face hub, with a model card.")
+    push.add_argument("workdir", type=user_path, metavar="RUN", help="a run, or an exported model")
+    push.add_argument("repo", metavar="OWNER/NAME", help="repository; created if it is absent")
+    push.add_argument("--private", action="store_true", help="only its owner may see it")
+    push.add_argument("--weights", choices=("best", "last"), default="best", help="(default: best)")
+    push.add_argument(
+        "--dry-run",
+        type=user_path,
+        metavar="FOLDER",
+        help="only write what would be uploaded to this folder",
+    )
+
     tables = add_verb(
         verbs,
         "tables",
@@ -121,6 +133,19 @@ def _publish(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
         say(f"{arguments.out / run.resolve().name}: {len(written)} files, {size / 1e3:.0f} kB")
 
 
+def _push(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
+    from show_attend_tell import pretrained
+
+    options = {"overrides": overrides, "weights": arguments.weights}
+    run, repo, folder = arguments.workdir, arguments.repo, arguments.dry_run
+    if folder is not None:
+        size = pretrained.write_repository(run, repo, folder, **options)
+        say(f"{folder}: {size / 1e6:.1f} MB; nothing was uploaded")
+        return
+    name = pretrained.push(run, repo, private=arguments.private, **options)
+    say(f"{name}: use it as --pretrained {repo}")
+
+
 def _tables(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     from show_attend_tell.reports.results_tables import update_pages
 
@@ -135,7 +160,6 @@ def _gradient_variance(arguments: argparse.Namespace, overrides: Sequence[str]) 
     from show_attend_tell.evaluation.gradient_variance import gradient_variance
     from show_attend_tell.inference.run import fresh_weights, load_run
     from show_attend_tell.reports.variance_chart import write_variance
-    from show_attend_tell.runs.record import provenance
 
     for name, least in (("batches", 1), ("samples", 2), ("images", 1)):
         if getattr(arguments, name) < least:
@@ -159,7 +183,7 @@ def _gradient_variance(arguments: argparse.Namespace, overrides: Sequence[str]) 
         "images": arguments.images,
         "samples": arguments.samples,
         "weights": "fresh" if arguments.fresh else f"step {run.step}",
-        **provenance(run.settings),
+        **run.provenance(),
     }
     write_variance(run.workdir, record)
     _print_variance(rows)

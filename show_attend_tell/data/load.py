@@ -27,6 +27,7 @@ from show_attend_tell.data.records import (
     first_line,
     lock_path,
 )
+from show_attend_tell.data.terms import OWN, Terms
 from show_attend_tell.errors import UserError
 from show_attend_tell.settings import IMAGE_SETS, PAIR_SETS
 
@@ -179,6 +180,11 @@ def check_split(
     there = builder.stated_splits()
     if there is not None:
         _check_splits(builder, there, parts=["train" if held else split], holdout=holdout)
+
+
+def terms_of(name: str) -> Terms:
+    """The terms of a data set. One that is not known has those of a user's own."""
+    return _builder_class(name).TERMS if name in (*IMAGE_SETS, *PAIR_SETS) else OWN
 
 
 def _describe(

@@ -302,7 +302,7 @@ def load(path: Path) -> AnyVocabulary:
         raise UserError(
             f"{path}: cannot read the vocabulary ({error.strerror}); training writes it"
         ) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise _not_a_vocabulary(path, "it is not JSON") from error
     if not isinstance(content, dict):
         raise _not_a_vocabulary(path, "it is not a JSON object")

@@ -14,7 +14,6 @@ from show_attend_tell.evaluation.scoring import SCORERS
 from show_attend_tell.evaluation.split_grounding import captions_grounding
 from show_attend_tell.inference.captioning import Caption, texts
 from show_attend_tell.inference.run import Run
-from show_attend_tell.runs.record import provenance
 from show_attend_tell.settings import Decode, Settings
 
 
@@ -86,7 +85,7 @@ def score_split(
         **scorer.describe(examples, hypotheses),
         "references": hashlib.sha256(json.dumps(truth).encode()).hexdigest(),
         "step": run.step,
-        **provenance(run.settings),
+        **run.provenance(),
         "per_image": scores.per_image,
         "bleu_counts": scores.bleu_counts,
     }

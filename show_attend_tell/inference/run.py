@@ -24,6 +24,7 @@ from show_attend_tell.models.encoders import Encoder, ImageEncoder
 from show_attend_tell.runs.build import build_captioner, build_encoder
 from show_attend_tell.runs.checkpoint import in_half, read_weights
 from show_attend_tell.runs.folder import SOURCE, TARGET, RunFolder
+from show_attend_tell.runs.record import provenance
 from show_attend_tell.settings import Decode, Settings
 
 
@@ -42,6 +43,7 @@ class Run:
       step: the training step at which the weights were saved.
       centres: where the encoder looks, if that was measured for this run (see
         `runs.measuring.Measured`); then `encoder` has its `shift`.
+      origin: the repository on the hub that it came from, with its commit; None for other runs.
     """
 
     workdir: Path
@@ -54,6 +56,7 @@ class Run:
     params: dict[str, Any]
     step: int
     centres: dict[str, Any] | None = None
+    origin: str | None = None
 
     @property
     def image_size(self) -> int:
@@ -64,6 +67,10 @@ class Run:
     def decoding(self) -> Decode:
         """The decoding settings of its experiment."""
         return self.settings.decode
+
+    def provenance(self) -> dict[str, Any]:
+        """What every figure of the run carries with it; see `runs.record.provenance`."""
+        return provenance(self.settings) | ({"model": self.origin} if self.origin else {})
 
 
 def load_run(

@@ -12,7 +12,8 @@
     best/                      the weights with the best validation score
     last/                      the weights of the last step, once the run is finished
 
-An exported model has `weights.safetensors` instead of the three checkpoint folders.
+An exported model has `weights.safetensors` instead of the three checkpoint folders, and a
+`run.json` only if earlier runs were trained on other data (see `RunFolder.trained_on`).
 """
 
 import hashlib
@@ -32,6 +33,7 @@ from show_attend_tell.runs.checkpoint import WEIGHTS, Checkpoints, remove_unfini
 from show_attend_tell.settings import Settings
 
 TARGET, SOURCE = "vocabulary.json", "source_vocabulary.json"
+UNKNOWN = "unknown"  # of data
 CENTRES, LATEST_CAPTIONS = "centres.json", "latest_captions.json"
 
 
@@ -118,9 +120,24 @@ class RunFolder:
     def record(self) -> dict[str, Any]:
         """The content of run.json; empty if it is absent or damaged."""
         try:
-            return json.loads((self.path / "run.json").read_text(encoding="utf-8"))
-        except (FileNotFoundError, ValueError):
+            content = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
+        except (FileNotFoundError, ValueError, RecursionError):
             return {}
+        return content if isinstance(content, dict) else {}
+
+    def trained_on(self) -> list[str]:
+        """The data sets that the weights were trained on, those of earlier runs first.
+
+        `UNKNOWN` stands for those of an earlier run that recorded none and is not there any more.
+        """
+        settings, record = self.settings(), self.record()
+        known = [record, record.get("init_from")]
+        known = [of.get("trained_on") for of in known if isinstance(of, dict)]
+        start = RunFolder(Path(settings.train.init_from))
+        earlier: list[str] = next((names for names in known if isinstance(names, list)), [])
+        if not earlier and settings.train.init_from:
+            earlier = start.trained_on() if start.has_config else [UNKNOWN]
+        return [*dict.fromkeys([*map(str, earlier), settings.data.name])]
 
     def update_record(self, changes: Mapping[str, Any]) -> None:
         """Changes entries of run.json and keeps the others."""

@@ -40,6 +40,7 @@ from show_attend_tell.runs.record import provenance
 from show_attend_tell.settings import Settings
 from show_attend_tell.terminal import Terminal
 from show_attend_tell.tokens import EOS
+from show_attend_tell.training import warm_start
 from show_attend_tell.training.loop import Loop, Progression
 from show_attend_tell.training.optimizer import make_optimizer
 from show_attend_tell.training.phrase_maps import Supervision, boxed_descriptions, supervise
@@ -53,7 +54,6 @@ from show_attend_tell.training.step import (
     make_train_step,
 )
 from show_attend_tell.training.validation import LatestCaptions, Validation
-from show_attend_tell.training.warm_start import check_init_from, start_from
 
 
 def train(
@@ -78,6 +78,7 @@ def train(
     """
     console = console or Terminal(stderr=True, quiet=quiet or not devices.is_first())
     folder, task = RunFolder(workdir), task_of(settings.data)
+    settings = warm_start.pinned(settings, folder)
     _check(settings, task, folder)
     settings = number_format.pinned(settings, folder.settings() if folder.has_config else None)
     encoder = None
@@ -317,7 +318,7 @@ class _Session:
         """The state of a new run; records its origin."""
         origin = {}
         if self.settings.train.init_from:
-            origin["init_from"] = start_from(
+            origin["init_from"] = warm_start.start_from(
                 self.settings,
                 self.model,
                 self.data.vocabulary,
@@ -406,7 +407,7 @@ def _check(settings: Settings, task: Task, folder: RunFolder) -> None:
             f"{', '.join(task.metrics)}"
         )
     if settings.train.init_from and not folder.begun:  # no longer needed once begun
-        check_init_from(settings)
+        warm_start.check_init_from(settings)
     devices.check_batch(settings.train.batch_size, "config.train.batch_size")
 
 

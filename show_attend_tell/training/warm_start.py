@@ -1,4 +1,4 @@
-"""Starting a run from the weights of another run, or of an exported or packaged model.
+"""Starting a run from the weights of another run, or of a model: exported, packaged or on the hub.
 
 The vocabularies may differ: common words keep their vectors, new ones start fresh.
 """
@@ -14,7 +14,7 @@ from flax import nnx
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Array, Float, Int
 
-from show_attend_tell import config
+from show_attend_tell import config, hub
 from show_attend_tell.data.vocabulary import AnyVocabulary
 from show_attend_tell.errors import UserError
 from show_attend_tell.inference.run import Run, load_run
@@ -142,6 +142,7 @@ def start_from(
         "commit": record.get("commit"),
         "seed": other.settings.seed,
         "experiment": config.digest(experiment),
+        "trained_on": RunFolder(folder).trained_on(),
     }
     for key, noun, shared in (("words", "", words), ("source_words", "source ", source_words)):
         if shared is not None:
@@ -151,6 +152,24 @@ def start_from(
                 f"{shared.new} are new, {shared.dropped} of its words are dropped"
             )
     return origin
+
+
+def pinned(settings: Settings, folder: RunFolder) -> Settings:
+    """Settings whose `train.init_from` has a commit, if it names a model on the hub.
+
+    The run in `folder`, if there is one, keeps its commit: whoever resumes it needs no hub.
+
+    Raises:
+      UserError: the model cannot be fetched.
+    """
+    name = packaged.on_hub(settings.train.init_from)
+    if name is None:
+        return settings
+    saved = folder.settings().train.init_from if folder.has_config else ""
+    begun = hub.parsed(saved) if saved.startswith(hub.PREFIX) else None
+    if begun is None or begun.repo != name.repo or name.revision not in ("", begun.revision):
+        begun = packaged.fetch(name).name
+    return config.replaced(settings, {"train.init_from": str(begun)})
 
 
 def check_init_from(settings: Settings) -> None:
@@ -164,8 +183,8 @@ def check_init_from(settings: Settings) -> None:
     if folder.exported_weights is None and not (folder.path / which).is_dir():
         raise UserError(
             f"config.train.init_from={name}: this folder has no {which} weights of a trained run; "
-            "train that run to its end first, or name an exported model's folder or a packaged "
-            f"model ({', '.join(packaged.names())})"
+            "train that run to its end first, or name an exported model's folder, hub:OWNER/NAME "
+            f"or a packaged model ({', '.join(packaged.names())})"
         )
     _check_settings(name, folder.settings(), settings)
 

@@ -24,6 +24,10 @@ class Errors:
 
     class RepositoryNotFoundError(OSError): ...
 
+    class GatedRepoError(RepositoryNotFoundError): ...
+
+    class RevisionNotFoundError(OSError): ...
+
     class EntryNotFoundError(Exception): ...
 
     class RemoteEntryNotFoundError(OSError, EntryNotFoundError): ...
@@ -122,7 +126,7 @@ except UserError as error:
     assert done.returncode == 0, done.stderr
     found, error = done.stdout.splitlines()
     assert found == str(file)
-    assert error.startswith("the weights timm/other are not in the hub's cache")
+    assert error.startswith("the weights timm/other: not in the hub's cache")
 
 
 def test_batch_norm_is_folded_by_hand(tmp_path):

@@ -26,6 +26,7 @@ from show_attend_tell.data.builders.common import (
 from show_attend_tell.data.examples import Box, Example
 from show_attend_tell.data.origin import Origin
 from show_attend_tell.data.records import Record
+from show_attend_tell.data.terms import Terms
 from show_attend_tell.errors import UserError
 
 # The files that are read of each archive of texts. The other archives hold the images.
@@ -85,6 +86,12 @@ class Coco(ImagesBuilder, CocoCaptions, skip_registration=True):
         CocoConfig(name=_ALL.name, description=_ALL.description, splits=cast(list, _ALL.splits)[:2])
     ]
     REMEDY = REMEDY
+    TERMS = Terms(
+        "COCO (Lin et al. 2014)",
+        "The captions are under CC BY 4.0. The photographs belong to others and are under the "
+        "terms of use of Flickr.",
+        "other",
+    )
 
     def __init__(self, *, download: bool = False, **kwargs):
         """Takes whether to fetch missing archives, and what other builders take."""

@@ -6,7 +6,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -18,6 +18,7 @@ from show_attend_tell.data.phrase_index import Annotations
 from show_attend_tell.data.picture_names import Match
 from show_attend_tell.data.ptb_tokenizer import has_word
 from show_attend_tell.data.records import Record
+from show_attend_tell.data.terms import OWN, Terms
 from show_attend_tell.errors import UserError
 from show_attend_tell.files import stands_in, start_of
 from show_attend_tell.literal import LiteralPath
@@ -100,6 +101,8 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     TFDS prints where it writes, before and after; load.py logs one line instead.
     """
+
+    TERMS: ClassVar[Terms] = OWN
 
     def __init__(self, *, manual_dir: Path | None = None, **kwargs):
         """Takes the folder of the user's files, if any, and what TFDS's builders take."""

@@ -21,6 +21,7 @@ from show_attend_tell.data.entities import find_entities
 from show_attend_tell.data.origin import Origin
 from show_attend_tell.data.phrase_index import Annotations
 from show_attend_tell.data.records import Record
+from show_attend_tell.data.terms import RESEARCH, Terms
 from show_attend_tell.errors import UserError
 
 IMAGES_ZIP, TEXT_ZIP = "Flickr8k_Dataset.zip", "Flickr8k_text.zip"
@@ -84,6 +85,11 @@ class Flickr8k(ImagesBuilder):
 
     VERSION = tfds.core.Version("1.0.0")
     REMEDY = REMEDY
+    TERMS = Terms(
+        "Flickr8k (Hodosh, Young and Hockenmaier 2013)",
+        "The photographs are for non-commercial research, and so is this model.",
+        RESEARCH,
+    )
 
     @classmethod
     def for_files(cls, origin: Origin, **kwargs) -> Builder:

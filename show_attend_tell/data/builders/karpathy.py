@@ -25,6 +25,7 @@ from show_attend_tell.data.origin import Origin
 from show_attend_tell.data.phrase_index import Annotations
 from show_attend_tell.data.picture_names import PictureNames
 from show_attend_tell.data.records import Record
+from show_attend_tell.data.terms import RESEARCH, Terms
 from show_attend_tell.errors import UserError
 
 RESTVAL = "restval"  # COCO's further training images
@@ -80,6 +81,12 @@ class Karpathy(ImagesBuilder):
     REMEDY = (
         "set --config.data.manual_dir to the folder with one file such as dataset_flickr30k.json, "
         "and the images anywhere below it"
+    )
+    TERMS = Terms(
+        "Flickr8k, Flickr30k or COCO in the splits of Karpathy and Li (2015)",
+        "Flickr8k and Flickr30k are for non-commercial research, and so are models of them. The "
+        "photographs of COCO are under the terms of use of Flickr.",
+        RESEARCH,
     )
 
     def __init__(self, *, manual_dir: Path | None = None, **kwargs):

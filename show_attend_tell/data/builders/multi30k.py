@@ -10,6 +10,7 @@ import tensorflow_datasets as tfds
 from show_attend_tell.data.builders.common import ManualBuilder, pair_features, read_pair
 from show_attend_tell.data.examples import Pair
 from show_attend_tell.data.records import Record
+from show_attend_tell.data.terms import RESEARCH, Terms
 from show_attend_tell.errors import UserError
 
 SPLITS = {"train": "train", "val": "val", "test": "test_2016_flickr"}
@@ -45,6 +46,12 @@ class Multi30k(ManualBuilder):
 
     VERSION = tfds.core.Version("1.0.0")
     REMEDY = REMEDY
+    TERMS = Terms(
+        "Multi30K (Elliott, Frank, Sima'an and Specia 2016)",
+        "The descriptions are those of Flickr30k, for non-commercial research, and so is this "
+        "model.",
+        RESEARCH,
+    )
 
     def __init__(
         self,

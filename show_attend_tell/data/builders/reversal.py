@@ -8,6 +8,7 @@ import tensorflow_datasets as tfds
 from show_attend_tell.data.builders.common import Builder, pair_features, read_pair
 from show_attend_tell.data.examples import Pair
 from show_attend_tell.data.records import Record
+from show_attend_tell.data.terms import Terms
 
 SPLITS = {"train": 30000, "val": 500, "test": 1000}
 LENGTHS = {"train": (2, 10), "val": (2, 20), "test": (2, 20)}  # of a sentence, in words
@@ -36,6 +37,11 @@ class Reversal(Builder):
     """
 
     VERSION = tfds.core.Version("2.0.0")
+    TERMS = Terms(
+        "generated sentences of made-up words",
+        "A program made them, and they carry no terms.",
+        generated=True,
+    )
 
     def __init__(self, *, languages: tuple[str, str] | None = None, **kwargs):
         """Takes what every data set of sentences takes; there is one pair of languages only."""

@@ -12,6 +12,7 @@ from show_attend_tell.data.phrase_index import Annotations, Images, Stamp
 from show_attend_tell.data.phrases import Described
 from show_attend_tell.data.records import Record
 from show_attend_tell.data.scenes import render_scene
+from show_attend_tell.data.terms import Terms
 
 SPLITS = {"train": 6000, "val": 500, "test": 500}
 
@@ -40,6 +41,11 @@ class Shapes(Builder):
     """
 
     VERSION = tfds.core.Version("1.1.0")
+    TERMS = Terms(
+        "generated scenes of coloured shapes",
+        "A program drew them, and they carry no terms.",
+        generated=True,
+    )
 
     def annotations(self) -> Annotations | None:
         return NamedObjects()

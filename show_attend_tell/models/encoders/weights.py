@@ -1,7 +1,6 @@
 """Pretrained weights: finding the file that a name stands for, and reading it name by name."""
 
 import copy
-import re
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Float
 
+from show_attend_tell import hub
 from show_attend_tell.errors import UserError
 from show_attend_tell.files import user_path
 from show_attend_tell.models.encoders.base import Frozen
@@ -156,39 +156,26 @@ def find_weights(name: str) -> Path:
     path = user_path(name)
     if path.is_file():
         return path
-    if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name, re.ASCII) or path.suffix in _SUFFIXES:
+    if not hub.is_repo(name) or path.suffix in _SUFFIXES:
         raise UserError(
             f"no weights {name}: there is no such file, and it is not the OWNER/NAME of a "
             "repository on the hub"
         )
-    try:
-        import huggingface_hub  # pyright: ignore[reportMissingImports]
-        from huggingface_hub import errors  # pyright: ignore[reportMissingImports]
-    except ImportError as error:
-        raise UserError(
-            f"the weights {name} are on the Hugging Face hub: pip install 'show-attend-tell[hub]' "
-            "(or start ./launch.sh once with SHOW_ATTEND_TELL_EXTRA=hub), or name a file"
-        ) from error
-    missing: Exception | None = None
+    what, instead = f"the weights {name}", ", or name a file"
+    library, missing = hub.client(what, instead), None
     for file in _HUB_FILES:
         try:
-            return Path(huggingface_hub.hf_hub_download(name, file))
-        except errors.RepositoryNotFoundError as error:
-            raise UserError(
-                f"the hub has no repository {name}, or it is not open to you: check its spelling"
-            ) from error
-        except errors.EntryNotFoundError as error:
-            missing = error  # the other file may exist, or be in the cache
+            return Path(library.hf_hub_download(name, file))
         except Exception as error:  # a full disk, the server, or the network of any library
-            raise UserError(
-                f"cannot fetch the weights {name} from the hub ({error}): try again, or name a file"
-            ) from error
-    if isinstance(missing, errors.LocalEntryNotFoundError):
+            missing = error
+        # The other file may exist, or be in the cache.
+        if not isinstance(missing, library.errors.EntryNotFoundError):
+            break
+    assert missing is not None
+    here = isinstance(missing, library.errors.LocalEntryNotFoundError)
+    if isinstance(missing, library.errors.EntryNotFoundError) and not here:
         raise UserError(
-            f"the weights {name} are not in the hub's cache, and the hub cannot be reached: "
-            "check the network and HF_HUB_OFFLINE, or name a file"
+            f"{what} have no file {' or '.join(_HUB_FILES)} on the hub: name another "
+            "repository, or a file"
         ) from missing
-    raise UserError(
-        f"the weights {name} have no file {' or '.join(_HUB_FILES)} on the hub: name another "
-        "repository, or a file"
-    ) from missing
+    raise hub.explained(missing, what, hub.Name(name), instead) from missing
