@@ -1,5 +1,6 @@
 """Pretrained weights: finding the file that a name stands for, and reading it name by name."""
 
+import contextlib
 import copy
 import re
 from collections.abc import Callable, Hashable, Sequence
@@ -18,7 +19,7 @@ from show_attend_tell.models.encoders.base import Frozen
 from show_attend_tell.models.encoders.torch_weights import file_sha256, read_state_dict
 
 # The first of these that a repository on the hub has.
-_HUB_FILES = ("model.safetensors", "pytorch_model.bin")
+HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 _NORM = ("weight", "bias", "running_mean", "running_var")  # of a batch norm
 _SUFFIXES = (".bin", ".pt", ".pth", ".safetensors")
 
@@ -199,13 +200,14 @@ def _folded(
     return folded, (shift - mean * scale).astype(np.float32)
 
 
-def find_weights(name: str) -> Path:
+def find_weights(name: str, beside: Sequence[str] = ()) -> Path:
     """The file of weights that a name stands for.
 
     Args:
         name: the path of a file; or OWNER/NAME, a repository on the Hugging Face hub, whose file
             is fetched once and kept in the hub's own cache. With HF_HUB_OFFLINE=1 only the cache is
             used.
+        beside: further files of a repository to fetch into the same folder, if it has them.
 
     Raises:
         UserError: no such file or repository, no network, or the extra `hub` is not installed.
@@ -226,10 +228,18 @@ def find_weights(name: str) -> Path:
             f"the weights {name} are on the Hugging Face hub: pip install 'show-attend-tell[hub]' "
             "(or start ./launch.sh once with SHOW_ATTEND_TELL_EXTRA=hub), or name a file"
         ) from error
+
+    def fetch_if_there(file: str) -> None:
+        with contextlib.suppress(errors.EntryNotFoundError):
+            huggingface_hub.hf_hub_download(name, file)
+
     missing: Exception | None = None
-    for file in _HUB_FILES:
+    for file in HUB_FILES:
         try:
-            return Path(huggingface_hub.hf_hub_download(name, file))
+            found = Path(huggingface_hub.hf_hub_download(name, file))
+            for other in beside:
+                fetch_if_there(other)
+            return found
         except errors.RepositoryNotFoundError as error:
             raise UserError(
                 f"the hub has no repository {name}, or it is not open to you: check its spelling"
@@ -246,6 +256,6 @@ def find_weights(name: str) -> Path:
             "check the network and HF_HUB_OFFLINE, or name a file"
         ) from missing
     raise UserError(
-        f"the weights {name} have no file {' or '.join(_HUB_FILES)} on the hub: name another "
+        f"the weights {name} have no file {' or '.join(HUB_FILES)} on the hub: name another "
         "repository, or a file"
     ) from missing

@@ -11,8 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import safetensors.numpy
+from flax import nnx
 
-from show_attend_tell.models.encoders import convnext, vit
+from show_attend_tell import settings
+from show_attend_tell.models.encoders import convnext, make_encoder, vit
 
 TIMM, TRANSFORMERS = LIBRARIES = ("timm", "transformers")
 SIDE = 4  # patches a side of the images that tiny position embeddings are for
@@ -44,9 +46,11 @@ def make_tiny(patch):
     patch.setattr(convnext.ConvNeXtTiny, "blocks", (1, 1, 2, 1))
 
 
-class _Drawn:
-    def __init__(self):
-        self.rng, self.arrays = np.random.default_rng(0), {}
+class Drawn:
+    """Arrays by name, drawn one after the other."""
+
+    def __init__(self, seed=0):
+        self.rng, self.arrays = np.random.default_rng(seed), {}
 
     def normal(self, name, *shape, deviation=0.3):
         self.arrays[name] = self.rng.standard_normal(shape, np.float32) * np.float32(deviation)
@@ -70,7 +74,7 @@ def random_weights(name, library, kind=None, side=SIDE):
         return _random_convnext(library)
     kind = kind or vit.ARCHITECTURES[name]
     names = vit.TIMM if library == TIMM else vit.LIBRARIES[2 if "dinov2" in name else 1]
-    width, drawn, blocks = kind.shape.width, _Drawn(), names.blocks
+    width, drawn, blocks = kind.shape.width, Drawn(), names.blocks
     drawn.layer(names.patches, width, 3, kind.patch, kind.patch, bias=not kind.norm_first)
     count = side**2 + kind.has_class
     drawn.normal(names.positions, 1, count, width)
@@ -115,7 +119,7 @@ def random_weights(name, library, kind=None, side=SIDE):
 
 def _random_convnext(library):
     names = convnext.LIBRARIES[LIBRARIES.index(library)]
-    widths, drawn = convnext.ConvNeXtTiny.widths, _Drawn()
+    widths, drawn = convnext.ConvNeXtTiny.widths, Drawn()
     drawn.layer(names.stem, widths[0], 3, 4, 4)
     drawn.norm(names.stem_norm, widths[0])
     for stage, width in enumerate(widths):
@@ -234,7 +238,7 @@ def _transformers_vit(folder, name, kind, side, weights, pixels):
             **options,
         )
         weights = {key: value for key, value in weights.items() if key.startswith("vision_")}
-    model = _loaded(folder, model_class, config, weights)
+    model = loaded(folder, model_class, config, weights)
     out = model(pixels, output_hidden_states=True, **given)
     tokens = out.last_hidden_state
     if name.startswith("clip"):  # whose tokens are those before the last norm
@@ -243,7 +247,7 @@ def _transformers_vit(folder, name, kind, side, weights, pixels):
     return out.hidden_states[1], tokens
 
 
-def _loaded(folder, model_class, config, weights):
+def loaded(folder, model_class, config, weights):
     """The network with weights as they come from the hub, whose names the library may change."""
     folder = Path(folder) / "hub"
     folder.mkdir(exist_ok=True)
@@ -273,6 +277,45 @@ def _transformers_convnext(folder, weights, pixels):
 
     kind = convnext.ConvNeXtTiny
     config = transformers.ConvNextConfig(hidden_sizes=kind.widths, depths=kind.blocks)
-    model = _loaded(folder, transformers.ConvNextModel, config, weights)
+    model = loaded(folder, transformers.ConvNextModel, config, weights)
     maps = model(pixels, output_hidden_states=True).hidden_states[1:]
     return {f"stage{i + 1}": x[0].flatten(1).T.numpy() for i, x in enumerate(maps)}
+
+
+SIZES = {
+    **dict.fromkeys(IN_TIMM, (32, 48, 24)),  # as trained, larger, smaller
+    CONVNEXT: (70,),
+}
+ENDPOINTS = {
+    **dict.fromkeys(IN_TIMM, ("block1", "norm", "class")),
+    "siglip_vit_b16": ("block1", "norm"),
+    CONVNEXT: ("stage2", "stage3"),
+}
+
+
+def difference(weights, name, size, expected):
+    """The largest difference of our vectors from those expected, NaN where nothing is known.
+
+    It is relative to the largest number of each endpoint.
+    """
+    options = {"grid_stride": 8} if name == CONVNEXT else {}
+    # Of ConvNeXt one stage at a time, on its own grid.
+    parts = [(name,) for name in ENDPOINTS[name]] if name == CONVNEXT else [ENDPOINTS[name]]
+    largest = 0.0
+    for endpoints in parts:
+        if name == CONVNEXT:
+            options = {"grid_stride": convnext.ConvNeXtTiny.strides[endpoints[0]]}
+        made = settings.ImageEncoder(
+            name=name, image_size=size, weights=weights, endpoints=endpoints, **options
+        )
+        encoder = make_encoder(made, rngs=nnx.Rngs(0))
+        found = np.asarray(_encode(encoder, images(size)))[0]
+        sections = np.split(found, np.cumsum([size for _, size in encoder.sections])[:-1], axis=1)
+        for endpoint, section in zip(endpoints, sections, strict=True):
+            wanted = np.broadcast_to(expected[endpoint], section.shape)
+            apart = np.nanmax(np.abs(section - wanted)) / np.nanmax(np.abs(wanted))
+            largest = max(largest, float(apart))
+    return largest
+
+
+_encode = nnx.jit(lambda encoder, images: encoder(images))
