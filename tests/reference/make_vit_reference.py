@@ -22,7 +22,7 @@ sys.path.insert(0, str(FOLDER.parent))
 import vits  # noqa: E402  (found by the line before)
 
 NAMES = ("clip_vit_b32", "siglip_vit_b16", "dinov2_vit_s14", "dinov2_vit_s14_reg4", vits.CONVNEXT)
-VALUES = 48
+VALUES = 32
 
 
 def store(folder: Path) -> None:
