@@ -5,13 +5,12 @@ from types import MappingProxyType
 
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jaxtyping import Array, Float
 
 from show_attend_tell import settings
 from show_attend_tell.errors import UserError
 from show_attend_tell.models.encoders.base import field_centres
-from show_attend_tell.models.encoders.stored import StoredEncoder
+from show_attend_tell.models.encoders.stored import AnnotationLayer, StoredEncoder
 
 GRID_STRIDES = (8, 16, 32, 64)
 
@@ -113,7 +112,7 @@ class StagedEncoder(StoredEncoder):
         )
 
 
-class _LaidMaps(nnx.Module):
+class _LaidMaps(AnnotationLayer):
     """The outputs of stages as annotation vectors: laid on one grid, or their means."""
 
     def __init__(

@@ -168,8 +168,8 @@ class StoredEncoder(ImageEncoder):
         """The layers of a stage, with checkpoints between them, and its number of channels."""
         raise NotImplementedError
 
-    def annotation_layer(self) -> nnx.Module:
-        """What makes annotation vectors (B, L, D) of a list of the endpoints' outputs."""
+    def annotation_layer(self) -> "AnnotationLayer":
+        """What makes annotation vectors of the endpoints' outputs."""
         raise NotImplementedError
 
     def frozen_at_once(self) -> bool:
@@ -247,6 +247,13 @@ class StoredEncoder(ImageEncoder):
         if self.dtype != "float32":  # likewise
             found["dtype"] = self.dtype
         return found
+
+
+class AnnotationLayer(nnx.Module):
+    """Makes annotation vectors of the outputs of stages, in the order of the endpoints."""
+
+    def __call__(self, maps: Sequence[Float[Array, "B *_ _"]]) -> Float[Array, "B L D"]:
+        raise NotImplementedError
 
 
 class _Normalised(nnx.Module):

@@ -26,6 +26,7 @@ from show_attend_tell.models.encoders.resizing import bicubic
 from show_attend_tell.models.encoders.stored import (
     IMAGENET_DEVIATION,
     IMAGENET_MEAN,
+    AnnotationLayer,
     StoredEncoder,
 )
 from show_attend_tell.models.encoders.transformer import (
@@ -327,15 +328,15 @@ class VisionTransformer(StoredEncoder):
         return _Vectors(others, tuple(name == CLASS for name in self.endpoints), pooled)
 
 
-class _Vectors(nnx.Module):
+class _Vectors(AnnotationLayer):
     """Tokens after stages as annotation vectors: patches, their mean, or the class token."""
 
     def __init__(self, others: int, single: tuple[bool, ...], pooled: tuple[bool, ...]):
         self.others, self.single, self.pooled = others, single, pooled
 
-    def __call__(self, tokens: Sequence[Float[Array, "B N D"]]) -> Float[Array, "B L F"]:
+    def __call__(self, maps: Sequence[Float[Array, "B N D"]]) -> Float[Array, "B L F"]:
         found = []
-        for x, single, pooled in zip(tokens, self.single, self.pooled, strict=True):
+        for x, single, pooled in zip(maps, self.single, self.pooled, strict=True):
             patches = x[:, self.others :]
             if single:
                 patches = jnp.broadcast_to(x[:, :1], patches.shape)
