@@ -21,6 +21,9 @@ Variants:
     marginal-supervised  marginal, taught by boxes where to look
     soft-reward     continues a soft run, trained on the scores of its captions
     hard-reward     the same for hard-from-soft
+    clip            soft attention over CLIP's patches, begun with its class token
+    dinov2          the same over DINOv2's
+    siglip          soft attention over SigLIP's patches
     small           a smaller encoder and decoder, no crops, fewer steps: for ablations
     small-hard      hard-from-soft of that size
     small-local     soft attention of that size in the decoder of marginal
@@ -91,6 +94,13 @@ LOCAL = {
     "train.epochs": 3.0,
     "train.buckets": 4,
 }
+# The patches of a vision transformer; see docs/howto/weights.md for the weights.
+PATCHES = {"encoder.image_size": 224, "encoder.endpoints": (), "encoder.grid_stride": 0}
+CLASS_TOKEN = {
+    "encoder.endpoints": ("norm", "class"),
+    "attention.values": ("norm",),
+    "decoder.initial_from": ("class",),
+}
 SMALL_LOCAL = {
     "encoder.name": "efficientnet_lite0+efficientnet_lite0",
     "encoder.image_size": 576,
@@ -144,6 +154,9 @@ VARIANTS = {
     "hard-reward": REWARD
     | HARD_BEST
     | {"train.init_from": "runs/flickr8k-hard-from-soft", "hard.baseline": "none"},
+    "clip": PATCHES | CLASS_TOKEN | {"encoder.name": "clip_vit_b16"},
+    "dinov2": PATCHES | CLASS_TOKEN | {"encoder.name": "dinov2_vit_s14"},
+    "siglip": PATCHES | {"encoder.name": "siglip_vit_b16"},
     "small": SMALL,
     "small-local": LOCAL | SMALL | SMALL_LOCAL,
     "small-marginal": MARGINAL | SMALL | SMALL_LOCAL,

@@ -114,11 +114,13 @@ class Encoder(Group):
 
 @dataclass(frozen=True)
 class ImageEncoder(Encoder):
-    """A CNN whose feature map is the grid of annotation vectors."""
+    """A network whose map of an image is the grid of annotation vectors."""
 
     name: str = setting(
         "efficientnet_lite0",
-        "efficientnet_lite0 to 2, vgg19, resnet50, resnet101, small; A+B concatenates",
+        "efficientnet_lite0 to 2, vgg19, resnet50, resnet101, convnext_tiny, clip_vit_b32, "
+        "clip_vit_b16, clip_vit_l14, siglip_vit_b16, dinov2_vit_s14, dinov2_vit_b14 (both also "
+        "with `_reg4`: registers), small; A+B concatenates",
     )
     image_size: int = setting(224, "side of the square images, pixels", least=8)
     trainable_from: str = setting("", "first trained stage, or `all`; empty: all frozen")
@@ -133,8 +135,8 @@ class ImageEncoder(Encoder):
     )
     endpoints: tuple[str, ...] = setting(
         (),
-        "stages whose channels are concatenated, `STAGE@SIZE` of the encoders of that size only; "
-        "empty: the network's default",
+        "stages whose channels are concatenated, `STAGE@SIZE` of the encoders of that size only, "
+        "and `class` for a transformer's class token; empty: the network's default",
     )
     pooled: tuple[str, ...] = setting(
         (),
@@ -142,7 +144,9 @@ class ImageEncoder(Encoder):
         "in endpoints",
     )
     grid_stride: int = setting(
-        0, "pixels between places: 8, 16, 32 or 64; 0: the network's default", least=0
+        0,
+        "pixels between places of a CNN: 8, 16, 32 or 64; 0: the network's default",
+        least=0,
     )
     dtype: str = setting(
         "float32",
@@ -435,6 +439,11 @@ class Decoder(Group):
         "h_0 and c_0: of the `mean` annotation vector (as in the paper), `learned`, or `zero`",
         choices=("mean", "learned", "zero"),
     )
+    initial_from: tuple[str, ...] = setting(
+        (),
+        "with initial_state `mean`: stages of the encoder whose mean makes h_0 and c_0, such as a "
+        "transformer's `class`; empty: the projected vectors that are read",
+    )
     layer_norm: bool = setting(
         False, "normalise every stage's part of an annotation vector to mean 0 and variance 1"
     )
@@ -485,6 +494,11 @@ class Decoder(Group):
     )
 
     def check(self) -> None:
+        if self.initial_from and self.initial_state != "mean":
+            raise UserError(
+                "config.decoder.initial_from needs config.decoder.initial_state='mean', not "
+                f"{self.initial_state!r}"
+            )
         if self.product_form and (self.output_tanh or self.gate or not self.deep_output):
             raise UserError(
                 "config.decoder.product_form needs config.decoder.output_tanh=False, .gate=False "

@@ -36,6 +36,12 @@ def add_verbs(verbs: Verbs) -> None:
     )
     add_run(evaluate)
     evaluate.add_argument("--split", default="test", help="train, val or test (default: test)")
+    evaluate.add_argument(
+        "--clip",
+        default="",
+        metavar="WEIGHTS",
+        help="add CLIPScore and RefCLIPScore by this CLIP: a folder, or OWNER/NAME on the hub",
+    )
 
     caption = add_verb(verbs, "caption", _caption, "Caption image files and draw their attention.")
     add_run(caption, default=PRETRAINED)
@@ -73,7 +79,7 @@ def _evaluate(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
 
     run, decoding = load(arguments, overrides)
     contexts = (arguments.context,) if arguments.context else reported_contexts(run.settings)
-    found = evaluate_split(run, arguments.split, decoding, contexts)
+    found = evaluate_split(run, arguments.split, decoding, contexts, arguments.clip)
     _print_scores(found.records)
     for table in measured_tables(found.records[0]):
         print_table(table)

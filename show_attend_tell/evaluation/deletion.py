@@ -171,11 +171,12 @@ def replaced(
     assert memory.annotations is not None and without.annotations is not None
     assert memory.keys is not None and without.keys is not None
     annotations = mixed(memory.annotations, without.annotations)
-    h0, c0 = decoder.begin(annotations[:, : which.shape[1]], None)
+    read, encoded = annotations[:, : which.shape[1]], mixed(vectors, blank)
+    h0, c0 = decoder.begin(decoder.parts.to_begin_with(read, encoded, decoder.layer_norm), None)
     return memory._replace(
         annotations=annotations,
         keys=mixed(memory.keys, without.keys),
         h0=h0,
         c0=c0,
-        scene=decoder.scene(mixed(vectors, blank), None, None),
+        scene=decoder.scene(encoded, None, None),
     )

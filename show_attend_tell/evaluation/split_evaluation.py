@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+from show_attend_tell.errors import UserError
+from show_attend_tell.evaluation.clip_score import ClipScorer
 from show_attend_tell.evaluation.faithfulness import split_faithfulness
 from show_attend_tell.evaluation.given_split import GivenSplit
 from show_attend_tell.evaluation.readings import likelihood, nats_of_readings
@@ -27,7 +29,9 @@ class Evaluated:
     texts: dict[str, str]
 
 
-def evaluate_split(run: Run, split: str, decoding: Decode, contexts: Sequence[str]) -> Evaluated:
+def evaluate_split(
+    run: Run, split: str, decoding: Decode, contexts: Sequence[str], clip: str = ""
+) -> Evaluated:
     """Measures a run over a split's texts, captions the split, and writes captions and scores.
 
     Args:
@@ -35,10 +39,12 @@ def evaluate_split(run: Run, split: str, decoding: Decode, contexts: Sequence[st
       split: its name.
       decoding: how to search for captions.
       contexts: what a step reads; each has files of its own.
+      clip: weights for CLIPScore, see `ClipScorer.load`; empty: without it.
 
     Raises:
-      UserError: the data set cannot be read.
+      UserError: the data set or the weights cannot be read, or CLIPScore is asked for sentences.
     """
+    scorer = _clip_scorer(run, clip) if clip else None
     given = GivenSplit.load(run, split)
     nats = nats_of_readings(given)
     measured = {
@@ -50,6 +56,13 @@ def evaluate_split(run: Run, split: str, decoding: Decode, contexts: Sequence[st
     for context in contexts:
         decoding = dataclasses.replace(decoding, context=context)
         captions = caption_examples(run, given.examples, given.inputs, decoding)
-        records.append(score_split(run, split, decoding, given.examples, captions, measured))
+        what = (decoding, given.examples, captions, measured)
+        records.append(score_split(run, split, *what, clip=scorer))
     spoken = (caption.text for caption in captions)
     return Evaluated(records, dict(zip(given.examples.ids, spoken, strict=True)))
+
+
+def _clip_scorer(run: Run, weights: str) -> ClipScorer:
+    if run.task.scorer != "captions":
+        raise UserError(f"{run.workdir}: --clip scores captions of images, not {run.task.noun}")
+    return ClipScorer.load(weights)

@@ -9,6 +9,7 @@ from typing import Any
 
 from show_attend_tell import files
 from show_attend_tell.data.examples import ExampleSource
+from show_attend_tell.evaluation.clip_score import ClipScorer
 from show_attend_tell.evaluation.results_file import write_results
 from show_attend_tell.evaluation.scoring import SCORERS
 from show_attend_tell.evaluation.split_grounding import captions_grounding
@@ -52,6 +53,7 @@ def score_split(
     examples: ExampleSource,
     captions: Sequence[Caption],
     measured: Mapping[str, dict[str, Any] | None] = MappingProxyType({}),
+    clip: ClipScorer | None = None,
 ) -> dict[str, Any]:
     """Writes the captions of a split, then scores them and writes the scores.
 
@@ -59,6 +61,7 @@ def score_split(
       run, split, decoding, examples, captions: what was captioned, and how.
       measured: what else was measured on the split and belongs into the file, by name; None: it
         could not be. What the maps of the captions show is added to `grounding`.
+      clip: adds CLIPScore and RefCLIPScore.
 
     Returns:
       What the score file holds: the scores and every setting that they depend on.
@@ -72,7 +75,10 @@ def score_split(
     truth, hypotheses = references(examples), texts(examples, captions)
     write_results(run.workdir / f"{stem}.captions.json", hypotheses)
     scorer = SCORERS[run.task.scorer]
-    scores = scorer.score(truth, hypotheses)
+    scores, described = scorer.score(truth, hypotheses), scorer.describe(examples, hypotheses)
+    if clip is not None:
+        clip.add(scores, examples, truth, hypotheses)
+        described["clip"] = clip.describe()
     record = {
         "scores": scores.values,
         **measured,
@@ -82,7 +88,7 @@ def score_split(
         "noun": run.task.noun,
         "unfinished": sum(caption.tokens[-1:] != ("<eos>",) for caption in captions),
         "decoding": dataclasses.asdict(decoding),
-        **scorer.describe(examples, hypotheses),
+        **described,
         "references": hashlib.sha256(json.dumps(truth).encode()).hexdigest(),
         "step": run.step,
         **run.provenance(),

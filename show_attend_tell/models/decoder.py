@@ -93,9 +93,9 @@ class Decoder(nnx.Module):
         linear = partial(Linear, dtype=self.dtype, rngs=rngs)
         self.projection = linear(features, sizes.projection) if sizes.projection else None
         self.features = features = sizes.projection or features
-        from_mean = sizes.initial_state == "mean"
-        self.init_h = linear(features, sizes.hidden) if from_mean else None
-        self.init_c = linear(features, sizes.hidden) if from_mean else None
+        first = (self.parts.first.size or features) if sizes.initial_state == "mean" else 0
+        self.init_h = linear(first, sizes.hidden) if first else None
+        self.init_c = linear(first, sizes.hidden) if first else None
         self.embed = Embedding(
             vocabulary,
             sizes.embedding,
@@ -169,7 +169,7 @@ class Decoder(nnx.Module):
         a = self.annotation_dropout(a, key)
         if self.projection is not None:
             a = self.projection(a)
-        h0, c0 = self.begin(a, mask)
+        h0, c0 = self.begin(self.parts.to_begin_with(a, encoded, self.layer_norm), mask)
         places, extent = None, None
         if self.step_config.window != "global":
             places, extent = coordinates(a, mask, self.grid)
@@ -210,9 +210,9 @@ class Decoder(nnx.Module):
         return withheld(self.output_scene(seen).astype(jnp.float32), self.scene_dropout, key)
 
     def begin(
-        self, a: Float[Array, "B L D"], mask: Bool[Array, "B L"] | None
+        self, a: Float[Array, "B L _"], mask: Bool[Array, "B L"] | None
     ) -> tuple[Float[Array, "B H"], Float[Array, "B H"]]:
-        """h_0 and c_0, of what `memory` makes of the annotation vectors, without a null place."""
+        """h_0 and c_0, of what `Parts.to_begin_with` chooses, without a null place."""
         if self.init_h is not None and self.init_c is not None:
             mean = mean_vector(a, mask)
             h, c = self.init_h(mean), self.init_c(mean)

@@ -41,11 +41,12 @@ class Part:
 
 @dataclasses.dataclass(frozen=True)
 class Parts:
-    """The parts that make keys, vectors and the scene."""
+    """The parts that make keys, vectors, the scene, and h_0 and c_0 if they have their own."""
 
     keys: Part
     values: Part
     scene: Part
+    first: Part
 
     @classmethod
     def chosen(
@@ -60,7 +61,7 @@ class Parts:
         Args:
           sections: of the features, see `Encoder`; may be empty where none is named.
           features: F.
-          sizes, attention: of which `scene`, `keys` and `values` count.
+          sizes, attention: of which `scene`, `initial_from`, `keys` and `values` count.
 
         Raises:
           UserError: a stage that the encoder does not have.
@@ -85,7 +86,16 @@ class Parts:
         own = part("decoder.scene", sizes.scene)
         values = part("attention.values", attention.values) if attention.values else whole
         keys = part("attention.keys", attention.keys) if attention.keys else values
-        return cls(keys, values, own)
+        first = part("decoder.initial_from", sizes.initial_from)
+        return cls(keys, values, own, first)
+
+    def to_begin_with(
+        self, read: Float[Array, "B L D"], encoded: Float[Array, "B L F"], normalised: bool
+    ) -> Float[Array, "B L _"]:
+        """What h_0 and c_0 are made of: their own part of the encoded vectors, or those read."""
+        if not self.first.size:
+            return read
+        return self.first.of(encoded.astype(jnp.float32), normalised=normalised)
 
 
 def with_scene(

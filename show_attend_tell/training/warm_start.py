@@ -28,6 +28,7 @@ from show_attend_tell.tokens import SPECIALS
 SAME = (
     "encoder.",
     "attention.",
+    "decoder.initial_from",
     "decoder.layer_norm",
     "decoder.output_tanh",
     "decoder.scene",

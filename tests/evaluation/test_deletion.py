@@ -86,7 +86,8 @@ def test_curves_follow_the_order_of_alpha(tmp_path, kind, monkeypatch):
     "variant",
     [
         {"null_place": True, "layer_norm": True, "scene": ("late",), "values": ("early",)},
-        {"keys": ("late",), "values": ("early",), "position_code": True, "grid": (1, 3)},
+        {"keys": ("late",), "values": ("early",), "position_code": True, "grid": (1, 3)}
+        | {"initial_from": ("late",)},
         {"initial_state": "learned", "projection": 0, "scene": ("early", "late")},
     ],
 )

@@ -35,9 +35,10 @@ def make(**changes):
     )
 
 
-def chosen(keys=(), values=(), scene=()):
+def chosen(keys=(), values=(), scene=(), initial_from=()):
     attention = settings.Attention(keys=keys, values=values)
-    return Parts.chosen(SECTIONS, 6, settings.Decoder(scene=scene), attention)
+    sizes = settings.Decoder(scene=scene, initial_from=initial_from)
+    return Parts.chosen(SECTIONS, 6, sizes, attention)
 
 
 def test_stages_are_found_in_every_encoder():
@@ -62,6 +63,10 @@ def test_each_section_is_normalised_by_itself():
 def test_an_unknown_stage_is_named():
     with pytest.raises(UserError, match="attention.values names 'stage9': .* early, late"):
         chosen(values=("stage9",))
+    with pytest.raises(UserError, match="decoder.initial_from names 'class': .* early, late"):
+        chosen(initial_from=("class",))
+    with pytest.raises(UserError, match="initial_from needs .*initial_state='mean', not 'zero'"):
+        settings.Decoder(initial_state="zero", initial_from=("class",))
     with pytest.raises(UserError, match="decoder.scene names 'late': .* one part only"):
         Parts.chosen((), 6, settings.Decoder(scene=("late",)), settings.Attention())
 
@@ -153,6 +158,12 @@ def test_what_a_decoder_begins_with():
     given = Annotations(VECTORS)
     zero = tiny.make_decoder(initial_state="zero").memory(Annotations(VECTORS[..., :4]))
     assert not zero.h0.any() and not zero.c0.any()
+    own = make(scene=(), values=("early",), initial_from=("late",))
+    late = np.asarray(jax.nn.standardize(VECTORS[..., 2:5])).mean(1)
+    memory = own.memory(given)
+    for layer, found in ((own.init_h, memory.h0), (own.init_c, memory.c0)):
+        wanted = np.tanh(late @ layer.kernel[...] + layer.bias[...])
+        np.testing.assert_allclose(found, wanted, atol=1e-5)
     learned = make(scene=(), initial_state="learned")
     learned.first_state[...] = jnp.array([[1.0, 0, 0, 0], [0, 2.0, 0, 0]])
     memory = learned.memory(given)

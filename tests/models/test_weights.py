@@ -87,6 +87,14 @@ def test_what_the_hub_lacks_is_reported(hub, error, message):
         find_weights(NAME)
 
 
+def test_files_beside_the_weights_are_fetched_if_there(hub, tmp_path):
+    path = tmp_path / "model.safetensors"
+    missing = Errors.RemoteEntryNotFoundError()
+    hub.found = {path.name: path, "tokenizer.json": missing, "vocab.json": tmp_path / "vocab.json"}
+    assert find_weights(NAME, beside=("tokenizer.json", "vocab.json")) == path
+    assert [file for _, file in hub.asked] == [path.name, "tokenizer.json", "vocab.json"]
+
+
 def test_the_extra_is_named_where_it_is_absent(monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(UserError, match=r"pip install 'show-attend-tell\[hub\]'"):

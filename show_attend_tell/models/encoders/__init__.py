@@ -10,6 +10,7 @@ from show_attend_tell import settings
 from show_attend_tell.errors import UserError
 from show_attend_tell.models.encoders.base import Encoder, Frozen, ImageEncoder, Precomputed
 from show_attend_tell.models.encoders.concatenated import Concatenated
+from show_attend_tell.models.encoders.convnext import ConvNeXtTiny
 from show_attend_tell.models.encoders.efficientnet_lite import (
     EfficientNetLite0,
     EfficientNetLite1,
@@ -17,13 +18,15 @@ from show_attend_tell.models.encoders.efficientnet_lite import (
 )
 from show_attend_tell.models.encoders.resnet import ResNet50, ResNet101
 from show_attend_tell.models.encoders.small import SmallEncoder
-from show_attend_tell.models.encoders.staged import StagedEncoder
+from show_attend_tell.models.encoders.stored import StoredEncoder
 from show_attend_tell.models.encoders.vgg import VGG19
+from show_attend_tell.models.encoders.vit import ARCHITECTURES, VisionTransformer
 from show_attend_tell.models.encoders.weights import WeightFiles
 
 __all__ = ["Encoder", "Frozen", "ImageEncoder", "Precomputed", "has_option", "make_encoder"]
 
-_ENCODERS: dict[str, type[SmallEncoder] | type[StagedEncoder]] = {
+_ENCODERS: dict[str, type[SmallEncoder] | type[StoredEncoder]] = {
+    "convnext_tiny": ConvNeXtTiny,
     "efficientnet_lite0": EfficientNetLite0,
     "efficientnet_lite1": EfficientNetLite1,
     "efficientnet_lite2": EfficientNetLite2,
@@ -31,6 +34,7 @@ _ENCODERS: dict[str, type[SmallEncoder] | type[StagedEncoder]] = {
     "resnet101": ResNet101,
     "small": SmallEncoder,
     "vgg19": VGG19,
+    **dict.fromkeys(ARCHITECTURES, VisionTransformer),
 }
 # Options that only some encoders have.
 _SPECIAL = {option for encoder in _ENCODERS.values() for option in encoder.own_options}
@@ -47,7 +51,8 @@ def make_encoder(options: settings.ImageEncoder, *, rngs: nnx.Rngs) -> ImageEnco
 
     Args:
         options: the name is `efficientnet_lite0`, `_lite1`, `_lite2`, `vgg19`, `resnet50`,
-            `resnet101` (ImageNet weights) or `small` (untrained). Several names joined by +
+            `resnet101`, `convnext_tiny` (ImageNet weights), one of `vit.ARCHITECTURES` (CLIP,
+            SigLIP, DINOv2) or `small` (untrained). Several names joined by +
             concatenate the encoders' annotation vectors. All parts then share the other options,
             except that `weights` and `weights_sha256` have one part for each name, and `sizes` one
             number: with it, a part takes the endpoints without @ and those with @ and its size.

@@ -107,8 +107,8 @@ class ImageEncoder(Encoder):
         fields: middles of the receptive fields along one side of the grid, ascending, as shares of
             the image's side. They are the same along both sides.
         shift: how many pixels right of and below the middles of its receptive fields a trained
-            encoder looks (see `measured_centres`); None if that was never measured. It belongs to
-            the weights and hardly depends on the image's size.
+            encoder looks (see `measured_centres`); None if that was never measured, 0 for patches
+            without overlap. It belongs to the weights and hardly depends on the image's size.
         checksum: SHA-256 of the weight file; empty if there is none.
         own_options: the fields of `settings.ImageEncoder` that this encoder has and some other
             encoder has not.

@@ -19,7 +19,7 @@ from jaxtyping import Array, Float
 from show_attend_tell.errors import UserError
 from show_attend_tell.models import native, products
 from show_attend_tell.models.encoders.base import Frozen
-from show_attend_tell.models.encoders.layers import Convolution
+from show_attend_tell.models.encoders.layers import Convolution, depthwise
 from show_attend_tell.models.encoders.staged import StagedEncoder
 from show_attend_tell.models.encoders.weights import Weights
 from show_attend_tell.models.native import convolutions
@@ -58,36 +58,6 @@ def _relu6(x: Array) -> Array:
     return jnp.clip(x, 0.0, 6.0)
 
 
-def _pad_same(x: Float[Array, "B h w C"], kernel: int, stride: int) -> Array:
-    """TensorFlow's SAME padding: ceil(side / stride) outputs, the odd pixel at the end."""
-    pads = []
-    for side in x.shape[1:3]:
-        total = max((-(-side // stride) - 1) * stride + kernel - side, 0)
-        pads.append((total // 2, total - total // 2))
-    return jnp.pad(x, ((0, 0), *pads, (0, 0)))
-
-
-def _depthwise(
-    x: Float[Array, "B h w C"], kernel: Float[Array, "k k C"], bias: Float[Array, " C"], stride: int
-) -> Float[Array, "B i j C"]:
-    """A convolution of each channel by itself, as a sum of k * k shifted products.
-
-    XLA's grouped convolution is 10 to 20 times slower than this on a CPU.
-    """
-    kernel = kernel[:, :, None, None, None]
-    k = kernel.shape[0]
-    h, w = (-(-side // stride) for side in x.shape[1:3])
-    # Without the barrier XLA computes the padding, and what it pads, once for every window.
-    x = jax.lax.optimization_barrier(_pad_same(x, k, stride))
-    total = bias[None, None, None]
-    for i in range(k):
-        for j in range(k):
-            window = x[:, i : i + (h - 1) * stride + 1 : stride]
-            window = window[:, :, j : j + (w - 1) * stride + 1 : stride]
-            total = total + window * kernel[i, j]
-    return total
-
-
 def _inverted_residual(
     stride: int, residual: bool, dtype: str, x: Float[Array, "B h w I"], weights: BlockWeights
 ) -> Float[Array, "B i j O"]:
@@ -98,7 +68,7 @@ def _inverted_residual(
     y = x
     if weights.expand.size:
         y = _relu6(product(x, weights.expand, weights.expand_bias))
-    y = _relu6(_depthwise(y, weights.kernel, weights.bias, stride))
+    y = _relu6(depthwise(y, weights.kernel, weights.bias, stride))
     y = product(y, weights.project, weights.project_bias)
     return x + y if residual else y
 

@@ -1,7 +1,8 @@
 """Pretrained weights: finding the file that a name stands for, and reading it name by name."""
 
+import contextlib
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from show_attend_tell.models.encoders.base import Frozen
 from show_attend_tell.models.encoders.torch_weights import file_sha256, read_state_dict
 
 # The first of these that a repository on the hub has.
-_HUB_FILES = ("model.safetensors", "pytorch_model.bin")
+HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 _NORM = ("weight", "bias", "running_mean", "running_var")  # of a batch norm
 _SUFFIXES = (".bin", ".pt", ".pth", ".safetensors")
 
@@ -60,13 +61,17 @@ class Weights:
             for name, array in read_state_dict(path, ignored_prefixes).items()
             if not name.endswith(ignored_suffixes)
         }
-        self._frozen: dict[str, tuple[jax.Array, jax.Array]] = {}
+        self._frozen: dict[Hashable, tuple[jax.Array, ...]] = {}
 
     def again(self) -> "Weights":
         """All of them for another network, which shares the arrays that both freeze."""
         other = copy.copy(self)
         other.arrays = dict(self.arrays)
         return other
+
+    def drop_prefix(self, prefix: str) -> None:
+        """Takes a prefix off the names that have it."""
+        self.arrays = {name.removeprefix(prefix): array for name, array in self.arrays.items()}
 
     def take(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
         """The array with this name.
@@ -97,12 +102,65 @@ class Weights:
         kernel = self.take(f"{conv}.weight", shape)
         names = [f"{conv}.bias"] if norm is None else [f"{norm}.{part}" for part in _NORM]
         others = [self.take(name, shape[:1]) for name in names]
+        kernel, bias = self._variables(conv, lambda: _folded(kernel, others, self.epsilon))
+        return kernel, bias
+
+    def linear(
+        self,
+        names: Sequence[str],
+        shape: tuple[int, int],
+        *,
+        bias: bool = True,
+        scale: str | None = None,
+    ) -> tuple[nnx.Variable, nnx.Variable]:
+        """Kernel (in, n * out) and bias (n * out,) of n linear layers laid side by side.
+
+        Args:
+            names: of the layers, or of one layer that already holds several.
+            shape: (out, in) of each.
+            bias: whether they have one; else it is 0.
+            scale: name of factors (out,) of the outputs, which are multiplied in.
+
+        Raises:
+            UserError: see `take`.
+        """
+        kernels = [self.take(f"{name}.weight", shape) for name in names]
+        outputs = shape[:1]
+        offsets = [
+            self.take(f"{name}.bias", outputs) if bias else np.zeros(outputs) for name in names
+        ]
+        factors = np.ones(1) if scale is None else self.take(scale, outputs)
+
+        def made() -> tuple[np.ndarray, ...]:
+            # Through float32, since a file may hold half precision.
+            arrays = np.concatenate(kernels).T, np.concatenate(offsets)
+            return tuple(
+                np.ascontiguousarray(x.astype(np.float32) * factors.astype(np.float32))
+                for x in arrays
+            )
+
+        kernel, offset = self._variables(tuple(names), made)
+        return kernel, offset
+
+    def variable(self, key: Hashable, array: Float[np.ndarray, "..."]) -> nnx.Variable:
+        """A variable made of arrays that were taken.
+
+        Args:
+            key: tells it apart from all others of the file.
+            array: its values.
+        """
+        (variable,) = self._variables(key, lambda: (np.ascontiguousarray(array, np.float32),))
+        return variable
+
+    def _variables(
+        self, key: Hashable, make: Callable[[], tuple[np.ndarray, ...]]
+    ) -> tuple[nnx.Variable, ...]:
+        """Variables of what `make` returns; networks that freeze them share the arrays."""
         known = self._frozen if self.kind is Frozen else {}
-        if conv not in known:
+        if key not in known:
             # `jnp.asarray` would compile a program for each shape.
-            known[conv] = jax.device_put(_folded(kernel, others, self.epsilon))
-        arrays = known[conv]
-        return self.kind(arrays[0]), self.kind(arrays[1])
+            known[key] = jax.device_put(make())
+        return tuple(self.kind(array) for array in known[key])
 
     def finish(self) -> None:
         """Call this when all weights have been taken.
@@ -142,13 +200,14 @@ def _folded(
     return folded, (shift - mean * scale).astype(np.float32)
 
 
-def find_weights(name: str) -> Path:
+def find_weights(name: str, beside: Sequence[str] = ()) -> Path:
     """The file of weights that a name stands for.
 
     Args:
         name: the path of a file; or OWNER/NAME, a repository on the Hugging Face hub, whose file
             is fetched once and kept in the hub's own cache. With HF_HUB_OFFLINE=1 only the cache is
             used.
+        beside: further files of a repository to fetch into the same folder, if it has them.
 
     Raises:
         UserError: no such file or repository, no network, or the extra `hub` is not installed.
@@ -163,9 +222,13 @@ def find_weights(name: str) -> Path:
         )
     what, instead = f"the weights {name}", ", or name a file"
     library, missing = hub.client(what, instead), None
-    for file in _HUB_FILES:
+    for file in HUB_FILES:
         try:
-            return Path(library.hf_hub_download(name, file))
+            found = Path(library.hf_hub_download(name, file))
+            for other in beside:
+                with contextlib.suppress(library.errors.EntryNotFoundError):
+                    library.hf_hub_download(name, other)
+            return found
         except Exception as error:  # a full disk, the server, or the network of any library
             missing = error
         # The other file may exist, or be in the cache.
@@ -175,7 +238,7 @@ def find_weights(name: str) -> Path:
     here = isinstance(missing, library.errors.LocalEntryNotFoundError)
     if isinstance(missing, library.errors.EntryNotFoundError) and not here:
         raise UserError(
-            f"{what} have no file {' or '.join(_HUB_FILES)} on the hub: name another "
+            f"{what} have no file {' or '.join(HUB_FILES)} on the hub: name another "
             "repository, or a file"
         ) from missing
     raise hub.explained(missing, what, hub.Name(name), instead) from missing

@@ -1,0 +1,128 @@
+"""CLIPScore and RefCLIPScore with a tiny CLIP, against transformers and by hand."""
+
+import io
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import clips
+import numpy as np
+import pytest
+import safetensors.numpy
+import vits
+from PIL import Image
+
+from show_attend_tell.errors import UserError
+from show_attend_tell.evaluation import clip_score
+from show_attend_tell.evaluation.clip_score import ClipScorer
+from show_attend_tell.evaluation.scores import Scores
+from show_attend_tell.evaluation.split_evaluation import evaluate_split
+
+STORED = Path(__file__).parents[1] / "reference" / "clip.npz"
+
+
+@pytest.fixture(scope="module")
+def scorer(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        vits.make_tiny(patch)
+        yield ClipScorer.load(str(clips.write(tmp_path_factory.mktemp("clip"))))
+
+
+def png(array):
+    file = io.BytesIO()
+    Image.fromarray(array).save(file, "PNG")
+    return file.getvalue()
+
+
+class Examples(list):
+    """Examples with their ids."""
+
+    def __init__(self, pictures):
+        super().__init__(SimpleNamespace(image=picture) for picture in pictures.values())
+        self.ids = [*pictures]
+
+
+def agrees(scorer, expected):
+    found = scorer.text_vectors(clips.TEXTS)
+    np.testing.assert_allclose(found, expected["texts"], atol=1e-5)
+    image = scorer.image_vectors([png(vits.images(32)[0])])
+    np.testing.assert_allclose(image, expected["image"], atol=1e-5)
+    texts = [clip_score.PROMPT + text for text in clips.TEXTS]
+    np.testing.assert_array_equal(scorer.tokenizer.encode(texts, clips.LENGTH), expected["ids"])
+
+
+def test_agrees_with_stored_numbers_of_transformers(scorer):
+    agrees(scorer, np.load(STORED))
+    assert scorer.describe()["prompt"] == "A photo depicts "
+
+
+def test_agrees_with_transformers(scorer, tmp_path):
+    pytest.importorskip("torch", reason="PyTorch is absent")
+    pytest.importorskip("transformers", reason="transformers is absent")
+    agrees(scorer, clips.in_transformers(tmp_path))
+
+
+def test_the_scores_by_hand(scorer, monkeypatch):
+    vectors = {"a": [1.0, 0.0], "b": [0.6, 0.8], "c": [-1.0, 0.0], "d": [0.0, 1.0]}
+    found = lambda texts: np.array([vectors[text] for text in texts])  # noqa: E731
+    monkeypatch.setattr(scorer, "text_vectors", found)
+    monkeypatch.setattr(scorer, "image_vectors", lambda pictures: np.array(pictures))
+    monkeypatch.setattr(scorer, "_known", {})
+    examples = Examples({"x": [1.0, 0.0], "y": [0.6, 0.8], "z": [1.0, 0.0]})
+    references = {"y": ["d", "a"], "x": ["b", "c"], "z": ["a"]}
+    scores = Scores({}, {}, {}, [])
+    scorer.add(scores, examples, references, {"x": "a", "y": "d", "z": "c"})
+    # cos with the image 1, 0.8 and -1; with the nearest reference 0.6, 1 and -1.
+    assert scores.per_image["CLIPScore"] == pytest.approx([2.5, 2.0, 0.0])
+    wanted = [2 * 2.5 * 0.6 / 3.1, 2 * 2.0 * 1.0 / 3.0, 0.0]
+    assert scores.per_image["RefCLIPScore"] == pytest.approx(wanted)
+    assert scores.values["CLIPScore"] == pytest.approx(1.5)
+    assert scores.values["RefCLIPScore"] == pytest.approx(sum(wanted) / 3)
+    assert clip_score.harmonic_mean(0.0, 0.0) == 0.0
+
+
+def test_images_are_cut_to_the_square_in_the_middle(scorer):
+    square = vits.images(32)[0]
+    wide = np.zeros((32, 48, 3), np.uint8)
+    wide[:, 8:40] = square
+    own, cut, high = scorer.image_vectors([png(x) for x in (square, wide, wide.swapaxes(0, 1))])
+    np.testing.assert_allclose(cut, own, atol=1e-5)
+    assert np.abs(high - own).max() > 1e-3
+    assert clip_score.middle_square(100, 50) == (0.25, 0, 0.75, 1)
+
+
+def test_what_is_missing_or_no_clip_is_named(tmp_path, monkeypatch):
+    vits.make_tiny(monkeypatch)
+    folder = clips.write(tmp_path)
+    (folder / "merges.txt").unlink()
+    with pytest.raises(UserError, match="has no tokenizer: put the model's tokenizer.json, or"):
+        ClipScorer.load(str(folder))
+    whole = {"model": {"vocab": clips.VOCABULARY, "merges": [list(m) for m in clips.MERGES]}}
+    (folder / "tokenizer.json").write_text(json.dumps(whole))
+    ids = np.load(STORED)["ids"]
+    found = ClipScorer.load(str(folder)).tokenizer.encode(["A photo depicts " + clips.TEXTS[0]], 40)
+    np.testing.assert_array_equal(found, ids[:1])
+    (folder / "tokenizer.json").write_text('{"model": {"vocab": {}}}')
+    with pytest.raises(UserError, match="cannot be read .*merges"):
+        ClipScorer.load(str(folder))
+    arrays = clips.weights()
+    path = folder / "model.safetensors"
+    for change, message in (
+        ({"text_model.odd": np.zeros(1)}, "unknown to the network: .*odd"),
+        ({"text_projection.weight": np.zeros((16, 31))}, "text_projection.weight has shape"),
+    ):
+        safetensors.numpy.save_file(arrays | change, path)
+        with pytest.raises(UserError, match=message):
+            ClipScorer.load(str(folder))
+    images = {name: a for name, a in arrays.items() if not name.startswith("text_")}
+    safetensors.numpy.save_file(images, path)
+    with pytest.raises(UserError, match="lacks the weights .* with images and texts"):
+        ClipScorer.load(str(folder))
+
+
+def test_sentences_have_no_clip_score(tmp_path):
+    task = SimpleNamespace(scorer="translations", noun="sentences")
+    run = SimpleNamespace(task=task, workdir=tmp_path)
+    function = getattr(evaluate_split, "__wrapped__", evaluate_split)
+    with pytest.raises(UserError, match="--clip scores captions of images, not sentences"):
+        function(run, "test", None, (), "weights")
