@@ -12,7 +12,7 @@ from flax import nnx
 
 import show_attend_tell
 from show_attend_tell import config
-from show_attend_tell.inference.captioning import make_decode
+from show_attend_tell.inference.decoding import make_decode
 from show_attend_tell.models import native
 from show_attend_tell.models.captioner import trained_weights
 from show_attend_tell.models.encoders import Precomputed, make_encoder

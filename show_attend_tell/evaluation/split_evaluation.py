@@ -4,12 +4,14 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+from show_attend_tell.data.examples import ExampleSource
 from show_attend_tell.evaluation.faithfulness import split_faithfulness
 from show_attend_tell.evaluation.given_split import GivenSplit
 from show_attend_tell.evaluation.readings import likelihood, nats_of_readings
 from show_attend_tell.evaluation.split_grounding import split_grounding
 from show_attend_tell.evaluation.split_scores import score_split
 from show_attend_tell.inference.captioning import caption_examples
+from show_attend_tell.inference.ensemble import inputs_of
 from show_attend_tell.inference.run import Run
 from show_attend_tell.settings import Decode
 
@@ -30,8 +32,10 @@ class Evaluated:
 def evaluate_split(run: Run, split: str, decoding: Decode, contexts: Sequence[str]) -> Evaluated:
     """Measures a run over a split's texts, captions the split, and writes captions and scores.
 
+    An ensemble is only scored: what is measured over given texts describes a single model.
+
     Args:
-      run: a trained run.
+      run: a trained run, or an ensemble.
       split: its name.
       decoding: how to search for captions.
       contexts: what a step reads; each has files of its own.
@@ -39,6 +43,21 @@ def evaluate_split(run: Run, split: str, decoding: Decode, contexts: Sequence[st
     Raises:
       UserError: the data set cannot be read.
     """
+    examples, inputs, measured = _measured(run, split)
+    records, captions = [], []
+    for context in contexts:
+        decoding = dataclasses.replace(decoding, context=context)
+        captions = caption_examples(run, examples, inputs, decoding)
+        records.append(score_split(run, split, decoding, examples, captions, measured))
+    spoken = (caption.text for caption in captions)
+    return Evaluated(records, dict(zip(examples.ids, spoken, strict=True)))
+
+
+def _measured(run: Run, split: str) -> tuple[ExampleSource, Any, dict[str, Any]]:
+    """The examples of a split, the model's inputs for them, and what is measured over its texts."""
+    if run.others:
+        examples = run.task.load(split)
+        return examples, inputs_of(run, examples), {}
     given = GivenSplit.load(run, split)
     nats = nats_of_readings(given)
     measured = {
@@ -46,10 +65,4 @@ def evaluate_split(run: Run, split: str, decoding: Decode, contexts: Sequence[st
         "grounding": split_grounding(given),
         "faithfulness": split_faithfulness(given, nats),
     }
-    records, captions = [], []
-    for context in contexts:
-        decoding = dataclasses.replace(decoding, context=context)
-        captions = caption_examples(run, given.examples, given.inputs, decoding)
-        records.append(score_split(run, split, decoding, given.examples, captions, measured))
-    spoken = (caption.text for caption in captions)
-    return Evaluated(records, dict(zip(given.examples.ids, spoken, strict=True)))
+    return given.examples, given.inputs, measured

@@ -42,6 +42,8 @@ class Run:
       step: the training step at which the weights were saved.
       centres: where the encoder looks, if that was measured for this run (see
         `runs.measuring.Measured`); then `encoder` has its `shift`.
+      others: further runs, see `inference.ensemble`. All that does not know of ensembles, such as
+        the explorer, asks the first run only.
     """
 
     workdir: Path
@@ -54,6 +56,12 @@ class Run:
     params: dict[str, Any]
     step: int
     centres: dict[str, Any] | None = None
+    others: tuple["Run", ...] = ()
+
+    @property
+    def members(self) -> tuple["Run", ...]:
+        """All runs of an ensemble, this one first; or only this run."""
+        return (self, *self.others)
 
     @property
     def image_size(self) -> int:

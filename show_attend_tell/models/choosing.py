@@ -27,7 +27,8 @@ class Rules(NamedTuple):
 class Sampling(NamedTuple):
     """How words are drawn."""
 
-    noise: Callable[[Int[Array, ""]], Float[Array, "B K V"]]  # of a step: standard Gumbel variables
+    # (step, (B, K, V)) -> standard Gumbel variables of that shape
+    noise: Callable[[Int[Array, ""], tuple[int, ...]], Float[Array, "B K V"]]
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
@@ -223,7 +224,7 @@ def drawn(
       time: the step.
     """
     logits = filtered(following, sampling.temperature, sampling.top_k, sampling.top_p)
-    words = jnp.argmax(logits + sampling.noise(time), -1)  # the Gumbel-max trick
+    words = jnp.argmax(logits + sampling.noise(time, logits.shape), -1)  # the Gumbel-max trick
     log_probs = log_probs + jnp.take_along_axis(following, words[..., None], -1)[..., 0]
     parents = jnp.broadcast_to(jnp.arange(words.shape[1])[None], words.shape)
     ends = words == eos
