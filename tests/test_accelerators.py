@@ -66,6 +66,8 @@ MORE_STEPS = {
 SEARCHES = {
     "expected": ("soft", {}),
     "argmax": ("hard", {"decode.context": "argmax"}),
+    "groups": ("soft", {"decode.groups": 2, "decode.no_repeat": 2, "decode.min_length": 2}),
+    "words": ("soft", {"decode.search": "sample", "decode.top_k": 5, "decode.top_p": 0.9}),
     "sample": ("hard", {"decode.context": "sample"}),
     "mixture": ("marginal", {"decode.context": "mixture"}),
 }

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, Int, Key, PRNGKeyArray, PyTree
 
 from show_attend_tell import devices
 from show_attend_tell.inference.given_steps import GivenSteps, choice_of
@@ -123,12 +123,12 @@ def mean_of_distributions(logits: Sequence[Float[Array, "B K V"]]) -> Float[Arra
     return jax.nn.logsumexp(jnp.stack(log_probs), axis=0) - np.float32(np.log(len(logits)))
 
 
-def _keys(key: PRNGKeyArray, numbers: Int[Array, " B"]) -> PRNGKeyArray:
+def _keys(key: PRNGKeyArray, numbers: Int[Array, " B"]) -> Key[Array, " B"]:
     """A key for each input."""
     return jax.vmap(jax.random.fold_in, (None, 0))(key, numbers)
 
 
-def _of_model(keys: PRNGKeyArray, number: int) -> PRNGKeyArray:
+def _of_model(keys: Key[Array, " B"], number: int) -> Key[Array, " B"]:
     """The keys of one model of an ensemble; the first has those of a model by itself."""
     return jax.vmap(jax.random.fold_in, (0, None))(keys, _MODELS + number) if number else keys
 
@@ -150,7 +150,7 @@ def _step_of(
     model: Captioner,
     inputs: Array,
     context: str,
-    keys: PRNGKeyArray,
+    keys: Key[Array, " B"],
     max_length: int,
     given: GivenSteps | None,
 ) -> tuple[search.Step, PyTree]:
