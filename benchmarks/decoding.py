@@ -13,7 +13,7 @@ from timing import interleaved, print_table, spread
 from training import FEATURES, GRID, VOCABULARY
 
 from show_attend_tell import config
-from show_attend_tell.inference.captioning import make_decode
+from show_attend_tell.inference.decoding import make_decode
 from show_attend_tell.inference.run import load_run
 from show_attend_tell.models.encoders import Precomputed
 from show_attend_tell.runs.build import build_captioner

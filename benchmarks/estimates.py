@@ -22,7 +22,7 @@ from rich.progress import track
 from timing import print_table
 
 from show_attend_tell import config, settings
-from show_attend_tell.inference.captioning import make_decode
+from show_attend_tell.inference.decoding import make_decode
 from show_attend_tell.models.captioner import trained_weights
 from show_attend_tell.models.encoders import Precomputed, make_encoder
 from show_attend_tell.models.encoders.staged import StagedEncoder

@@ -23,15 +23,17 @@ from typing import Any
 from PIL import Image
 
 from show_attend_tell import config, files, hub
-from show_attend_tell.data.images import Picture, naming, read_image, read_picture
+from show_attend_tell.data.images import Picture, naming, read_picture
 from show_attend_tell.data.task import Subject, expect
 from show_attend_tell.errors import UserError
+from show_attend_tell.inference import ensemble as ensembles
 from show_attend_tell.inference.attention_record import AttentionRecord
 from show_attend_tell.inference.captioning import (
     attention_records,
     caption_files,
     caption_images,
 )
+from show_attend_tell.inference.ensemble import read_for
 from show_attend_tell.inference.run import Run, load_run
 from show_attend_tell.models.captioner import split_weights
 from show_attend_tell.runs import packaged
@@ -85,8 +87,13 @@ class Captions(list[AttentionRecord]):
         super().__init__(records)
         self._run, self._names, self._pictures = run, names, pictures
 
-    def _repr_html_(self) -> str:
-        """The view, which needs no server: the page in a frame that can reach nothing else."""
+    def _repr_html_(self) -> str | None:
+        """The view, which needs no server: the page in a frame that can reach nothing else.
+
+        None of an ensemble, since the view shows a single run.
+        """
+        if self._run.others:
+            return None
         from show_attend_tell.explorer.notebook import view  # only notebooks need it
         from show_attend_tell.explorer.page import frame
 
@@ -136,6 +143,18 @@ def load(model: str | Path, overrides: Sequence[str] = ()) -> Model:
     )
 
 
+def ensemble(models: Sequence[Run]) -> Model:
+    """Models that speak as one, with the mean of their distributions over the next word.
+
+    Args:
+      models: from `load`; they share a vocabulary. The maps of captions are the first one's.
+
+    Raises:
+      UserError: their vocabularies differ.
+    """
+    return _model(ensembles.ensemble(models))
+
+
 def _model(run: Run, **changes: Any) -> Model:
     return Model(**{f.name: getattr(run, f.name) for f in dataclasses.fields(run)} | changes)
 
@@ -165,7 +184,7 @@ def caption(
     images = []
     for name, source in zip(names, sources, strict=True):
         with naming(name):
-            images.append(read_image(source, run.image_size))
+            images.append(read_for(run, source))
     found = caption_images(run, images, decoding)
     subjects = [Subject(name, source) for name, source in zip(names, sources, strict=True)]
     records = attention_records(run, decoding, subjects, found)

@@ -9,7 +9,7 @@ N samples, L places.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, cast
 
 from show_attend_tell.errors import UserError
@@ -587,7 +587,9 @@ class Decode(Group):
 
     path: ClassVar[str] = "decode."
 
-    beam: int = setting(5, "K, beam size; 1: greedy", least=1)
+    beam: int = setting(
+        5, "K, beam size; 1: greedy; with search `sample`, captions drawn for each input", least=1
+    )
     max_length: int = setting(30, "tokens of a caption, <eos> included", least=1)
     length_penalty: float = setting(
         0.7, "exponent of the length that divides a log-probability; 0: none", least=0
@@ -601,6 +603,71 @@ class Decode(Group):
         "`mixture`, every place, their words' distributions averaged by alpha",
         choices=("expected", "argmax", "sample", "mixture"),
     )
+    n_best: int = setting(1, "captions to report for each input, best first", least=1)
+    min_length: int = setting(1, "tokens that a caption has at least, <eos> included", least=1)
+    no_repeat: int = setting(
+        0, "n: no caption says the same n words in a row twice; 0: any may", least=0
+    )
+    groups: int = setting(
+        1, "G, groups of beams of diverse beam search, which divide the beam; 1: none", least=1
+    )
+    diversity: float = setting(
+        0.5,
+        "nats that a word costs a group for each hypothesis of an earlier group that continues "
+        "with it; for groups only",
+        least=0,
+    )
+    search: str = setting(
+        "beam",
+        "`beam` search; or `sample`, captions drawn word by word, ranked by their scores",
+        choices=("beam", "sample"),
+    )
+    temperature: float = setting(
+        1.0, "divides log-probabilities before `sample` draws a word; 0.5: sharper", above=0
+    )
+    top_k: int = setting(0, "most probable words that `sample` draws from; 0: all", least=0)
+    top_p: float = setting(
+        1.0,
+        "`sample` draws from the most probable words that together have this probability, the "
+        "nucleus; 1: all",
+        above=0,
+        most=1,
+    )
+    seed: int = setting(0, "of the words that `sample` draws", least=0)
+
+    def check(self) -> None:
+        if self.beam % self.groups:
+            raise UserError(
+                f"config.decode.beam is {self.beam}: config.decode.groups, {self.groups}, must "
+                "divide it"
+            )
+        if self.n_best > self.beam:
+            raise UserError(
+                f"config.decode.n_best is {self.n_best}: a beam of {self.beam} has no more than "
+                f"{self.beam} captions; raise config.decode.beam"
+            )
+        if self.min_length > self.max_length:
+            raise UserError(
+                f"config.decode.min_length is {self.min_length}: it must be at most "
+                f"config.decode.max_length, {self.max_length}"
+            )
+        if self.search == "sample" and self.groups > 1:
+            raise UserError(
+                "config.decode.groups needs config.decode.search='beam': drawn captions form no "
+                "groups"
+            )
+        if self.search == "beam" and (self.temperature, self.top_k, self.top_p) != (1, 0, 1):
+            raise UserError(
+                "config.decode.temperature, .top_k and .top_p need config.decode.search='sample': "
+                "a beam draws nothing"
+            )
+
+    @property
+    def greedy(self) -> "Decode":
+        """The same, but the one caption that always says the most probable word."""
+        beam = {"beam": 1, "groups": 1, "n_best": 1}
+        plain = {"search": "beam", "temperature": 1.0, "top_k": 0, "top_p": 1.0}
+        return replace(self, **beam, **plain)
 
 
 @dataclass(frozen=True)

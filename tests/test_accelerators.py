@@ -12,7 +12,7 @@ from flax import nnx
 
 import show_attend_tell
 from show_attend_tell import config
-from show_attend_tell.inference.captioning import make_decode
+from show_attend_tell.inference.decoding import make_decode
 from show_attend_tell.models import native
 from show_attend_tell.models.captioner import trained_weights
 from show_attend_tell.models.encoders import Precomputed, make_encoder
@@ -66,6 +66,8 @@ MORE_STEPS = {
 SEARCHES = {
     "expected": ("soft", {}),
     "argmax": ("hard", {"decode.context": "argmax"}),
+    "groups": ("soft", {"decode.groups": 2, "decode.no_repeat": 2, "decode.min_length": 2}),
+    "words": ("soft", {"decode.search": "sample", "decode.top_k": 5, "decode.top_p": 0.9}),
     "sample": ("hard", {"decode.context": "sample"}),
     "mixture": ("marginal", {"decode.context": "mixture"}),
 }

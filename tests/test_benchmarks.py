@@ -16,7 +16,7 @@ from flax import nnx
 from show_attend_tell import config
 from show_attend_tell.data.images import read_image
 from show_attend_tell.data.load import SPLITS, load_images
-from show_attend_tell.inference.captioning import make_decode
+from show_attend_tell.inference.decoding import make_decode
 from show_attend_tell.models.attention import Annotations
 from show_attend_tell.models.encoders import Precomputed
 from show_attend_tell.objectives.likelihood import soft_loss

@@ -7,7 +7,7 @@ import tiny
 
 from show_attend_tell import config
 from show_attend_tell.errors import UserError
-from show_attend_tell.settings import Loss, Reward
+from show_attend_tell.settings import Decode, Loss, Reward
 
 REWARD = Reward(samples=2, cider=1.0, bleu=0.5, f_mean=0.3, max_length=8)
 
@@ -127,6 +127,17 @@ def test_settings_of_hard_attention_are_of_no_concern_to_soft_attention():
             "config.reward.likelihood: rewards do not train .*baseline 'learned'",
         ),
         ({"seed": -1}, "seed is -1"),
+        ({"decode": {"beam": 5, "groups": 2}}, "beam is 5: config.decode.groups, 2, must divide"),
+        ({"decode": {"beam": 2, "n_best": 3}}, "n_best is 3: a beam of 2 has no more than 2"),
+        ({"decode": {"min_length": 31}}, "min_length is 31: it must be at most .*max_length, 30"),
+        ({"decode": {"search": "sample", "beam": 4, "groups": 2}}, "groups needs .*search='beam'"),
+        ({"decode": {"top_p": 0.9}}, "top_p need config.decode.search='sample'"),
+        ({"decode": {"temperature": 0.9}}, ".temperature.* need config.decode.search='sample'"),
+        ({"decode": {"top_p": 0.0}}, r"top_p is 0.0: it must lie in \(0, 1\]"),
+        ({"decode": {"top_p": 1.5}}, r"top_p is 1.5: it must lie in \(0, 1\]"),
+        ({"decode": {"temperature": 0}}, "temperature is 0.0: it must be over 0"),
+        ({"decode": {"no_repeat": -1}}, "no_repeat is -1: it must be at least 0"),
+        ({"decode": {"search": "greedy"}}, "search is 'greedy': choose one of 'beam', 'sample'"),
     ],
 )
 def test_what_does_not_go_together_is_one_line(stated, message):
@@ -193,3 +204,10 @@ def test_supervision_of_a_posterior_fits_the_marginal():
 def test_numbers_come_in_the_settings_type():
     settings = config.from_dict({"data": {"name": "shapes"}, "train": {"epochs": 3, "rows": 2.0}})
     assert type(settings.train.epochs) is float and type(settings.train.rows) is int
+
+
+def test_greedy_decoding_keeps_the_rules_of_a_search_and_nothing_else():
+    rules = Decode(max_length=9, no_repeat=2, min_length=3)
+    drawn = dataclasses.replace(rules, search="sample", top_k=3, top_p=0.5, temperature=2.0)
+    for decoding in (drawn, dataclasses.replace(rules, beam=6, groups=3, n_best=6)):
+        assert decoding.greedy == dataclasses.replace(rules, beam=1)

@@ -4,7 +4,7 @@ import argparse
 import dataclasses
 import sys
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from show_attend_tell.errors import UserError
 from show_attend_tell.files import user_path
@@ -56,42 +56,79 @@ def add_quiet(parser: argparse.ArgumentParser) -> None:
     )
 
 
+# Options that change one setting of `decode` each.
+_DECODING: tuple[tuple[str, type, str], ...] = (
+    ("beam", int, "beam size; 1 is greedy"),
+    ("length_penalty", float, "exponent of the length"),
+    (
+        "context",
+        str,
+        "what a step reads: expected, argmax, sample or mixture; evaluate reports a hard run with "
+        "expected or mixture, and with argmax",
+    ),
+    ("n_best", int, "captions to report for each input"),
+    ("min_length", int, "least tokens of a caption, its end included"),
+    ("no_repeat", int, "N: no caption says the same N words in a row twice; 0: any may"),
+    ("groups", int, "groups of diverse beam search"),
+    ("diversity", float, "nats that a word costs for each use in an earlier group"),
+    ("search", str, "beam, or sample: captions drawn word by word"),
+    ("temperature", float, "of sample"),
+    ("top_k", int, "most probable words that sample draws from; 0: all"),
+    ("top_p", float, "probability of the nucleus that sample draws from; 1: all words"),
+    ("seed", int, "of sample"),
+)
+
+
 def add_run(parser: argparse.ArgumentParser, default: str | None = None) -> None:
-    """The options that name a trained run and how it decodes."""
+    """The options that name a trained run, or several as an ensemble, and how it decodes."""
     which = parser.add_mutually_exclusive_group(required=default is None)
+    several = "; given several times, an ensemble"
     which.add_argument(
-        "--workdir", type=user_path, help="folder of a trained run or an exported model"
+        "--workdir",
+        type=user_path,
+        action="append",
+        help=f"folder of a trained run or an exported model{several}",
     )
     packaged = "a model that comes with the package, or OWNER/NAME[@REVISION] on the hub"
     which.add_argument(
         "--pretrained",
         metavar="NAME",
-        default=default,
-        help=f"{packaged} (default: {default})" if default else packaged,
+        action="append",
+        help=(f"{packaged} (default: {default})" if default else packaged) + several,
     )
-    parser.add_argument("--beam", type=int, help="beam size; 1 is greedy (default: the config's)")
-    parser.add_argument(
-        "--length-penalty", type=float, help="exponent of the length (default: the config's)"
+    parser.set_defaults(otherwise=default)
+    search = parser.add_argument_group(
+        "how captions are searched for", "settings of config.decode; default: the config's"
     )
-    parser.add_argument(
-        "--context",
-        help="what a step reads: expected, argmax, sample or mixture (default: the config's; "
-        "evaluate reports a hard run with expected or mixture, and with argmax)",
-    )
+    for name, kind, text in _DECODING:
+        metavar = {int: "N", float: "X", str: "NAME"}[kind]
+        search.add_argument(f"--{name.replace('_', '-')}", type=kind, metavar=metavar, help=text)
 
 
 def load(arguments: argparse.Namespace, overrides: Sequence[str]) -> tuple["Run", "Decode"]:
-    """The run named by `add_run`'s options, and its decoding settings."""
+    """The run or ensemble named by `add_run`'s options, and its decoding settings."""
     from show_attend_tell import pretrained
+    from show_attend_tell.inference.ensemble import ensemble
     from show_attend_tell.inference.run import load_run
 
     if arguments.workdir is not None:
-        run = load_run(arguments.workdir, overrides)
+        runs = [load_run(folder, overrides) for folder in arguments.workdir]
     else:
-        run = pretrained.load(arguments.pretrained, overrides)
-    names = ("beam", "length_penalty", "context")
-    changed = {n: getattr(arguments, n) for n in names if getattr(arguments, n) is not None}
-    return run, dataclasses.replace(run.decoding, **changed)
+        names = arguments.pretrained or [arguments.otherwise]
+        runs = [pretrained.load(name, overrides) for name in names]
+    given = {name: getattr(arguments, name) for name, *_ in _DECODING}
+    changed = {name: value for name, value in given.items() if value is not None}
+    if len(runs) == 1:
+        return runs[0], dataclasses.replace(runs[0].decoding, **changed)
+    # Each run checks whether it can decode like that, and reads what it is told to.
+    runs = [_decoding_like(run, changed) for run in runs]
+    whole = ensemble(runs)
+    return whole, whole.decoding
+
+
+def _decoding_like(run: "Run", changed: dict[str, Any]) -> "Run":
+    decode = dataclasses.replace(run.decoding, **changed)
+    return dataclasses.replace(run, settings=dataclasses.replace(run.settings, decode=decode))
 
 
 def print_table(table: "Table") -> None:

@@ -7,7 +7,7 @@ import json
 import sys
 import threading
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,9 @@ from show_attend_tell.tokens import EOS_WORD
 if TYPE_CHECKING:
     from show_attend_tell.data.task import Subject
     from show_attend_tell.inference.attention_record import AttentionRecord
-    from show_attend_tell.inference.captioning import Caption
+    from show_attend_tell.inference.captioning import Caption, Described, Spoken
+    from show_attend_tell.inference.run import Run
+    from show_attend_tell.settings import Decode
 
 DRAWING = "show_attend_tell.reports.attention_pictures"  # slow to import
 PRETRAINED = "flickr8k-soft"  # what `caption` uses if no run is named
@@ -78,7 +80,9 @@ def _evaluate(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     from show_attend_tell.reports.grounding_tables import measured_tables
 
     run, decoding = load(arguments, overrides)
-    contexts = (arguments.context,) if arguments.context else reported_contexts(run.settings)
+    contexts = (decoding.context,)
+    if not (arguments.context or run.others):  # the runs of an ensemble read what each reads
+        contexts = reported_contexts(run.settings)
     found = evaluate_split(run, arguments.split, decoding, contexts, arguments.clip)
     _print_scores(found.records)
     for table in measured_tables(found.records[0]):
@@ -91,12 +95,17 @@ def _print_scores(records: Sequence[Mapping[str, Any]]) -> None:
     """Prints the scores of one split, with a column for each context."""
     from rich.table import Table
 
+    from show_attend_tell.evaluation.split_scores import further_options
+    from show_attend_tell.settings import Decode
     from show_attend_tell.terminal import Terminal
 
     first = records[0]
+    how = further_options(Decode(**first["decoding"]))
+    further = "".join(f", {name.replace('_', ' ')} {value}" for name, value in how.items())
     table = Table(
         title=f"{first['split']}: {first['images']} {first['noun']}, beam "
         f"{first['decoding']['beam']}, length penalty {first['decoding']['length_penalty']}"
+        f"{further}"
     )
     table.add_column("score")
     for record in records:
@@ -115,7 +124,7 @@ def _print_scores(records: Sequence[Mapping[str, Any]]) -> None:
 
 def _caption(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     from show_attend_tell.data.task import expect
-    from show_attend_tell.inference.captioning import attention_records, caption_files
+    from show_attend_tell.inference.captioning import caption_files
 
     run, decoding = load(arguments, overrides)
     expect(run.task, "caption", run.workdir)
@@ -124,34 +133,73 @@ def _caption(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     drawing.start()
     subjects, wrong = _subjects(arguments.images)
     found: list[dict[str, Any]] = []
-    for batch in caption_files(run, subjects, decoding):
+    for batch in caption_files(run, subjects, decoding, per_token=arguments.json):
         wrong += batch.wrong
         if not batch.subjects:
             continue
         drawing.join()
-        records = attention_records(run, decoding, batch.subjects, batch.captions)
-        pictures = _dump(arguments.out or run.workdir / "captions", records, batch.subjects)
-        for subject, caption, picture in zip(batch.subjects, batch.captions, pictures, strict=True):
+        folder = arguments.out or run.workdir / "captions"
+        drawn = [
+            _dump(folder_of, records, batch.subjects)
+            for folder_of, records in _records(run, decoding, batch, folder)
+        ]
+        for subject, caption, *pictures in zip(batch.subjects, batch.captions, *drawn, strict=True):
             path = "-" if isinstance(subject.picture, bytes) else str(subject.picture)
             if arguments.json:
-                found.append(_as_json(path, caption, picture))
-            else:
-                say(f"{path}: {caption.text}", f"    {picture}")
+                found.append(_as_json(path, caption, pictures))
+                continue
+            say(f"{path}: {caption.text}")
+            if decoding.n_best > 1:
+                say(*(f"    {one.score:.3f}  {one.text}" for one in caption.n_best))
+            say(*(f"    {picture}" for picture in pictures))
     if arguments.json:
         # ASCII: a name that is not UTF-8 can be printed nowhere otherwise.
         say(*json.dumps(found, indent=2).splitlines())
     _reject(wrong)
 
 
-def _as_json(path: str, caption: "Caption", picture: Path) -> dict[str, Any]:
+def _records(
+    run: "Run", decoding: "Decode", batch: "Described", folder: Path
+) -> Iterator[tuple[Path, list["AttentionRecord"]]]:
+    """What each model of an ensemble attended to, and the folder for it; else the run's own."""
+    from show_attend_tell.inference.captioning import attention_records
+
+    for number, (one, how, folder_of) in enumerate(_members(run, decoding, folder)):
+        seen = [caption.seen_by(number) for caption in batch.captions]
+        yield folder_of, attention_records(one, how, batch.subjects, seen)
+
+
+def _members(
+    run: "Run", decoding: "Decode", folder: Path
+) -> Iterator[tuple["Run", "Decode", Path]]:
+    """The runs of an ensemble with what each reads and a folder, numbered from 1; or the run."""
+    from show_attend_tell.inference.ensemble import contexts_of
+
+    contexts = contexts_of(run, decoding)
+    for number, (one, context) in enumerate(zip(run.members, contexts, strict=True), 1):
+        own = folder / str(number) if run.others else folder
+        yield one, dataclasses.replace(decoding, context=context), own
+
+
+def _as_json(path: str, caption: "Caption", pictures: Sequence[Path]) -> dict[str, Any]:
     """A caption for scripts; log-probabilities in nats."""
+    found = {"path": path, **_spoken(caption), "maps": str(pictures[0])}
+    if len(caption.n_best) > 1:
+        found["n_best"] = [_spoken(one) for one in caption.n_best]
+    if len(pictures) > 1:
+        found["maps_of_each"] = [str(picture) for picture in pictures]
+    return found
+
+
+def _spoken(caption: "Spoken") -> dict[str, Any]:
+    assert caption.token_log_probs is not None
     return {
-        "path": path,
         "caption": caption.text,
         "words": [token for token in caption.tokens if token != EOS_WORD],
+        "word_log_probs": caption.token_log_probs.tolist(),
+        "finished": EOS_WORD in caption.tokens,
         "log_prob": caption.log_prob,
         "score": caption.score,
-        "maps": str(picture),
     }
 
 
@@ -187,7 +235,7 @@ def _reject(wrong: Sequence[str]) -> None:
 
 def _translate(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     from show_attend_tell.data.task import Subject, expect
-    from show_attend_tell.inference.captioning import attention_records, translate
+    from show_attend_tell.inference.captioning import Described, translate
 
     run, decoding = load(arguments, overrides)
     expect(run.task, "translate", run.workdir)
@@ -200,11 +248,14 @@ def _translate(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
         )
     for caption in captions:
         say(caption.text)
+        if decoding.n_best > 1:
+            say(*(f"    {one.score:.3f}  {one.text}" for one in caption.n_best))
     if arguments.out:
         subjects = [Subject(f"sentence {i}", text=text) for i, text in enumerate(sentences, 1)]
-        records = attention_records(run, decoding, subjects, captions)
-        for path in _dump(arguments.out, records, subjects):
-            say(path, error=True)
+        batch = Described(subjects, captions, [])
+        for folder, records in _records(run, decoding, batch, arguments.out):
+            for path in _dump(folder, records, subjects):
+                say(path, error=True)
 
 
 def _lines(content: bytes) -> list[str]:
@@ -242,7 +293,7 @@ def _attend(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
         raise UserError(f"--num {arguments.num}: must be 0 or more")
     run, decoding = load(arguments, overrides)
     wrong: list[str] = []
-    records: list[AttentionRecord] = []
+    made: dict[Path, list[AttentionRecord]] = {}
     if arguments.images:
         expect(run.task, "caption", run.workdir)
         folder = arguments.out or run.workdir / "attention" / "files"
@@ -251,19 +302,23 @@ def _attend(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
             wrong += batch.wrong
             if not batch.subjects:
                 continue
-            made = attention_records(run, decoding, batch.subjects, batch.captions)
-            _dump(folder, made, batch.subjects)
-            records += made
+            for folder_of, records in _records(run, decoding, batch, folder):
+                _dump(folder_of, records, batch.subjects)
+                made.setdefault(folder_of, []).extend(records)
     else:
         examples, captions = caption_split(run, arguments.split, decoding)
         folder = arguments.out or run.workdir / "attention" / arguments.split
-        # One at a time: the images of a large split would fill the memory.
-        records = attention_records(run, decoding, map(run.task.subject, examples), captions)
         count = min(arguments.num, len(captions))
-        _dump(folder, records[:count], map(run.task.subject, islice(examples, count)))
-    if records:
-        origin = {"decoding": dataclasses.asdict(decoding), "step": run.step}
-        _write_statistics(folder, records, run.task.noun, origin | run.provenance())
+        for number, (one, how, folder_of) in enumerate(_members(run, decoding, folder)):
+            seen = [caption.seen_by(number) for caption in captions]
+            # One at a time: the images of a large split would fill the memory.
+            records = attention_records(one, how, map(run.task.subject, examples), seen)
+            _dump(folder_of, records[:count], map(run.task.subject, islice(examples, count)))
+            made[folder_of] = records
+    for one, how, folder_of in _members(run, decoding, folder):
+        if made.get(folder_of):
+            origin = {"decoding": dataclasses.asdict(how), "step": one.step} | one.provenance()
+            _write_statistics(folder_of, made[folder_of], run.task.noun, origin)
     _reject(wrong)
 
 

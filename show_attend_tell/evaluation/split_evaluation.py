@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+from show_attend_tell.data.examples import ExampleSource
 from show_attend_tell.errors import UserError
 from show_attend_tell.evaluation.clip_score import ClipScorer
 from show_attend_tell.evaluation.faithfulness import split_faithfulness
@@ -12,6 +13,7 @@ from show_attend_tell.evaluation.readings import likelihood, nats_of_readings
 from show_attend_tell.evaluation.split_grounding import split_grounding
 from show_attend_tell.evaluation.split_scores import score_split
 from show_attend_tell.inference.captioning import caption_examples
+from show_attend_tell.inference.ensemble import inputs_of
 from show_attend_tell.inference.run import Run
 from show_attend_tell.settings import Decode
 
@@ -34,8 +36,10 @@ def evaluate_split(
 ) -> Evaluated:
     """Measures a run over a split's texts, captions the split, and writes captions and scores.
 
+    An ensemble is only scored: what is measured over given texts describes a single model.
+
     Args:
-      run: a trained run.
+      run: a trained run, or an ensemble.
       split: its name.
       decoding: how to search for captions.
       contexts: what a step reads; each has files of its own.
@@ -45,6 +49,22 @@ def evaluate_split(
       UserError: the data set or the weights cannot be read, or CLIPScore is asked for sentences.
     """
     scorer = _clip_scorer(run, clip) if clip else None
+    examples, inputs, measured = _measured(run, split)
+    records, captions = [], []
+    for context in contexts:
+        decoding = dataclasses.replace(decoding, context=context)
+        captions = caption_examples(run, examples, inputs, decoding)
+        what = (decoding, examples, captions, measured)
+        records.append(score_split(run, split, *what, clip=scorer))
+    spoken = (caption.text for caption in captions)
+    return Evaluated(records, dict(zip(examples.ids, spoken, strict=True)))
+
+
+def _measured(run: Run, split: str) -> tuple[ExampleSource, Any, dict[str, Any]]:
+    """The examples of a split, the model's inputs for them, and what is measured over its texts."""
+    if run.others:
+        examples = run.task.load(split)
+        return examples, inputs_of(run, examples), {}
     given = GivenSplit.load(run, split)
     nats = nats_of_readings(given)
     measured = {
@@ -52,14 +72,7 @@ def evaluate_split(
         "grounding": split_grounding(given),
         "faithfulness": split_faithfulness(given, nats),
     }
-    records, captions = [], []
-    for context in contexts:
-        decoding = dataclasses.replace(decoding, context=context)
-        captions = caption_examples(run, given.examples, given.inputs, decoding)
-        what = (decoding, given.examples, captions, measured)
-        records.append(score_split(run, split, *what, clip=scorer))
-    spoken = (caption.text for caption in captions)
-    return Evaluated(records, dict(zip(given.examples.ids, spoken, strict=True)))
+    return given.examples, given.inputs, measured
 
 
 def _clip_scorer(run: Run, weights: str) -> ClipScorer:

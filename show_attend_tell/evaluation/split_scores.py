@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -14,6 +15,7 @@ from show_attend_tell.evaluation.results_file import write_results
 from show_attend_tell.evaluation.scoring import SCORERS
 from show_attend_tell.evaluation.split_grounding import captions_grounding
 from show_attend_tell.inference.captioning import Caption, texts
+from show_attend_tell.inference.ensemble import described as ensembled
 from show_attend_tell.inference.run import Run
 from show_attend_tell.settings import Decode, Settings
 
@@ -40,10 +42,22 @@ def reported_contexts(settings: Settings) -> tuple[str, ...]:
     return tuple(dict.fromkeys((whole, "argmax", own)))
 
 
+# What the table of scores and names of files state anyhow, or what changes no best caption.
+_STATED = ("beam", "length_penalty", "context", "max_length", "ban_unk", "batch_size", "n_best")
+
+
+def further_options(decoding: Decode) -> dict[str, Any]:
+    """The ways of searching that are not the default, by name."""
+    plain = dataclasses.asdict(Decode())
+    changed = {k: v for k, v in dataclasses.asdict(decoding).items() if v != plain[k]}
+    return {k: v for k, v in changed.items() if k not in _STATED}
+
+
 def score_stem(split: str, decoding: Decode) -> str:
     """How the names of a split's caption and score files begin."""
     penalty = f"{decoding.length_penalty:g}"
-    return f"{split}-{decoding.context}-beam{decoding.beam}-lp{penalty}"
+    further = "".join(f"-{k}={v}" for k, v in further_options(decoding).items())
+    return f"{split}-{decoding.context}-beam{decoding.beam}-lp{penalty}{further}"
 
 
 def score_split(
@@ -74,6 +88,8 @@ def score_split(
     run.workdir.mkdir(parents=True, exist_ok=True)  # a packaged model has none yet
     truth, hypotheses = references(examples), texts(examples, captions)
     write_results(run.workdir / f"{stem}.captions.json", hypotheses)
+    if decoding.n_best > 1:
+        _write_n_best(run.workdir / f"{stem}.n_best.json", examples, captions)
     scorer = SCORERS[run.task.scorer]
     scores, described = scorer.score(truth, hypotheses), scorer.describe(examples, hypotheses)
     if clip is not None:
@@ -92,8 +108,24 @@ def score_split(
         "references": hashlib.sha256(json.dumps(truth).encode()).hexdigest(),
         "step": run.step,
         **run.provenance(),
+        **ensembled(run),
         "per_image": scores.per_image,
         "bleu_counts": scores.bleu_counts,
     }
     files.write_text(run.workdir / f"{stem}.scores.json", json.dumps(record, indent=2) + "\n")
     return record
+
+
+def _write_n_best(path: Path, examples: ExampleSource, captions: Sequence[Caption]) -> None:
+    """Writes [{"image_id": ..., "captions": [{"caption", "log_prob", "score"}, ...]}, ...]."""
+    content = [
+        {
+            "image_id": name,
+            "captions": [
+                {"caption": one.text, "log_prob": one.log_prob, "score": one.score}
+                for one in caption.n_best
+            ],
+        }
+        for name, caption in zip(examples.ids, captions, strict=True)
+    ]
+    files.write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")

@@ -32,7 +32,8 @@ from show_attend_tell.explorer.answers import (
 )
 from show_attend_tell.explorer.offline import compact, compact_cells
 from show_attend_tell.inference import explaining
-from show_attend_tell.inference.captioning import image_inputs, make_decode
+from show_attend_tell.inference.captioning import image_inputs
+from show_attend_tell.inference.decoding import make_decode
 from show_attend_tell.inference.explaining import Explained, Gazes
 from show_attend_tell.inference.given_steps import FREE, GivenSteps
 from show_attend_tell.inference.run import Run

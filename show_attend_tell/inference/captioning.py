@@ -1,64 +1,58 @@
 """Free-running captions of splits, files and images, and translations of sentences."""
 
 import dataclasses
+import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache, partial
 from typing import Any, NamedTuple, cast
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Float, Int, PyTree, UInt8
 
 from show_attend_tell import devices, programs
 from show_attend_tell.data import vocabulary as vocabularies
 from show_attend_tell.data.batches import Inputs, eval_batches
 from show_attend_tell.data.examples import ExampleSource
-from show_attend_tell.data.images import naming, read_image
+from show_attend_tell.data.images import naming
 from show_attend_tell.data.task import Subject
 from show_attend_tell.data.vocabulary import AnyVocabulary
 from show_attend_tell.errors import UserError
 from show_attend_tell.inference.attention_record import COMPUTED, MEASURED, AttentionRecord
-from show_attend_tell.inference.given_steps import GivenSteps, choice_of
+from show_attend_tell.inference.decoding import DecodeFunction
+from show_attend_tell.inference.ensemble import (
+    Images,
+    contexts_of,
+    decode_of,
+    inputs_of,
+    read_for,
+    weights_of,
+)
 from show_attend_tell.inference.run import Run
-from show_attend_tell.models import recurrence, search
-from show_attend_tell.models.attention import Choice
-from show_attend_tell.models.captioner import Captioner
+from show_attend_tell.models import search
 from show_attend_tell.models.encoders import ImageEncoder
 from show_attend_tell.runs.encoding import annotate_one, as_inputs, row_shape, structure
-from show_attend_tell.runs.inputs import load_inputs
 from show_attend_tell.settings import Decode
-from show_attend_tell.tokens import BOS, EOS, EOS_WORD, PAD, UNK
-
-# (parameters, inputs (B, ...), numbers (B,), given steps if any) -> hypotheses.
-DecodeFunction = Callable[..., search.Hypotheses]
+from show_attend_tell.tokens import EOS_WORD
 
 
 @dataclasses.dataclass(frozen=True)
-class Caption:
-    """A decoded caption with the attention of the pass that produced it (T steps).
+class Spoken:
+    """The words of a caption, and how probable they are (T tokens).
 
     Attributes:
       tokens: words, then "<eos>" if the caption finished.
       log_prob: log p of the tokens, in nats.
       score: log_prob / T ** length_penalty.
-      alpha: attention weights of the real places; a null place has the rest of each row.
-      beta: the gate.
-      location: the place read by hard attention; otherwise, or if it read a null place, the real
-        place with the largest alpha.
-      self_alpha: weights of self-attention.
+      token_log_probs: log p of each token given those before it; None unless asked for.
     """
 
     tokens: tuple[str, ...]
     log_prob: float
     score: float
-    alpha: Float[np.ndarray, "T L"]
-    beta: Float[np.ndarray, " T"]
-    location: Int[np.ndarray, " T"]
-    self_alpha: Float[np.ndarray, "T T"] | None = None
+    token_log_probs: Float[np.ndarray, " T"] | None = dataclasses.field(default=None, kw_only=True)
 
     @property
     def text(self) -> str:
@@ -66,98 +60,100 @@ class Caption:
         return vocabularies.join(token for token in self.tokens if token != EOS_WORD)
 
 
-def make_decode(model: Captioner, decoding: Decode) -> DecodeFunction:
-    """A jitted function (parameters, inputs (B, ...), numbers (B,), given=None) -> hypotheses.
+class Maps(NamedTuple):
+    """Where one model of an ensemble looked; see `Caption`."""
 
-    Only the structure of `model` matters. The numbers of the inputs seed their random draws
-    (context `sample`). With `given` (`GivenSteps`) some steps are decided from outside. The same
-    arguments give the same function, so that nothing compiles twice.
+    alpha: Float[np.ndarray, "T L"]
+    beta: Float[np.ndarray, " T"]
+    location: Int[np.ndarray, " T"]
+    self_alpha: Float[np.ndarray, "T T"] | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Caption(Spoken):
+    """A decoded caption with the attention of the pass that produced it (T steps).
+
+    Attributes:
+      alpha: attention weights of the real places; a null place has the rest of each row.
+      beta: the gate.
+      location: the place read by hard attention; otherwise, or if it read a null place, the real
+        place with the largest alpha.
+      self_alpha: weights of self-attention.
+      n_best: the best captions, this one first: at most `n_best` of the settings.
+      others: the same of the further models of an ensemble.
     """
-    return _decode_function(nnx.graphdef(model), decoding)
 
+    alpha: Float[np.ndarray, "T L"]
+    beta: Float[np.ndarray, " T"]
+    location: Int[np.ndarray, " T"]
+    self_alpha: Float[np.ndarray, "T T"] | None = None
+    n_best: tuple[Spoken, ...] = ()
+    others: tuple[Maps, ...] = ()
 
-@lru_cache(maxsize=16)
-def _decode_function(graph: nnx.GraphDef, decoding: Decode) -> DecodeFunction:
-    banned = (UNK,) if decoding.ban_unk else ()
-
-    @partial(jax.jit, out_shardings=devices.everywhere())
-    def run(
-        params: Any, inputs: Array, numbers: Int[Array, " B"], given: GivenSteps | None = None
-    ) -> search.Hypotheses:
-        model = nnx.merge(graph, params)
-        decoder = model.decoder
-        annotations = model.annotations(inputs)
-        memory, locations = decoder.memory(annotations), annotations.vectors.shape[1]
-        weights = decoder.weights()
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(0), numbers)
-
-        def choose(time: Int[Array, "B K"]) -> Choice | None:
-            shape = (*time.shape, memory.annotations.shape[1])
-            noise = jnp.zeros(shape)
-            if decoding.context == "sample":
-                step_keys = jax.vmap(jax.random.fold_in)(keys, time[:, 0])
-                noise = jax.vmap(lambda key: jax.random.gumbel(key, shape[1:]))(step_keys)
-            places = None if given is None else jnp.asarray(given.places)[:, time[0, 0]]
-            return choice_of(decoding.context, noise, places)
-
-        def step(state: recurrence.State, words: Int[Array, "B K"]):
-            choice = choose(state.time)
-            mixture = decoding.context == "mixture"
-            logits, state, output = decoder.emit(
-                weights, memory, state, words, choice, mixture=mixture
-            )
-            alpha, location = output.alpha[..., :locations], output.location
-            location = jnp.where(location < locations, location, jnp.argmax(alpha, axis=-1))
-            trace = {"alpha": alpha, "beta": output.beta, "location": location}
-            if output.self_log_alpha is not None:
-                trace["self_alpha"] = jnp.exp(output.self_log_alpha)
-            return logits, state, trace
-
-        initial = recurrence.initial_state(weights, memory, 1, decoding.max_length)
-        return search.beam_search(
-            step,
-            jax.tree.map(lambda s: s[:, 0], initial),
-            batch=inputs.shape[0],
-            beam=decoding.beam,
-            max_length=decoding.max_length,
-            bos=BOS,
-            eos=EOS,
-            pad=PAD,
-            banned=banned,
-            length_penalty=decoding.length_penalty,
-            given=None if given is None else jnp.asarray(given.words),
-        )
-
-    return run
+    def seen_by(self, number: int) -> "Caption":
+        """The caption with the attention of one model of an ensemble, counted from 0."""
+        if not number:
+            return self
+        return dataclasses.replace(self, **self.others[number - 1]._asdict())
 
 
 def caption_inputs(
     decode: DecodeFunction,
     params: Any,
-    inputs: Inputs,
+    inputs: Inputs | tuple[Inputs, ...],
     vocabulary: AnyVocabulary,
     batch_size: int,
+    n_best: int = 1,
 ) -> Iterator[Caption]:
-    """The best caption of every input, in order."""
+    """The best caption of every input, in order; for an ensemble `inputs` has those of each run."""
     batch_size = math.ceil(batch_size / jax.device_count()) * jax.device_count()
     local = devices.local_slice(batch_size)
-    for first, (batch, count) in enumerate(eval_batches(inputs, batch_size)):
+    for first, (batch, count) in enumerate(_batches(inputs, batch_size)):
         numbers = np.arange(first * batch_size, (first + 1) * batch_size, dtype=np.int32)
-        batch, numbers = devices.shard_batch((batch[local], numbers[local]))
-        best = jax.tree.map(lambda x: np.asarray(x)[:, 0], decode(params, batch, numbers))
+        batch, numbers = devices.shard_batch(jax.tree.map(lambda x: x[local], (batch, numbers)))
+        found = jax.tree.map(np.asarray, decode(params, batch, numbers))
         for i in range(count):
-            length = int(best.lengths[i])
-            self_alpha = best.trace.get("self_alpha")
-            words = vocabulary.decode(best.tokens[i, :length].tolist())
-            yield Caption(
-                tokens=(*words, EOS_WORD) if best.finished[i] else tuple(words),
-                log_prob=float(best.log_probs[i]),
-                score=float(best.scores[i]),
-                alpha=best.trace["alpha"][i, :length],
-                beta=best.trace["beta"][i, :length],
-                location=best.trace["location"][i, :length],
-                self_alpha=None if self_alpha is None else self_alpha[i, :length, :length],
-            )
+            best = jax.tree.map(lambda x, i=i: x[i, :n_best], found._replace(trace=()))
+            spoken = [_spoken(best, k, vocabulary) for k in range(len(best.lengths))]
+            steps = int(best.lengths[0])
+            traces = found.trace if isinstance(found.trace, tuple) else (found.trace,)
+            own, *others = (_maps(trace, i, steps) for trace in traces)
+            told = {f.name: getattr(spoken[0], f.name) for f in dataclasses.fields(Spoken)}
+            kept = tuple(one for one in spoken if one.tokens) or (spoken[0],)
+            yield Caption(**told, **own._asdict(), n_best=kept, others=tuple(others))
+
+
+def _batches(inputs: Inputs | tuple[Inputs, ...], batch_size: int) -> Iterator[tuple[PyTree, int]]:
+    """`eval_batches` of the inputs of one run, or of each."""
+    if not isinstance(inputs, tuple):
+        yield from eval_batches(inputs, batch_size)
+        return
+    for of_each in zip(*(eval_batches(one, batch_size) for one in inputs), strict=True):
+        yield tuple(batch for batch, _ in of_each), of_each[0][1]
+
+
+def _spoken(found: search.Hypotheses, k: int, vocabulary: AnyVocabulary) -> Spoken:
+    """Hypothesis `k` of one input."""
+    length = int(found.lengths[k])
+    words = vocabulary.decode(found.tokens[k, :length].tolist())
+    each = found.token_log_probs
+    return Spoken(
+        tokens=(*words, EOS_WORD) if found.finished[k] else tuple(words),
+        log_prob=float(found.log_probs[k]),
+        score=float(found.scores[k]),
+        token_log_probs=None if each is None else np.asarray(each[k, :length]),
+    )
+
+
+def _maps(trace: Mapping[str, np.ndarray], i: int, steps: int) -> Maps:
+    """The maps of input `i`'s best caption."""
+    self_alpha = trace.get("self_alpha")
+    return Maps(
+        alpha=trace["alpha"][i, 0, :steps],
+        beta=trace["beta"][i, 0, :steps],
+        location=trace["location"][i, 0, :steps],
+        self_alpha=None if self_alpha is None else self_alpha[i, 0, :steps, :steps],
+    )
 
 
 def texts(examples: ExampleSource, captions: Iterable[Caption]) -> dict[str, str]:
@@ -168,22 +164,29 @@ def texts(examples: ExampleSource, captions: Iterable[Caption]) -> dict[str, str
 def caption_split(run: Run, split: str, decoding: Decode) -> tuple[ExampleSource, list[Caption]]:
     """The examples of a split and the caption of each."""
     examples = run.task.load(split)
-    inputs = load_inputs(run.settings, run.task, examples, run.encoder, run.source_vocabulary)
+    inputs = inputs_of(run, examples)
     return examples, caption_examples(run, examples, inputs, decoding)
 
 
 def caption_examples(
-    run: Run, examples: ExampleSource, inputs: Inputs, decoding: Decode
+    run: Run, examples: ExampleSource, inputs: Inputs | tuple[Inputs, ...], decoding: Decode
 ) -> list[Caption]:
-    """The caption of each example; `inputs` are the model's, see `runs.inputs.load_inputs`."""
+    """The caption of each example; `inputs` are the model's, see `ensemble.inputs_of`."""
     from rich.progress import track
 
     from show_attend_tell.terminal import Terminal
 
-    decode = make_decode(run.model, decoding)
-    captions = caption_inputs(decode, run.params, inputs, run.vocabulary, decoding.batch_size)
+    captions = _caption_all(run, inputs, decoding)
     bar = track(captions, "captions", total=len(examples), console=Terminal(stderr=True))
     return list(bar)
+
+
+def _caption_all(
+    run: Run, inputs: Inputs | tuple[Inputs, ...], decoding: Decode
+) -> Iterator[Caption]:
+    decode, params = decode_of(run, decoding), weights_of(run)
+    size, n_best = decoding.batch_size, decoding.n_best
+    return caption_inputs(decode, params, inputs, run.vocabulary, size, n_best)
 
 
 class Described(NamedTuple):
@@ -200,11 +203,13 @@ class Described(NamedTuple):
     wrong: list[str]
 
 
-def caption_files(run: Run, subjects: Sequence[Subject], decoding: Decode) -> Iterator[Described]:
+def caption_files(
+    run: Run, subjects: Sequence[Subject], decoding: Decode, *, per_token: bool = False
+) -> Iterator[Described]:
     """Captions pictures, which are read like training images.
 
     Reads, and holds in memory, `decoding.batch_size` pictures at a time; yields once for each such
-    batch.
+    batch. `per_token` as for `caption_images`.
     """
     many = len(subjects) > decoding.batch_size
     for begin in range(0, len(subjects), decoding.batch_size):
@@ -213,49 +218,82 @@ def caption_files(run: Run, subjects: Sequence[Subject], decoding: Decode) -> It
             assert subject.picture is not None
             try:
                 with naming(subject.name):
-                    images.append(read_image(subject.picture, run.image_size))
+                    images.append(read_for(run, subject.picture))
                 readable.append(subject)
             except UserError as error:
                 wrong.append(str(error))
         # One size for all batches, so that nothing compiles twice.
         size = decoding.batch_size if many else None
-        yield Described(readable, caption_images(run, images, decoding, size), wrong)
+        captions = caption_images(run, images, decoding, size, per_token=per_token)
+        yield Described(readable, captions, wrong)
 
 
 def caption_images(
     run: Run,
-    images: Sequence[UInt8[np.ndarray, "S S 3"]],
+    images: Sequence[Images],
     decoding: Decode,
     batch_size: int | None = None,
+    *,
+    per_token: bool = False,
 ) -> list[Caption]:
-    """Captions images as `images.read_image` returns them.
+    """Captions images as `ensemble.read_for` returns them.
 
     Args:
-      run: a trained run.
+      run: a trained run, or an ensemble.
       images: what to caption.
       decoding: how to search for captions.
       batch_size: images decoded together; None: all, but at most `decoding.batch_size`.
+      per_token: whether captions have `token_log_probs`.
     """
     if not images:
         return []
     batch_size = batch_size or min(len(images), decoding.batch_size)
     with ThreadPoolExecutor(1) as thread:
         # The program that decodes compiles while the encoder's compile and run.
-        decode = thread.submit(_compiled_decode, run, decoding, batch_size)
-        inputs = image_inputs(run, images)
-        return list(caption_inputs(decode.result(), run.params, inputs, run.vocabulary, batch_size))
+        decode = thread.submit(_compiled_decode, run, decoding, batch_size, per_token)
+        inputs = _inputs_of_images(run, images)
+        return list(
+            caption_inputs(
+                decode.result(),
+                weights_of(run),
+                inputs,
+                run.vocabulary,
+                batch_size,
+                decoding.n_best,
+            )
+        )
 
 
-def _compiled_decode(run: Run, decoding: Decode, batch_size: int) -> DecodeFunction:
-    """`make_decode` for images in batches of one size."""
-    function = make_decode(run.model, decoding)
-    if run.encoder.trained:
+def _compiled_decode(
+    run: Run, decoding: Decode, batch_size: int, per_token: bool
+) -> DecodeFunction:
+    """`decode_of` for images in batches of one size."""
+    function = decode_of(run, decoding, per_token=per_token)
+    if any(one.encoder.trained for one in run.members):
         return function
-    shape = (batch_size, *row_shape(cast(ImageEncoder, run.encoder)))
-    inputs = jax.ShapeDtypeStruct(shape, np.float16)
+    shapes = (row_shape(cast(ImageEncoder, one.encoder)) for one in run.members)
+    inputs = tuple(jax.ShapeDtypeStruct((batch_size, *shape), np.float16) for shape in shapes)
     numbers = jax.ShapeDtypeStruct((batch_size,), np.int32)
-    name = f"decode {decoding} {structure(nnx.graphdef(run.model))}"
-    return programs.compiled(name, function, run.params, inputs, numbers)
+    graphs = " ".join(structure(nnx.graphdef(one.model)) for one in run.members)
+    how = dataclasses.replace(decoding, n_best=1), contexts_of(run, decoding), per_token
+    name = f"decode {how} {graphs}"
+    given = inputs if run.others else inputs[0]
+    return programs.compiled(name, function, weights_of(run), given, numbers)
+
+
+def _inputs_of_images(run: Run, images: Sequence[Images]) -> Inputs | tuple[Inputs, ...]:
+    """The inputs of one run, or of each; equal frozen encoders encode once."""
+    if not run.others:
+        return image_inputs(run, cast(Sequence[np.ndarray], images))
+    made: dict[str, Inputs] = {}
+    found = []
+    for number, one in enumerate(run.members):
+        encoder = cast(ImageEncoder, one.encoder)
+        key = str(number) if encoder.trained else json.dumps(encoder.fingerprint(), sort_keys=True)
+        if key not in made:
+            made[key] = image_inputs(one, [image[number] for image in images])
+        found.append(made[key])
+    return tuple(found)
 
 
 def image_inputs(run: Run, images: Sequence[UInt8[np.ndarray, "S S 3"]]) -> Inputs:
@@ -272,11 +310,14 @@ def translate(
     """Translations of sentences, and the indices (from 0) of those that were cut."""
     if not sentences:
         return [], []
-    assert run.source_vocabulary is not None
-    inputs, cut = run.task.encode(sentences, run.source_vocabulary)
-    decode = make_decode(run.model, decoding)
-    captions = caption_inputs(decode, run.params, inputs, run.vocabulary, decoding.batch_size)
-    return list(captions), cut
+    inputs, cut = [], set()
+    for one in run.members:
+        assert one.source_vocabulary is not None
+        ids, here = one.task.encode(sentences, one.source_vocabulary)
+        inputs.append(ids)
+        cut |= {*here}
+    captions = _caption_all(run, tuple(inputs) if run.others else inputs[0], decoding)
+    return list(captions), sorted(cut)
 
 
 def attention_records(

@@ -41,6 +41,8 @@ _BY_KIND = (
 
 def measured_tables(record: Mapping[str, Any]) -> list[Table]:
     """All tables of a score file's record; what was not measured is left out."""
+    if "likelihood" not in record:  # of an ensemble
+        return []
     tables = [_likelihood(record["likelihood"])]
     if record["grounding"]:
         tables += grounding_tables(record["grounding"])

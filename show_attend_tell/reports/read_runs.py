@@ -24,6 +24,7 @@ from show_attend_tell.evaluation.results_file import read_results
 from show_attend_tell.reports.measured import Measured, read_measured
 from show_attend_tell.reports.uncertainty import COUNTS, MEANS
 from show_attend_tell.runs.metrics_log import read_metrics
+from show_attend_tell.settings import Decode
 
 DECODING = ("context", "beam", "length_penalty")  # settings that every score file states
 BY_LENGTH = ("BLEU", "chrF", "exact")  # scores of sentences grouped by source length
@@ -237,9 +238,12 @@ def _read_scores(path: Path, split: str, best_step: int, remedy: str) -> Scored:
         if (record["split"], record["images"]) != (split, len(image_ids)) or not image_ids:
             raise ValueError("it does not belong to the captions beside it")
         _check_step(record, best_step)
-        decoding = {k: v for k, v in dict(record["decoding"]).items() if k != "batch_size"}
+        decoding = dict(record["decoding"])
         for name in DECODING:
             decoding[name]  # raises KeyError if it is missing
+        # Earlier versions searched as today's defaults do. The last two change no scores.
+        decoding = dataclasses.asdict(Decode()) | decoding
+        del decoding["batch_size"], decoding["n_best"]
         table = _table(record, len(image_ids))
         return Scored(
             path=path,

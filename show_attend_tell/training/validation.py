@@ -3,7 +3,6 @@
 The first few captions and their maps are kept in the run's folder for those who watch a run.
 """
 
-import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
 from itertools import chain, islice
@@ -20,7 +19,8 @@ from show_attend_tell.data.vocabulary import AnyVocabulary
 from show_attend_tell.errors import UserError
 from show_attend_tell.evaluation.scoring import SCORERS
 from show_attend_tell.evaluation.split_scores import references
-from show_attend_tell.inference.captioning import Caption, caption_inputs, make_decode, texts
+from show_attend_tell.inference.captioning import Caption, caption_inputs, texts
+from show_attend_tell.inference.decoding import make_decode
 from show_attend_tell.models.captioner import Captioner, all_weights
 from show_attend_tell.models.encoders import Encoder
 from show_attend_tell.runs.folder import RunFolder
@@ -108,7 +108,7 @@ class Validation:
           latest: takes the first captions.
           metric: the score that picks the best weights.
         """
-        self._decoding = dataclasses.replace(decoding, beam=1)
+        self._decoding = decoding.greedy
         self._decode = make_decode(model, self._decoding)
         self._scorer = SCORERS[task.scorer]
         self._frozen, self._vocabulary = frozen, vocabulary

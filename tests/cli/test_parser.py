@@ -29,6 +29,9 @@ VERBS = (
 )
 
 
+PROBABILITIES = {"word_log_probs", "finished", "log_prob", "score"}
+
+
 @pytest.fixture
 def workdir(trained, monkeypatch):
     folder, scenes = trained
@@ -195,7 +198,9 @@ def test_caption_takes_patterns_and_standard_input(workdir, tmp_path, capsys, tr
         ("-", scenes[2].captions[0]),
     ]
     for one in found:
-        assert set(one) == {"path", "caption", "words", "log_prob", "score", "maps"}
+        assert set(one) == {"path", "maps", "caption", "words"} | PROBABILITIES
+        assert sum(one["word_log_probs"]) == pytest.approx(one["log_prob"], abs=1e-5)
+        assert one["finished"] and len(one["word_log_probs"]) == len(one["words"]) + 1
         assert " ".join(one["words"]) == one["caption"] and one["log_prob"] < 0
         record = load_attention(Path(one["maps"]).with_suffix(".npz"))
         assert record.score == pytest.approx(one["score"])

@@ -3,7 +3,8 @@
 import pytest
 import tiny
 
-from show_attend_tell.evaluation.split_scores import reported_contexts
+from show_attend_tell.evaluation.split_scores import reported_contexts, score_stem
+from show_attend_tell.settings import Decode
 
 PRODUCT = {
     "decoder.product_form": True,
@@ -26,3 +27,9 @@ def test_sums_over_places_are_scored_with_the_mixture_where_there_is_one(
 ):
     base = {"attention.kind": "hard", "attention.state_reads": "nothing"}
     assert reported_contexts(tiny.settings(tmp_path, base | changes)) == contexts
+
+
+def test_names_of_files_tell_ways_of_searching_apart():
+    assert score_stem("val", Decode(n_best=2, batch_size=7)) == "val-expected-beam5-lp0.7"
+    drawn = Decode(search="sample", top_p=0.9, seed=3)
+    assert score_stem("val", drawn) == "val-expected-beam5-lp0.7-search=sample-top_p=0.9-seed=3"

@@ -23,8 +23,8 @@ from show_attend_tell.inference.captioning import (
     attention_records,
     caption_files,
     caption_split,
-    make_decode,
 )
+from show_attend_tell.inference.decoding import make_decode
 from show_attend_tell.inference.run import load_run
 from show_attend_tell.runs.inputs import load_inputs
 
@@ -180,7 +180,7 @@ def test_many_pictures_are_captioned_in_batches_of_one_size(run, monkeypatch):
     subjects[1] = Subject("no picture", b"")
     sizes = []
 
-    def caption_images(run, images, decoding, batch_size):
+    def caption_images(run, images, decoding, batch_size, per_token):
         sizes.append((len(images), batch_size))
         return images
 

@@ -7,36 +7,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from searches import BOS, EOS, IDS, PAD, UNK, TinyCaptioner, search, words_of
 
 from show_attend_tell.errors import UserError
 from show_attend_tell.models.search import beam_search, sample
 
-PAD, BOS, EOS, UNK = range(4)
-IDS = {"pad": PAD, "bos": BOS, "eos": EOS}
+STATIC = ("beam", "max_length", "banned", "length_penalty", "min_length", "groups")
 
 
-@partial(jax.jit, static_argnames=("beam", "max_length", "banned", "length_penalty"))
-def search(weights, **settings):
-    """Beam search with the recurrent net of TinyCaptioner."""
-
-    def step(state, words):
-        inputs = weights["embed"][words]
-        hidden = jnp.tanh(state["hidden"] @ weights["recur"] + inputs)
-        count = state["count"] + 1
-        trace = {
-            "alpha": jax.nn.softmax(hidden @ weights["look"]),
-            "beta": jax.nn.sigmoid(hidden[:, :, 0]),
-            "count": count,
-        }
-        logits = hidden @ weights["out"] + weights["memory"][:, None]
-        return logits, {"hidden": hidden, "count": count}, trace
-
-    batch = len(weights["initial"])
-    state = {"hidden": weights["initial"], "count": jnp.zeros(batch, int)}
-    return beam_search(step, state, batch=batch, **IDS, **settings)
-
-
-@partial(jax.jit, static_argnames=("beam", "max_length", "banned", "length_penalty"))
+@partial(jax.jit, static_argnames=STATIC)
 def search_bigrams(log_probs, **settings):
     """Beam search with a step that looks up the last word and appends to `calls`."""
 
@@ -64,44 +43,6 @@ def run(table, *, beam=2, max_length=4, length_penalty=0.0):
     return found
 
 
-class TinyCaptioner:
-    """A recurrent net whose every word depends on all earlier ones, and on its image's memory."""
-
-    def __init__(self, images, vocabulary, units=5, eos_bias=0.0):
-        rng = np.random.default_rng(0)
-        shapes = {
-            "initial": (images, units),
-            "memory": (images, vocabulary),
-            "recur": (units, units),
-            "embed": (vocabulary, units),
-            "out": (units, vocabulary),
-            "look": (units, 4),
-        }
-        self.weights = {k: rng.normal(size=v).astype(np.float32) for k, v in shapes.items()}
-        self.weights["out"] *= 2
-        self.weights["memory"][:, EOS] += eos_bias
-
-    def search(self, **settings):
-        return jax.tree.map(np.asarray, search(self.weights, **settings))
-
-    def step(self, image, hidden, word):
-        """One step of one image in NumPy: the log-probabilities of the next word, and the state."""
-        hidden = np.tanh(hidden @ self.weights["recur"] + self.weights["embed"][word])
-        logits = (hidden @ self.weights["out"] + self.weights["memory"][image]).astype(np.float64)
-        return logits - np.log(np.exp(logits).sum()), hidden
-
-    def teacher_force(self, image, tokens):
-        """log p(tokens), and alpha and beta on the way to each of them."""
-        hidden, word, total, alphas, betas = self.weights["initial"][image], BOS, 0.0, [], []
-        for token in tokens:
-            log_probs, hidden = self.step(image, hidden, word)
-            weights = np.exp(hidden @ self.weights["look"])
-            alphas.append(weights / weights.sum())
-            betas.append(1 / (1 + np.exp(-hidden[0])))
-            total, word = total + log_probs[token], token
-        return total, np.array(alphas), np.array(betas)
-
-
 def plain_beam_search(model, image, beam, max_length, banned, length_penalty):
     """Lists of whole histories and no bound.
 
@@ -126,10 +67,6 @@ def plain_beam_search(model, image, beam, max_length, banned, length_penalty):
 
     best = max(finished or unfinished, key=score)
     return best[1], score(best)
-
-
-def words_of(hypotheses, image, k=0):
-    return hypotheses.tokens[image, k, : hypotheses.lengths[image, k]].tolist()
 
 
 @pytest.mark.parametrize(("length_penalty", "banned"), [(0.0, ()), (0.7, (UNK,)), (1.0, ())])
@@ -208,10 +145,14 @@ def test_beam_1_is_greedy_decoding():
 
 def test_every_hypothesis_has_the_log_prob_and_the_trace_of_its_own_tokens():
     model = TinyCaptioner(images=12, vocabulary=9, eos_bias=-1.0)
-    found = model.search(beam=4, max_length=7, banned=(UNK,), length_penalty=0.7)
+    found = model.search(beam=4, max_length=7, banned=(UNK,), length_penalty=0.7, per_token=True)
     for image, k in np.ndindex(12, 4):
         tokens, length = words_of(found, image, k), found.lengths[image, k]
         total, alphas, betas = model.teacher_force(image, tokens)
+        totals = [model.teacher_force(image, tokens[:n])[0] for n in range(length + 1)]
+        each = found.token_log_probs[image, k]
+        np.testing.assert_allclose(each[:length], np.diff(totals), atol=1e-5)
+        assert (each[length:] == 0).all()
         np.testing.assert_allclose(found.log_probs[image, k], total, rtol=1e-5)
         np.testing.assert_allclose(found.scores[image, k], total / length**0.7, rtol=1e-5)
         trace = {name: leaf[image, k] for name, leaf in found.trace.items()}
@@ -330,6 +271,8 @@ def test_the_search_ends_as_soon_as_it_may(table, length_penalty, steps):
         ({"max_length": 0}, "max_length"),
         ({"length_penalty": -0.1}, "length_penalty"),
         ({"banned": (UNK, EOS)}, "<eos>"),
+        ({"min_length": 2}, "min_length"),
+        ({"groups": 2}, "does not divide into 2"),
     ],
 )
 def test_impossible_settings_are_refused(settings, message):

@@ -16,7 +16,8 @@ from flax.traverse_util import flatten_dict
 from show_attend_tell import config, pretrained
 from show_attend_tell.data.images import read_image
 from show_attend_tell.errors import UserError
-from show_attend_tell.inference.captioning import caption_images, caption_inputs, make_decode
+from show_attend_tell.inference.captioning import caption_images, caption_inputs
+from show_attend_tell.inference.decoding import make_decode
 from show_attend_tell.inference.run import load_run
 from show_attend_tell.objectives.rewards import idf_table
 from show_attend_tell.runs.build import build_captioner, build_encoder, make_objective

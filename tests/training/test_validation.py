@@ -11,7 +11,8 @@ from show_attend_tell import devices, files
 from show_attend_tell.data.task import ImageTask
 from show_attend_tell.errors import UserError
 from show_attend_tell.evaluation import meteor
-from show_attend_tell.inference.captioning import Caption, caption_inputs, make_decode
+from show_attend_tell.inference.captioning import Caption, caption_inputs
+from show_attend_tell.inference.decoding import make_decode
 from show_attend_tell.inference.run import load_run
 from show_attend_tell.models.encoders import Precomputed
 from show_attend_tell.runs.folder import RunFolder
