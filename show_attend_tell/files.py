@@ -140,6 +140,30 @@ def locked(path: Path) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def held(path: Path, busy: str) -> Iterator[bool]:
+    """Admits one process, and refuses others at once; see `locked`.
+
+    Yields whether no other process can be inside. A file system without locks admits all.
+
+    Args:
+      path: of the lock.
+      busy: what to say if another process is inside.
+
+    Raises:
+      UserError: another process is inside.
+    """
+    with path.open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(busy) from None
+        except OSError:
+            yield False
+        else:
+            yield True
+
+
 def write_text(path: Path, text: str) -> None:
     """Writes UTF-8 text atomically.
 

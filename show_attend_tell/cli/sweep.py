@@ -188,6 +188,7 @@ def run_all(
         lacks, a folder's name that is not UTF-8, or failed runs; the message names their logs.
       KeyboardInterrupt: after an interruption, once all running commands have ended.
     """
+    from show_attend_tell.runs.folder import RunFolder
     from show_attend_tell.terminal import Terminal
 
     files.check_name(folder)
@@ -200,6 +201,7 @@ def run_all(
         raise UserError(f"--hours {hours:g}: give a number of hours over 0, such as 24 or 0.5")
     commands = {}
     for job in itertools.chain.from_iterable(chains):
+        RunFolder(job.workdir).await_free()  # for what a killed sweep has started
         missing = commands[job] = _missing(job, split)
         what = ", ".join(command[0] for command in missing) or "already done"
         console.print(f"{job.workdir}: {what}")

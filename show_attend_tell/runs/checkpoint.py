@@ -123,15 +123,18 @@ class Checkpoints:
         )
 
 
-def remove_unfinished(folder: Path) -> None:
+def remove_unfinished(folder: Path, *, alone: bool) -> None:
     """Removes what a killed process has left of a checkpoint that it was writing.
 
-    Only where nothing was written to it for an hour: another process may live.
+    Args:
+      folder: of checkpoints.
+      alone: whether no other process can be writing there; otherwise only what nobody has written
+        to for an hour goes.
     """
     for path in folder.glob("*.orbax-checkpoint-tmp"):
         with contextlib.suppress(OSError):  # not ours to remove, or another process was faster
             newest = max(p.lstat().st_mtime for p in (path, *path.rglob("*")))
-            if time.time() > newest + _UNTOUCHED:
+            if alone or time.time() > newest + _UNTOUCHED:
                 shutil.rmtree(path)
 
 

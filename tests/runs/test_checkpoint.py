@@ -102,5 +102,7 @@ def test_an_unfinished_checkpoint_goes_when_nobody_writes_it(tmp_path):
     before = time.time() - 7200
     for path in (killed / "arrays", killed, live / "arrays", live):
         os.utime(path, (before, before))
-    remove_unfinished(tmp_path)
+    remove_unfinished(tmp_path, alone=False)
     assert list(tmp_path.iterdir()) == [live]
+    remove_unfinished(tmp_path, alone=True)
+    assert not list(tmp_path.iterdir())
