@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import json
 import logging
 import os
 import re
@@ -11,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from show_attend_tell.errors import UserError
 
@@ -171,6 +172,18 @@ def write_text(path: Path, text: str) -> None:
     """
     with replacing(path) as file:
         file.write(text.encode(errors="backslashreplace"))
+
+
+def parse_json(content: str | bytes) -> Any:
+    """The content of a JSON text, which may come from anybody.
+
+    Raises:
+      ValueError: it is not JSON, is not UTF-8, or nests too deep for the parser.
+    """
+    try:
+        return json.loads(content)
+    except RecursionError:
+        raise ValueError("it nests too deep") from None
 
 
 def check_name(path: Path) -> None:

@@ -21,6 +21,7 @@ from show_attend_tell import config, files
 from show_attend_tell.data.images import Picture, naming, read_image, read_picture
 from show_attend_tell.data.task import Subject, expect
 from show_attend_tell.errors import UserError
+from show_attend_tell.files import parse_json
 from show_attend_tell.inference.attention_record import AttentionRecord
 from show_attend_tell.inference.captioning import attention_records, caption_images
 from show_attend_tell.inference.run import Run, load_run
@@ -216,7 +217,7 @@ def publish(workdir: Path, folder: Path) -> list[Path]:
         target.parent.mkdir(parents=True, exist_ok=True)
         text = path.read_text(encoding="utf-8")
         if path.suffix == ".json":
-            content = _without_places(json.loads(text))
+            content = _without_places(parse_json(text))
             text = json.dumps(content, ensure_ascii=False, separators=(",", ":")) + "\n"
         files.write_text(target, text)
         written.append(target)

@@ -30,6 +30,7 @@ from show_attend_tell.data import vocabulary as vocabularies
 from show_attend_tell.data.examples import ExampleSource
 from show_attend_tell.data.vocabulary import AnyVocabulary
 from show_attend_tell.errors import UserError
+from show_attend_tell.files import parse_json
 from show_attend_tell.runs.checkpoint import WEIGHTS, Checkpoints, remove_unfinished
 from show_attend_tell.settings import Settings
 
@@ -153,7 +154,7 @@ class RunFolder:
     def record(self) -> dict[str, Any]:
         """The content of run.json; empty if it is absent or damaged."""
         try:
-            return json.loads((self.path / "run.json").read_text(encoding="utf-8"))
+            return parse_json((self.path / "run.json").read_text(encoding="utf-8"))
         except (FileNotFoundError, ValueError):
             return {}
 
@@ -171,7 +172,7 @@ class RunFolder:
         """
         path = self.path / CENTRES
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = parse_json(path.read_text(encoding="utf-8"))
             if math.isfinite(content["shift"]):
                 return content
         except FileNotFoundError:

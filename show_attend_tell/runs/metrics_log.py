@@ -7,6 +7,7 @@ from pathlib import Path
 from tensorboardX import SummaryWriter
 
 from show_attend_tell import devices, files
+from show_attend_tell.files import parse_json
 
 
 class MetricWriter:
@@ -50,7 +51,7 @@ def read_metrics(path: Path) -> list[dict]:
     records = []
     for line in path.read_text().splitlines():
         try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError:
+            records.append(parse_json(line))
+        except ValueError:
             continue
     return records

@@ -195,7 +195,11 @@ def _experiments() -> Iterator[Case]:
         ("a number is None", config(f'{{{good}, "train": {{"epochs": None}}}}'), "train.epochs"),
         ("a flag is text", config(f'{{{good}, "decoder": {{"tied": "no"}}}}'), "decoder.tied"),
         ("text is a number", config(f'{{{good}, "attention": {{"kind": 3}}}}'), "attention.kind"),
-        ("a setting is a group", config(f'{{{good}, "train": {{"epochs": {{"a": 1}}}}}}'), "epochs"),
+        (
+            "a setting is a group",
+            config(f'{{{good}, "train": {{"epochs": {{"a": 1}}}}}}'),
+            "epochs",
+        ),
     ]:
         make = _write("e.py", content)
         yield Case(about, ("train", "--config", "{bad}/e.py", *NEW), names, make)
@@ -285,9 +289,13 @@ def _overrides() -> Iterator[Case]:
     ]:
         words = ("train", *TINY, *NEW, f"--config.{override}")
         yield Case(f"--config.{override}", words, names)
-    yield Case("an override without a value", ("train", *TINY, *NEW, "--config.seed"), "config.seed")
+    yield Case(
+        "an override without a value", ("train", *TINY, *NEW, "--config.seed"), "config.seed"
+    )
     yield Case("the run's data set", ("evaluate", *RUN, "--config.data.name=coco"), "coco")
-    yield Case("a key of a run", ("caption", *RUN, "x.png", "--config.dekode.beam=1"), "decode.beam")
+    yield Case(
+        "a key of a run", ("caption", *RUN, "x.png", "--config.dekode.beam=1"), "decode.beam"
+    )
     yield Case("another size", ("evaluate", *RUN, "--config.decoder.hidden=17"), "run/best")
 
 
@@ -325,7 +333,11 @@ def _pictures() -> Iterator[Case]:
         ("a PNG of no pixels", "a.png", png(0, 0)),
         ("a PNG of a billion pixels", "a.png", png(40_000, 40_000)),
         ("a PNG without pixels", "a.png", png(8, 8)),
-        ("a BMP of negative size", "a.bmp", b"BM" + struct.pack("<IHHIIiiHHI", 54, 0, 0, 54, 40, -5, -5, 1, 24, 0) + b"\0" * 20),
+        (
+            "a BMP of negative size",
+            "a.bmp",
+            b"BM" + struct.pack("<IHHIIiiHHI", 54, 0, 0, 54, 40, -5, -5, 1, 24, 0) + b"\0" * 20,
+        ),
         ("a zip", "a.jpg", b"PK\x03\x04" + b"\0" * 40),
         ("zeros", "a.jpg", b"\0" * 1000),
         ("control characters in a name", "a\x1b[31m\n.jpg", b"x"),
@@ -422,22 +434,52 @@ def _runs() -> Iterator[Case]:
         ("a deep config", _damaged("config.json", DEEP), "config.json"),
         ("a folder as a config", _damaged("config.json", None), "config.json"),
         ("half a config", _cut("config.json"), "config.json"),
-        ("an unknown group", _damaged("config.json", '{"data": {"name": "folder"}, "x": {"y": 1}}'), "config.json"),
+        (
+            "an unknown group",
+            _damaged("config.json", '{"data": {"name": "folder"}, "x": {"y": 1}}'),
+            "config.json",
+        ),
         ("data is a list", _damaged("config.json", '{"data": []}'), "config.json"),
         ("a name is a number", _damaged("config.json", '{"data": {"name": 3}}'), "config.json"),
-        ("a name is a list", _damaged("config.json", '{"data": {"name": ["folder"]}}'), "config.json"),
-        ("a huge number", _damaged("config.json", '{"data": {"name": "folder"}, "seed": 1e999}'), "config.json"),
+        (
+            "a name is a list",
+            _damaged("config.json", '{"data": {"name": ["folder"]}}'),
+            "config.json",
+        ),
+        (
+            "a huge number",
+            _damaged("config.json", '{"data": {"name": "folder"}, "seed": 1e999}'),
+            "config.json",
+        ),
         ("many digits", _damaged("config.json", '{"seed": ' + "9" * 5000 + "}"), "config.json"),
         ("no vocabulary", _without("vocabulary.json"), "vocabulary.json"),
         ("an empty vocabulary", _damaged("vocabulary.json", ""), "vocabulary.json"),
         ("a vocabulary that is a list", _damaged("vocabulary.json", "[]"), "vocabulary.json"),
         ("a vocabulary without words", _damaged("vocabulary.json", "{}"), "vocabulary.json"),
-        ("a vocabulary of numbers", _damaged("vocabulary.json", '{"min_count": 1, "words": [1], "counts": [1]}'), "vocabulary.json"),
-        ("a tokenizer that is a list", _damaged("vocabulary.json", '{"tokenizer": [], "min_count": 1, "words": [], "counts": []}'), "vocabulary.json"),
-        ("a model that is no model", _damaged("vocabulary.json", '{"tokenizer": "sentencepiece", "model": "AAAA"}'), "vocabulary.json"),
+        (
+            "a vocabulary of numbers",
+            _damaged("vocabulary.json", '{"min_count": 1, "words": [1], "counts": [1]}'),
+            "vocabulary.json",
+        ),
+        (
+            "a tokenizer that is a list",
+            _damaged(
+                "vocabulary.json", '{"tokenizer": [], "min_count": 1, "words": [], "counts": []}'
+            ),
+            "vocabulary.json",
+        ),
+        (
+            "a model that is no model",
+            _damaged("vocabulary.json", '{"tokenizer": "sentencepiece", "model": "AAAA"}'),
+            "vocabulary.json",
+        ),
         ("a deep vocabulary", _damaged("vocabulary.json", DEEP), "vocabulary.json"),
         ("a folder as a vocabulary", _damaged("vocabulary.json", None), "vocabulary.json"),
-        ("another vocabulary", _damaged("vocabulary.json", '{"min_count": 1, "words": ["a"], "counts": [1]}'), "run"),
+        (
+            "another vocabulary",
+            _damaged("vocabulary.json", '{"min_count": 1, "words": ["a"], "counts": [1]}'),
+            "run",
+        ),
         ("damaged centres", _damaged("centres.json", "{}"), "centres.json"),
         ("centres that are a list", _damaged("centres.json", "[1]"), "centres.json"),
         ("centres in Latin-1", _damaged("centres.json", b"\xe9"), "centres.json"),
@@ -454,19 +496,55 @@ def _runs() -> Iterator[Case]:
     for about, make, names in [
         ("empty weights", _damaged("weights.safetensors", "", "exported"), "weights.safetensors"),
         ("half of the weights", _cut("weights.safetensors", "exported"), "weights.safetensors"),
-        ("a web page as weights", _damaged("weights.safetensors", "<html>", "exported"), "a web page"),
-        ("a folder as weights", _damaged("weights.safetensors", None, "exported"), "weights.safetensors"),
-        ("weights of nothing", _damaged("weights.safetensors", struct.pack("<Q", 2) + b"{}", "exported"), "weights.safetensors"),
-        ("a huge header", _damaged("weights.safetensors", struct.pack("<Q", 2**60) + b"{}", "exported"), "weights.safetensors"),
-        ("a step that is text", _damaged("weights.safetensors", _safe({"__metadata__": {"step": "ten"}}), "exported"), "weights.safetensors"),
+        (
+            "a web page as weights",
+            _damaged("weights.safetensors", "<html>", "exported"),
+            "a web page",
+        ),
+        (
+            "a folder as weights",
+            _damaged("weights.safetensors", None, "exported"),
+            "weights.safetensors",
+        ),
+        (
+            "weights of nothing",
+            _damaged("weights.safetensors", struct.pack("<Q", 2) + b"{}", "exported"),
+            "weights.safetensors",
+        ),
+        (
+            "a huge header",
+            _damaged("weights.safetensors", struct.pack("<Q", 2**60) + b"{}", "exported"),
+            "weights.safetensors",
+        ),
+        (
+            "a step that is text",
+            _damaged("weights.safetensors", _safe({"__metadata__": {"step": "ten"}}), "exported"),
+            "weights.safetensors",
+        ),
     ]:
         yield Case(about, ("caption", *BAD_RUN, "{root}/pictures/p00.png"), names, make)
-    yield Case("a run without an end", ("export", *BAD_RUN, "--out", "{bad}/o", "--weights", "last"), "last", _without("last"))
-    yield Case("an unreadable config", evaluate, "config.json", _unreadable("run/config.json"), True)
-    yield Case("checkpoints cut short", ("train", *TINY, *BAD_RUN), "checkpoints", _cut("checkpoints/*/**/*"))
+    yield Case(
+        "a run without an end",
+        ("export", *BAD_RUN, "--out", "{bad}/o", "--weights", "last"),
+        "last",
+        _without("last"),
+    )
+    yield Case(
+        "an unreadable config", evaluate, "config.json", _unreadable("run/config.json"), True
+    )
+    yield Case(
+        "checkpoints cut short",
+        ("train", *TINY, *BAD_RUN),
+        "checkpoints",
+        _cut("checkpoints/*/**/*"),
+    )
     yield Case("another run's folder", ("train", *TINY, *RUN, "--config.seed=7"), "seed")
-    yield Case("a file as a folder of runs", ("train", *TINY, "--workdir", "{root}/tiny.py"), "tiny.py")
-    yield Case("a folder that is not UTF-8", ("train", *TINY, "--workdir", "{bad}/caf\udce9"), "caf")
+    yield Case(
+        "a file as a folder of runs", ("train", *TINY, "--workdir", "{root}/tiny.py"), "tiny.py"
+    )
+    yield Case(
+        "a folder that is not UTF-8", ("train", *TINY, "--workdir", "{bad}/caf\udce9"), "caf"
+    )
     yield Case("nothing to explore", ("explore", "{bad}/none", "--export", "{bad}/x.html"), "none")
     yield Case("a folder of nothing", ("explore", "{bad}", "--export", "{bad}/x.html"), "{bad}")
 
@@ -548,34 +626,78 @@ def _tables() -> Iterator[Case]:
         ("no column of captions", {"metadata.csv": "file_name,split\np00.png,train\n"}, "caption"),
         ("no column of files", {"metadata.csv": "caption,split\na dog,train\n"}, "file_name"),
         ("no header", {"metadata.csv": rows}, "metadata.csv"),
-        ("a table in Latin-1", {"metadata.csv": (HEAD + rows).encode() + b"p01.png,caf\xe9,train\n"}, "line 13"),
+        (
+            "a table in Latin-1",
+            {"metadata.csv": (HEAD + rows).encode() + b"p01.png,caf\xe9,train\n"},
+            "line 13",
+        ),
         ("a binary table", {"metadata.csv": b"\0\x01\x02\xff\n"}, "metadata.csv"),
         ("a null in a table", {"metadata.csv": HEAD + rows + "p\0.png,a,train\n"}, "own"),
-        ("an open quotation mark", {"metadata.csv": HEAD + 'p00.png,"a dog,train\n'}, "metadata.csv"),
+        (
+            "an open quotation mark",
+            {"metadata.csv": HEAD + 'p00.png,"a dog,train\n'},
+            "metadata.csv",
+        ),
         ("too many columns", {"metadata.csv": HEAD + "p00.png,a,red,dog,train\n"}, "line 2"),
         ("too few columns", {"metadata.csv": HEAD + "p00.png\n"}, "line 2"),
         ("an unknown split", {"metadata.csv": HEAD + "p00.png,a dog,trian\n"}, "trian"),
-        ("two splits of an image", {"metadata.csv": HEAD + rows + "p00.png,a dog,val\n"}, "p00.png"),
+        (
+            "two splits of an image",
+            {"metadata.csv": HEAD + rows + "p00.png,a dog,val\n"},
+            "p00.png",
+        ),
         ("some images with a split", {"metadata.csv": HEAD + rows + "p12.png,a dog,\n"}, "split"),
         ("no file names", {"metadata.csv": HEAD + ",a dog,train\n"}, "file_name"),
         ("names that lead outside", {"metadata.csv": HEAD + rows.replace("p0", "../../p0")}, "own"),
         ("absolute names", {"metadata.csv": HEAD + rows.replace("p0", "/etc/p0")}, "own"),
         ("images that are not there", {"metadata.csv": HEAD + rows.replace(".png", ".jpg")}, "own"),
-        ("captions without words", {"metadata.csv": HEAD + rows.replace("a red dog", "...")}, "word"),
+        (
+            "captions without words",
+            {"metadata.csv": HEAD + rows.replace("a red dog", "...")},
+            "word",
+        ),
         ("no captions", {"metadata.csv": HEAD + rows.replace("a red dog", "")}, "caption"),
         ("a table for val only", {"metadata.csv": HEAD + "p00.png,a dog,val\n"}, "train"),
-        ("no validation", {"metadata.csv": HEAD + "p00.png,a dog,train\np01.png,a cat,train\n"}, "val"),
+        (
+            "no validation",
+            {"metadata.csv": HEAD + "p00.png,a dog,train\np01.png,a cat,train\n"},
+            "val",
+        ),
         ("two tables", {"metadata.csv": HEAD + rows, "metadata.tsv": "x"}, "metadata.tsv"),
         ("JSON that is no JSON", {"metadata.jsonl": "{file_name: 1}\n"}, "line 1"),
         ("JSON lines of numbers", {"metadata.jsonl": "1\n2\n"}, "line 1"),
         ("a JSON object", {"metadata.json": '{"a": 1}'}, "metadata.json"),
         ("deep JSON", {"metadata.jsonl": DEEP}, "metadata.jsonl"),
-        ("a deep line of JSON", {"metadata.jsonl": '{"file_name": ' + "[" * 100_000 + "\n"}, "metadata.jsonl"),
-        ("a number of many digits", {"metadata.jsonl": '{"file_name": ' + "9" * 5000 + "}\n"}, "metadata.jsonl"),
-        ("a file's name is a number", {"metadata.jsonl": '{"file_name": 1, "text": "a dog"}\n'}, "line 1"),
-        ("a caption is a number", {"metadata.jsonl": '{"file_name": "p00.png", "text": 3}\n'}, "line 1"),
-        ("a split is a list", {"metadata.jsonl": '{"file_name": "p00.png", "text": "a", "split": []}\n'}, "line 1"),
-        ("a split is an object", {"metadata.jsonl": '{"file_name": "p00.png", "text": "a", "split": {"a": 1}}\n'}, "line 1"),
+        (
+            "a deep line of JSON",
+            {"metadata.jsonl": '{"file_name": ' + "[" * 100_000 + "\n"},
+            "metadata.jsonl",
+        ),
+        (
+            "a number of many digits",
+            {"metadata.jsonl": '{"file_name": ' + "9" * 5000 + "}\n"},
+            "metadata.jsonl",
+        ),
+        (
+            "a file's name is a number",
+            {"metadata.jsonl": '{"file_name": 1, "text": "a dog"}\n'},
+            "line 1",
+        ),
+        (
+            "a caption is a number",
+            {"metadata.jsonl": '{"file_name": "p00.png", "text": 3}\n'},
+            "line 1",
+        ),
+        (
+            "a split is a list",
+            {"metadata.jsonl": '{"file_name": "p00.png", "text": "a", "split": []}\n'},
+            "line 1",
+        ),
+        (
+            "a split is an object",
+            {"metadata.jsonl": '{"file_name": "p00.png", "text": "a", "split": {"a": 1}}\n'},
+            "line 1",
+        ),
     ]:
         yield Case(about, words("prepare"), names, _own(files))
         if about in ("no table", "an unknown split", "deep JSON", "no validation"):
@@ -620,7 +742,9 @@ def _sources() -> Iterator[Case]:
         ("flickr8k", "flickr8k"), ("coco", "coco"), ("karpathy", "flickr30k"),
         ("multi30k", "multi30k"), ("webdataset", "flickr8k"), ("hub", "flickr8k"),
     ]:  # fmt: skip
-        yield Case("no folder", words(name, experiment), "own" if name != "hub" else "config.data.repo")
+        yield Case(
+            "no folder", words(name, experiment), "own" if name != "hub" else "config.data.repo"
+        )
         if name != "hub":
             yield Case("an empty folder", words(name, experiment), "own", _folder("own"))
     for about, content in [
@@ -629,13 +753,21 @@ def _sources() -> Iterator[Case]:
         ("an object without images", "{}"),
         ("images that are numbers", '{"images": [1]}'),
         ("images of nothing", '{"dataset": "x", "images": []}'),
-        ("sentences that are text", '{"images": [{"filename": "a.jpg", "split": "train", "sentences": "x"}]}'),
-        ("a name that is a number", '{"images": [{"filename": 1, "split": "train", "sentences": []}]}'),
+        (
+            "sentences that are text",
+            '{"images": [{"filename": "a.jpg", "split": "train", "sentences": "x"}]}',
+        ),
+        (
+            "a name that is a number",
+            '{"images": [{"filename": 1, "split": "train", "sentences": []}]}',
+        ),
         ("deep JSON", DEEP),
         ("JSON of many digits", "9" * 5000),
     ]:
         make = _write("own/dataset_flickr30k.json", content)
-        yield Case(f"karpathy: {about}", words("karpathy", "flickr30k"), "dataset_flickr30k.json", make)
+        yield Case(
+            f"karpathy: {about}", words("karpathy", "flickr30k"), "dataset_flickr30k.json", make
+        )
     for about, name, content in [
         ("an empty shard", "a.tar", b""),
         ("a shard that is text", "a.tar", b"x" * 2000),
@@ -648,18 +780,31 @@ def _sources() -> Iterator[Case]:
     ]:
         make = _write(f"own/{name}", content)
         yield Case(f"webdataset: {about}", words("webdataset", "flickr8k"), "own", make)
-    yield Case("too many shards", words("webdataset", "flickr8k", "a-{{0..99999999}}.tar"), "shards")
-    for about, content in [("empty", b""), ("half", _zip(a=b"x" * 100)[:60]), ("a page", b"<html>")]:
+    yield Case(
+        "too many shards", words("webdataset", "flickr8k", "a-{{0..99999999}}.tar"), "shards"
+    )
+    for about, content in [
+        ("empty", b""),
+        ("half", _zip(a=b"x" * 100)[:60]),
+        ("a page", b"<html>"),
+    ]:
         make = _write("own/annotations_trainval2017.zip", content)
         yield Case(f"coco: {about} zip", words("coco", "coco"), "own", make)
     captions = "own/annotations/captions_train2017.json"
-    for about, content in [("empty", ""), ("a list", "[]"), ("deep", DEEP), ("no ids", '{"images": [{}], "annotations": []}')]:
+    for about, content in [
+        ("empty", ""),
+        ("a list", "[]"),
+        ("deep", DEEP),
+        ("no ids", '{"images": [{}], "annotations": []}'),
+    ]:
 
         def make(bad: Path, root: Path, content: str = content) -> None:
             _write(captions, content)(bad, root)
             (bad / "own/train2017").mkdir()
 
-        yield Case(f"coco: {about} captions", words("coco", "coco"), "captions_train2017.json", make)
+        yield Case(
+            f"coco: {about} captions", words("coco", "coco"), "captions_train2017.json", make
+        )
     for about, content in [("a file in Latin-1", b"caf\xe9\n"), ("an empty file", b"")]:
 
         def sentences(bad: Path, root: Path, content: bytes = content) -> None:
@@ -721,5 +866,12 @@ def _outputs() -> Iterator[Case]:
     yield Case("explore into a missing folder", (*explore, "/proc/none/x.html"), "/proc/none")
     yield Case("train below a file", ("train", *TINY, "--workdir", "{bad}/out/a"), "out", occupied)
     yield Case("train into /proc", ("train", *TINY, "--workdir", "/proc/none/a"), "/proc/none")
-    yield Case("sweep below a file", ("sweep", "{root}/tiny.py", "--workdir", "{bad}/out/a"), "out", occupied)
-    yield Case("a name that is too long", ("train", *TINY, "--workdir", "{bad}/" + "x" * 300), "xxx")
+    yield Case(
+        "sweep below a file",
+        ("sweep", "{root}/tiny.py", "--workdir", "{bad}/out/a"),
+        "out",
+        occupied,
+    )
+    yield Case(
+        "a name that is too long", ("train", *TINY, "--workdir", "{bad}/" + "x" * 300), "xxx"
+    )

@@ -110,11 +110,13 @@ class Killer:
         if again.status:
             tally.lost.append(f"{how}: {(again.err.strip() or 'no message').splitlines()[-1]}")
             return
-        tally.noisy += [f"{how}: {line}" for line in again.err.splitlines()
-                        if any(word in line for word in WARNINGS)]
+        tally.noisy += [
+            f"{how}: {line}"
+            for line in again.err.splitlines()
+            if any(word in line for word in WARNINGS)
+        ]
         found = self._found()
-        names = sorted(n for n in {*found, *self.expected}
-                       if found.get(n) != self.expected.get(n))
+        names = sorted(n for n in {*found, *self.expected} if found.get(n) != self.expected.get(n))
         if names:
             tally.differing.append(f"{how}: {', '.join(names[:6])}")
         left = world.unfinished(self.root)

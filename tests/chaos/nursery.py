@@ -112,9 +112,7 @@ def prepare(cache: Path) -> None:
         importlib.import_module(name)
 
 
-def start(
-    words: Sequence[str], folder: Path, before: Callable[[], object] = lambda: None
-) -> Child:
+def start(words: Sequence[str], folder: Path, before: Callable[[], object] = lambda: None) -> Child:
     """Starts a verb.
 
     Args:

@@ -141,8 +141,9 @@ def unfinished(root: Path) -> list[str]:
     """What a killed process left, files and folders."""
     found = {name for name in files_below(root) if UNFINISHED.search(name)}
     for folder, names, _ in os.walk(root):
-        found |= {os.path.relpath(os.path.join(folder, n), root) for n in names
-                  if UNFINISHED.search(n)}
+        found |= {
+            os.path.relpath(os.path.join(folder, n), root) for n in names if UNFINISHED.search(n)
+        }
     return sorted(name for name in found if not name.startswith("cache/"))
 
 
