@@ -79,8 +79,11 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         os.replace(written, path)
-    except BaseException:
-        written.unlink(missing_ok=True)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            written.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename in (None, str(written)):
+            error.filename, error.filename2 = str(path), None  # what the caller calls the file
         raise
 
 

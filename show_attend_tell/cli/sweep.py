@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from show_attend_tell import files
 from show_attend_tell.cli.common import EXPERIMENT, EXPERIMENT_HELP, Verbs, add_quiet, add_verb
-from show_attend_tell.cli.reporting import add_pictures, show_comparison
+from show_attend_tell.cli.reporting import add_pictures, check_pictures, show_comparison
 from show_attend_tell.errors import UserError
 from show_attend_tell.files import user_path
 
@@ -76,6 +76,12 @@ def _sweep(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
         seeds = [int(seed) for seed in arguments.seeds.split(",")]
     except ValueError:
         raise UserError(f"--seeds {arguments.seeds}: whole numbers separated by commas") from None
+    repeated = [seed for seed in dict.fromkeys(seeds) if seeds.count(seed) > 1]
+    if repeated:
+        raise UserError(
+            f"--seeds {arguments.seeds}: {repeated[0]} comes twice; name each seed once"
+        )
+    check_pictures(arguments.pictures)  # now, not after hours of training
     chains = grid(arguments.config, settings, seeds, arguments.workdir, overrides)
     run_all(
         chains,

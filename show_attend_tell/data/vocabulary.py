@@ -129,7 +129,7 @@ class Vocabulary:
           UserError: it is not a vocabulary.
         """
         tokenizer = content.pop("tokenizer", "ptb")
-        if tokenizer not in TOKENIZERS:
+        if not isinstance(tokenizer, str) or tokenizer not in TOKENIZERS:
             raise _not_a_vocabulary(path, f"tokenizer {tokenizer!r} is not known")
         if set(content) != {"min_count", "words", "counts"}:
             raise _not_a_vocabulary(path, "it needs exactly min_count, words and counts")

@@ -154,9 +154,10 @@ class RunFolder:
     def record(self) -> dict[str, Any]:
         """The content of run.json; empty if it is absent or damaged."""
         try:
-            return parse_json((self.path / "run.json").read_text(encoding="utf-8"))
+            content = parse_json((self.path / "run.json").read_text(encoding="utf-8"))
         except (FileNotFoundError, ValueError):
             return {}
+        return content if isinstance(content, dict) else {}
 
     def update_record(self, changes: Mapping[str, Any]) -> None:
         """Changes entries of run.json and keeps the others."""
@@ -177,7 +178,7 @@ class RunFolder:
                 return content
         except FileNotFoundError:
             return None
-        except (ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, OverflowError):
             pass
         raise UserError(f"{path}: damaged; without it, attention is drawn at computed centres")
 
