@@ -122,7 +122,7 @@ def start(words: Sequence[str], folder: Path, before: Callable[[], object] = lam
     """
     sys.stdout.flush()
     sys.stderr.flush()
-    printed = [tempfile.TemporaryFile(dir=folder) for _ in range(2)]
+    printed = [tempfile.TemporaryFile(dir=folder) for _ in range(2)]  # noqa: SIM115 (`Child` closes them)
     pid = os.fork()
     if pid:
         return Child(pid, *printed)
