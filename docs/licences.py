@@ -13,7 +13,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "reference" / "licences.md"
 LOCKS = ("requirements.lock", "requirements-dev.lock")
-# What metadata, classifiers and texts call a licence, and its SPDX name. The first that fits counts.
+# What metadata, classifiers and texts call a licence, and its SPDX name; the first that fits.
 KNOWN = (
     (r"AGPL|Affero", "AGPL"),
     (r"LGPL|Lesser General", "LGPL"),
@@ -44,7 +44,8 @@ STATED = {
     "axe-playwright-python": "MIT",
     "nest-asyncio": "BSD-2-Clause",
 }
-NOTE = """pycocoevalcap contains files of other projects: METEOR 1.5 (LGPL-2.1), of which the program reads
+NOTE = """\
+pycocoevalcap contains files of other projects: METEOR 1.5 (LGPL-2.1), of which the program reads
 the tables of words, and the Java programs of Stanford CoreNLP 3.4.1 (GPL) and SPICE, which it never
 runs. They come with that package from the index. The project's own distributions contain none of
 them.

@@ -95,8 +95,9 @@ def temporary(path: Path) -> Path:
 def remove_stale(folder: Path) -> None:
     """Removes the temporary files of killed processes from a folder.
 
-    A file stays if its process may live: here, or on another machine, where it holds the file's
-    lock. Files that cannot be removed stay, too.
+    A file stays while its process lives, which holds the file's lock, here or on another machine.
+    The number in its name says nothing: containers number their processes alike. Files that cannot
+    be removed stay, too.
     """
     try:
         found = [path for path in folder.iterdir() if _TEMPORARY.fullmatch(path.name)]
@@ -110,16 +111,6 @@ def remove_stale(folder: Path) -> None:
 
 def _in_use(path: Path) -> bool:
     """Whether the process that writes a temporary file may live."""
-    named = _TEMPORARY.fullmatch(path.name)
-    assert named is not None
-    try:
-        os.kill(int(named[1]), 0)
-    except (ProcessLookupError, OverflowError):
-        pass
-    except PermissionError:  # it is another user's
-        return True
-    else:
-        return True
     # Not through a link, and a pipe must not block.
     number = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:

@@ -60,14 +60,14 @@ NOBODY = 2**22 + 1  # larger than any process's number
 
 def test_what_a_killed_process_left_goes_with_the_next_write(tmp_path):
     left = tmp_path / f".config.json.{NOBODY}.tmp"
+    numbered = tmp_path / f".config.json.{os.getpid()}.tmp"  # from another container
     others = [
-        tmp_path / f".config.json.{os.getpid()}.tmp",  # its process lives
         tmp_path / ".hidden.tmp",
         tmp_path / f"notes.{NOBODY}.tmp",
         tmp_path / f".new.{NOBODY}.tmp",  # empty: perhaps another machine has just opened it
         tmp_path / f".locked.{NOBODY}.tmp",  # another machine writes it
     ]
-    for path in (left, *others):
+    for path in (left, numbered, *others):
         path.write_text("" if path.name.startswith(".new") else "half")
     with others[-1].open("rb") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
