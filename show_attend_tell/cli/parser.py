@@ -81,7 +81,8 @@ def _prepare_libraries() -> None:
     import jax
     import platformdirs
 
-    absl.logging.set_verbosity(absl.logging.ERROR)
+    # Orbax logs what its threads raise, with a traceback, and then raises it where we see it.
+    absl.logging.set_verbosity(absl.logging.FATAL)
     log = logging.getLogger("show_attend_tell")
     log.setLevel(logging.INFO)
     if not log.handlers:

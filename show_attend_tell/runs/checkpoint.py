@@ -5,6 +5,8 @@ For export, weights also go to a safetensors file.
 
 import contextlib
 import logging
+import os
+import re
 import shutil
 import time
 from collections.abc import Callable
@@ -146,7 +148,11 @@ def _abstract(tree: Any) -> Any:
 
 
 def _reason(error: Exception) -> str:
-    """The first line of what went wrong."""
+    """What went wrong, in a line: for an error of the system its name, else the first line."""
+    stated = re.search(r"os_error_code='(\d+)'", str(error))  # of TensorStore
+    number = int(stated[1]) if stated else getattr(error, "errno", None)
+    if isinstance(number, int):
+        return os.strerror(number)
     return str(error).strip().splitlines()[0][:200] if str(error) else repr(error)
 
 

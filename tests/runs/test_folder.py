@@ -110,3 +110,15 @@ def test_a_file_system_without_locks_admits_all(tmp_path, monkeypatch):
     monkeypatch.setattr(files.fcntl, "flock", refuse)
     with RunFolder(tmp_path).held(), RunFolder(tmp_path).held():
         assert left.exists()  # perhaps another process writes it
+
+
+@pytest.mark.parametrize("content", ["[]", "3", "[" * 100_000, "{"])
+def test_a_record_that_is_no_object_is_an_empty_one(tmp_path, content):
+    (tmp_path / "run.json").write_text(content)
+    assert RunFolder(tmp_path).record() == {}
+
+
+def test_centres_that_cannot_be_read_are_named(tmp_path):
+    (tmp_path / "centres.json").mkdir()
+    with pytest.raises(UserError, match="centres.json: damaged"):
+        RunFolder(tmp_path).centres()
