@@ -20,6 +20,7 @@ from ml_collections import ConfigDict, config_flags
 
 from show_attend_tell import files
 from show_attend_tell.errors import UserError
+from show_attend_tell.files import parse_json
 from show_attend_tell.schema import Group, Meaning
 from show_attend_tell.settings import COMMON, GROUPS, PAIR_SETS, Settings
 
@@ -138,7 +139,7 @@ def load_run(path: Path, overrides: Sequence[str] = ()) -> Settings:
       UserError: the file is missing or damaged; or as `load_experiment`.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: not there; --workdir must name the folder of a run") from None
     except (OSError, ValueError, RecursionError) as error:

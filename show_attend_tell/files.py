@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import json
 import logging
 import os
 import re
@@ -11,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from show_attend_tell.errors import UserError
 
@@ -78,8 +79,11 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         os.replace(written, path)
-    except BaseException:
-        written.unlink(missing_ok=True)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            written.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename in (None, str(written)):
+            error.filename, error.filename2 = str(path), None  # what the caller calls the file
         raise
 
 
@@ -91,8 +95,9 @@ def temporary(path: Path) -> Path:
 def remove_stale(folder: Path) -> None:
     """Removes the temporary files of killed processes from a folder.
 
-    A file stays if its process may live: here, or on another machine, where it holds the file's
-    lock. Files that cannot be removed stay, too.
+    A file stays while its process lives, which holds the file's lock, here or on another machine.
+    The number in its name says nothing: containers number their processes alike. Files that cannot
+    be removed stay, too.
     """
     try:
         found = [path for path in folder.iterdir() if _TEMPORARY.fullmatch(path.name)]
@@ -106,16 +111,6 @@ def remove_stale(folder: Path) -> None:
 
 def _in_use(path: Path) -> bool:
     """Whether the process that writes a temporary file may live."""
-    named = _TEMPORARY.fullmatch(path.name)
-    assert named is not None
-    try:
-        os.kill(int(named[1]), 0)
-    except (ProcessLookupError, OverflowError):
-        pass
-    except PermissionError:  # it is another user's
-        return True
-    else:
-        return True
     # Not through a link, and a pipe must not block.
     number = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
@@ -140,6 +135,30 @@ def locked(path: Path) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def held(path: Path, busy: str) -> Iterator[bool]:
+    """Admits one process, and refuses others at once; see `locked`.
+
+    Yields whether no other process can be inside. A file system without locks admits all.
+
+    Args:
+      path: of the lock.
+      busy: what to say if another process is inside.
+
+    Raises:
+      UserError: another process is inside.
+    """
+    with path.open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(busy) from None
+        except OSError:
+            yield False
+        else:
+            yield True
+
+
 def write_text(path: Path, text: str) -> None:
     """Writes UTF-8 text atomically.
 
@@ -147,6 +166,18 @@ def write_text(path: Path, text: str) -> None:
     """
     with replacing(path) as file:
         file.write(text.encode(errors="backslashreplace"))
+
+
+def parse_json(content: str | bytes) -> Any:
+    """The content of a JSON text, which may come from anybody.
+
+    Raises:
+      ValueError: it is not JSON, is not UTF-8, or nests too deep for the parser.
+    """
+    try:
+        return json.loads(content)
+    except RecursionError:
+        raise ValueError("it nests too deep") from None
 
 
 def check_name(path: Path) -> None:

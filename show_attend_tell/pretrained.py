@@ -26,6 +26,7 @@ from show_attend_tell import config, files, hub
 from show_attend_tell.data.images import Picture, naming, read_picture
 from show_attend_tell.data.task import Subject, expect
 from show_attend_tell.errors import UserError
+from show_attend_tell.files import parse_json
 from show_attend_tell.inference import ensemble as ensembles
 from show_attend_tell.inference.attention_record import AttentionRecord
 from show_attend_tell.inference.captioning import (
@@ -248,7 +249,7 @@ def publish(workdir: Path, folder: Path) -> list[Path]:
       The files written.
 
     Raises:
-      UserError: the folder holds a run, or `workdir` does not.
+      UserError: the folder holds a run, `workdir` does not, or a record is damaged.
     """
     if RunFolder(folder).begun:
         raise UserError(f"{folder}: the folder of a run; publish to another one")
@@ -258,14 +259,25 @@ def publish(workdir: Path, folder: Path) -> list[Path]:
     written = [folder / "config.json"]
     for path in sorted(path for pattern in RECORDS for path in workdir.glob(pattern)):
         target = folder / path.relative_to(workdir)
+        text = _published(path)
         target.parent.mkdir(parents=True, exist_ok=True)
-        text = path.read_text(encoding="utf-8")
-        if path.suffix == ".json":
-            content = _without_places(json.loads(text))
-            text = json.dumps(content, ensure_ascii=False, separators=(",", ":")) + "\n"
         files.write_text(target, text)
         written.append(target)
     return written
+
+
+def _published(path: Path) -> str:
+    """The content of a record as it is published."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        content = _without_places(parse_json(text)) if path.suffix == ".json" else None
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{path}: damaged ({error}); make it again, or move it away to publish the others"
+        ) from error
+    if content is None:
+        return text
+    return json.dumps(content, ensure_ascii=False, separators=(",", ":")) + "\n"
 
 
 def push(

@@ -689,8 +689,11 @@ class Settings:
     path: ClassVar[str] = ""
 
     def __post_init__(self):
-        if type(self.seed) is not int or self.seed < 0:
-            raise UserError(f"config.seed is {self.seed!r}: it must be a whole number, at least 0")
+        if type(self.seed) is not int or not 0 <= self.seed < 2**63:
+            raise UserError(
+                f"config.seed is {self.seed!r}: it must be a whole number, at least 0 and below "
+                "2**63"
+            )
         if isinstance(self.encoder, ImageEncoder):
             self._check_images(cast(ImageData, self.data), self.encoder)
         elif self.attention.position_code:

@@ -1,3 +1,4 @@
+import errno
 import fcntl
 import json
 import os
@@ -8,7 +9,15 @@ import pytest
 
 from show_attend_tell import files
 from show_attend_tell.errors import UserError
-from show_attend_tell.files import replacing, stands_in, start_of, user_path, write_text
+from show_attend_tell.files import (
+    parse_json,
+    replacing,
+    stands_in,
+    start_of,
+    temporary,
+    user_path,
+    write_text,
+)
 
 
 def test_a_failed_write_leaves_what_was_there(tmp_path):
@@ -60,14 +69,14 @@ NOBODY = 2**22 + 1  # larger than any process's number
 
 def test_what_a_killed_process_left_goes_with_the_next_write(tmp_path):
     left = tmp_path / f".config.json.{NOBODY}.tmp"
+    numbered = tmp_path / f".config.json.{os.getpid()}.tmp"  # from another container
     others = [
-        tmp_path / f".config.json.{os.getpid()}.tmp",  # its process lives
         tmp_path / ".hidden.tmp",
         tmp_path / f"notes.{NOBODY}.tmp",
         tmp_path / f".new.{NOBODY}.tmp",  # empty: perhaps another machine has just opened it
         tmp_path / f".locked.{NOBODY}.tmp",  # another machine writes it
     ]
-    for path in (left, *others):
+    for path in (left, numbered, *others):
         path.write_text("" if path.name.startswith(".new") else "half")
     with others[-1].open("rb") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -103,3 +112,22 @@ def test_a_folder_whose_name_is_no_utf_8_is_refused(tmp_path):
     files.check_name(tmp_path / "caf\xe9 [x]")
     with pytest.raises(UserError, match="is not UTF-8"):
         files.check_name(tmp_path / "caf\udce9" / "run")
+
+
+def test_an_error_of_the_system_names_the_file_and_not_the_temporary_one(tmp_path):
+    path = tmp_path / "scores.json"
+    full = OSError(errno.ENOSPC, "full"), OSError(errno.ENOSPC, "full", str(temporary(path)))
+    for error in full:
+        with pytest.raises(OSError, match="scores.json") as raised, replacing(path):
+            raise error
+        assert raised.value.filename == str(path)
+    with pytest.raises(OSError) as raised, replacing(path):
+        raise OSError(errno.ENOENT, "absent", "another")
+    assert raised.value.filename == "another"
+
+
+def test_json_that_nests_too_deep_is_no_json():
+    assert parse_json(b'{"a": [1]}') == {"a": [1]}
+    for content in ("[" * 100_000, '{"a":' * 100_000, "{", b"\xff"):
+        with pytest.raises(ValueError):
+            parse_json(content)

@@ -13,6 +13,7 @@ import PIL.Image
 import pytest
 import safetensors.numpy
 import tiny
+from finished_runs import half_right, write_run
 from flax import nnx
 
 from show_attend_tell import pretrained
@@ -203,3 +204,11 @@ def test_packaged_models_are_complete():
         assert "flickr" in (folder / "README.md").read_text().lower()
         assert json.loads((folder / "config.json").read_text())["data"]["manual_dir"] == ""
         assert pretrained.load(name).step > 0
+
+
+@pytest.mark.parametrize("content", [b"{", b"\xff", b"[" * 100_000])
+def test_a_damaged_record_is_not_published(tmp_path, content):
+    run = write_run(tmp_path / "run", half_right())
+    (run / "run.json").write_bytes(content)
+    with pytest.raises(UserError, match="run.json: damaged"):
+        pretrained.publish(run, tmp_path / "records")

@@ -58,10 +58,13 @@ def add_verbs(verbs: Verbs) -> None:
 
 
 def _explore(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
+    from show_attend_tell.data.load import SPLITS
     from show_attend_tell.explorer.explorer import open_explorer
 
     if arguments.num is not None and arguments.num < 1:
         raise UserError(f"--num {arguments.num}: must be 1 or more")
+    if arguments.split not in SPLITS:
+        raise UserError(f"--split {arguments.split}: choose one of {', '.join(SPLITS)}")
     exports = arguments.export is not None
     listening = None if exports else _listen(arguments.host, arguments.port)
     asked, watched = _sorted(arguments.runs or DEFAULT)
@@ -123,6 +126,10 @@ def _listen(host: str, port: int) -> socket.socket:
     """Opens the socket before runs are loaded: loading takes seconds, the port may be in use."""
     try:
         return socket.create_server((host, port), reuse_port=False)
+    except socket.gaierror as error:
+        raise UserError(
+            f"--host {host}: {error.strerror}; give a name or an address of this machine"
+        ) from error
     except (OSError, OverflowError) as error:
         why = getattr(error, "strerror", None) or error
         raise UserError(f"port {port} of {host}: {why}; choose another with --port") from error

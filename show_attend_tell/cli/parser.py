@@ -1,6 +1,7 @@
 """The command line: show-attend-tell VERB."""
 
 import argparse
+import errno
 import io
 import logging
 import os
@@ -11,6 +12,17 @@ from pathlib import Path
 from show_attend_tell.cli import data, describing, exploring, reporting, sweep, training
 from show_attend_tell.cli.common import say
 from show_attend_tell.errors import UserError
+
+# What to do about errors of the system, by their number.
+_ROOM = "free some space there, and start the same command again"
+_RIGHTS = "see to its permissions, or name another place"
+_PATH = "check the path, or name another place"
+REMEDIES = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), _ROOM),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), _RIGHTS),
+    **dict.fromkeys((errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST), _PATH),
+    **dict.fromkeys((errno.ENAMETOOLONG, errno.ELOOP), _PATH),
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -35,7 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         # What no module handles: a full disk, a folder without permission.
         where = f"{error.filename}: " if error.filename else ""
-        say(f"error: {where}{error.strerror or error}", error=True)
+        remedy = REMEDIES.get(error.errno or 0, "see to it, and start again")
+        say(f"error: {where}{error.strerror or error}; {remedy}", error=True)
         return 2
     return 0
 
@@ -68,7 +81,8 @@ def _prepare_libraries() -> None:
     import jax
     import platformdirs
 
-    absl.logging.set_verbosity(absl.logging.ERROR)
+    # Orbax logs what its threads raise, with a traceback, and then raises it where we see it.
+    absl.logging.set_verbosity(absl.logging.FATAL)
     log = logging.getLogger("show_attend_tell")
     log.setLevel(logging.INFO)
     if not log.handlers:

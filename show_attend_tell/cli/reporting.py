@@ -102,6 +102,12 @@ def add_pictures(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def check_pictures(count: int) -> None:
+    """Rejects a negative number of pictures."""
+    if count < 0:
+        raise UserError(f"--pictures {count}: must be 0 or more")
+
+
 def show_comparison(runs: Sequence[Path], split: str, out: Path, pictures: int) -> None:
     """Compares runs, prints the table and names the page."""
     from show_attend_tell.reports.compare import compare
@@ -112,6 +118,7 @@ def show_comparison(runs: Sequence[Path], split: str, out: Path, pictures: int) 
 
 
 def _compare(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
+    check_pictures(arguments.pictures)
     show_comparison(arguments.runs, arguments.split, arguments.out, arguments.pictures)
 
 

@@ -5,6 +5,7 @@ core busy but not two, so several runs on a core each finish sooner than one aft
 task writes to a log of its own.
 """
 
+import ctypes
 import os
 import re
 import shlex
@@ -27,6 +28,7 @@ PROGRAM = (sys.executable, "-m", "show_attend_tell")
 POLL = 0.2  # seconds between two looks at the running tasks
 FIRST_GUESS = 2_000_000_000  # bytes that a task is expected to need before one has been measured
 GRACE = 300  # seconds that a task gets to stop after its time limit
+_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of Linux
 DONE, FAILED, SKIPPED = "done", "failed", "skipped"
 
 
@@ -255,7 +257,8 @@ class _Running:
 def start(command: Sequence[str], log: Any) -> subprocess.Popen:
     """Starts a verb in a process that the terminal's Ctrl-C does not reach.
 
-    Training takes a second SIGINT for an order to die at once, so it may get only ours.
+    Training takes a second SIGINT for an order to die at once, so it may get only ours. Where this
+    process is killed, which nothing can prepare for, Linux sends it.
     """
     return subprocess.Popen(
         [*PROGRAM, *command],
@@ -263,7 +266,20 @@ def start(command: Sequence[str], log: Any) -> subprocess.Popen:
         stdout=log,
         stderr=subprocess.STDOUT,
         start_new_session=True,
+        preexec_fn=_interrupted_with(os.getpid()) if sys.platform == "linux" else None,
     )
+
+
+def _interrupted_with(parent: int) -> Callable[[], None]:
+    """For a new process: lets it get SIGINT when the one that started it dies."""
+    prctl = ctypes.CDLL(None, use_errno=True).prctl  # found here: a new process may not import
+
+    def ask() -> None:
+        prctl(_PARENT_DEATH_SIGNAL, int(signal.SIGINT), 0, 0, 0)
+        if os.getppid() != parent:  # it has died meanwhile
+            os.kill(os.getpid(), signal.SIGINT)
+
+    return ask
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from show_attend_tell import files
 from show_attend_tell.cli.common import EXPERIMENT, EXPERIMENT_HELP, Verbs, add_quiet, add_verb
-from show_attend_tell.cli.reporting import add_pictures, show_comparison
+from show_attend_tell.cli.reporting import add_pictures, check_pictures, show_comparison
 from show_attend_tell.errors import UserError
 from show_attend_tell.files import user_path
 
@@ -76,6 +76,12 @@ def _sweep(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
         seeds = [int(seed) for seed in arguments.seeds.split(",")]
     except ValueError:
         raise UserError(f"--seeds {arguments.seeds}: whole numbers separated by commas") from None
+    repeated = [seed for seed in dict.fromkeys(seeds) if seeds.count(seed) > 1]
+    if repeated:
+        raise UserError(
+            f"--seeds {arguments.seeds}: {repeated[0]} comes twice; name each seed once"
+        )
+    check_pictures(arguments.pictures)  # now, not after hours of training
     chains = grid(arguments.config, settings, seeds, arguments.workdir, overrides)
     run_all(
         chains,
@@ -188,6 +194,7 @@ def run_all(
         lacks, a folder's name that is not UTF-8, or failed runs; the message names their logs.
       KeyboardInterrupt: after an interruption, once all running commands have ended.
     """
+    from show_attend_tell.runs.folder import RunFolder
     from show_attend_tell.terminal import Terminal
 
     files.check_name(folder)
@@ -200,6 +207,7 @@ def run_all(
         raise UserError(f"--hours {hours:g}: give a number of hours over 0, such as 24 or 0.5")
     commands = {}
     for job in itertools.chain.from_iterable(chains):
+        RunFolder(job.workdir).await_free()  # for what a killed sweep has started
         missing = commands[job] = _missing(job, split)
         what = ", ".join(command[0] for command in missing) or "already done"
         console.print(f"{job.workdir}: {what}")

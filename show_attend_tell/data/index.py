@@ -20,6 +20,7 @@ from show_attend_tell.data.records import (
     first_line,
     lock_path,
 )
+from show_attend_tell.files import parse_json
 
 MANY = 10_000  # examples from which on a pass over the records is announced
 
@@ -39,7 +40,7 @@ def read_index(builder: Builder[Example], split: str) -> Index:
     """
     path = Path(builder.data_path) / f"index-{split}.jsonl"
     lines = keep_lines(builder, path, shards_of(builder, split), lambda: _collect(builder, split))
-    entries = map(json.loads, lines.splitlines())
+    entries = map(parse_json, lines.splitlines())
     return [(image_id, tuple(captions)) for image_id, *captions in entries]
 
 

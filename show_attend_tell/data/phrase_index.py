@@ -17,6 +17,7 @@ from show_attend_tell.data.examples import Example, Index
 from show_attend_tell.data.index import Shards, keep_lines, kept_lines, read_index, shards_of
 from show_attend_tell.data.phrases import Counted, Described, Description, Phrase
 from show_attend_tell.data.records import Builder, Records
+from show_attend_tell.files import parse_json
 
 FORMAT = 1  # of the lines; changes with them, and with what the readers of annotations make
 
@@ -114,7 +115,7 @@ def _kept_origin(path: Path, records: Shards) -> object:
     """
     try:
         with path.open(encoding="utf-8") as file:
-            of = json.loads(file.readline())["of"]
+            of = parse_json(file.readline())["of"]
         kept = [(name, size) for name, size, _ in of["records"]]
         annotations = of["annotations"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -139,7 +140,7 @@ def _lines(described: Described) -> bytes:
 
 
 def _described(lines: bytes) -> Described:
-    counts, *images = map(json.loads, lines.splitlines())
+    counts, *images = map(parse_json, lines.splitlines())
     return Described(
         [_descriptions(*of_image) for of_image in images],
         {r: Counted(found["count"], tuple(found["names"])) for r, found in counts.items()},

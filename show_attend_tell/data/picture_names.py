@@ -277,6 +277,8 @@ def named_pictures(arguments: Iterable[str]) -> Given:
 
 
 def _named(argument: str) -> list[Path]:
+    if not argument:
+        raise UserError("'': an empty name; name an image file or a folder")
     home = argument == "~" or argument.startswith("~/")  # quoted: the shell has left it as it is
     path = user_path(argument) if home else Path(argument)
     if os.path.isdir(path):

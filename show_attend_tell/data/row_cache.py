@@ -31,6 +31,7 @@ from numpy.typing import DTypeLike
 
 from show_attend_tell import files
 from show_attend_tell.errors import UserError
+from show_attend_tell.files import parse_json
 
 SHARD_ROWS = 16_384  # with 49 x 1280 half-precision numbers a row, 2 GB
 SYNC_SECONDS = 5.0
@@ -257,7 +258,7 @@ class _Shard:
     def begun(self) -> int:
         """Number of rows that an earlier attempt left safely on disk; 0 when in doubt."""
         try:
-            rows = int(json.loads(self._path("progress.json").read_text(encoding="utf-8"))["rows"])
+            rows = int(parse_json(self._path("progress.json").read_text(encoding="utf-8"))["rows"])
             size = self._path("partial.npy").stat().st_size
             same = self.cache.is_described()
         except (FileNotFoundError, ValueError, KeyError, TypeError):

@@ -20,6 +20,7 @@ from typing import Any
 from show_attend_tell import files
 from show_attend_tell.data import ptb_tokenizer
 from show_attend_tell.errors import UserError
+from show_attend_tell.files import parse_json
 from show_attend_tell.tokens import BOS, EOS, PAD, SPECIALS, UNK
 
 WORD_BEGINS = "\u2581"  # in a piece of a word: a word begins here
@@ -128,7 +129,7 @@ class Vocabulary:
           UserError: it is not a vocabulary.
         """
         tokenizer = content.pop("tokenizer", "ptb")
-        if tokenizer not in TOKENIZERS:
+        if not isinstance(tokenizer, str) or tokenizer not in TOKENIZERS:
             raise _not_a_vocabulary(path, f"tokenizer {tokenizer!r} is not known")
         if set(content) != {"min_count", "words", "counts"}:
             raise _not_a_vocabulary(path, "it needs exactly min_count, words and counts")
@@ -297,7 +298,7 @@ def load(path: Path) -> AnyVocabulary:
       UserError: the file is missing or is not a vocabulary.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(
             f"{path}: cannot read the vocabulary ({error.strerror}); training writes it"

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from show_attend_tell import files
 from show_attend_tell.errors import UserError
+from show_attend_tell.files import parse_json
 
 
 def write_results(path: Path, hypotheses: Mapping[str, str]) -> None:
@@ -21,11 +22,11 @@ def read_results(path: Path) -> dict[str, str]:
       UserError: the file is missing, has another format, or names an image twice.
     """
     try:
-        results = json.loads(path.read_text(encoding="utf-8"))
+        results = parse_json(path.read_text(encoding="utf-8"))
         captions = {_image_id(r["image_id"]): _caption(r["caption"]) for r in results}
     except FileNotFoundError:
         raise UserError(f"{path}: not there; `evaluate` writes it") from None
-    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+    except (OSError, ValueError, TypeError, KeyError) as error:
         raise UserError(f"{path}: not a COCO results file ({error}); evaluate again") from error
     if len(captions) != len(results):
         raise UserError(f"{path}: names an image twice; evaluate again")

@@ -4,13 +4,14 @@ Links below a folder are not followed. A pipe or a device in place of a file is 
 on disk makes these functions raise.
 """
 
-import json
 import math
 import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
+
+from show_attend_tell.files import parse_json
 
 METRICS, CONFIG, WEIGHTS = "metrics.jsonl", "config.json", "weights.safetensors"
 DEPTH = 3  # of runs below a folder
@@ -66,8 +67,8 @@ def read_json(path: Path) -> Any:
     with file:
         try:
             text = file.read(LARGEST + 1)
-            return json.loads(text) if len(text) <= LARGEST else None
-        except (OSError, ValueError, RecursionError):
+            return parse_json(text) if len(text) <= LARGEST else None
+        except (OSError, ValueError):
             return None
 
 
@@ -139,8 +140,8 @@ class MetricsReader:
         if not line.strip():
             return
         try:
-            content = json.loads(line)
-        except (ValueError, RecursionError):
+            content = parse_json(line)
+        except ValueError:
             content = None
         content = content if isinstance(content, dict) else {}
         kind, step = content.get("kind"), content.get("step")

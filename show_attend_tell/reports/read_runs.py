@@ -6,7 +6,6 @@ split, and the statistics of its attention maps: no data set, no model and no we
 
 import contextlib
 import dataclasses
-import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,6 +20,7 @@ from show_attend_tell.data import vocabulary as vocabularies
 from show_attend_tell.data.task import Task, task_of
 from show_attend_tell.errors import UserError
 from show_attend_tell.evaluation.results_file import read_results
+from show_attend_tell.files import parse_json
 from show_attend_tell.reports.measured import Measured, read_measured
 from show_attend_tell.reports.uncertainty import COUNTS, MEANS
 from show_attend_tell.runs.metrics_log import read_metrics
@@ -199,12 +199,12 @@ def _reading(path: Path, remedy: str) -> Iterator[None]:
         raise UserError(f"{path}: not there; {remedy}") from None
     except KeyError as error:
         raise UserError(f"{path}: lacks {error}; {remedy}") from error
-    except (OSError, ValueError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, TypeError) as error:
         raise UserError(f"{path}: damaged ({' '.join(str(error).split())}); {remedy}") from error
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    content = json.loads(path.read_text(encoding="utf-8"))
+    content = parse_json(path.read_text(encoding="utf-8"))
     if not isinstance(content, dict):
         raise ValueError("no JSON object")
     return content

@@ -60,11 +60,16 @@ def update_pages(pages: Path, results: Path) -> list[Path]:
       The pages that changed.
 
     Raises:
-      UserError: as `filled`.
+      UserError: there are no pages, one is not UTF-8, or as `filled`.
     """
-    changed = []
-    for page in sorted(pages.glob("*.md")):
-        text = page.read_text(encoding="utf-8")
+    changed, found = [], sorted(pages.glob("*.md"))
+    if not found:
+        raise UserError(f"{pages}: no Markdown page there; name the folder of the pages")
+    for page in found:
+        try:
+            text = page.read_text(encoding="utf-8")
+        except ValueError as error:
+            raise UserError(f"{page}: not UTF-8; save the page as UTF-8") from error
         new = filled(text, results)
         if new != text:
             files.write_text(page, new)

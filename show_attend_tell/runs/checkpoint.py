@@ -5,6 +5,8 @@ For export, weights also go to a safetensors file.
 
 import contextlib
 import logging
+import os
+import re
 import shutil
 import time
 from collections.abc import Callable
@@ -123,15 +125,18 @@ class Checkpoints:
         )
 
 
-def remove_unfinished(folder: Path) -> None:
+def remove_unfinished(folder: Path, *, alone: bool) -> None:
     """Removes what a killed process has left of a checkpoint that it was writing.
 
-    Only where nothing was written to it for an hour: another process may live.
+    Args:
+      folder: of checkpoints.
+      alone: whether no other process can be writing there; otherwise only what nobody has written
+        to for an hour goes.
     """
     for path in folder.glob("*.orbax-checkpoint-tmp"):
         with contextlib.suppress(OSError):  # not ours to remove, or another process was faster
             newest = max(p.lstat().st_mtime for p in (path, *path.rglob("*")))
-            if time.time() > newest + _UNTOUCHED:
+            if alone or time.time() > newest + _UNTOUCHED:
                 shutil.rmtree(path)
 
 
@@ -143,7 +148,11 @@ def _abstract(tree: Any) -> Any:
 
 
 def _reason(error: Exception) -> str:
-    """The first line of what went wrong."""
+    """What went wrong, in a line: for an error of the system its name, else the first line."""
+    stated = re.search(r"os_error_code='(\d+)'", str(error))  # of TensorStore
+    number = int(stated[1]) if stated else getattr(error, "errno", None)
+    if isinstance(number, int):
+        return os.strerror(number)
     return str(error).strip().splitlines()[0][:200] if str(error) else repr(error)
 
 

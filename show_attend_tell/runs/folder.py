@@ -11,6 +11,7 @@
     checkpoints/               the whole training state; a resumed run continues bit for bit
     best/                      the weights with the best validation score
     last/                      the weights of the last step, once the run is finished
+    .lock                      held by the process that trains here
 
 An exported model has `weights.safetensors` instead of the three checkpoint folders, and a
 `run.json` only if earlier runs were trained on other data (see `RunFolder.trained_on`).
@@ -19,7 +20,8 @@ An exported model has `weights.safetensors` instead of the three checkpoint fold
 import hashlib
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,12 +31,14 @@ from show_attend_tell.data import vocabulary as vocabularies
 from show_attend_tell.data.examples import ExampleSource
 from show_attend_tell.data.vocabulary import AnyVocabulary
 from show_attend_tell.errors import UserError
+from show_attend_tell.files import parse_json
 from show_attend_tell.runs.checkpoint import WEIGHTS, Checkpoints, remove_unfinished
 from show_attend_tell.settings import Settings
 
 TARGET, SOURCE = "vocabulary.json", "source_vocabulary.json"
 UNKNOWN = "unknown"  # of data
 CENTRES, LATEST_CAPTIONS = "centres.json", "latest_captions.json"
+LOCK = ".lock"
 
 
 @dataclass(frozen=True)
@@ -68,16 +72,44 @@ class RunFolder:
         """The run's settings; see `config.load_run` for errors."""
         return config.load_run(self.path / "config.json", overrides)
 
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keeps other processes from training here; makes the folder.
+
+        What a killed process left of its checkpoints goes.
+
+        Raises:
+          UserError: another process trains here; or the folder cannot be written, or has a name
+            that is not UTF-8.
+        """
+        files.check_name(self.path)
+        busy = (
+            f"{self.path}: another process is training in this folder; wait until it ends, or "
+            "choose another --workdir"
+        )
+        with ExitStack() as stack:
+            try:
+                self.path.mkdir(parents=True, exist_ok=True)
+                alone = stack.enter_context(files.held(self.path / LOCK, busy))
+            except OSError as error:
+                raise UserError(self._unwritable(error)) from error
+            for name in ("checkpoints", "best", "last"):
+                remove_unfinished(self.path / name, alone=alone)
+            yield
+
+    def await_free(self) -> None:
+        """Waits while another process trains here."""
+        if (self.path / LOCK).is_file():
+            with files.locked(self.path / LOCK):
+                pass
+
     def claim(self, settings: Settings) -> None:
         """Claims the folder for `settings`, or checks that it already belongs to them.
 
         Raises:
-          UserError: it holds a run with other settings, cannot be written, or has a name that is
-            not UTF-8.
+          UserError: it holds a run with other settings, or cannot be written.
         """
-        files.check_name(self.path)
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
             if (self.path / "config.json").exists():
                 changed = self.changes(settings)
                 if changed:
@@ -87,10 +119,14 @@ class RunFolder:
                     )
             else:
                 config.save(settings, self.path / "config.json")
-            for name in ("checkpoints", "best", "last"):
-                remove_unfinished(self.path / name)
         except OSError as error:
-            raise UserError(f"{self.path}: cannot be written ({error.strerror})") from error
+            raise UserError(self._unwritable(error)) from error
+
+    def _unwritable(self, error: OSError) -> str:
+        return (
+            f"{self.path}: cannot be written ({error.strerror}); see to room and permissions "
+            "there, or choose another --workdir"
+        )
 
     def changes(self, wanted: Settings) -> list[str]:
         """The settings that differ from this run's and would change its results.
@@ -120,8 +156,8 @@ class RunFolder:
     def record(self) -> dict[str, Any]:
         """The content of run.json; empty if it is absent or damaged."""
         try:
-            content = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
-        except (FileNotFoundError, ValueError, RecursionError):
+            content = parse_json((self.path / "run.json").read_text(encoding="utf-8"))
+        except (FileNotFoundError, ValueError):
             return {}
         return content if isinstance(content, dict) else {}
 
@@ -153,12 +189,12 @@ class RunFolder:
         """
         path = self.path / CENTRES
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = parse_json(path.read_text(encoding="utf-8"))
             if math.isfinite(content["shift"]):
                 return content
         except FileNotFoundError:
             return None
-        except (ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, OverflowError):
             pass
         raise UserError(f"{path}: damaged; without it, attention is drawn at computed centres")
 

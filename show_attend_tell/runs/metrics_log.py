@@ -7,6 +7,7 @@ from pathlib import Path
 from tensorboardX import SummaryWriter
 
 from show_attend_tell import devices, files
+from show_attend_tell.files import parse_json
 
 
 class MetricWriter:
@@ -46,11 +47,13 @@ class MetricWriter:
 
 
 def read_metrics(path: Path) -> list[dict]:
-    """The records of a metrics.jsonl, without a last line that a kill cut short."""
+    """The records of a metrics.jsonl, without lines that are none, such as one that a kill cut."""
     records = []
-    for line in path.read_text().splitlines():
+    for line in path.read_bytes().split(b"\n"):
         try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError:
+            record = parse_json(line)
+        except ValueError:
             continue
+        if isinstance(record, dict) and isinstance(record.get("step"), int | float):
+            records.append(record)
     return records

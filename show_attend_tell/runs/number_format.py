@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from show_attend_tell import config, devices, files, machine
+from show_attend_tell.files import parse_json
 from show_attend_tell.models.encoders import has_option
 from show_attend_tell.models.products import matmul
 from show_attend_tell.settings import FORMATS, Settings
@@ -68,7 +69,7 @@ def fastest(settings: Settings) -> str:
     name = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
     path = machine.cache_folder() / "formats.json"
     try:
-        known = json.loads(path.read_text(encoding="utf-8"))
+        known = parse_json(path.read_text(encoding="utf-8"))
         if known.get(name) in FORMATS:
             return known[name]
     except (OSError, ValueError, AttributeError):

@@ -4,6 +4,7 @@
 """
 
 import math
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -72,14 +73,20 @@ def train(
       quiet: whether to show warnings only.
 
     Raises:
-      UserError: a setting does not fit, the workdir holds a run of another config, data cannot be
-        read, files cannot be written, `train.max_skipped` consecutive steps were not finite, or no
-        validation had weights to keep.
+      UserError: a setting does not fit, the workdir holds a run of another config, another process
+        trains there, data cannot be read, files cannot be written, `train.max_skipped` consecutive
+        steps were not finite, or no validation had weights to keep.
     """
     console = console or Terminal(stderr=True, quiet=quiet or not devices.is_first())
     folder, task = RunFolder(workdir), task_of(settings.data)
     settings = warm_start.pinned(settings, folder)
     _check(settings, task, folder)
+    with folder.held() if devices.is_first() else nullcontext():
+        return _train(settings, task, folder, console)
+
+
+def _train(settings: Settings, task: Task, folder: RunFolder, console: Console) -> Progression:
+    """`train` in a folder that belongs to this process."""
     settings = number_format.pinned(settings, folder.settings() if folder.has_config else None)
     encoder = None
     if not task.reads_words:

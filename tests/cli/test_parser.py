@@ -1,7 +1,9 @@
 """The command line: verbs, help, one-line errors."""
 
+import errno
 import io
 import json
+import os
 from pathlib import Path
 
 import jax
@@ -15,7 +17,7 @@ from show_attend_tell.evaluation import gradient_variance
 from show_attend_tell.inference.attention_record import load_attention
 from show_attend_tell.inference.run import load_run
 from show_attend_tell.models.captioner import trained_weights
-from show_attend_tell.reports import variance_chart
+from show_attend_tell.reports import results_tables, variance_chart
 
 VERBS = (
     "quickstart",
@@ -84,6 +86,14 @@ def test_errors_are_one_line_and_a_status(capsys, tmp_path, workdir):
         (("compare", workdir, "--config.seed=1"), "takes no overrides"),
         (("sweep", experiment, "--set", "attention.kind"), "give values"),
         (("sweep", experiment, "--seeds", "one"), "whole numbers"),
+        (("sweep", experiment, "--seeds", "1,2,1", *run), "--seeds 1,2,1: 1 comes twice"),
+        (("sweep", experiment, "--pictures", "-1", *run), "--pictures -1: must be 0 or more"),
+        (("compare", workdir, "--pictures", "-1"), "--pictures -1: must be 0 or more"),
+        (("explore", workdir, "--split", "tets"), "--split tets: choose one of train, val, test"),
+        (("explore", workdir, "--host", "a b"), "--host a b: "),
+        (("tables", str(tmp_path)), "no Markdown page there; name the folder"),
+        (("caption", "--workdir", workdir, ""), "'': an empty name"),
+        (("train", "--config", experiment, *run, f"--config.seed={2**63}"), "below 2**63"),
         (("sweep", experiment, "--hours", "nan", *run), "--hours nan: give a number of hours"),
         (("sweep", experiment, "--hours", "inf", *run), "--hours inf: give a number of hours"),
         (("sweep", experiment, "--hours", "0", *run), "--hours 0: give a number of hours"),
@@ -228,3 +238,16 @@ def test_a_file_that_is_no_image_does_not_stop_the_others(workdir, tmp_path, cap
     assert status == 2
     assert str(bad) in capsys.readouterr().err
     assert (out / "good.png.png").exists() and not (out / "bad.png.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("number", "remedy"),
+    [(errno.ENOSPC, "free some space there"), (errno.EACCES, "permissions"), (errno.EIO, "see to")],
+)
+def test_an_error_of_the_system_has_a_remedy(capsys, tmp_path, monkeypatch, number, remedy):
+    def fail(*_):
+        raise OSError(number, os.strerror(number), str(tmp_path / "page.md"))
+
+    monkeypatch.setattr(results_tables, "update_pages", fail)
+    status, line = failing(capsys, "tables", str(tmp_path))
+    assert status == 2 and line.startswith(f"error: {tmp_path / 'page.md'}: ") and remedy in line

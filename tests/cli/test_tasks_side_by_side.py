@@ -3,6 +3,7 @@
 import io
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -170,3 +171,35 @@ def test_auto_is_a_task_for_each_core_but_one_on_an_accelerator():
         assert count_jobs("2", 9, lambda: False) == 2
         with pytest.raises(UserError, match="not an accelerator"):
             count_jobs("2", 9, lambda: True)
+
+
+STARTED = """
+import os, signal, time
+signal.signal(signal.SIGINT, lambda *_: (print("interrupted", flush=True), os._exit(0)))
+print("ready", flush=True)
+time.sleep(60)
+"""
+KILLED = """
+import os, signal, sys, time
+from pathlib import Path
+from show_attend_tell.cli import side_by_side
+
+log = Path(sys.argv[1])
+side_by_side.PROGRAM = (sys.executable, "-c", sys.argv[2])
+with log.open("w") as file:
+    side_by_side.start([], file)
+while not log.read_text():
+    time.sleep(0.01)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells of a parent's death")
+def test_what_a_killed_process_has_started_is_interrupted(tmp_path):
+    log = tmp_path / "log"
+    done = subprocess.run([sys.executable, "-c", KILLED, str(log), STARTED], timeout=60)
+    assert done.returncode == -signal.SIGKILL
+    until = time.monotonic() + 10
+    while "interrupted" not in log.read_text() and time.monotonic() < until:
+        time.sleep(0.01)
+    assert log.read_text().split() == ["ready", "interrupted"]

@@ -159,3 +159,9 @@ def test_bad_subwords_are_rejected(tmp_path):
     path.write_text(json.dumps({"tokenizer": "spaces", "words": [], "counts": [], "min_count": 1}))
     with pytest.raises(UserError, match="tokenizer 'spaces' is not known"):
         load(path)
+
+
+def test_a_tokenizer_that_is_no_text_is_refused(tmp_path):
+    (tmp_path / "v.json").write_text('{"tokenizer": [], "min_count": 1, "words": [], "counts": []}')
+    with pytest.raises(UserError, match="tokenizer"):
+        load(tmp_path / "v.json")

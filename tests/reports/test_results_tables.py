@@ -88,3 +88,9 @@ def test_pages_that_cannot_be_filled_are_refused(text, message, results):
 def test_committed_pages_have_the_tables_of_the_records(page):
     text = page.read_text(encoding="utf-8")
     assert filled(text, ROOT / "results") == text, "results_tables.update_pages writes them anew"
+
+
+def test_a_page_that_is_not_utf_8_is_named(tmp_path):
+    (tmp_path / "page.md").write_bytes(b"caf\xe9")
+    with pytest.raises(UserError, match="page.md: not UTF-8"):
+        update_pages(tmp_path, tmp_path)

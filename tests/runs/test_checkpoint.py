@@ -1,5 +1,6 @@
 """Checkpoints: what was saved comes back, and damage is reported."""
 
+import errno
 import os
 import time
 
@@ -102,5 +103,24 @@ def test_an_unfinished_checkpoint_goes_when_nobody_writes_it(tmp_path):
     before = time.time() - 7200
     for path in (killed / "arrays", killed, live / "arrays", live):
         os.utime(path, (before, before))
-    remove_unfinished(tmp_path)
+    remove_unfinished(tmp_path, alone=False)
     assert list(tmp_path.iterdir()) == [live]
+    remove_unfinished(tmp_path, alone=True)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        ValueError("RESOURCE_EXHAUSTED: Error opening \"zarr\" driver: ... [os_error_code='28']"),
+    ],
+)
+def test_a_full_disk_is_called_so(tmp_path, monkeypatch, error):
+    def full(*_, **__):
+        raise error
+
+    checkpoints = Checkpoints(tmp_path / "c", keep=2)
+    monkeypatch.setattr(checkpoints._manager, "save", full)
+    with pytest.raises(UserError, match=r"written \(No space left on device\); see to room"):
+        checkpoints.save(1, arrays(1), {})

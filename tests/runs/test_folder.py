@@ -1,11 +1,12 @@
 """A run's folder: whose run it is, and on which data, wherever they lie."""
 
+import errno
 import json
 from pathlib import Path
 
 import pytest
 
-from show_attend_tell import config
+from show_attend_tell import config, files
 from show_attend_tell.errors import UserError
 from show_attend_tell.runs.folder import RunFolder, contents
 from show_attend_tell.settings import Settings
@@ -82,3 +83,42 @@ def test_a_run_knows_where_it_started_after_that_run_moved(tmp_path):
     assert run.changes(moved) == ["train.init_from"]
     config.save(config.replaced(start, {"train.epochs": 1.0}), other.path / "config.json")
     assert run.changes(moved) == ["train.init_from"]
+
+
+def test_one_process_at_a_time_trains_in_a_folder(tmp_path):
+    run = RunFolder(tmp_path / "run")
+    run.await_free()  # not even there
+    with run.held(), pytest.raises(UserError, match="another process is training in this folder"):
+        run.held().__enter__()
+    run.await_free()
+    with run.held():
+        pass
+
+
+def test_what_a_killed_process_left_of_checkpoints_goes_at_once(tmp_path):
+    (tmp_path / "checkpoints" / "4.orbax-checkpoint-tmp" / "arrays").mkdir(parents=True)
+    with RunFolder(tmp_path).held():
+        assert not list((tmp_path / "checkpoints").iterdir())
+
+
+def test_a_file_system_without_locks_admits_all(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    left = tmp_path / "checkpoints" / "4.orbax-checkpoint-tmp"
+    left.mkdir(parents=True)
+    monkeypatch.setattr(files.fcntl, "flock", refuse)
+    with RunFolder(tmp_path).held(), RunFolder(tmp_path).held():
+        assert left.exists()  # perhaps another process writes it
+
+
+@pytest.mark.parametrize("content", ["[]", "3", "[" * 100_000, "{"])
+def test_a_record_that_is_no_object_is_an_empty_one(tmp_path, content):
+    (tmp_path / "run.json").write_text(content)
+    assert RunFolder(tmp_path).record() == {}
+
+
+def test_centres_that_cannot_be_read_are_named(tmp_path):
+    (tmp_path / "centres.json").mkdir()
+    with pytest.raises(UserError, match="centres.json: damaged"):
+        RunFolder(tmp_path).centres()

@@ -44,3 +44,9 @@ def test_event_files_hold_the_scalars(tmp_path):
     writer.close()
     (path,) = (tmp_path / "events").iterdir()
     assert scalars(path) == [("train/loss", 7, pytest.approx(2.0))]
+
+
+def test_lines_that_are_no_records_are_left_out(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'[1]\n{}\n{"step": 2}\n\xff\n{"step": "a"}\n' + b"[" * 100_000 + b'\n{"st')
+    assert read_metrics(path) == [{"step": 2}]

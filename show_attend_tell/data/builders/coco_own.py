@@ -1,6 +1,5 @@
 """COCO as its homepage hands it out: `captions_*.json` and a folder of images for each split."""
 
-import json
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -15,6 +14,7 @@ from show_attend_tell.data.builders.common import (
 from show_attend_tell.data.builders.gathered import Gathered, Item, content_digest, reader
 from show_attend_tell.data.origin import Origin
 from show_attend_tell.errors import UserError
+from show_attend_tell.files import parse_json
 
 YEARS = ("2017", "2014")
 PLACES = ("annotations", ".", "annotations/annotations")  # of the captions, below the folder
@@ -118,7 +118,7 @@ def read_captions(path: Path, member: str) -> dict[str, list[str]]:
 
 def _member(path: Path, name: str) -> Any:
     try:
-        return json.loads(zip_members(path, MAX_TEXT_BYTES)[name]())
+        return parse_json(zip_members(path, MAX_TEXT_BYTES)[name]())
     except KeyError:
         raise UserError(f"{path}: {name} is not in it; get it again") from None
     except DAMAGE as error:

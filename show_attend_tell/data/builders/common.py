@@ -1,6 +1,5 @@
 """What builders share: record features and their readers, files of a download, unusable images."""
 
-import json
 import logging
 import zipfile
 import zlib
@@ -20,7 +19,7 @@ from show_attend_tell.data.ptb_tokenizer import has_word
 from show_attend_tell.data.records import Record
 from show_attend_tell.data.terms import OWN, Terms
 from show_attend_tell.errors import UserError
-from show_attend_tell.files import stands_in, start_of
+from show_attend_tell.files import parse_json, stands_in, start_of
 from show_attend_tell.literal import LiteralPath
 from show_attend_tell.printable import printable, whole
 
@@ -372,7 +371,7 @@ def read_json(path: Path) -> Any:
       UserError: it cannot be read, or is not JSON.
     """
     try:
-        return json.loads(path.read_bytes())
+        return parse_json(path.read_bytes())
     except (OSError, ValueError) as error:
         instead = stands_in(start_of(path))
         why = f"it is {instead}" if instead else f"not a readable JSON file ({error}); get it again"

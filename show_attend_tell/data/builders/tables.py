@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 import os
 import re
 from collections.abc import Collection, Iterable, Iterator
@@ -14,6 +13,7 @@ from typing import Any
 
 from show_attend_tell.data.builders.common import split_name
 from show_attend_tell.errors import UserError
+from show_attend_tell.files import parse_json
 
 JSON = (".jsonl", ".json")
 KINDS = (".csv", ".tsv", *JSON)
@@ -294,7 +294,7 @@ def _json_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     text = read_text(path)
     if text.lstrip().startswith("["):
         try:
-            entries = json.loads(text)
+            entries = parse_json(text)
         except ValueError as error:
             raise UserError(f"{path}: not a JSON list ({error}); fix it") from error
         for number, entry in enumerate(entries, 1):
@@ -305,7 +305,7 @@ def _json_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = parse_json(line)
         except ValueError as error:
             raise UserError(
                 f"{path}, line {number}: not JSON ({error}); write one object {{...}} a line, or a "

@@ -1,6 +1,5 @@
 """Tar shards in the form known as webdataset: `KEY.jpg` with `KEY.txt` or `KEY.json` behind it."""
 
-import json
 import re
 import tarfile
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from show_attend_tell.data.builders.common import MAX_MEMBER_BYTES
 from show_attend_tell.data.builders.gathered import Gathered, Item, ends_digest, split_in
 from show_attend_tell.data.picture_names import SUFFIXES
 from show_attend_tell.errors import UserError
+from show_attend_tell.files import parse_json
 
 CAPTION_KEYS = ("caption", "captions", "text", "texts")  # in a .json member
 MAX_SHARDS = 1_000_000  # that a pattern may name
@@ -145,9 +145,9 @@ def _captions(shard: Path, key: str, members: Members) -> list[str]:
     try:
         if ".txt" in members:
             return _read(shard, *members[".txt"]).decode("utf-8-sig").splitlines()
-        content = json.loads(_read(shard, *members[".json"])) if ".json" in members else {}
+        content = parse_json(_read(shard, *members[".json"])) if ".json" in members else {}
         return texts_of(content, CAPTION_KEYS)
-    except (OSError, EOFError, ValueError, RecursionError) as error:
+    except (OSError, EOFError, ValueError) as error:
         raise UserError(
             f"{shard}: the captions of {key} cannot be read ({error}); get the shard again"
         ) from error
