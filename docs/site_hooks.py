@@ -1,13 +1,15 @@
-"""MkDocs hooks: pages that are generated from the code, and formulas.
+"""MkDocs hooks: pages that are generated from the code and from notebooks, and formulas.
 
-Verbs come from the command line's parser, settings from `show_attend_tell.settings` and the API
-pages from the modules on disk. None of them can go out of date, for none is kept. Formulas are
-written in TeX between dollars; the build turns them into MathML, so no page needs a script.
+Verbs come from the command line's parser, settings from `show_attend_tell.settings`, the API pages
+from the modules on disk and the notebooks' pages from their cells. None of them can go out of date,
+for none is kept. Formulas are written in TeX between dollars; the build turns them into MathML, so
+no page needs a script.
 """
 
 import argparse
 import dataclasses
 import html
+import json
 import re
 import sys
 from collections.abc import Iterator
@@ -20,6 +22,7 @@ from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "show_attend_tell"
+NOTEBOOKS = ROOT / "docs" / "notebooks"
 
 # Packages in their order: each imports only from those above it.
 ORDER = (
@@ -71,6 +74,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     pages = {"reference/verbs.md": verbs(), "reference/settings.md": settings()}
     for name, modules in _groups().items():
         pages[f"reference/api/{name}.md"] = api(name, modules)
+    for path in sorted(NOTEBOOKS.glob("*.ipynb")):
+        pages[f"notebooks/{path.stem}.md"] = notebook(path)
     for path, content in pages.items():
         files.append(File.generated(config, path, content=content))
     return files
@@ -113,6 +118,24 @@ def api(name: str, modules: list[str]) -> str:
 
 
 _BARE = "      show_root_heading: false\n      show_root_toc_entry: false\n"
+
+
+def notebook(path: Path) -> str:
+    """The page of a notebook, which is stored without outputs.
+
+    Its badge becomes a plain link, for pages load nothing from elsewhere; its links to pages of
+    this site become relative.
+    """
+    parts = []
+    for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+        text = "".join(cell["source"])
+        if cell["cell_type"] == "code":
+            parts.append(f"```python\n{text}\n```")
+            continue
+        download = f"or [download the notebook]({path.name})"
+        text = re.sub(r"\[!\[([^]]*)\]\([^)]*\)\]\(([^)]*)\)", rf"[\1](\2) {download}.", text)
+        parts.append(re.sub(r"\(https://github\.com/[^/]+/[^/]+/blob/main/docs/", "(../", text))
+    return "\n\n".join(parts) + "\n"
 
 
 def verbs() -> str:

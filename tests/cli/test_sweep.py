@@ -1,9 +1,11 @@
 """Grids of runs: what runs, what is skipped, and what a failure leaves behind."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -233,3 +235,21 @@ def test_an_unknown_cluster_is_reported(tmp_path):
 def test_a_machine_without_slurm_is_reported(tmp_path):
     with pytest.raises(UserError, match="--cluster slurm: .*srun"):
         run_all([], tmp_path, split="test", cluster="slurm", hours=1.0)
+
+
+def test_the_page_on_clusters_shows_the_script_that_is_submitted(tmp_path, monkeypatch):
+    page = Path(__file__).parents[2] / "docs" / "howto" / "cluster.md"
+    [stand_ins] = re.findall(r"^(mkdir.*?chmod .*?)\n", page.read_text(), re.DOTALL | re.MULTILINE)
+    monkeypatch.chdir(tmp_path)
+    subprocess.run(["sh", "-c", stand_ins], check=True)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'stand-ins'}:{os.environ['PATH']}")
+    monkeypatch.setattr(submitit.Job, "result", lambda job: None)  # no job ever ends
+    folder = tmp_path / "runs" / "dry"
+    chains = grid([EXPERIMENT], {}, [0], folder, [])
+    run_all(chains, folder, split="val", cluster="slurm", hours=4.0, partition="gpu")
+    written = (folder / "logs" / "1_submission.sh").read_text()
+    shown = written.replace(str(folder / "logs"), "LOGS").replace(sys.executable, "PYTHON")
+    [script] = re.findall(
+        r"```text\n(#!/bin/bash\n\n# Parameters.*?)```", page.read_text(), re.DOTALL
+    )
+    assert shown.strip() == script.replace("\\\n    ", "").strip()
