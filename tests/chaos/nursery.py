@@ -105,9 +105,9 @@ def prepare(cache: Path) -> None:
     """Imports what verbs import, with the tests' settings; caches are to lie in a folder."""
     sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
     os.environ["PYTHONPATH"] = str(Path(__file__).parents[2])  # for what a sweep starts
-    importlib.import_module("conftest")
     os.environ["XDG_CACHE_HOME"] = str(cache)
     os.environ["JAX_COMPILATION_CACHE_DIR"] = str(cache / "jax")
+    importlib.import_module("conftest")  # JAX reads the environment now
     for name in SLOW:
         importlib.import_module(name)
 
