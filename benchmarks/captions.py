@@ -140,11 +140,12 @@ class _Generated:
     info = SimpleNamespace(splits={"train": SimpleNamespace(filepaths=[])})
 
     def __init__(self, folder: Path):
-        self.data_path = self.data_dir_root = folder
+        self.data_path = self.data_dir_root = self.source = folder
 
     def reader(self) -> Any: ...
     def as_data_source(self, split: str, *, decoders: Any) -> Any: ...
     def download_and_prepare(self) -> None: ...
+    def stated_splits(self) -> None: ...
 
 
 class _Watch:

@@ -12,6 +12,38 @@ from collections.abc import Collection, Iterator, Mapping
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 BROAD = {"Exception", "BaseException"}
 
+# What the last word of a name stands for. A parameter with such a name needs a type.
+OUR_TYPES = {
+    "settings": "a group of settings, or Settings",
+    "config": "a ConfigDict at the edge, a group of settings inside",
+    "task": "data.task.Task",
+    "example": "data.examples.Example or Pair",
+    "examples": "a source of examples",
+    "source": "a source of examples",
+    "sources": "a list of sources",
+    "pairs": "a source of pairs",
+    "vocabulary": "a vocabulary",
+    "plan": "data.batches' plan",
+    "encoder": "an encoder",
+    "decoder": "models.decoder.Decoder",
+    "captioner": "models.captioner.Captioner",
+    "model": "models.captioner.Captioner",
+    "objective": "objectives.objective.Objective",
+    "run": "a run",
+    "runs": "a list of runs",
+    "session": "a training session",
+    "checkpoints": "runs.checkpoint.Checkpoints",
+    "checkpoint": "runs.checkpoint.Checkpoints",
+    "record": "the record's own type",
+    "records": "a list of records",
+    "hypotheses": "models.search.Hypotheses, or texts by id",
+    "caption": "a caption",
+    "captions": "a list of captions",
+    "decoding": "settings.Decode",
+    "boxes": "a list of data.examples.Box",
+    "table": "objectives.rewards.IdfTable",
+}
+
 
 def imported_names(tree: ast.AST, package: str = "") -> set[str]:
     """Dotted names that a module imports anywhere, in functions too.

@@ -97,39 +97,7 @@ KINDS = (
 )
 TASKS = ("ImageTask", "SentenceTask", "SENTENCES")
 
-# What the last word of a name stands for. A parameter with such a name needs a type.
-OUR_TYPES = {
-    "settings": "a group of settings, or Settings",
-    "config": "a ConfigDict at the edge, a group of settings inside",
-    "task": "data.task.Task",
-    "example": "data.examples.Example or Pair",
-    "examples": "a source of examples",
-    "source": "a source of examples",
-    "sources": "a list of sources",
-    "pairs": "a source of pairs",
-    "vocabulary": "a vocabulary",
-    "plan": "data.batches' plan",
-    "encoder": "an encoder",
-    "decoder": "models.decoder.Decoder",
-    "captioner": "models.captioner.Captioner",
-    "model": "models.captioner.Captioner",
-    "objective": "objectives.objective.Objective",
-    "run": "a run",
-    "runs": "a list of runs",
-    "session": "a training session",
-    "checkpoints": "runs.checkpoint.Checkpoints",
-    "checkpoint": "runs.checkpoint.Checkpoints",
-    "record": "the record's own type",
-    "records": "a list of records",
-    "hypotheses": "models.search.Hypotheses, or texts by id",
-    "caption": "a caption",
-    "captions": "a list of captions",
-    "decoding": "settings.Decode",
-    "boxes": "a list of data.examples.Box",
-    "table": "objectives.rewards.IdfTable",
-}
-
-
+# Parameters of our own types (`code_rules.OUR_TYPES`) that may be Any.
 LOOSE = {
     "data/records.py:as_data_source": "TFDS has the method and documents no type",
 }
@@ -353,7 +321,7 @@ def test_values_of_our_own_types_are_not_any():
     found = {
         f"{named(path)}:{name}": meant
         for path in FILES
-        for name, meant in rules.loose_types(parsed(path), OUR_TYPES)
+        for name, meant in rules.loose_types(parsed(path), rules.OUR_TYPES)
     }
     assert found.keys() == LOOSE.keys(), found
 
@@ -368,8 +336,8 @@ def test_values_of_our_own_types_are_not_any():
     ],
 )
 def test_loose_types_are_recognised(text):
-    assert list(rules.loose_types(ast.parse(text), OUR_TYPES))
-    assert not list(rules.loose_types(ast.parse(text.replace("Any", "Own")), OUR_TYPES))
+    assert list(rules.loose_types(ast.parse(text), rules.OUR_TYPES))
+    assert not list(rules.loose_types(ast.parse(text.replace("Any", "Own")), rules.OUR_TYPES))
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)

@@ -1,4 +1,5 @@
 import json
+from unittest.mock import Mock
 
 import pytest
 
@@ -56,12 +57,13 @@ def test_saved_vocabulary_loads_equal_and_leaves_no_other_file(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_failed_save_keeps_the_old_file(tmp_path):
+def test_failed_save_keeps_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "vocabulary.json"
     Vocabulary.from_captions(CAPTIONS, min_count=1).save(path)
     before = path.read_bytes()
-    with pytest.raises(UnicodeEncodeError):
-        Vocabulary(("\ud800",), (1,), 1).save(path)
+    monkeypatch.setattr("os.replace", Mock(side_effect=OSError("no room")))
+    with pytest.raises(OSError, match="no room"):
+        Vocabulary(("else",), (1,), 1).save(path)
     assert path.read_bytes() == before
 
 

@@ -403,7 +403,7 @@ def test_a_run_does_not_resume_on_other_data(tmp_path, monkeypatch):
         train(moved, tmp_path / "run")
     scenes.fingerprint = found
     assert train(moved, tmp_path / "run").finished  # the same data in another place
-    assert RunFolder(tmp_path / "run").settings() == moved
+    assert RunFolder(tmp_path / "run").settings().data == moved.data
 
 
 def test_a_fine_tuned_run_resumes_bit_for_bit(tmp_path, monkeypatch, on_frozen, fine_tuned):

@@ -33,6 +33,8 @@ SPLIT_NAMES = {
     **dict.fromkeys(("test", "testing"), "test"),
 }
 
+# A caption of a record: text, or TFDS's fields for COCO, of which one is "text".
+Caption = str | Mapping[str, Any]
 # Name of an example, the function that reads its image, and the rest of its record.
 Found = tuple[str, Callable[[], bytes], Record]
 
@@ -202,7 +204,7 @@ class ImagesBuilder(ManualBuilder, skip_registration=True):
                 record["captions"] = [c for c in map(_whole, record["captions"]) if c]
                 if not record["captions"]:
                     raise UserError("it has no caption")
-                captions = cast(list[Any], record["captions"])
+                captions = cast(list[Caption], record["captions"])
                 spoken = [caption for caption in captions if has_word(_text(caption))]
                 if not spoken:
                     raise UserError("no caption of it has a word")
@@ -238,20 +240,20 @@ class ImagesBuilder(ManualBuilder, skip_registration=True):
         self._metadata["unusable_images"] |= unusable
 
 
-def _text(caption: str | Mapping[str, Any]) -> str:
+def _text(caption: Caption) -> str:
     """A caption of a record; COCO's are fields beside their ids."""
     return caption if isinstance(caption, str) else caption["text"]
 
 
-def _is_cut(caption: Any) -> bool:
+def _is_cut(caption: Caption) -> bool:
     """Whether a caption holds half a character, which UTF-8 cannot."""
     return caption != _whole(caption)
 
 
-def _whole(caption: Any) -> Any:
-    """A caption, or TFDS's record of one, without halves of characters."""
-    if isinstance(caption, dict):
-        return caption | {"text": whole(caption["text"])}
+def _whole(caption: Caption) -> Caption:
+    """The caption without halves of characters."""
+    if not isinstance(caption, str):
+        return {**caption, "text": whole(caption["text"])}
     text = whole(caption)
     return caption if text == caption else " ".join(text.split())
 
