@@ -158,7 +158,7 @@ class RunFolder:
                 return content
         except FileNotFoundError:
             return None
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             pass
         raise UserError(f"{path}: damaged; without it, attention is drawn at computed centres")
 
