@@ -60,8 +60,10 @@ class Hub(ThreadingHTTPServer):
 def serving():
     with Hub() as hub:
         threading.Thread(target=hub.serve_forever, args=(0.01,), daemon=True).start()
-        yield hub
-        hub.shutdown()
+        try:
+            yield hub
+        finally:
+            hub.shutdown()
 
 
 class Refused(Exception):

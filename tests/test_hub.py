@@ -35,6 +35,7 @@ def server(tmp_path, monkeypatch):
             "ENDPOINT": found.address,
             "HUGGINGFACE_CO_URL_TEMPLATE": found.address + template,
             "HF_HUB_CACHE": str(tmp_path / "cache"),
+            "HF_TOKEN_PATH": str(tmp_path / "token"),
             "HF_HUB_DISABLE_XET": True,
             "HF_HUB_OFFLINE": False,
         }.items():
@@ -161,7 +162,9 @@ def test_pictures_of_photographs_are_never_shown(where, trained, tmp_path, monke
     tiny.use_scenes(monkeypatch)
     workdir, overrides = tmp_path / "run", []
     shutil.copytree(trained[0], workdir)
-    shutil.copytree(tmp_path / "run", workdir / "attention" / "test")
+    (workdir / "attention" / "test").mkdir(parents=True, exist_ok=True)
+    for name in ("photo.jpg.png", "photo.jpg.jpg"):
+        (workdir / "attention" / "test" / name).touch()
     content = json.loads((workdir / "config.json").read_text())
     if where == "config":
         content["data"]["name"] = "flickr8k"
@@ -256,8 +259,7 @@ def test_what_cannot_be_fetched_is_reported(exported, server, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert "not in the hub's cache, and the hub cannot be reached" in message(REPO)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    server.shutdown()
-    server.server_close()  # as without a network
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # as without a network
     assert "not in the hub's cache, and the hub cannot be reached" in message(REPO)
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     assert "needs pip install 'show-attend-tell[hub]'" in message(REPO)
