@@ -47,9 +47,11 @@ def test_an_experiment_describes_its_variants(path):
 
 def test_quickstart_shows_commands_that_a_user_could_give(monkeypatch, tmp_path, capsys):
     shown = []
-    monkeypatch.setattr(
-        training, "_show", lambda _, __, *words: shown.append([str(w) for w in words])
-    )
+
+    def show(_verbs, _quiet, *words):
+        shown.append([str(word) for word in words])
+
+    monkeypatch.setattr(training, "_show", show)
     fewer = "--config.train.epochs=1"
     assert parser.main(["quickstart", "--workdir", str(tmp_path), fewer]) == 0
     verbs = [words[0] for words in shown]

@@ -7,19 +7,19 @@ import json
 import numpy as np
 import tiny
 from PIL import Image
-from rich.console import Console
 
 from show_attend_tell.cli.parser import main
 from show_attend_tell.data.phrases import Counted, Description, Phrase
 from show_attend_tell.data.task import ImageTask, task_of
 from show_attend_tell.reports import data_sheet
 from show_attend_tell.runs.preparation import prepare
+from show_attend_tell.terminal import Terminal
 
 
 def look(settings, folder):
     """What `inspect` returns and what it prints."""
     printed = io.StringIO()
-    record = data_sheet.inspect(settings, folder, Console(file=printed, width=120))
+    record = data_sheet.inspect(settings, folder, Terminal(file=printed, width=120))
     return record, printed.getvalue()
 
 
