@@ -71,7 +71,7 @@ def test_splits_that_the_data_lack_are_not_asked_for(tmp_path, monkeypatch):
     monkeypatch.setattr(ImageTask, "load", load)
     record, _ = look(tiny.settings(tmp_path), tmp_path / "out")
     assert [split["split"] for split in record["splits"]] == ["train", "val"]
-    records = prepare(tiny.settings(tmp_path), Console(file=io.StringIO()))
+    records = prepare(tiny.settings(tmp_path), Terminal(file=io.StringIO()))
     assert [record["split"] for record in records] == ["train", "val"]
 
 
