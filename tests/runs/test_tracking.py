@@ -5,38 +5,11 @@ import threading
 import time
 
 import pytest
+from noting import Noting
 
 from show_attend_tell.runs import tracking
 from show_attend_tell.runs.metrics_log import MetricWriter, read_metrics
-from show_attend_tell.runs.tracking import Picture, Tracker
-
-
-class Noting(Tracker):
-    """Keeps what it gets in a list that outlives it, as a server would; fails at a step."""
-
-    name, photographs = "noting", True
-
-    def __init__(self, entries, fails_at=None, error=ConnectionError("no route to host")):
-        self.entries, self.fails_at, self.error = entries, fails_at, error
-
-    def start(self, run):
-        if self.fails_at == 0:
-            raise self.error
-        entry = run.entry or f"entry {len(self.entries)}"
-        self.rows = self.entries.setdefault(entry, [])
-        self.config = dict(run.config)
-        return entry
-
-    def scalars(self, step, kind, scalars):
-        if step == self.fails_at:
-            raise self.error
-        self.rows.append((kind, step, dict(scalars)))
-
-    def pictures(self, step, pictures):
-        self.rows.append(("captions", step, [p.name for p in pictures]))
-
-    def close(self, outcome):
-        self.rows.append((outcome,))
+from show_attend_tell.runs.tracking import Picture
 
 
 def log(writer, *steps):
@@ -120,7 +93,7 @@ def test_a_tracker_that_hangs_holds_up_neither_steps_nor_the_end(tmp_path, caplo
     monkeypatch.setattr(tracking, "CLOSE_WITHIN", 0.05)
     free = threading.Event()
     tracker = Noting({})
-    tracker.start = lambda run: free.wait(10)
+    tracker.start = lambda run: str(free.wait(10))
     writer = MetricWriter(tmp_path, trackers=[tracker])
     log(writer, 1, 2)
     writer.close()
