@@ -74,7 +74,6 @@ BROAD_HANDLERS = {
     "data/images.py:_opened": "Pillow's decoders raise all kinds for damaged files",
     "data/images.py:_orientation": "Pillow's reader of EXIF raises all kinds for damaged EXIF",
     "data/records.py:damage_reported": "TFDS, ArrayRecord and protobuf read damaged files",
-    "runs/tracking.py:Background._attempt": "trackers' libraries: login, network, server, disk",
     "models/encoders/torch_weights.py:_load": "a damaged pickle can raise anything",
     "models/encoders/torch_weights.py:_open_zip": "zipfile raises many kinds for damaged files",
     "models/encoders/torch_weights.py:_read_member": "zipfile raises many kinds for damaged files",
@@ -84,6 +83,7 @@ BROAD_HANDLERS = {
     "runs/checkpoint.py:Checkpoints.restore": "Orbax and TensorStore raise many kinds",
     "runs/checkpoint.py:Checkpoints.save": "Orbax and TensorStore raise many kinds",
     "runs/checkpoint.py:Checkpoints.wait": "Orbax and TensorStore raise many kinds",
+    "runs/tracking.py:Background._attempt": "trackers' libraries: login, network, server, disk",
 }
 
 # Who may ask whether data are images or sentences.

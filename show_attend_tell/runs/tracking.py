@@ -130,7 +130,8 @@ class Background:
         """
         self._tracker, self._run = tracker, run
         self._path = run.folder / FOLDER / f"{tracker.name}.json"
-        self._failed, self._outcome = False, "failed"
+        self._failed = False
+        self._outcome: Outcome = "failed"
         self._queue: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         for record in past:
             numbers = {k: v for k, v in record.items() if isinstance(v, int | float)}

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
+from PIL import Image
 
 from show_attend_tell.data.examples import ExampleSource
 from show_attend_tell.data.images import SIDE, read_picture
@@ -63,7 +64,7 @@ class TrackedCaptions:
             drawn.append(Picture(subject.name, caption.text, image))
         return drawn
 
-    def _image(self, subject: Subject, caption: Caption, photographs: bool):
+    def _image(self, subject: Subject, caption: Caption, photographs: bool) -> Image.Image:
         count = caption.alpha.shape[1]
         places = self._task.places(subject, count, self._encoder, self._source_vocabulary)
         record = attention_record(subject.name, places, caption, self._decoding, self._normalised)

@@ -24,7 +24,7 @@ from show_attend_tell.integrations.wandb_tracker import WeightsAndBiases
 from show_attend_tell.runs.metrics_log import MetricWriter
 from show_attend_tell.runs.tracking import Picture, TrackedRun
 
-INSTALLED = [name for name in TRACKERS if importlib.util.find_spec(name)]
+INSTALLED = [n for n in TRACKERS if (spec := importlib.util.find_spec(n)) and spec.origin]
 CONFIG = {"seed": 3, "data": {"name": "shapes", "crop": (0.8, 1.0)}}
 
 # A run in a process of its own: five steps, and it is killed. Arguments: its folder, the trackers.
