@@ -76,6 +76,8 @@ LONGEST = (
     "explorer/test_export",
     "explorer/test_browsing",
     "explorer/test_server",
+    "integrations/test_trackers",
+    "training/test_tracked_captions",
     "data/test_sources",
     "data/test_flickr8k",
     "data/test_entities",

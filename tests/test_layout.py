@@ -46,6 +46,7 @@ ORDER = (
     "evaluation",
     "explorer",
     "reports",
+    "integrations",
     "training",
     "pretrained",
     "cli",
@@ -84,6 +85,7 @@ BROAD_HANDLERS = {
     "runs/checkpoint.py:Checkpoints.restore": "Orbax and TensorStore raise many kinds",
     "runs/checkpoint.py:Checkpoints.save": "Orbax and TensorStore raise many kinds",
     "runs/checkpoint.py:Checkpoints.wait": "Orbax and TensorStore raise many kinds",
+    "runs/tracking.py:Background._attempt": "trackers' libraries: login, network, server, disk",
 }
 
 # Who may ask whether data are images or sentences.

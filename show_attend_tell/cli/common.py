@@ -79,6 +79,38 @@ _DECODING: tuple[tuple[str, type, str], ...] = (
 )
 
 
+def add_trackers(parser: argparse.ArgumentParser) -> None:
+    """The options that name trackers and what they may show."""
+    group = parser.add_argument_group(
+        "trackers",
+        "metrics.jsonl and TensorBoard files are always written. Trackers get the same curves, the "
+        "settings, and validation's first captions with their attention maps.",
+    )
+    group.add_argument(
+        "--tracker",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="wandb, trackio or mlflow, each an extra of the same name; may be repeated",
+    )
+    group.add_argument(
+        "--tracker-pictures",
+        default="local",
+        metavar="WHICH",
+        help="trackers that may show pictures and sentences of the data set: local, those that "
+        "keep them on this machine; all; or none. Many data sets may not be passed on; without "
+        "them, only maps and captions are shown (default: local)",
+    )
+
+
+def tracker_options(arguments: argparse.Namespace) -> tuple[str, ...]:
+    """The words that `add_trackers` made of; none if there are no trackers."""
+    if not arguments.tracker:
+        return ()
+    named = [word for name in arguments.tracker for word in ("--tracker", name)]
+    return (*named, "--tracker-pictures", arguments.tracker_pictures)
+
+
 def add_run(parser: argparse.ArgumentParser, default: str | None = None) -> None:
     """The options that name a trained run, or several as an ensemble, and how it decodes."""
     which = parser.add_mutually_exclusive_group(required=default is None)

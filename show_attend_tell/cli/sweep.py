@@ -12,7 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from show_attend_tell import files
-from show_attend_tell.cli.common import EXPERIMENT, EXPERIMENT_HELP, Verbs, add_quiet, add_verb
+from show_attend_tell.cli.common import (
+    EXPERIMENT,
+    EXPERIMENT_HELP,
+    Verbs,
+    add_quiet,
+    add_trackers,
+    add_verb,
+    tracker_options,
+)
 from show_attend_tell.cli.reporting import add_pictures, check_pictures, show_comparison
 from show_attend_tell.errors import UserError
 from show_attend_tell.files import user_path
@@ -63,9 +71,13 @@ def add_verbs(verbs: Verbs) -> None:
         "--hours", type=float, default=24.0, help="limit per run, on SLURM per seed (default: 24)"
     )
     add_quiet(sweep)
+    add_trackers(sweep)
 
 
 def _sweep(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
+    from show_attend_tell.integrations.trackers import make_trackers
+
+    make_trackers(arguments.tracker, arguments.tracker_pictures)  # each run makes its own
     settings = {}
     for setting in arguments.set:
         key, _, values = setting.partition("=")
@@ -82,7 +94,8 @@ def _sweep(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
             f"--seeds {arguments.seeds}: {repeated[0]} comes twice; name each seed once"
         )
     check_pictures(arguments.pictures)  # now, not after hours of training
-    chains = grid(arguments.config, settings, seeds, arguments.workdir, overrides)
+    options = tracker_options(arguments)
+    chains = grid(arguments.config, settings, seeds, arguments.workdir, overrides, options)
     run_all(
         chains,
         arguments.workdir,
@@ -106,12 +119,14 @@ class Job:
       workdir: its folder.
       overrides: of its settings.
       source: folder of the grid's run that it starts from, if it does.
+      options: of the verb `train`, besides.
     """
 
     config: str
     workdir: Path
     overrides: tuple[str, ...]
     source: Path | None = None
+    options: tuple[str, ...] = ()
 
 
 def grid(
@@ -120,6 +135,7 @@ def grid(
     seeds: Sequence[int],
     folder: Path,
     overrides: Sequence[str] = (),
+    options: Sequence[str] = (),
 ) -> list[list[Job]]:
     """Every combination of the settings' values, with every seed; each config is checked.
 
@@ -134,6 +150,7 @@ def grid(
       folder: parent of the runs' folders. Their names consist of the variant (if there are several
         experiments), the settings and the seed.
       overrides: for all runs.
+      options: of the verb `train`, for all runs.
 
     Raises:
       UserError: an unknown key, a value of the wrong type, or the same variant twice.
@@ -156,7 +173,8 @@ def grid(
                     mine = (*changed, f"--config.train.init_from={made[source]}")
                 first = [variant] if len(experiments) > 1 else []
                 name = "-".join([*first, *chosen, f"seed={seed}"]).replace("/", "_")
-                chain.append(Job(experiment, folder / name, mine, made.get(source)))
+                job = Job(experiment, folder / name, mine, made.get(source), tuple(options))
+                chain.append(job)
                 made[f"runs/{Path(experiment.split(':')[0]).stem}-{variant}"] = folder / name
             chains.append(chain)
     return chains
@@ -358,7 +376,7 @@ def _missing(job: Job, split: str) -> list[list[str]]:
     except UserError:
         finished = False
     if not finished:
-        commands.append(["train", "--config", job.config, *workdir, *job.overrides])
+        commands.append(["train", "--config", job.config, *workdir, *job.options, *job.overrides])
     stems = [
         score_stem(split, dataclasses.replace(wanted.decode, context=context))
         for context in reported_contexts(wanted)

@@ -8,7 +8,14 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from show_attend_tell.cli.common import Verbs, add_experiment, add_quiet, add_verb, say
+from show_attend_tell.cli.common import (
+    Verbs,
+    add_experiment,
+    add_quiet,
+    add_trackers,
+    add_verb,
+    say,
+)
 from show_attend_tell.files import user_path
 
 SHOWN = 16  # pictures that quickstart draws per run
@@ -32,6 +39,7 @@ def add_verbs(verbs: Verbs) -> None:
     add_experiment(train)
     train.add_argument("--workdir", type=user_path, required=True, help="folder of the run")
     add_quiet(train)
+    add_trackers(train)
     job = train.add_argument_group(
         "several processes",
         "One run on the devices of all processes. SLURM steps with several tasks and TPU pods need "
@@ -52,10 +60,12 @@ def add_verbs(verbs: Verbs) -> None:
 
 def _train(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     from show_attend_tell import config, devices
+    from show_attend_tell.integrations.trackers import make_trackers
     from show_attend_tell.training.session import train
 
     devices.start(arguments.coordinator, arguments.processes, arguments.process)
     settings = config.load_experiment(arguments.config, overrides)
+    trackers = make_trackers(arguments.tracker, arguments.tracker_pictures)
     needless = config.needless(config.read_experiment(arguments.config))
     if needless and devices.is_first():
         say(
@@ -63,7 +73,7 @@ def _train(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
             f"`show-attend-tell config --config {arguments.config} --changes` lists the others",
             error=True,
         )
-    train(settings, arguments.workdir, quiet=arguments.quiet)
+    train(settings, arguments.workdir, quiet=arguments.quiet, trackers=trackers)
 
 
 def _config(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:

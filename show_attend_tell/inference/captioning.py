@@ -17,7 +17,7 @@ from show_attend_tell.data import vocabulary as vocabularies
 from show_attend_tell.data.batches import Inputs, eval_batches
 from show_attend_tell.data.examples import ExampleSource
 from show_attend_tell.data.images import naming
-from show_attend_tell.data.task import Subject
+from show_attend_tell.data.task import Places, Subject
 from show_attend_tell.data.vocabulary import AnyVocabulary
 from show_attend_tell.errors import UserError
 from show_attend_tell.inference.attention_record import COMPUTED, MEASURED, AttentionRecord
@@ -331,31 +331,48 @@ def attention_records(
         would fill the memory.
       captions: one per subject.
     """
+    normalised = run.settings.attention.normalised
     records = []
     for subject, caption in zip(subjects, captions, strict=True):
         count = caption.alpha.shape[1]
         places = run.task.places(subject, count, run.encoder, run.source_vocabulary)
-        if places.source:  # the other places are padding
-            count = len(places.source)
-        records.append(
-            AttentionRecord(
-                image_id=subject.name,
-                tokens=caption.tokens,
-                alpha=caption.alpha[:, :count],
-                beta=caption.beta,
-                location=caption.location,
-                context=decoding.context,
-                row_centres=places.row_centres,
-                column_centres=places.column_centres,
-                centres=MEASURED if places.measured else COMPUTED,
-                original_size=places.original_size,
-                image_side=places.image_side,
-                score=caption.score,
-                log_prob=caption.log_prob,
-                boxes=places.boxes,
-                source=places.source,
-                self_alpha=caption.self_alpha,
-                normalised=run.settings.attention.normalised,
-            )
-        )
+        records.append(attention_record(subject.name, places, caption, decoding, normalised))
     return records
+
+
+def attention_record(
+    name: str, places: Places, caption: Caption, decoding: Decode, normalised: bool
+) -> AttentionRecord:
+    """A caption's attention.
+
+    Args:
+      name: of what is captioned.
+      places: that the caption looks at.
+      caption: with the attention of its pass.
+      decoding: that made it.
+      normalised: whether every row of alpha sums to 1 (`Attention.normalised` of the settings).
+
+    Raises:
+      ValueError: the caption has weights that are no distribution, such as NaN.
+    """
+    # A sentence's other places are padding.
+    count = len(places.source) if places.source else caption.alpha.shape[1]
+    return AttentionRecord(
+        image_id=name,
+        tokens=caption.tokens,
+        alpha=caption.alpha[:, :count],
+        beta=caption.beta,
+        location=caption.location,
+        context=decoding.context,
+        row_centres=places.row_centres,
+        column_centres=places.column_centres,
+        centres=MEASURED if places.measured else COMPUTED,
+        original_size=places.original_size,
+        image_side=places.image_side,
+        score=caption.score,
+        log_prob=caption.log_prob,
+        boxes=places.boxes,
+        source=places.source,
+        self_alpha=caption.self_alpha,
+        normalised=normalised,
+    )

@@ -8,6 +8,8 @@
     metrics.jsonl, events/     metrics, for scripts and for TensorBoard
     latest_captions.json       the first few captions of the newest validation and their attention,
                                to watch a run by; nothing else reads it, and 0.1 wrote none
+    trackers/                  the run's entry in each tracker that it is logged to (see
+                               `runs.tracking`)
     checkpoints/               the whole training state; a resumed run continues bit for bit
     best/                      the weights with the best validation score
     last/                      the weights of the last step, once the run is finished

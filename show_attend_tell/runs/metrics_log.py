@@ -1,49 +1,114 @@
-"""The metrics that a run writes while it trains: metrics.jsonl and TensorBoard event files."""
+"""The metrics that a run writes while it trains: metrics.jsonl, TensorBoard, other trackers."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 from tensorboardX import SummaryWriter
 
 from show_attend_tell import devices, files
 from show_attend_tell.files import parse_json
+from show_attend_tell.runs.tracking import Background, Draw, Outcome, TrackedRun, Tracker
 
 
-class MetricWriter:
-    """Appends scalars to `workdir/metrics.jsonl` and to TensorBoard event files beside it.
+class JsonLines(Tracker):
+    """Appends records to `metrics.jsonl` in the run's folder.
 
-    A resumed run appends to the same file. It first drops records after `first_step`, which an
-    interrupted run left behind, so every step appears once. Only the first of several processes
-    writes.
+    A resumed run appends to the same file. It first drops records after the first step, which an
+    interrupted run left behind.
     """
 
-    def __init__(self, workdir: Path, first_step: int = 0):
-        self._file = None
-        if not devices.is_first():
-            return
-        self._path = workdir / "metrics.jsonl"
-        if self._path.exists():
-            kept = [r for r in read_metrics(self._path) if r["step"] <= first_step]
-            files.write_text(self._path, "".join(json.dumps(r) + "\n" for r in kept))
-        self._file = self._path.open("a")
-        self._events = SummaryWriter(str(workdir / "events"), purge_step=first_step + 1)
+    name = "metrics.jsonl"
 
-    def write(self, step: int, scalars: Mapping[str, float], *, kind: str) -> None:
-        """Writes one record. `kind` names the group, for example "train" or "val"."""
-        if self._file is None:
-            return
+    def start(self, run: TrackedRun) -> str:
+        path = run.folder / self.name
+        if path.exists():
+            kept = [r for r in read_metrics(path) if r["step"] <= run.first_step]
+            files.write_text(path, "".join(json.dumps(r) + "\n" for r in kept))
+        self._file = path.open("a")
+        return self.name
+
+    def scalars(self, step: int, kind: str, scalars: Mapping[str, float]) -> None:
         self._file.write(json.dumps({"step": step, "kind": kind, **scalars}) + "\n")
         self._file.flush()
+
+    def close(self, outcome: Outcome) -> None:
+        self._file.close()
+
+
+class TensorBoard(Tracker):
+    """Writes TensorBoard event files to `events` in the run's folder."""
+
+    name = "events"
+
+    def start(self, run: TrackedRun) -> str:
+        self._events = SummaryWriter(str(run.folder / self.name), purge_step=run.first_step + 1)
+        return self.name
+
+    def scalars(self, step: int, kind: str, scalars: Mapping[str, float]) -> None:
         for name, value in scalars.items():
             self._events.add_scalar(f"{kind}/{name}", value, step)
 
-    def close(self) -> None:
-        """Flushes and closes the files."""
-        if self._file is None:
-            return
-        self._file.close()
+    def close(self, outcome: Outcome) -> None:
         self._events.close()
+
+
+class MetricWriter:
+    """Hands what a run reports to its own files, and to other trackers in the background.
+
+    Every step appears once in each. Only the first of several processes writes. Use it as a context
+    manager: a run that ends before `close` has failed.
+    """
+
+    def __init__(
+        self,
+        workdir: Path,
+        first_step: int = 0,
+        trackers: Sequence[Tracker] = (),
+        config: Mapping[str, Any] = MappingProxyType({}),
+    ):
+        """Opens the files and starts the trackers.
+
+        Args:
+          workdir: folder of the run.
+          first_step: the step that the run starts or resumes at.
+          trackers: besides the run's own files.
+          config: what the trackers show of the run's settings.
+        """
+        self._files: list[Tracker] = []
+        self._others: list[Background] = []
+        if not devices.is_first():
+            return
+        run = TrackedRun(workdir, first_step, config)
+        self._files = [JsonLines(), TensorBoard()]
+        for file in self._files:
+            file.start(run)
+        past = read_metrics(workdir / JsonLines.name) if trackers else []
+        self._others = [Background(tracker, run, past) for tracker in trackers]
+
+    def write(self, step: int, scalars: Mapping[str, float], *, kind: str) -> None:
+        """Writes one record. `kind` names the group, for example "train" or "val"."""
+        for sink in (*self._files, *self._others):
+            sink.scalars(step, kind, scalars)
+
+    def captions(self, step: int, draw: Draw) -> None:
+        """Hands captions of a validation to the trackers."""
+        for tracker in self._others:
+            tracker.captions(step, draw)
+
+    def close(self, outcome: Outcome = "finished") -> None:
+        """Closes the files and the trackers; does nothing a second time."""
+        for sink in (*self._files, *self._others):
+            sink.close(outcome)
+        self._files, self._others = [], []
+
+    def __enter__(self) -> "MetricWriter":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close("failed")
 
 
 def read_metrics(path: Path) -> list[dict]:

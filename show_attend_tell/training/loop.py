@@ -152,7 +152,6 @@ class Loop:
                     # A stop may also be requested while the state is saved.
                     if self.progression.finished or stopped or stop.agreed(step):
                         break
-        writer.close()
         return state
 
     def _ends_epoch(self, step: int) -> bool:

@@ -4,6 +4,7 @@
 """
 
 import math
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache, partial
@@ -27,17 +28,14 @@ from show_attend_tell.models.captioner import all_weights, frozen_weights, train
 from show_attend_tell.models.encoders import Encoder, ImageEncoder
 from show_attend_tell.objectives.rewards import IdfTable, idf_table
 from show_attend_tell.runs import number_format
-from show_attend_tell.runs.build import (
-    build_captioner,
-    build_encoder,
-    make_objective,
-)
+from show_attend_tell.runs.build import build_captioner, build_encoder, make_objective
 from show_attend_tell.runs.checkpoint import Checkpoints
 from show_attend_tell.runs.folder import SOURCE, TARGET, RunFolder, contents
 from show_attend_tell.runs.inputs import load_inputs, make_augmentation
 from show_attend_tell.runs.measuring import record_centres
 from show_attend_tell.runs.metrics_log import MetricWriter
 from show_attend_tell.runs.record import provenance
+from show_attend_tell.runs.tracking import Tracker
 from show_attend_tell.settings import Settings
 from show_attend_tell.terminal import Terminal
 from show_attend_tell.tokens import EOS
@@ -54,11 +52,17 @@ from show_attend_tell.training.step import (
     legacy_like,
     make_train_step,
 )
-from show_attend_tell.training.validation import LatestCaptions, Validation
+from show_attend_tell.training.tracked_captions import TrackedCaptions
+from show_attend_tell.training.validation import CaptionViewer, LatestCaptions, Validation
 
 
 def train(
-    settings: Settings, workdir: Path, *, console: Console | None = None, quiet: bool = False
+    settings: Settings,
+    workdir: Path,
+    *,
+    console: Console | None = None,
+    quiet: bool = False,
+    trackers: Sequence[Tracker] = (),
 ) -> Progression:
     """Trains an experiment in the folder `workdir`, or resumes the run in it.
 
@@ -71,6 +75,8 @@ def train(
       workdir: folder of the run.
       console: where progress is shown; by default the standard error.
       quiet: whether to show warnings only.
+      trackers: where else metrics and captions go (`integrations.trackers.make_trackers`). None of
+        them can stop the run.
 
     Raises:
       UserError: a setting does not fit, the workdir holds a run of another config, another process
@@ -82,10 +88,16 @@ def train(
     settings = warm_start.pinned(settings, folder)
     _check(settings, task, folder)
     with folder.held() if devices.is_first() else nullcontext():
-        return _train(settings, task, folder, console)
+        return _train(settings, task, folder, console, trackers)
 
 
-def _train(settings: Settings, task: Task, folder: RunFolder, console: Console) -> Progression:
+def _train(
+    settings: Settings,
+    task: Task,
+    folder: RunFolder,
+    console: Console,
+    trackers: Sequence[Tracker],
+) -> Progression:
     """`train` in a folder that belongs to this process."""
     settings = number_format.pinned(settings, folder.settings() if folder.has_config else None)
     encoder = None
@@ -100,7 +112,7 @@ def _train(settings: Settings, task: Task, folder: RunFolder, console: Console) 
         f"{settings.decoder.dtype}"
     )
     data = _load_data(settings, task, folder, encoder, console)
-    return _Session(settings, task, folder, data, console).run()
+    return _Session(settings, task, folder, data, console, trackers).run()
 
 
 def make_plan(
@@ -194,10 +206,16 @@ class _Session:
     """Model, optimizer and state of a run, fresh or from its newest checkpoint."""
 
     def __init__(
-        self, settings: Settings, task: Task, folder: RunFolder, data: _Data, console: Console
+        self,
+        settings: Settings,
+        task: Task,
+        folder: RunFolder,
+        data: _Data,
+        console: Console,
+        trackers: Sequence[Tracker],
     ):
         self.settings, self.task, self.folder = settings, task, folder
-        self.data, self.console = data, console
+        self.data, self.console, self.trackers = data, console, trackers
         self.total_steps = math.ceil(settings.train.epochs * data.plan.batches_per_epoch)
         self.model = build_captioner(settings, data.encoder, len(data.vocabulary))
         self.frozen = devices.replicate(frozen_weights(self.model))
@@ -237,20 +255,23 @@ class _Session:
             part = {"step": first_step} | provenance(settings)
             before = folder.record().get("resumed", [])
             folder.update_record({"resumed": [*before, part]})
-        loop = Loop(
-            settings=settings.train,
-            folder=folder.path,
-            console=self.console,
-            total_steps=self.total_steps,
-            steps_per_epoch=self.data.plan.batches_per_epoch,
-            train_step=self._train_step(),
-            validation=self._validation(),
-            batches=batches,
-            checkpoints=checkpoints,
-            best=best,
-            progression=progression,
-        )
-        state = loop.run(state, first_step, MetricWriter(folder.path, first_step))
+        shown = config.to_dict(settings)
+        with MetricWriter(folder.path, first_step, self.trackers, shown) as writer:
+            loop = Loop(
+                settings=settings.train,
+                folder=folder.path,
+                console=self.console,
+                total_steps=self.total_steps,
+                steps_per_epoch=self.data.plan.batches_per_epoch,
+                train_step=self._train_step(),
+                validation=self._validation(writer),
+                batches=batches,
+                checkpoints=checkpoints,
+                best=best,
+                progression=progression,
+            )
+            state = loop.run(state, first_step, writer)
+            writer.close("finished" if progression.finished else "stopped")
         if progression.finished:
             self._save_last(state)
             self._record_trained_centres()
@@ -273,11 +294,11 @@ class _Session:
             average=self.settings.optimizer.average,
         )
 
-    def _validation(self) -> Validation:
+    def _validation(self, writer: MetricWriter) -> Validation:
         data = self.data
-        latest = LatestCaptions(
-            self.folder, self.task, data.encoder, data.source_vocabulary, data.val_examples
-        )
+        seen = (self.task, data.encoder, data.source_vocabulary, data.val_examples)
+        viewers: list[CaptionViewer] = [LatestCaptions(self.folder, *seen)]
+        viewers += [TrackedCaptions(writer, *seen, self.settings)] if self.trackers else []
         return Validation(
             self.settings.decode,
             self.task,
@@ -286,7 +307,7 @@ class _Session:
             data.vocabulary,
             data.val_inputs,
             data.val_examples,
-            latest,
+            viewers,
             metric=self.settings.train.metric,
         )
 

@@ -6,7 +6,7 @@ The first few captions and their maps are kept in the run's folder for those who
 import logging
 from collections.abc import Mapping, Sequence
 from itertools import chain, islice
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import PyTree
@@ -29,6 +29,15 @@ from show_attend_tell.settings import Decode
 SHOWN = ("BLEU", "chrF", "BLEU-4", "CIDEr", "exact")  # scores shown on the console
 KEPT = 8  # captions that a validation leaves in the run's folder
 WEIGHTS_KEPT = 100_000  # of attention, in all of them: under a megabyte
+
+
+@runtime_checkable
+class CaptionViewer(Protocol):
+    """Shows the captions of validations to people."""
+
+    def write(self, step: int, captions: Sequence[Caption]) -> None:
+        """Shows the captions of the first examples, made after `step` steps."""
+        ...
 
 
 class LatestCaptions:
@@ -94,7 +103,7 @@ class Validation:
         vocabulary: AnyVocabulary,
         inputs: Inputs,
         examples: ExampleSource,
-        latest: LatestCaptions,
+        viewers: Sequence[CaptionViewer],
         *,
         metric: str,
     ):
@@ -105,7 +114,7 @@ class Validation:
           task, model, vocabulary: of the run.
           frozen: the weights that training does not change.
           inputs, examples: of the validation split.
-          latest: takes the first captions.
+          viewers: take the first captions.
           metric: the score that picks the best weights.
         """
         self._decoding = decoding.greedy
@@ -113,7 +122,7 @@ class Validation:
         self._scorer = SCORERS[task.scorer]
         self._frozen, self._vocabulary = frozen, vocabulary
         self._inputs, self._examples = inputs, examples
-        self._references, self._latest, self._metric = references(examples), latest, metric
+        self._references, self._viewers, self._metric = references(examples), viewers, metric
 
     def score(self, weights: PyTree, step: int) -> dict[str, Any]:
         """The scores of trained weights by name. METEOR takes seconds: only where it picks them.
@@ -132,7 +141,8 @@ class Validation:
         )
         first = list(islice(captions, KEPT))
         hypotheses = texts(self._examples, chain(first, captions))
-        self._latest.write(step, first)
+        for viewer in self._viewers:
+            viewer.write(step, first)
         wanted = self._metric == "METEOR"
         scores = self._scorer.score(self._references, hypotheses, meteor=wanted)
         if self._metric in scores.missing:

@@ -14,6 +14,8 @@ import submitit
 
 from show_attend_tell import config
 from show_attend_tell.cli import side_by_side
+from show_attend_tell.cli.common import tracker_options
+from show_attend_tell.cli.parser import make_parser
 from show_attend_tell.cli.sweep import grid, run_all
 from show_attend_tell.errors import UserError
 
@@ -105,6 +107,23 @@ def test_a_sweep_runs_what_is_missing_and_nothing_twice(tmp_path, calls):
     (jobs[1][0].workdir / "test-argmax-beam1-lp0.scores.json").unlink()
     run(jobs, tmp_path)
     assert calls == [("evaluate", names[1])]
+
+
+def test_trackers_are_named_to_every_training_and_to_nothing_else(tmp_path, calls, monkeypatch):
+    started, start = [], side_by_side.start
+
+    def noting(command, log):
+        started.append(command)
+        return start(command, log)
+
+    monkeypatch.setattr(side_by_side, "start", noting)
+    options = ("--tracker", "mlflow", "--tracker", "wandb", "--tracker-pictures", "none")
+    words = ["sweep", EXPERIMENT, *options]
+    assert tracker_options(make_parser().parse_args(words)) == options
+    assert tracker_options(make_parser().parse_args(["sweep", EXPERIMENT])) == ()
+    run(grid([EXPERIMENT], {}, [0, 1], tmp_path, (), options), tmp_path)
+    told = [command[0] for command in started if " ".join(options) in " ".join(command)]
+    assert told == ["train", "train"] and len(started) == 6
 
 
 @needs_two_cores

@@ -47,7 +47,7 @@ def test_meteor_is_computed_where_it_picks_the_weights(trained, tmp_path, monkey
     monkeypatch.setattr(validation, "all_weights", lambda weights, frozen: weights)
 
     def scores(metric):
-        parts = (run.task, run.model, {}, run.vocabulary, inputs, scenes, latest)
+        parts = (run.task, run.model, {}, run.vocabulary, inputs, scenes, [latest])
         return Validation(run.settings.decode, *parts, metric=metric).score(run.params, 7)
 
     assert 0.5 < scores("METEOR")["METEOR"] <= 1
