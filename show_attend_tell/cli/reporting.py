@@ -202,7 +202,7 @@ def _batches(run: "Run", count: int, images: int) -> list[tuple[Any, Any]]:
     import jax.numpy as jnp
 
     from show_attend_tell.runs.inputs import load_inputs
-    from show_attend_tell.training.session import make_plan
+    from show_attend_tell.training.plan import make_plan
 
     examples = run.task.load("train", copies=True)
     inputs = load_inputs(run.settings, run.task, examples, run.encoder, run.source_vocabulary)

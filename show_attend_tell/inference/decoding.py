@@ -6,7 +6,7 @@ Symbols: B inputs, K beams, N models, T steps, L places, V words.
 import dataclasses
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -174,7 +174,7 @@ def _step_of(
         choice = choose(state.time)
         mixture = context == "mixture"
         logits, state, output = decoder.emit(weights, memory, state, words, choice, mixture=mixture)
-        alpha, location = output.alpha[..., :locations], output.location
+        alpha, location = output.alpha[..., :locations], cast(Array, output.location)
         location = jnp.where(location < locations, location, jnp.argmax(alpha, axis=-1))
         trace = {"alpha": alpha, "beta": output.beta, "location": location}
         if output.self_log_alpha is not None:

@@ -135,7 +135,7 @@ class Background:
         self._queue: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         for record in past:
             numbers = {k: v for k, v in record.items() if isinstance(v, int | float)}
-            step = numbers.pop("step")
+            step = int(numbers.pop("step"))
             self.scalars(step, record["kind"], numbers)
         self._thread = threading.Thread(target=self._work, name=tracker.name, daemon=True)
         self._thread.start()

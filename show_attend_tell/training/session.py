@@ -7,14 +7,14 @@ import math
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import jax
 import numpy as np
 from flax import nnx
-from jaxtyping import Float16, Int
+from jaxtyping import Float16
 from rich.console import Console
 
 from show_attend_tell import config, devices
@@ -38,11 +38,11 @@ from show_attend_tell.runs.record import provenance
 from show_attend_tell.runs.tracking import Tracker
 from show_attend_tell.settings import Settings
 from show_attend_tell.terminal import Terminal
-from show_attend_tell.tokens import EOS
 from show_attend_tell.training import warm_start
 from show_attend_tell.training.loop import Loop, Progression
 from show_attend_tell.training.optimizer import make_optimizer
 from show_attend_tell.training.phrase_maps import Supervision, boxed_descriptions, supervise
+from show_attend_tell.training.plan import encode, plan_batches
 from show_attend_tell.training.step import (
     Step,
     TrainState,
@@ -115,13 +115,6 @@ def _train(
     return _Session(settings, task, folder, data, console, trackers).run()
 
 
-def make_plan(
-    settings: Settings, examples: ExampleSource, vocabulary: AnyVocabulary, *, batch_size: int
-) -> BatchPlan:
-    """Plans a training split's batches of `batch_size` inputs, for a known vocabulary."""
-    return _plan(settings, _encode(examples, vocabulary), batch_size, None)
-
-
 @dataclass(frozen=True, eq=False)
 class _Data:
     """What a run trains and validates on."""
@@ -172,7 +165,7 @@ def _load_data(
     texts = [caption for of_one in stored for caption in of_one]
     vocabulary = folder.vocabulary(TARGET, lambda: task.target_vocabulary(texts))
     assert vocabulary is not None
-    encoded = _encode(train, vocabulary)
+    encoded = encode(train, vocabulary)
     table = idf_table(encoded[: train.stored]) if settings.reward.samples else None
     lengths = task.input_lengths(train_inputs)
     supervision = None
@@ -180,7 +173,7 @@ def _load_data(
         limit = settings.data.max_length
         supervision = supervise(descriptions, encoded, vocabulary.encode_text, limit)
         console.print(supervision.summary())
-    plan = _plan(settings, encoded, settings.train.batch_size, lengths, supervision)
+    plan = plan_batches(settings, encoded, settings.train.batch_size, lengths, supervision)
     known = "" if source is None else f" (vocabulary: {len(source)})"
     console.print(
         f"{len(plan)} {task.noun}{known}, {plan.captions} captions ({plan.truncated} cut to "
@@ -437,27 +430,3 @@ def _check(settings: Settings, task: Task, folder: RunFolder) -> None:
     if settings.train.init_from and not folder.begun:  # no longer needed once begun
         warm_start.check_init_from(settings)
     devices.check_batch(settings.train.batch_size, "config.train.batch_size")
-
-
-def _encode(examples: ExampleSource, vocabulary: AnyVocabulary) -> list[list[list[int]]]:
-    ids_of = cache(vocabulary.encode_text)  # most copies of an image share their captions
-    return [[[*ids_of(c), EOS] for c in of_one] for of_one in examples.captions()]
-
-
-def _plan(
-    settings: Settings,
-    encoded: list[list[list[int]]],
-    batch_size: int,
-    input_lengths: Int[np.ndarray, " N"] | None,
-    supervision: Supervision | None = None,
-) -> BatchPlan:
-    return BatchPlan(
-        encoded,
-        batch_size=batch_size,
-        rows=settings.train.rows,
-        buckets=settings.train.buckets,
-        max_length=settings.data.max_length,
-        seed=settings.seed,
-        input_lengths=input_lengths,
-        maps=None if supervision is None else supervision.numbers,
-    )

@@ -200,11 +200,11 @@ class ImagesBuilder(ManualBuilder, skip_registration=True):
                 record = record | {"image": _image(read)}
                 if name != whole(name):
                     raise UserError("its name is not UTF-8: rename the file")
-                cut += any(_is_cut(caption) for caption in record["captions"])
-                record["captions"] = [c for c in map(_whole, record["captions"]) if c]
-                if not record["captions"]:
+                given = cast(list[Caption], record["captions"])
+                cut += any(map(_is_cut, given))
+                captions = [caption for caption in map(_whole, given) if caption]
+                if not captions:
                     raise UserError("it has no caption")
-                captions = cast(list[Caption], record["captions"])
                 spoken = [caption for caption in captions if has_word(_text(caption))]
                 if not spoken:
                     raise UserError("no caption of it has a word")

@@ -99,10 +99,10 @@ class Weights:
         Raises:
             UserError: see `take`.
         """
-        kernel = self.take(f"{conv}.weight", shape)
+        given = self.take(f"{conv}.weight", shape)
         names = [f"{conv}.bias"] if norm is None else [f"{norm}.{part}" for part in _NORM]
         others = [self.take(name, shape[:1]) for name in names]
-        kernel, bias = self._variables(conv, lambda: _folded(kernel, others, self.epsilon))
+        kernel, bias = self._variables(conv, lambda: _folded(given, others, self.epsilon))
         return kernel, bias
 
     def linear(
