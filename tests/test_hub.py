@@ -17,7 +17,7 @@ from show_attend_tell.runs.build import build_captioner
 from show_attend_tell.runs.folder import RunFolder
 from show_attend_tell.training import warm_start
 
-constants = pytest.importorskip("huggingface_hub").constants
+constants = pytest.importorskip("huggingface_hub.constants")
 REPO = "acme/scenes"
 MODEL = {"config.json", "vocabulary.json", "centres.json", "weights.safetensors"}
 

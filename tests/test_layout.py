@@ -60,6 +60,8 @@ DRAWS_WITHOUT_JAX = ("reports.attention_pictures", "inference.attention_record")
 LINES_OF_FILE, LINES_OF_FUNCTION = 450, 60
 LONG_FILES = {"show_attend_tell/settings.py": "all settings in one file: readers look there"}
 LONG_FUNCTIONS = {
+    "tests/chaos/bad_arguments.py:overrides": "a list of bad values",
+    "tests/chaos/bad_data.py:tables": "a list of bad tables",
     "tests/version_0_1/scenes_hard.py:get_config": "a whole config, as version 0.1 wanted it",
 }
 

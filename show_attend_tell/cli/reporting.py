@@ -28,7 +28,38 @@ def add_verbs(verbs: Verbs) -> None:
         "--out", type=user_path, default=Path("runs/compare"), help="folder to write"
     )
     add_pictures(compare)
+    _add_sharing(verbs)
 
+    tables = add_verb(
+        verbs,
+        "tables",
+        _tables,
+        "Generate the tables of Markdown pages from the records that `publish` wrote.",
+        overrides=False,
+    )
+    tables.add_argument("pages", type=user_path, help="folder of Markdown pages with marked tables")
+    tables.add_argument(
+        "--records", type=user_path, default=Path("results"), help="(default: results)"
+    )
+
+    variance = add_verb(
+        verbs,
+        "gradient-variance",
+        _gradient_variance,
+        "Measure noise and bias of hard attention's gradient for every estimator.",
+    )
+    variance.add_argument(
+        "--workdir", type=user_path, required=True, help="folder of a trained run"
+    )
+    variance.add_argument("--batches", type=int, default=4, help="(default: 4)")
+    variance.add_argument("--samples", type=int, default=64, help="per batch (default: 64)")
+    variance.add_argument("--images", type=int, default=8, help="per batch (default: 8)")
+    variance.add_argument(
+        "--fresh", action="store_true", help="use initial weights instead of the trained ones"
+    )
+
+
+def _add_sharing(verbs: Verbs) -> None:
     export = add_verb(
         verbs, "export", _export, "Export a run for sharing: its weights, config and words."
     )
@@ -60,34 +91,6 @@ def add_verbs(verbs: Verbs) -> None:
         type=user_path,
         metavar="FOLDER",
         help="only write what would be uploaded to this folder",
-    )
-
-    tables = add_verb(
-        verbs,
-        "tables",
-        _tables,
-        "Generate the tables of Markdown pages from the records that `publish` wrote.",
-        overrides=False,
-    )
-    tables.add_argument("pages", type=user_path, help="folder of Markdown pages with marked tables")
-    tables.add_argument(
-        "--records", type=user_path, default=Path("results"), help="(default: results)"
-    )
-
-    variance = add_verb(
-        verbs,
-        "gradient-variance",
-        _gradient_variance,
-        "Measure noise and bias of hard attention's gradient for every estimator.",
-    )
-    variance.add_argument(
-        "--workdir", type=user_path, required=True, help="folder of a trained run"
-    )
-    variance.add_argument("--batches", type=int, default=4, help="(default: 4)")
-    variance.add_argument("--samples", type=int, default=64, help="per batch (default: 64)")
-    variance.add_argument("--images", type=int, default=8, help="per batch (default: 8)")
-    variance.add_argument(
-        "--fresh", action="store_true", help="use initial weights instead of the trained ones"
     )
 
 

@@ -150,13 +150,13 @@ def _origin(record: Mapping[str, Any]) -> str:
 
 
 def _terms(run: Run, trained_on: Sequence[str]) -> str:
-    lines = ["## Data and terms", ""]
+    lines, own = ["## Data and terms", ""], run.settings.data.name
     for name in trained_on:
         if name == UNKNOWN:
             lines.append("- An earlier run, whose data were not recorded: their terms are unknown.")
             continue
         terms = terms_of(name)
-        repo = getattr(run.settings.data, "repo", "") if name == run.settings.data.name else ""
+        repo = getattr(run.settings.data, "repo", "") if name == own else ""
         source = f", `{repo}` on the hub" if hub.is_repo(repo) and not Path(repo).exists() else ""
         lines.append(f"- `{escaped(name)}`: {terms.title}{source}. {terms.text}")
     lines += ["", "The model contains no example of them. The program has its own licence."]

@@ -61,7 +61,7 @@ def test_failed_save_keeps_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "vocabulary.json"
     Vocabulary.from_captions(CAPTIONS, min_count=1).save(path)
     before = path.read_bytes()
-    monkeypatch.setattr("os.replace", Mock(side_effect=OSError("no room")))
+    monkeypatch.setattr("os.replace", Mock(side_effect=OSError(28, "no room")))
     with pytest.raises(OSError, match="no room"):
         Vocabulary(("else",), (1,), 1).save(path)
     assert path.read_bytes() == before

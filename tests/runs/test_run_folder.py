@@ -3,6 +3,7 @@
 import errno
 import json
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import pytest
 
@@ -22,17 +23,17 @@ def settings(**values: str) -> Settings:
 
 def begun(folder: Path, of: Settings, **record: object) -> RunFolder:
     run = RunFolder(folder)
+    folder.mkdir(exist_ok=True)
     run.claim(of)
     (folder / "checkpoints").mkdir()
     (folder / "run.json").write_text(json.dumps(record))
     return run
 
 
-class Examples:
-    stored, fingerprint = 1, {"name": "folder"}
-
-    def __init__(self, *captions: tuple[str, ...]):
-        self.captions = lambda: list(captions)
+def examples(*captions: tuple[str, ...]) -> MagicMock:
+    source = MagicMock(stored=1, fingerprint={"name": "folder"})
+    source.captions.return_value = list(captions)
+    return source
 
 
 def test_a_run_keeps_its_folder_when_its_data_move(tmp_path):
@@ -64,9 +65,9 @@ def test_a_run_of_an_earlier_version_knows_no_captions(tmp_path):
 
 
 def test_another_caption_of_the_same_length_is_other_data():
-    a, b = (contents(Examples((text,), ("Copy",))) for text in ("A dog .", "A cat ."))
+    a, b = (contents(examples((text,), ("Copy",))) for text in ("A dog .", "A cat ."))
     assert a["name"] == b["name"] == "folder" and a["captions"] != b["captions"]
-    assert a == contents(Examples(("A dog .",)))  # copies change nothing
+    assert a == contents(examples(("A dog .",)))  # copies change nothing
 
 
 def test_a_run_knows_where_it_started_after_that_run_moved(tmp_path):

@@ -6,6 +6,7 @@ import time
 
 import pytest
 from noting import Noting
+from PIL import Image
 
 from show_attend_tell.runs import tracking
 from show_attend_tell.runs.metrics_log import MetricWriter, read_metrics
@@ -53,7 +54,7 @@ def test_kinds_of_the_same_step_are_told_apart(tmp_path):
         writer.close("stopped")
     with MetricWriter(tmp_path, 1, [Noting(entries)]) as writer:
         log(writer, 2)
-        writer.captions(2, lambda photographs: [Picture("a", "a dog", None)])
+        writer.captions(2, lambda photographs: [Picture("a", "a dog", Image.new("RGB", (2, 2)))])
         writer.write(2, {"CIDEr": 0.5}, kind="val")
     assert entries["entry 0"] == [
         ("train", 1, {"loss": 1.0}),
