@@ -211,10 +211,13 @@ def explained(error: Exception, what: str, name: Name, instead: str = "") -> Use
             f"{name}: the repository has no such branch, tag or commit; see its page on the hub"
         )
     if status in (401, 403):
-        return UserError(f"{what}: the hub refuses your token ({status}); {login}{instead}")
+        return UserError(f"{what}: the hub refuses access ({status}); {login}{instead}")
     if isinstance(error, errors.LocalEntryNotFoundError) and status is None:
+        cause = error.__cause__
+        told = cause is None or isinstance(cause, errors.OfflineModeIsEnabled)
         return UserError(
-            f"{what}: not in the hub's cache, and the hub cannot be reached: check the network and "
+            f"{what}: not in the hub's cache, and the hub cannot be reached"
+            f"{'' if told else f' ({_first_line(cause)})'}: check the network and "
             f"HF_HUB_OFFLINE{instead}"
         )
     reason = f"the hub answers {status}" if status else _first_line(error)
@@ -231,5 +234,5 @@ def _status(error: BaseException | None) -> int | None:
     return None
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     return str(error).strip().partition("\n")[0] or type(error).__name__

@@ -189,7 +189,8 @@ class Handler(BaseHTTPRequestHandler):
         oid = hashlib.sha256(content).hexdigest()
         self.server.stored[oid] = content
         linked = {"X_Linked_Etag": f'"{oid}"', "X_Linked_Size": str(len(content))}
-        where = f"{self.server.address}/lfs/{oid}"
+        # On another host, as on the hub: the client does not follow it before it knows the size.
+        where = f"http://localhost:{self.server.server_port}/lfs/{oid}"
         self.answer(b"", 302, Location=where, X_Repo_Commit=commit, **linked)
 
     def preupload(self, repository):

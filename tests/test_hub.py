@@ -114,7 +114,7 @@ def test_a_push_replaces_what_an_earlier_one_left(trained, server, monkeypatch):
     with pytest.raises(UserError, match="exists on the hub and is public"):
         pretrained.push(trained[0], REPO, private=True)
     monkeypatch.delenv("HF_TOKEN")
-    with pytest.raises(UserError, match=r"refuses your token \(401\); log in"):
+    with pytest.raises(UserError, match=r"refuses access \(401\); log in"):
         pretrained.push(trained[0], "acme/new")
     for wrong in ("../acme/x", "acme", "acme/../x", "acme/x@main", "hub:acme/x"):
         with pytest.raises(UserError, match="not the name of a repository"):
@@ -253,14 +253,14 @@ def test_what_cannot_be_fetched_is_reported(exported, server, monkeypatch):
     assert "no vocabulary.json and no weights.safetensors" in message("acme/foreign")
     assert "pytorch_model.bin" not in " ".join(server.asked)
     monkeypatch.setenv("HF_TOKEN", "hf_old")
-    assert "refuses your token (401)" in message(REPO)
+    assert "refuses access (401)" in message(REPO)
     monkeypatch.delenv("HF_TOKEN")
     assert "or it is private: check its spelling, or log in" in message("acme/private")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    assert "not in the hub's cache, and the hub cannot be reached" in message(REPO)
+    assert "and the hub cannot be reached: check the network and HF_HUB_OFFLINE" in message(REPO)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # as without a network
-    assert "not in the hub's cache, and the hub cannot be reached" in message(REPO)
+    assert "not in the hub's cache, and the hub cannot be reached (" in message(REPO)
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     assert "needs pip install 'show-attend-tell[hub]'" in message(REPO)
 
