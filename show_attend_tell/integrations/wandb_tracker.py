@@ -20,6 +20,7 @@ class WeightsAndBiases(Tracker):
     """
 
     name = "wandb"
+    holds_back = True  # a row is complete once the step has changed
 
     def __init__(self, wandb: Any, pictures: str):
         """Takes the library, and one of `trackers.PICTURES`."""
@@ -39,8 +40,12 @@ class WeightsAndBiases(Tracker):
             resume="allow",
             dir=os.environ.get("WANDB_DIR") or str(run.folder),
             reinit="create_new",
-            # Progress bars are no logs, and our own lines say what there is to say.
-            settings=self._wandb.Settings(console="off", silent=True),
+            settings=self._wandb.Settings(
+                # Progress bars are no logs, and our own lines say what there is to say.
+                console="off",
+                silent=True,
+                x_transaction_log_flush_interval=1.0,  # seconds that a kill can lose; it is 15
+            ),
         )
         self.photographs = allowed(self._pictures, self._run.offline or self._run.disabled)
         return self._run.id

@@ -85,10 +85,13 @@ class Tracker(Protocol):
     Attributes:
       name: on the command line and in messages.
       photographs: whether pictures and sentences of the data set may go there; final once started.
+      holds_back: whether it holds back what has the newest step until a later step comes. If the
+        process is killed, that is lost, and logged again.
     """
 
     name: str
     photographs: bool = False
+    holds_back: bool = False
 
     def start(self, run: TrackedRun) -> str:
         """Opens the run's entry, or a new one with the config; returns the entry's name."""
@@ -172,15 +175,20 @@ class Background:
         entry = self._attempt(partial(self._tracker.start, run), remedy)
         if not self._failed:
             self._keep(entry, logged)
+        newest, earlier = 0, dict(logged)  # the newest step, and what was logged before it
         for job in iter(self._queue.get, None):
             if self._failed or job.step <= logged.get(job.kind, 0):
                 continue
             self._attempt(partial(job.send, job.prepare()))
             if not self._failed:
+                if job.step > newest:
+                    newest, earlier = job.step, dict(logged)
                 logged[job.kind] = job.step
-                self._keep(entry, logged)
+                self._keep(entry, earlier if self._tracker.holds_back else logged)
         if not self._failed:
             self._attempt(partial(self._tracker.close, self._outcome))
+        if not self._failed:
+            self._keep(entry, logged)
 
     def _attempt(self, call: Callable[[], Any], remedy: str = "") -> Any:
         """Calls the tracker's library; returns its result, or None after a failure."""

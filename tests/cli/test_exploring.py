@@ -32,7 +32,7 @@ def test_a_port_in_use_is_named_before_anything_is_loaded(capsys, monkeypatch):
 
 def test_what_is_no_run_is_named(capsys, tmp_path):
     free = ("--port", "0")
-    assert "neither a folder nor a model" in failing(capsys, "runs/nothing", *free)
+    assert "neither a folder, nor a model" in failing(capsys, "runs/nothing", *free)
     assert "--num 0: must be 1 or more" in failing(capsys, "--num", "0")
 
 

@@ -40,8 +40,27 @@ def test_a_resumed_run_continues_its_entry_with_every_step_once(tmp_path):
         left.close()
 
 
+def test_what_a_tracker_holds_back_counts_once_the_step_has_changed(tmp_path):
+    entries = {}
+    tracker = Noting(entries)
+    tracker.holds_back = True
+    path = tmp_path / "trackers" / "noting.json"
+
+    def kept():
+        return json.loads(path.read_text())["logged"] if path.exists() else None
+
+    writer = MetricWriter(tmp_path, trackers=[tracker])
+    log(writer, 1, 2)
+    writer.write(2, {"CIDEr": 0.5}, kind="val")
+    wait_until(lambda: kept() == {"train": 1} and len(entries["entry 0"]) == 3)
+    log(writer, 3)
+    wait_until(lambda: kept() == {"train": 2, "val": 2})
+    writer.close()
+    assert kept() == {"train": 3, "val": 2}
+
+
 def wait_until(true):
-    end = time.monotonic() + 10
+    end = time.monotonic() + 60
     while not true():
         assert time.monotonic() < end
         time.sleep(0.005)
@@ -54,7 +73,11 @@ def test_kinds_of_the_same_step_are_told_apart(tmp_path):
         writer.close("stopped")
     with MetricWriter(tmp_path, 1, [Noting(entries)]) as writer:
         log(writer, 2)
+<<<<<<< HEAD
         writer.captions(2, lambda photographs: [Picture("a", "a dog", Image.new("RGB", (2, 2)))])
+=======
+        writer.captions(2, lambda photographs: [Picture("a", "a dog", Image.new("RGB", (1, 1)))])
+>>>>>>> k-trackers
         writer.write(2, {"CIDEr": 0.5}, kind="val")
     assert entries["entry 0"] == [
         ("train", 1, {"loss": 1.0}),
