@@ -120,6 +120,7 @@ class RunFolder:
                         f"{', '.join(changed[:5])}); choose another --workdir"
                     )
             else:
+                self.path.mkdir(parents=True, exist_ok=True)
                 config.save(settings, self.path / "config.json")
         except OSError as error:
             raise UserError(self._unwritable(error)) from error

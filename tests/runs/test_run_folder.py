@@ -23,7 +23,6 @@ def settings(**values: str) -> Settings:
 
 def begun(folder: Path, of: Settings, **record: object) -> RunFolder:
     run = RunFolder(folder)
-    folder.mkdir(exist_ok=True)
     run.claim(of)
     (folder / "checkpoints").mkdir()
     (folder / "run.json").write_text(json.dumps(record))

@@ -73,11 +73,7 @@ def test_kinds_of_the_same_step_are_told_apart(tmp_path):
         writer.close("stopped")
     with MetricWriter(tmp_path, 1, [Noting(entries)]) as writer:
         log(writer, 2)
-<<<<<<< HEAD
-        writer.captions(2, lambda photographs: [Picture("a", "a dog", Image.new("RGB", (2, 2)))])
-=======
         writer.captions(2, lambda photographs: [Picture("a", "a dog", Image.new("RGB", (1, 1)))])
->>>>>>> k-trackers
         writer.write(2, {"CIDEr": 0.5}, kind="val")
     assert entries["entry 0"] == [
         ("train", 1, {"loss": 1.0}),
