@@ -111,7 +111,9 @@ def load(model: str | Path, overrides: Sequence[str] = ()) -> Model:
     if folder.is_dir():
         return _model(load_run(folder, overrides))
     known = ", ".join(names()) or "none come with this version"
-    raise UserError(f"{model}: neither a folder nor a model of the package ({known})")
+    raise UserError(
+        f"{model}: neither a folder nor a model of the package; name one of those ({known})"
+    )
 
 
 def _model(run: Run, **changes: Any) -> Model:
