@@ -24,6 +24,7 @@ from show_attend_tell.files import parse_json
 from show_attend_tell.schema import Group, Meaning
 from show_attend_tell.settings import COMMON, GROUPS, PAIR_SETS, Settings
 
+MOST_SHOWN = 200  # characters of a name in a message
 # Folders of experiments: inside the installed package, or at the top of a checkout.
 FOLDERS = (Path(__file__).parent / "experiments", Path(__file__).parents[1] / "experiments")
 # Paths of data and weights on disk, and whether to fetch them. They change no result: the checksum
@@ -59,7 +60,9 @@ def read_experiment(reference: str) -> dict[str, Any]:
     try:
         config = get_config(variant) if variant else get_config()
     except (Exception, SystemExit) as error:  # the user's own code
-        raise UserError(f"{_place(path, error, reference)}: {_last_line(error)}") from error
+        raise UserError(
+            f"{_place(path, error, reference)}: get_config() fails ({_last_line(error)}); fix it"
+        ) from error
     if not isinstance(config, ConfigDict):
         shown = " ".join(repr(config).split())[:80]
         raise UserError(f"{path}: get_config() must return a ConfigDict, not {shown}")
@@ -75,7 +78,7 @@ def _run(path: Path) -> dict[str, Any]:
     try:
         source = path.read_bytes()
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+        raise UserError(f"{path}: cannot be read ({error.strerror}); check the file") from error
     if b"\0" in source:
         raise UserError(f"{path}: not a Python file but a binary one; --config names an experiment")
     if not source.strip():
@@ -86,7 +89,9 @@ def _run(path: Path) -> dict[str, Any]:
         exec(compile(source, str(path), "exec", dont_inherit=True), module.__dict__)
     except (Exception, SystemExit) as error:  # the user's own code
         why = error.msg if isinstance(error, SyntaxError) else _last_line(error)
-        raise UserError(f"{_place(path, error, str(path))}: does not load ({why})") from error
+        raise UserError(
+            f"{_place(path, error, str(path))}: does not load ({why}); fix it"
+        ) from error
     return module.__dict__
 
 
@@ -107,8 +112,10 @@ def find_experiment(reference: str) -> tuple[Path, str]:
     """
     name, _, variant = reference.partition(":")
     path = files.user_path(name)
-    if path.is_file():
+    if os.path.isfile(path):  # False for a name that is too long
         return path, variant
+    name = name if len(name) <= MOST_SHOWN else f"{name[:MOST_SHOWN]}..."
+    reference = name + reference[len(reference.partition(":")[0]) :]
     known = {path.stem: path for folder in FOLDERS for path in sorted(folder.glob("*.py"))}
     known.pop("__init__", None)
     if name in known:
@@ -332,9 +339,12 @@ def _overridden(
     except flags.UnrecognizedFlagError as error:
         raise UserError(f"--{error.flagname}: no such option") from error
     except (flags.Error, ValueError, TypeError, AttributeError, KeyError) as error:
-        raise UserError(f"{' '.join(overrides)}: {_last_line(error)}") from error
+        raise UserError(
+            f"{' '.join(overrides)}: {_last_line(error)}; give values of the settings' types, as "
+            "`show-attend-tell config` shows them"
+        ) from error
     if rest:
-        raise UserError(f"{rest[0]}: not understood; overrides are --config.key=value")
+        raise UserError(f"{rest[0]}: not understood; write overrides as --config.key=value")
     return values.config.to_dict()
 
 

@@ -211,7 +211,9 @@ def _batches(run: "Run", count: int, images: int) -> list[tuple[Any, Any]]:
     inputs = load_inputs(run.settings, run.task, examples, run.encoder, run.source_vocabulary)
     plan = make_plan(run.settings, examples, run.vocabulary, batch_size=images)
     if len(plan) < count * images:
-        raise UserError(f"--batches {count // 2}: too many for {len(plan)} training images")
+        raise UserError(
+            f"--batches {count // 2}: too many for {len(plan)} training images; give fewer"
+        )
     batches = []
     for number in range(count):
         members, tokens = plan.batch(number)

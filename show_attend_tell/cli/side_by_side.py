@@ -74,7 +74,9 @@ def count_jobs(wanted: str, tasks: int, accelerated: Callable[[], bool]) -> int:
     if not re.fullmatch("[1-9][0-9]*", wanted):
         raise UserError(f"--jobs {wanted}: a whole number from 1, or auto")
     if int(wanted) > cores:
-        raise UserError(f"--jobs {wanted}: at most one for each core; {cores} can be used here")
+        raise UserError(
+            f"--jobs {wanted}: give at most one for each core; {cores} can be used here"
+        )
     if int(wanted) > 1 and accelerated():
         raise UserError(
             f"--jobs {wanted}: runs beside each other share cores, not an accelerator; use "

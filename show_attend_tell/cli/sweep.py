@@ -81,13 +81,15 @@ def _sweep(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     settings = {}
     for setting in arguments.set:
         key, _, values = setting.partition("=")
-        if not values:
-            raise UserError(f"--set {setting}: give values, as in --set {key}=VALUE,VALUE")
+        if not key or not values:
+            raise UserError(f"--set {setting}: give values, as in --set {key or 'KEY'}=VALUE,VALUE")
         settings[key] = values.split(",")
     try:
         seeds = [int(seed) for seed in arguments.seeds.split(",")]
     except ValueError:
-        raise UserError(f"--seeds {arguments.seeds}: whole numbers separated by commas") from None
+        raise UserError(
+            f"--seeds {arguments.seeds}: give whole numbers separated by commas, as in --seeds 0,1"
+        ) from None
     repeated = [seed for seed in dict.fromkeys(seeds) if seeds.count(seed) > 1]
     if repeated:
         raise UserError(

@@ -25,7 +25,7 @@ NOBODY = 65534
 # How remedies are worded: with what one does, or with what there is to choose from.
 REMEDY = re.compile(
     r"\b(add|adds|build|check|choose|convert|correct|create|evaluate|export|fetch|fix|free|get"
-    r"|give|install|join|keep|lower|make|move|must|name|nearest|need|needs|open|pass|pipe|put"
+    r"|give|install|join|keep|leave|lower|make|move|must|name|named|nearest|need|needs|open|pass|pipe|put"
     r"|remove|rename|required|run|save|scale|see|set|start|take|takes|train|try|unpack|use|wait"
     r"|write|usage|one of|from)\b"
 )
@@ -98,7 +98,7 @@ def complaints(case: Case, root: Path, bad: Path, found: tuple[int | None, str, 
         wrong.append(f"{len(errors)} lines of errors")
     if names not in line:
         wrong.append(f"does not name {names!r}")
-    if not REMEDY.search(line):
+    if not REMEDY.search(line) and "usage:" not in text:
         wrong.append("no remedy")
     if len(line) > MOST:
         wrong.append(f"{len(line)} characters")

@@ -224,7 +224,9 @@ def runs() -> Iterator[Case]:
         "a folder that is not UTF-8", ("train", *TINY, "--workdir", "{bad}/caf\udce9"), "caf"
     )
     yield Case("nothing to explore", ("explore", "{bad}/none", "--export", "{bad}/x.html"), "none")
-    yield Case("a folder of nothing", ("explore", "{bad}", "--export", "{bad}/x.html"), "{bad}")
+    yield Case(
+        "a folder of nothing", ("explore", "{bad}", "--export", "{bad}/x.html"), "an export shows"
+    )
 
 
 REPORTS = [
@@ -256,14 +258,19 @@ REPORTS = [
 ]
 
 
+PUBLISHED = ("empty", "binary", "deep")  # damage that `publish` sees
+
+
 def reports() -> Iterator[Case]:
     """Bad inputs of one kind."""
     compare = ("compare", "{bad}/run", "--split", "val", "--out", "{bad}/page")
     publish = ("publish", "{bad}/run", "--out", "{bad}/records")
     for about, name, content in REPORTS:
         named = name.split("/")[-1].lstrip("*.")
+        if about in ("captions that are an object", "captions of other images"):
+            named = "scores.json"  # the two do not fit
         yield Case(about, compare, named, damaged(name, content))
-        if name != "attention/val/*.npz" and about.split()[0] in ("empty", "binary", "a", "deep"):
+        if content is None or (about.split()[0] in PUBLISHED and name != "metrics.jsonl"):
             yield Case(f"{about}, to publish", publish, named, damaged(name, content))
     yield Case("no run to compare", ("compare", "{bad}/none"), "none")
     yield Case("a file to compare", ("compare", "{root}/tiny.py"), "tiny.py")
@@ -293,6 +300,7 @@ def weights() -> Iterator[Case]:
         changes = (
             "--config.encoder.name=resnet50",
             "--config.encoder.image_size=64",
+            "--config.encoder.features=64",
             f"--config.encoder.weights={name}",
         )
         return ("train", *TINY, *NEW, *changes)

@@ -26,6 +26,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from xml.parsers import expat
 
 import numpy as np
 from hypothesis import HealthCheck, Phase, given, settings
@@ -203,7 +204,9 @@ def _archives() -> Iterator[Reader]:
 
     def entities(path: Path) -> None:
         content = path.read_bytes()
-        boxes = read_boxes(content, "1.xml", collections.Counter())
+        boxes = {}
+        with contextlib.suppress(*DAMAGE, expat.ExpatError):  # as it says
+            boxes = read_boxes(content, "1.xml", collections.Counter())
         read_sentence(content.decode(errors="replace"), boxes)
 
     xml = (
@@ -402,7 +405,7 @@ def main() -> int:
     for reader in readers():
         if arguments.only not in reader.name:
             continue
-        began = time.monotonic()
+        began = time.process_time()
         with tempfile.TemporaryDirectory() as folder:
             try:
                 count = check(reader, Path(folder), arguments.examples, derandomize=False)
@@ -411,7 +414,9 @@ def main() -> int:
                 count = arguments.examples
                 traceback.print_exc()
         total += count
-        print(f"{reader.name}: {count} files, {time.monotonic() - began:.1f} s", flush=True)
+        print(
+            f"{reader.name}: {count} files, {time.process_time() - began:.1f} s of CPU", flush=True
+        )
     print(f"{total} damaged files, {faults} readers that raised something else than UserError")
     return 1 if faults else 0
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-SECONDS = 600.0  # for a verb; one that takes longer hangs
+SECONDS = 3600.0  # for a verb; one that takes longer hangs
 # Events of Python that change a file or a folder. "open" counts where it is for writing.
 CHANGES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "os.link")
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
