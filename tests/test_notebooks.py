@@ -37,12 +37,13 @@ def cells(notebook: Path, kind: str) -> list[str]:
 def as_python(cell: str) -> str:
     """A cell whose lines for the shell are calls of `shell`, and which installs nothing."""
     cell = re.sub(r"^( *)%pip .*$", r"\1raise AssertionError('installs')", cell, flags=re.MULTILINE)
-    return re.sub(r"^!(.*)$", r"shell(f'''\1''')", cell, flags=re.MULTILINE)
+    continued = r"^!((?:.*\\\n)*.*)$"  # lines that end in a backslash go on
+    return re.sub(continued, r"shell(rf'''\1''')", cell, flags=re.MULTILINE)
 
 
 def shell(line: str) -> None:
     """Runs the project's command in this process."""
-    program, *arguments = shlex.split(line)
+    program, *arguments = shlex.split(line.replace("\\\n", " "))
     assert program == "show-attend-tell", line
     # Data sets are built below the working directory, not in the user's cache folder.
     assert main([*arguments, "--config.data.dir=data"]) == 0, line
