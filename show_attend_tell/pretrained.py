@@ -140,8 +140,8 @@ def load(model: str | Path, overrides: Sequence[str] = ()) -> Model:
         return _model(load_run(found.folder, overrides), workdir=results, origin=str(found.name))
     known = ", ".join(names()) or "none come with this version"
     raise UserError(
-<<<<<<< HEAD
-        f"{model}: neither a folder, nor a model of the package ({known}), nor hub:OWNER/NAME"
+        f"{model}: neither a folder, nor a model of the package; name one of those ({known}), or "
+        "hub:OWNER/NAME"
     )
 
 
@@ -155,10 +155,6 @@ def ensemble(models: Sequence[Run]) -> Model:
       UserError: their vocabularies differ.
     """
     return _model(ensembles.ensemble(models))
-=======
-        f"{model}: neither a folder nor a model of the package; name one of those ({known})"
-    )
->>>>>>> k-chaos
 
 
 def _model(run: Run, **changes: Any) -> Model:
