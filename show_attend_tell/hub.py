@@ -214,11 +214,11 @@ def explained(error: Exception, what: str, name: Name, instead: str = "") -> Use
         return UserError(f"{what}: the hub refuses access ({status}); {login}{instead}")
     if isinstance(error, errors.LocalEntryNotFoundError) and status is None:
         cause = error.__cause__
-        told = cause is None or isinstance(cause, errors.OfflineModeIsEnabled)
+        offline = cause is None or isinstance(cause, errors.OfflineModeIsEnabled)
+        reason = f" ({_first_line(cause)})" if cause and not offline else ""
         return UserError(
-            f"{what}: not in the hub's cache, and the hub cannot be reached"
-            f"{'' if told else f' ({_first_line(cause)})'}: check the network and "
-            f"HF_HUB_OFFLINE{instead}"
+            f"{what}: not in the hub's cache, and the hub cannot be reached{reason}: check the "
+            f"network and HF_HUB_OFFLINE{instead}"
         )
     reason = f"the hub answers {status}" if status else _first_line(error)
     return UserError(f"{what}: the exchange with the hub failed ({reason}); try again{instead}")
