@@ -71,7 +71,7 @@ def resumed(tmp_path_factory):
         patch.setattr(tracking, "CLOSE_WITHIN", 120)
         patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
         command = [sys.executable, "-c", KILLED, str(folder / "run"), *INSTALLED]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
         assert done.returncode == -signal.SIGKILL, done.stderr
         with MetricWriter(folder / "run", 2, make_trackers(INSTALLED), CONFIG) as writer:
             for step in (3, 4, 5, 6):
