@@ -252,7 +252,7 @@ class StoredEncoder(ImageEncoder):
 class AnnotationLayer(nnx.Module):
     """Makes annotation vectors of the outputs of stages, in the order of the endpoints."""
 
-    def __call__(self, maps: Sequence[Float[Array, "B *_ _"]]) -> Float[Array, "B L D"]:
+    def __call__(self, maps: Sequence[Float[Array, "B ... C"]]) -> Float[Array, "B L D"]:
         raise NotImplementedError
 
 
