@@ -112,6 +112,7 @@ class RunFolder:
           UserError: it holds a run with other settings, or cannot be written.
         """
         try:
+            self.path.mkdir(parents=True, exist_ok=True)
             if (self.path / "config.json").exists():
                 changed = self.changes(settings)
                 if changed:
