@@ -14,7 +14,7 @@ IDS = {"pad": PAD, "bos": BOS, "eos": EOS}
 STATIC = ("beam", "max_length", "banned", "length_penalty", "min_length", "no_repeat", "groups")
 
 
-@partial(jax.jit, static_argnames=(*STATIC, "per_token", "sampled"))
+@partial(jax.jit, static_argnames=(*STATIC, "diversity", "per_token", "sampled"))
 def search(weights, key=None, sampled=None, **settings):
     """Beam search with the recurrent net of TinyCaptioner.
 

@@ -26,6 +26,7 @@ from show_attend_tell.errors import UserError
 from show_attend_tell.inference.attention_record import load_attention, save_attention
 from show_attend_tell.reports.compare import compare
 from show_attend_tell.reports.uncertainty import METEOR_MEAN
+from show_attend_tell.settings import Decode
 
 
 def rows_by_label(result) -> dict[str, dict]:
@@ -43,6 +44,17 @@ def test_runs_are_grouped_by_all_but_the_seed(three):
         "B, context argmax",
         "B, context expected",
     ]
+
+
+def test_score_files_of_earlier_versions_state_todays_defaults(tmp_path):
+    old, new = pair(tmp_path)
+    stated = {"beam": 2, "length_penalty": 0.7, "context": "expected", "n_best": 2}
+    edit(scores_of(new), decoding=dataclasses.asdict(Decode(**stated)))
+    result = compare([old, new], "val", tmp_path / "out", samples=10)
+    assert list(rows_by_label(result)) == ["A", "B"]
+    edit(scores_of(new), decoding=dataclasses.asdict(Decode(**stated, no_repeat=3)))
+    result = compare([old, new], "val", tmp_path / "out", samples=10)
+    assert list(rows_by_label(result)) == ["A, no repeat 0", "B, no repeat 3"]
 
 
 def test_config_diff_has_only_what_differs(three):
