@@ -166,6 +166,7 @@ def _stable(path: Path) -> bytes:
         content = b"\n".join(json.dumps(_without(json.loads(line))).encode() for line in lines)
     if path.name == "run.json" or path.suffix in (".html", ".md"):
         content = re.sub(rb"\d+(\.\d+)?(?= ?(s|min|minutes)\b)", b"N", content)
+        content = re.sub(rb'("seconds":|&quot;seconds&quot;:)[0-9.e-]+', rb"\1N", content)
     return content
 
 
