@@ -108,8 +108,11 @@ def test_an_unknown_variant_names_those_that_exist(file):
         ("MZ\0\0", ": a binary file, not Python; name an experiment"),
         ("x = 1", ": has no get_config(); see the experiments of the project"),
         ("get_config = 3", ": has no get_config(); see the experiments of the project"),
-        ("def get_config():\n    raise ValueError('not today')", ", line 2: not today"),
-        ("def get_config():\n    raise SystemExit(3)", ", line 2: 3"),
+        (
+            "def get_config():\n    raise ValueError('not today')",
+            ", line 2: get_config() fails (not today); fix it",
+        ),
+        ("def get_config():\n    raise SystemExit(3)", ", line 2: get_config() fails (3); fix it"),
         ("def get_config():\n    config = {}", ": get_config() must return a ConfigDict, not None"),
     ],
 )

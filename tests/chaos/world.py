@@ -37,9 +37,10 @@ VARYING = (
     *("seconds", "tokens_per_second", "data_wait_share", "resumed", "command", "commit"),
     *("captions_per_second", "time", "date", "download_size", "dataset_size", "waited"),
 )
-# Written by libraries in a form of their own, and compared by content where it matters.
+# Written by libraries in a form of their own, and compared by content where it matters; and the
+# comparison of a sweep, which has minutes in it. The weights show whether records are the same.
 LEFT_OUT = re.compile(
-    r"(^|/)(events|checkpoints|best|last|logs|\.config)/|\.lock$|/lock$|^cache/|^home/|^prints/"
+    r"(^|/)(events|checkpoints|best|last|logs|\.config)/|\.array_record-|^sweep/compare/|\.lock$|/lock$|^cache/|^home/|^prints/"
 )
 UNFINISHED = re.compile(r"\.tmp$|orbax-checkpoint-tmp|(^|/)incomplete\.|(^|/)(partial|progress)-")
 
