@@ -80,9 +80,9 @@ def _run(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); check the file") from error
     if b"\0" in source:
-        raise UserError(f"{path}: not a Python file but a binary one; --config names an experiment")
+        raise UserError(f"{path}: a binary file, not Python; name an experiment")
     if not source.strip():
-        raise UserError(f"{path}: is empty; an experiment defines get_config()")
+        raise UserError(f"{path}: is empty; write a get_config() into it")
     module = types.ModuleType(path.stem)
     module.__file__ = str(path)
     try:

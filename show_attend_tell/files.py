@@ -6,7 +6,6 @@ import json
 import logging
 import os
 import re
-import time
 import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +16,6 @@ from typing import Any, BinaryIO
 from show_attend_tell.errors import UserError
 
 _TEMPORARY = re.compile(r"\..+\.(\d+)\.tmp", re.DOTALL)  # of `temporary`; the number is a process's
-_LOCKED_WITHIN = 60.0  # seconds in which a new temporary file surely has its lock or its content
 
 _cleared: set[Path] = set()  # folders that this process has cleared of what killed ones left
 
@@ -72,19 +70,34 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         remove_stale(path.parent)
     written = temporary(path)
     try:
-        with open(written, "wb") as file:
-            with contextlib.suppress(OSError):  # a file system without locks
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with _own(written) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(written, path)
+            os.replace(written, path)  # while it is locked: an unlocked one is anybody's to remove
     except BaseException as error:
         with contextlib.suppress(OSError):
             written.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.filename in (None, str(written)):
             error.filename, error.filename2 = str(path), None  # what the caller calls the file
         raise
+
+
+def _own(path: Path) -> BinaryIO:
+    """Opens an empty temporary file and locks it.
+
+    Until it is locked, another process may take it for that of a killed one and remove it.
+    """
+    while True:
+        number = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        file = os.fdopen(number, "wb")
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(file, fcntl.LOCK_EX)
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.stat(path), os.fstat(number)):
+                file.truncate()
+                return file
+        file.close()
 
 
 def temporary(path: Path) -> Path:
@@ -104,21 +117,21 @@ def remove_stale(folder: Path) -> None:
     except OSError:
         return
     for path in found:
-        with contextlib.suppress(OSError):  # not ours to remove, or another process was faster
-            if not _in_use(path):
-                path.unlink()
+        with contextlib.suppress(OSError):  # locked, not ours to remove, or another was faster
+            _remove_unlocked(path)
 
 
-def _in_use(path: Path) -> bool:
-    """Whether the process that writes a temporary file may live."""
+def _remove_unlocked(path: Path) -> None:
+    """Removes a temporary file.
+
+    Raises:
+      OSError: its process lives, or it cannot be removed.
+    """
     # Not through a link, and a pipe must not block.
     number = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        stat = os.fstat(number)
-        return not stat.st_size and time.time() < stat.st_mtime + _LOCKED_WITHIN
-    except BlockingIOError:
-        return True
+        path.unlink()
     finally:
         os.close(number)
 

@@ -70,13 +70,13 @@ NOBODY = 2**22 + 1  # larger than any process's number
 def test_what_a_killed_process_left_goes_with_the_next_write(tmp_path):
     left = tmp_path / f".config.json.{NOBODY}.tmp"
     numbered = tmp_path / f".config.json.{os.getpid()}.tmp"  # from another container
+    new = tmp_path / f".new.{NOBODY}.tmp"
     others = [
         tmp_path / ".hidden.tmp",
         tmp_path / f"notes.{NOBODY}.tmp",
-        tmp_path / f".new.{NOBODY}.tmp",  # empty: perhaps another machine has just opened it
         tmp_path / f".locked.{NOBODY}.tmp",  # another machine writes it
     ]
-    for path in (left, numbered, *others):
+    for path in (left, numbered, new, *others):
         path.write_text("" if path.name.startswith(".new") else "half")
     with others[-1].open("rb") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -131,3 +131,30 @@ def test_json_that_nests_too_deep_is_no_json():
     for content in ("[" * 100_000, '{"a":' * 100_000, "{", b"\xff"):
         with pytest.raises(ValueError):
             parse_json(content)
+
+
+def test_a_temporary_file_that_is_removed_before_it_is_locked_is_made_again(tmp_path, monkeypatch):
+    path, calls, flock = tmp_path / "a", [], fcntl.flock
+
+    def late(*given):
+        if not calls:
+            temporary(path).unlink()  # as another process does in between
+        calls.append(given)
+        flock(*given)
+
+    monkeypatch.setattr(files.fcntl, "flock", late)
+    write_text(path, "content")
+    assert path.read_text() == "content" and len(calls) == 2
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_temporary_file_is_locked_until_it_has_its_name(tmp_path, monkeypatch):
+    replace = os.replace
+
+    def late(*names):
+        files.remove_stale(tmp_path)  # as another process does in between
+        replace(*names)
+
+    monkeypatch.setattr(files.os, "replace", late)
+    write_text(tmp_path / "a", "content")
+    assert (tmp_path / "a").read_text() == "content"

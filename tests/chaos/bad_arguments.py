@@ -66,7 +66,7 @@ ARGUMENTS = [
     (("translate", *RUN, "a sentence"), "run"),
     (("tables", "{bad}/none"), "none"),
     (("tables", "{root}/tiny.py"), "tiny.py"),
-    (("tables", "{root}", "--records", "{bad}/none"), "none"),
+    (("tables", "{root}", "--records", "{bad}/none"), "{root}"),
     (("config", "--config", "nope"), "nope"),
     (("inspect", "--config", ""), "--config"),
 ]

@@ -309,4 +309,4 @@ def weights() -> Iterator[Case]:
         yield Case(about, words("{bad}/w.pth"), "w.pth", write("w.pth", content))
     yield Case("a folder as weights", words("{bad}/w.pth"), "w.pth", folder_at("w.pth"))
     yield Case("unreadable weights", words("{bad}/w.pth"), "w.pth", unreadable("w.pth"), True)
-    yield Case("no weights", words(""), "config.encoder.weights")
+    yield Case("weights of the hub", words(""), "the weights timm/resnet50")

@@ -96,8 +96,9 @@ class Pair:
                 return
         found, left = self._found(), world.unfinished(self.root)
         names = sorted(n for n in {*found, *self.expected} if found.get(n) != self.expected.get(n))
+        names.sort(key=lambda name: not name.startswith("weights"))
         if names or left:
-            tally.faults.append(f"{how}: differing {names[:5]}, left {left[:5]}")
+            tally.faults.append(f"{how}: differing {names[:8]}, left {left[:5]}")
 
 
 def measure(rounds: int, seed: int, pairs: list[tuple[str, str]], show=lambda line: None) -> Tally:

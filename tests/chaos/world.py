@@ -37,9 +37,10 @@ VARYING = (
     *("seconds", "tokens_per_second", "data_wait_share", "resumed", "command", "commit"),
     *("captions_per_second", "time", "date", "download_size", "dataset_size", "waited"),
 )
-# Written by libraries in a form of their own, and compared by content where it matters.
+# Written by libraries in a form of their own, and compared by content where it matters; and the
+# comparison of a sweep, which has minutes in it. The weights show whether records are the same.
 LEFT_OUT = re.compile(
-    r"(^|/)(events|checkpoints|best|last|logs|\.config)/|\.lock$|/lock$|^cache/|^home/|^prints/"
+    r"(^|/)(events|checkpoints|best|last|logs|\.config)/|\.array_record-|^sweep/compare/|\.lock$|/lock$|^cache/|^home/|^prints/"
 )
 UNFINISHED = re.compile(r"\.tmp$|orbax-checkpoint-tmp|(^|/)incomplete\.|(^|/)(partial|progress)-")
 
@@ -166,6 +167,7 @@ def _stable(path: Path) -> bytes:
         content = b"\n".join(json.dumps(_without(json.loads(line))).encode() for line in lines)
     if path.name == "run.json" or path.suffix in (".html", ".md"):
         content = re.sub(rb"\d+(\.\d+)?(?= ?(s|min|minutes)\b)", b"N", content)
+        content = re.sub(rb'("seconds":|&quot;seconds&quot;:)[0-9.e-]+', rb"\1N", content)
     return content
 
 

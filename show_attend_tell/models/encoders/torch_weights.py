@@ -381,7 +381,9 @@ def read_state_dict(path: Path | str, ignored: tuple[str, ...] = ()) -> dict[str
     except UserError as error:
         raise UserError(f"cannot read the weights {path}: {error}") from error
     except OSError as error:
-        raise UserError(f"cannot read the weights {path}: {error.strerror or error}") from error
+        raise UserError(
+            f"cannot read the weights {path}: {error.strerror or error}; check the file"
+        ) from error
     except (ValueError, OverflowError) as error:  # OverflowError: a stride beyond all numbers
         raise UserError(
             f"{path} is not a usable weight file ({error}): fetch or install it again"
@@ -398,4 +400,6 @@ def file_sha256(path: Path) -> str:
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise UserError(f"cannot read the weights {path}: {error.strerror}") from error
+        raise UserError(
+            f"cannot read the weights {path}: {error.strerror}; check the file"
+        ) from error

@@ -80,7 +80,10 @@ class Weights:
             UserError: there is none, or it has another shape.
         """
         if name not in self.arrays:
-            raise UserError(f"{self.source} lacks the weights {name}; is it another network's?")
+            raise UserError(
+                f"{self.source} lacks the weights {name}; is it another network's? Name one of "
+                "this network"
+            )
         array = self.arrays.pop(name)
         if array.shape != shape:
             raise UserError(f"{self.source}: {name} has shape {array.shape}, expected {shape}")
@@ -218,7 +221,7 @@ def find_weights(name: str, beside: Sequence[str] = ()) -> Path:
     if not hub.is_repo(name) or path.suffix in _SUFFIXES:
         raise UserError(
             f"no weights {name}: there is no such file, and it is not the OWNER/NAME of a "
-            "repository on the hub"
+            "repository on the hub; check the path"
         )
     what, instead = f"the weights {name}", ", or name a file"
     library, missing = hub.client(what, instead), None
