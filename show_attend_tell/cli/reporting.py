@@ -50,17 +50,7 @@ def add_verbs(verbs: Verbs) -> None:
         "--out", type=user_path, required=True, help="folder to write, with a subfolder per run"
     )
 
-    push = add_verb(verbs, "push", _push, "Put a run on the Hugging Face hub, with a model card.")
-    push.add_argument("workdir", type=user_path, metavar="RUN", help="a run, or an exported model")
-    push.add_argument("repo", metavar="OWNER/NAME", help="repository; created if it is absent")
-    push.add_argument("--private", action="store_true", help="only its owner may see it")
-    push.add_argument("--weights", choices=("best", "last"), default="best", help="(default: best)")
-    push.add_argument(
-        "--dry-run",
-        type=user_path,
-        metavar="FOLDER",
-        help="only write what would be uploaded to this folder",
-    )
+    _add_push(verbs)
 
     tables = add_verb(
         verbs,
@@ -88,6 +78,20 @@ def add_verbs(verbs: Verbs) -> None:
     variance.add_argument("--images", type=int, default=8, help="per batch (default: 8)")
     variance.add_argument(
         "--fresh", action="store_true", help="use initial weights instead of the trained ones"
+    )
+
+
+def _add_push(verbs: Verbs) -> None:
+    push = add_verb(verbs, "push", _push, "Put a run on the Hugging Face hub, with a model card.")
+    push.add_argument("workdir", type=user_path, metavar="RUN", help="a run, or an exported model")
+    push.add_argument("repo", metavar="OWNER/NAME", help="repository; created if it is absent")
+    push.add_argument("--private", action="store_true", help="only its owner may see it")
+    push.add_argument("--weights", choices=("best", "last"), default="best", help="(default: best)")
+    push.add_argument(
+        "--dry-run",
+        type=user_path,
+        metavar="FOLDER",
+        help="only write what would be uploaded to this folder",
     )
 
 
