@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+from pathlib import Path
 
 import hub_server
 import pytest
@@ -102,23 +103,46 @@ def test_the_commit_is_resolved_once_and_logged(exported, server, caplog):
     assert (model.decoding.beam, model.origin) == (7, f"hub:{REPO}@{second}")
 
 
-def test_a_push_replaces_what_an_earlier_one_left(trained, server, monkeypatch):
-    tiny.use_scenes(monkeypatch)
+@pytest.fixture
+def pushed(monkeypatch):
+    """A push of no run, but of a few files."""
+
+    def write(workdir, repo, folder, **options):
+        folder.mkdir()
+        for name in (*packaged.NEEDED, "README.md"):
+            (folder / name).write_text(repo)
+
+    monkeypatch.setattr(pretrained, "write_repository", write)
+    return lambda repo, **options: pretrained.push(Path("run"), repo, **options)
+
+
+def test_a_push_replaces_what_an_earlier_one_left(pushed, server):
     server.add(REPO, dict.fromkeys([*packaged.NEEDED, "run.json", "records/old.json", "mine"], b""))
-    pretrained.push(trained[0], REPO)
+    pushed(REPO)
     files = server.repositories[REPO].commits[server.repositories[REPO].head]
-    assert "mine" in files and not {"run.json", "records/old.json"} & files.keys()
+    assert files.keys() == {*packaged.NEEDED, "README.md", "mine"}
+    assert files["weights.safetensors"] == REPO.encode()
+
+
+def test_pushes_that_are_refused(pushed, server, monkeypatch):
     server.add("acme/other", {"config.json": b"{}", "pytorch_model.bin": b""})
     with pytest.raises(UserError, match="acme/other: holds something else"):
-        pretrained.push(trained[0], "acme/other")
+        pushed("acme/other")
+    pushed(REPO)
     with pytest.raises(UserError, match="exists on the hub and is public"):
-        pretrained.push(trained[0], REPO, private=True)
+        pushed(REPO, private=True)
     monkeypatch.delenv("HF_TOKEN")
     with pytest.raises(UserError, match=r"refuses access \(401\); log in"):
-        pretrained.push(trained[0], "acme/new")
-    for wrong in ("../acme/x", "acme", "acme/../x", "acme/x@main", "hub:acme/x"):
-        with pytest.raises(UserError, match="not the name of a repository"):
-            pretrained.push(trained[0], wrong)
+        pushed("acme/new")
+    assert server.repositories.keys() == {REPO, "acme/other"}
+    assert len(server.repositories[REPO].commits) == 2
+
+
+@pytest.mark.parametrize("repo", ["../acme/x", "acme", "acme/../x", "acme/x@main", "hub:acme/x"])
+def test_a_push_needs_the_name_of_a_repository(repo, server):
+    with pytest.raises(UserError, match="not the name of a repository"):
+        pretrained.push(Path("run"), repo)
+    assert not server.asked
 
 
 def test_the_card_says_what_the_run_recorded(trained, tmp_path, monkeypatch):
@@ -126,6 +150,8 @@ def test_the_card_says_what_the_run_recorded(trained, tmp_path, monkeypatch):
     workdir, folder = tmp_path / "run", tmp_path / "made"
     shutil.copytree(trained[0], workdir)
     run = load_run(workdir)
+    for path in workdir.glob("*.scores.json"):  # of other tests
+        path.unlink()
     command = ["show-attend-tell", "evaluate", "--workdir", "/home/me/run", "--split", "test"]
     command += ["--config.data.manual_dir=/home/me/data"]
     decoding = {"beam": 2, "length_penalty": 0.7, "context": "expected"}

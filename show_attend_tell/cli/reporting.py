@@ -81,6 +81,10 @@ def _add_sharing(verbs: Verbs) -> None:
         "--out", type=user_path, required=True, help="folder to write, with a subfolder per run"
     )
 
+    _add_push(verbs)
+
+
+def _add_push(verbs: Verbs) -> None:
     push = add_verb(verbs, "push", _push, "Put a run on the Hugging Face hub, with a model card.")
     push.add_argument("workdir", type=user_path, metavar="RUN", help="a run, or an exported model")
     push.add_argument("repo", metavar="OWNER/NAME", help="repository; created if it is absent")

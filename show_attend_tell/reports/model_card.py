@@ -156,9 +156,10 @@ def _terms(run: Run, trained_on: Sequence[str]) -> str:
             lines.append("- An earlier run, whose data were not recorded: their terms are unknown.")
             continue
         terms = terms_of(name)
+        lines.append(f"- `{escaped(name)}`: {terms.title}. {terms.text}")
         repo = getattr(run.settings.data, "repo", "") if name == own else ""
-        source = f", `{repo}` on the hub" if hub.is_repo(repo) and not Path(repo).exists() else ""
-        lines.append(f"- `{escaped(name)}`: {terms.title}{source}. {terms.text}")
+        if hub.is_repo(repo) and not Path(repo).exists():
+            lines[-1] += f" They are those of `{escaped(repo)}` on the hub: see its card."
     lines += ["", "The model contains no example of them. The program has its own licence."]
     return "\n".join(lines)
 
