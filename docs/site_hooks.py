@@ -83,6 +83,12 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     return files
 
 
+def on_page_markdown(markdown: str, page: Page, **_) -> str:
+    """The list of notebooks names their files, which a checkout has; here it leads to pages."""
+    listing = page.file.src_uri == "notebooks/index.md"
+    return markdown.replace(".ipynb)", ".md)") if listing else markdown
+
+
 def on_page_content(content: str, page: Page, **_) -> str:
     """TeX that pymdownx.arithmatex has marked becomes MathML."""
     inline = re.compile(r'<span class="arithmatex">\\\((.*?)\\\)</span>', re.DOTALL)

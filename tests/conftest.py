@@ -65,6 +65,7 @@ LONGEST = (
     "explorer/test_static",
     "cli/test_parser",
     "test_benchmarks",
+    "test_notebooks",
     "test_pretrained",
     "test_hub",
     "models/test_decoder",
