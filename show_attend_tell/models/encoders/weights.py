@@ -102,8 +102,8 @@ class Weights:
         kernel = self.take(f"{conv}.weight", shape)
         names = [f"{conv}.bias"] if norm is None else [f"{norm}.{part}" for part in _NORM]
         others = [self.take(name, shape[:1]) for name in names]
-        kernel, bias = self._variables(conv, lambda: _folded(kernel, others, self.epsilon))
-        return kernel, bias
+        found = self._variables(conv, lambda: _folded(kernel, others, self.epsilon))
+        return found[0], found[1]
 
     def linear(
         self,
@@ -139,8 +139,8 @@ class Weights:
                 for x in arrays
             )
 
-        kernel, offset = self._variables(tuple(names), made)
-        return kernel, offset
+        found = self._variables(tuple(names), made)
+        return found[0], found[1]
 
     def variable(self, key: Hashable, array: Float[np.ndarray, "..."]) -> nnx.Variable:
         """A variable made of arrays that were taken.
