@@ -228,17 +228,13 @@ def find_weights(name: str, beside: Sequence[str] = ()) -> Path:
             f"the weights {name} are on the Hugging Face hub: pip install 'show-attend-tell[hub]' "
             "(or start ./launch.sh once with SHOW_ATTEND_TELL_EXTRA=hub), or name a file"
         ) from error
-
-    def fetch_if_there(file: str) -> None:
-        with contextlib.suppress(errors.EntryNotFoundError):
-            huggingface_hub.hf_hub_download(name, file)
-
     missing: Exception | None = None
     for file in HUB_FILES:
         try:
             found = Path(huggingface_hub.hf_hub_download(name, file))
             for other in beside:
-                fetch_if_there(other)
+                with contextlib.suppress(errors.EntryNotFoundError):
+                    huggingface_hub.hf_hub_download(name, other)
             return found
         except errors.RepositoryNotFoundError as error:
             raise UserError(
