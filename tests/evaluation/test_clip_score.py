@@ -1,17 +1,20 @@
 """CLIPScore and RefCLIPScore with a tiny CLIP, against transformers and by hand."""
 
+import dataclasses
 import io
 import json
 from pathlib import Path
-from types import SimpleNamespace
 
 import clips
 import numpy as np
 import pytest
 import safetensors.numpy
+import tiny
 import vits
 from PIL import Image
 
+from show_attend_tell import config
+from show_attend_tell.data.task import task_of
 from show_attend_tell.errors import UserError
 from show_attend_tell.evaluation import clip_score
 from show_attend_tell.evaluation.clip_score import ClipScorer
@@ -32,14 +35,6 @@ def png(array):
     file = io.BytesIO()
     Image.fromarray(array).save(file, "PNG")
     return file.getvalue()
-
-
-class Examples(list):
-    """Examples with their ids."""
-
-    def __init__(self, pictures):
-        super().__init__(SimpleNamespace(image=picture) for picture in pictures.values())
-        self.ids = [*pictures]
 
 
 def agrees(scorer, expected):
@@ -65,16 +60,18 @@ def test_agrees_with_transformers(scorer, tmp_path):
 def test_the_scores_by_hand(scorer, monkeypatch):
     vectors = {"a": [1.0, 0.0], "b": [0.6, 0.8], "c": [-1.0, 0.0], "d": [0.0, 1.0]}
     found = lambda texts: np.array([vectors[text] for text in texts])  # noqa: E731
+    examples = tiny.Scenes(3)
+    x, y, z = examples.ids
+    images = np.array([[1.0, 0.0], [0.6, 0.8], [1.0, 0.0]])
     monkeypatch.setattr(scorer, "text_vectors", found)
-    monkeypatch.setattr(scorer, "image_vectors", lambda pictures: np.array(pictures))
+    monkeypatch.setattr(scorer, "image_vectors", lambda pictures: images)
     monkeypatch.setattr(scorer, "_known", {})
-    examples = Examples({"x": [1.0, 0.0], "y": [0.6, 0.8], "z": [1.0, 0.0]})
-    references = {"y": ["d", "a"], "x": ["b", "c"], "z": ["a"]}
+    references = {y: ["d", "a"], z: ["a"], x: ["b", "c"]}
     scores = Scores({}, {}, {}, [])
-    scorer.add(scores, examples, references, {"x": "a", "y": "d", "z": "c"})
-    # cos with the image 1, 0.8 and -1; with the nearest reference 0.6, 1 and -1.
-    assert scores.per_image["CLIPScore"] == pytest.approx([2.5, 2.0, 0.0])
-    wanted = [2 * 2.5 * 0.6 / 3.1, 2 * 2.0 * 1.0 / 3.0, 0.0]
+    scorer.add(scores, examples, references, {y: "d", x: "a", z: "c"})
+    # cos with the image 0.8, 1 and -1; with the nearest reference 1, 0.6 and -1.
+    assert scores.per_image["CLIPScore"] == pytest.approx([2.0, 2.5, 0.0])
+    wanted = [2 * 2.0 * 1.0 / 3.0, 2 * 2.5 * 0.6 / 3.1, 0.0]
     assert scores.per_image["RefCLIPScore"] == pytest.approx(wanted)
     assert scores.values["CLIPScore"] == pytest.approx(1.5)
     assert scores.values["RefCLIPScore"] == pytest.approx(sum(wanted) / 3)
@@ -121,8 +118,7 @@ def test_what_is_missing_or_no_clip_is_named(tmp_path, monkeypatch):
 
 
 def test_sentences_have_no_clip_score(tmp_path):
-    task = SimpleNamespace(scorer="translations", noun="sentences")
-    run = SimpleNamespace(task=task, workdir=tmp_path)
-    function = getattr(evaluate_split, "__wrapped__", evaluate_split)
+    task = task_of(config.load_experiment("reversal").data)
+    run = dataclasses.replace(tiny.run_of(tmp_path, 3, {}), task=task)
     with pytest.raises(UserError, match="--clip scores captions of images, not sentences"):
-        function(run, "test", None, (), "weights")
+        evaluate_split(run, "test", run.settings.decode, ("expected",), "weights")

@@ -162,7 +162,7 @@ def test_what_a_decoder_begins_with():
     late = np.asarray(jax.nn.standardize(VECTORS[..., 2:5])).mean(1)
     memory = own.memory(given)
     for layer, found in ((own.init_h, memory.h0), (own.init_c, memory.c0)):
-        wanted = np.tanh(late @ layer.kernel[...] + layer.bias[...])
+        wanted = np.tanh(late @ np.asarray(layer.kernel[...]) + np.asarray(layer.bias[...]))
         np.testing.assert_allclose(found, wanted, atol=1e-5)
     learned = make(scene=(), initial_state="learned")
     learned.first_state[...] = jnp.array([[1.0, 0, 0, 0], [0, 2.0, 0, 0]])
