@@ -42,8 +42,8 @@ class Run:
       step: the training step at which the weights were saved.
       centres: where the encoder looks, if that was measured for this run (see
         `runs.measuring.Measured`); then `encoder` has its `shift`.
-      others: further runs, see `inference.ensemble`. All that does not know of ensembles, such as
-        the explorer, asks the first run only.
+      parts: the runs of an ensemble, see `inference.ensemble`; empty for a single run. What knows
+        no ensembles, such as the explorer, asks the first run only.
     """
 
     workdir: Path
@@ -56,12 +56,17 @@ class Run:
     params: dict[str, Any]
     step: int
     centres: dict[str, Any] | None = None
-    others: tuple["Run", ...] = ()
+    parts: tuple["Run", ...] = ()
 
     @property
     def members(self) -> tuple["Run", ...]:
-        """All runs of an ensemble, this one first; or only this run."""
-        return (self, *self.others)
+        """The runs of an ensemble; or only this run."""
+        return self.parts or (self,)
+
+    @property
+    def others(self) -> tuple["Run", ...]:
+        """The further runs of an ensemble; empty for a single run."""
+        return self.parts[1:]
 
     @property
     def image_size(self) -> int:
