@@ -1,6 +1,6 @@
 """Several trained runs that speak as one.
 
-An ensemble is a `Run` that has others. It answers with the mean of all models' distributions over
+An ensemble is a `Run` that has parts. It answers with the mean of all models' distributions over
 the next word, see `decoding.mean_of_distributions`; each keeps its own attention.
 """
 
@@ -52,7 +52,7 @@ def ensemble(runs: Sequence[Run]) -> Run:
             )
     if not others:
         return first
-    return dataclasses.replace(first, workdir=_folder(runs), others=tuple(others))
+    return dataclasses.replace(first, workdir=_folder(runs), parts=tuple(runs))
 
 
 def _folder(runs: Sequence[Run]) -> Path:

@@ -44,8 +44,8 @@ class Run:
       centres: where the encoder looks, if that was measured for this run (see
         `runs.measuring.Measured`); then `encoder` has its `shift`.
       origin: the repository on the hub that it came from, with its commit; None for other runs.
-      others: further runs, see `inference.ensemble`. All that does not know of ensembles, such as
-        the explorer, asks the first run only.
+      parts: the runs of an ensemble, see `inference.ensemble`; empty for a single run. What knows
+        no ensembles, such as the explorer, asks the first run only.
     """
 
     workdir: Path
@@ -59,12 +59,17 @@ class Run:
     step: int
     centres: dict[str, Any] | None = None
     origin: str | None = None
-    others: tuple["Run", ...] = ()
+    parts: tuple["Run", ...] = ()
 
     @property
     def members(self) -> tuple["Run", ...]:
-        """All runs of an ensemble, this one first; or only this run."""
-        return (self, *self.others)
+        """The runs of an ensemble; or only this run."""
+        return self.parts or (self,)
+
+    @property
+    def others(self) -> tuple["Run", ...]:
+        """The further runs of an ensemble; empty for a single run."""
+        return self.parts[1:]
 
     @property
     def image_size(self) -> int:

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import tiny
 
-from show_attend_tell import pretrained
 from show_attend_tell.cli.parser import main
 from show_attend_tell.data.task import ImageTask
 from show_attend_tell.data.vocabulary import Vocabulary
@@ -19,10 +18,9 @@ from show_attend_tell.inference.attention_record import load_attention
 from show_attend_tell.inference.decoding import make_decode, mean_of_distributions
 from show_attend_tell.inference.ensemble import contexts_of, ensemble
 from show_attend_tell.inference.given_steps import GivenSteps
-from show_attend_tell.inference.run import load_run
 from show_attend_tell.settings import Decode
 
-DECODING = Decode(beam=2, max_length=4, n_best=2)
+DECODING = Decode(beam=2, max_length=4, min_length=3, n_best=2)
 
 
 def test_probabilities_are_averaged_not_their_logarithms():
@@ -35,11 +33,11 @@ def test_probabilities_are_averaged_not_their_logarithms():
 def test_an_ensemble_says_what_its_models_say_on_average(tmp_path):
     run = tiny.run_of(tmp_path, 3, {})
     weights = run.params, jax.tree.map(lambda p: 1.5 * p, run.params)
-    vectors = jax.random.normal(jax.random.key(0), (2, 3, 4)), jnp.ones((2, 5, 4))
+    vectors = tuple(jax.random.normal(jax.random.key(0), (2, 2, 3, 4)))
     numbers = jnp.arange(2)
     decode = make_decode([run.model] * 2, DECODING, per_token=True)
     found = jax.tree.map(np.asarray, decode(weights, vectors, numbers))
-    assert (found.lengths > 1).any() and len(found.trace) == 2
+    assert (found.lengths > 2).all() and len(found.trace) == 2
     for k in range(2):  # beams
         given = GivenSteps(found.tokens[:, k], np.full((2, 4), -1, np.int32))
         told = [
@@ -59,7 +57,7 @@ def test_an_ensemble_says_what_its_models_say_on_average(tmp_path):
         np.asarray, make_decode(run.model, DECODING)(weights[0], vectors[0], numbers)
     )
     assert (alone.log_probs != found.log_probs).all()
-    itself = decode(weights[:1] * 2, vectors[:1] * 2, numbers)  # compiles anew: other shapes
+    itself = decode(weights[:1] * 2, vectors[:1] * 2, numbers)
     np.testing.assert_array_equal(itself.tokens, alone.tokens)
     np.testing.assert_allclose(itself.scores, alone.scores, atol=1e-5)
     for trace in itself.trace:
@@ -105,8 +103,6 @@ def test_verbs_take_several_runs(trained, tmp_path, monkeypatch, capsys):
     maps = [load_attention(tmp_path / f"{path[:-4]}.npz") for path in one["maps_of_each"]]
     assert one["maps"] == one["maps_of_each"][0]
     np.testing.assert_allclose(maps[0].alpha, maps[1].alpha, atol=1e-5)
-    [record] = pretrained.caption(load_run(folder), [tmp_path / "scene.png"])
-    np.testing.assert_allclose(record.log_prob, one["log_prob"], atol=1e-4)
 
     assert main(["evaluate", *both, "--split", "val", "--n-best", "2"]) == 0
     assert "CIDEr" in capsys.readouterr().out
@@ -118,7 +114,7 @@ def test_verbs_take_several_runs(trained, tmp_path, monkeypatch, capsys):
     assert [len(one["captions"]) for one in n_best] == [2] * 8
     assert n_best[3]["captions"][0]["caption"] == scenes[3].captions[0]
 
-    assert main(["attend", *both, "--split", "val", "--num", "1"]) == 0
+    assert main(["attend", *both, "--split", "val", "--num", "0"]) == 0
     written = path.parent / "attention" / "val"
     assert {p.relative_to(written).as_posix() for p in written.rglob("*.json")} == {
         "1/statistics.json",

@@ -40,7 +40,7 @@ def test_rules_leave_the_best_of_the_sequences_that_keep_them(no_repeat, min_len
         assert words_of(found, image) == best
         np.testing.assert_allclose(found.scores[image, 0], scores[tuple(best)], rtol=1e-5)
         changed += best != list(max(scores, key=scores.get))
-    assert changed > 1  # the rules matter
+    assert changed  # the rules matter
 
 
 def plain_groups(model, image, *, groups, beam, diversity, max_length, no_repeat, min_length):
@@ -89,10 +89,13 @@ def plain_groups(model, image, *, groups, beam, diversity, max_length, no_repeat
 
 
 @pytest.mark.parametrize(
-    ("groups", "diversity", "no_repeat", "min_length"), [(3, 0.8, 0, 1), (1, 0.0, 2, 4)]
+    ("groups", "diversity", "no_repeat", "min_length", "eos_bias"),
+    [(3, 0.8, 0, 1, 1.0), (1, 0.0, 2, 4, -1.0)],  # some groups end before others
 )
-def test_groups_and_rules_find_what_plain_loops_find(groups, diversity, no_repeat, min_length):
-    model = TinyCaptioner(images=12, vocabulary=9, eos_bias=-1.0)
+def test_groups_and_rules_find_what_plain_loops_find(
+    groups, diversity, no_repeat, min_length, eos_bias
+):
+    model = TinyCaptioner(images=12, vocabulary=9, eos_bias=eos_bias)
     settings = dict(groups=groups, diversity=diversity, no_repeat=no_repeat)
     settings |= dict(min_length=min_length, max_length=7)
     found = model.search(beam=6, banned=(UNK,), length_penalty=0.7, **settings)
@@ -162,7 +165,7 @@ def test_the_first_of_equal_words_are_kept():
 
 
 def test_captions_are_drawn_as_often_as_the_filtered_model_says():
-    model, options, count, length = TinyCaptioner(images=2, vocabulary=6), (1.3, 3, 0.85), 2000, 3
+    model, options, count, length = TinyCaptioner(images=2, vocabulary=6), (2.0, 3, 0.9), 2000, 3
     found = model.search(
         key=jax.random.key(3), sampled=options, beam=count, max_length=length,
         banned=(), length_penalty=0.7,
@@ -182,7 +185,7 @@ def test_captions_are_drawn_as_often_as_the_filtered_model_says():
 
         extend((), 1.0, model.weights["initial"][image])
         drawn = Counter(tuple(words_of(found, image, k)) for k in range(count))
-        assert drawn.keys() <= exact.keys() and len(exact) > 8
+        assert drawn.keys() <= exact.keys() and 5 < len(exact) < 40
         often = [s for s in exact if count * exact[s] >= 5]
         seen = np.array([drawn[s] for s in often] + [0.0])
         wanted = np.array([count * exact[s] for s in often] + [0.0])
