@@ -22,41 +22,41 @@ def steps_of(rows, kind="train"):
     return [row[1] for row in rows if row[0] == kind]
 
 
+def kept(folder):
+    """What the folder of a run knows of its entry; empty before there is one."""
+    path = folder / "trackers" / "noting.json"
+    return json.loads(path.read_text()) if path.exists() else {"entry": "", "logged": {}}
+
+
 def test_a_resumed_run_continues_its_entry_with_every_step_once(tmp_path):
     entries = {}
-    # Killed after step 5: neither closed, nor is a later part. The checkpoint is of step 2.
+    # Killed after step 5, and soon once more. The checkpoint is of step 2.
     log(killed := MetricWriter(tmp_path, trackers=[Noting(entries)]), 1, 2, 3, 4, 5)
-    wait_until(lambda: steps_of(entries.get("entry 0", ())) == [1, 2, 3, 4, 5])
+    wait_until(lambda: kept(tmp_path)["logged"] == {"train": 5})
     log(again := MetricWriter(tmp_path, 2, [Noting(entries)]), 3)
+    again.close("stopped")
     log(writer := MetricWriter(tmp_path, 2, [Noting(entries)]), 3, 4, 5, 6)
     writer.close()
     assert steps_of(entries["entry 0"]) == [1, 2, 3, 4, 5, 6] and len(entries) == 1
     assert entries["entry 0"][-1] == ("finished",)
     assert [r["step"] for r in read_metrics(tmp_path / "metrics.jsonl")] == [1, 2, 3, 4, 5, 6]
-    kept = json.loads((tmp_path / "trackers" / "noting.json").read_text())
-    assert kept == {"entry": "entry 0", "logged": {"train": 6}}
+    assert kept(tmp_path) == {"entry": "entry 0", "logged": {"train": 6}}
     assert [path.name for path in (tmp_path / "trackers").iterdir()] == ["noting.json"]
-    for left in (killed, again):
-        left.close()
+    killed.close()
 
 
 def test_what_a_tracker_holds_back_counts_once_the_step_has_changed(tmp_path):
     entries = {}
     tracker = Noting(entries)
     tracker.holds_back = True
-    path = tmp_path / "trackers" / "noting.json"
-
-    def kept():
-        return json.loads(path.read_text())["logged"] if path.exists() else None
-
     writer = MetricWriter(tmp_path, trackers=[tracker])
     log(writer, 1, 2)
     writer.write(2, {"CIDEr": 0.5}, kind="val")
-    wait_until(lambda: kept() == {"train": 1} and len(entries["entry 0"]) == 3)
+    wait_until(lambda: kept(tmp_path)["logged"] == {"train": 1} and len(entries["entry 0"]) == 3)
     log(writer, 3)
-    wait_until(lambda: kept() == {"train": 2, "val": 2})
+    wait_until(lambda: kept(tmp_path)["logged"] == {"train": 2, "val": 2})
     writer.close()
-    assert kept() == {"train": 3, "val": 2}
+    assert kept(tmp_path)["logged"] == {"train": 3, "val": 2}
 
 
 def wait_until(true):
