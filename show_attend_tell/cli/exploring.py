@@ -125,6 +125,7 @@ def _loaded(given: Sequence[str], overrides: Sequence[str]) -> "dict[str, Run]":
 def _listen(host: str, port: int) -> socket.socket:
     """Opens the socket before runs are loaded: loading takes seconds, the port may be in use."""
     try:
+        socket.getaddrinfo(host or None, None, type=socket.SOCK_STREAM)
         return socket.create_server((host, port), reuse_port=False)
     except socket.gaierror as error:
         raise UserError(

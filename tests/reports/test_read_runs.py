@@ -67,7 +67,7 @@ REFUSALS = {
     "old form": (lambda run: write_json(scores_of(run), {"split": "val"}), "lacks 'images'"),
     "counts": (lambda run: edit(scores_of(run), bleu_counts=[[1] * 10]), "scores.json: damaged"),
     "no metrics": (lambda run: (run / "metrics.jsonl").unlink(), "metrics.jsonl: not there"),
-    "metrics": (lambda run: (run / "metrics.jsonl").write_text("{}\n"), "metrics.jsonl: lacks"),
+    "metrics": (lambda run: (run / "metrics.jsonl").write_text("{}\n"), "metrics.jsonl: damaged"),
     "variance": (lambda run: write_json(run / "gradient_variance.json", []), "variance.json: dam"),
     "vocabulary": (
         lambda run: Vocabulary.from_captions([["cat"]], 1).save(run / "vocabulary.json"),
