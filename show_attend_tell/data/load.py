@@ -14,6 +14,7 @@ from typing import Any, cast
 from show_attend_tell import files
 from show_attend_tell.data.examples import Example, ImageSource, Pair, PairSource
 from show_attend_tell.data.holdout import Picked, held_out
+from show_attend_tell.data.in_languages import InLanguages, in_languages
 from show_attend_tell.data.index import read_index
 from show_attend_tell.data.origin import Origin
 from show_attend_tell.data.phrase_index import AnnotatedBuilder, read_phrases
@@ -54,7 +55,9 @@ def load_images(
     repo: str = "",
     image_column: str = "",
     caption_column: str = "",
-) -> ImageSource:
+    languages: Sequence[str] = ("en",),
+    captions_dir: Path | None = None,
+) -> ImageSource | InLanguages:
     """Opens a split of images with captions, and builds the data set first where needed.
 
     Args:
@@ -74,11 +77,13 @@ def load_images(
       download: whether large files that are missing may be fetched (coco).
       repo: a data set on the Hugging Face hub, or a folder of parquet files (hub).
       image_column, caption_column: its columns; empty: those with usual names.
+      languages: of the captions. Images without a caption in any of them are left out.
+      captions_dir: folder of further captions, see `data.further_captions`.
 
     Raises:
       UserError: the name or the split is unknown; the data set cannot be built from what is there;
-        there is no room for it; its files are damaged; no caption of the split has a word; or
-        the data have a split "val" and `holdout` is not 0.
+        there is no room for it; its files are damaged; no caption of the split has a word; there
+        are none in a language; or the data have a split "val" and `holdout` is not 0.
     """
     _check_known("data set of images", name, IMAGE_SETS)
     _check_known("split", split, SPLITS)
@@ -109,7 +114,7 @@ def load_images(
             f"{builder.source}: no caption of split {split!r} has a word; correct the captions"
         )
     folder = Path(builder.data_path)
-    return ImageSource(
+    source = ImageSource(
         records,
         builder.reader(),
         index,
@@ -120,6 +125,12 @@ def load_images(
         crops=crops,
         holdout=(split, holdout) if held else None,
     )
+    unlabelled = captions_dir is None and set(builder.languages()) == {""}
+    if tuple(languages) == ("en",) and (unlabelled or builder.LANGUAGE == "en"):
+        return source
+    own = partial(builder.captions_in, index=index)
+    known = builder.languages()
+    return in_languages(source, languages, own, known, captions_dir, builder.source)
 
 
 def load_pairs(

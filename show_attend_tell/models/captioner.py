@@ -44,6 +44,13 @@ class Captioner(nnx.Module):
         return annotations.some(self.decoder.places_kept, jax.random.fold_in(key, _PLACES))
 
 
+def speaking(model: Captioner, language: int | None) -> Captioner:
+    """The same model, whose captions are all in one language; None: rows take turns."""
+    made = nnx.merge(*nnx.split(model))
+    made.decoder.language = language
+    return made
+
+
 def trained_weights(model: Captioner) -> dict[str, PyTree]:
     """The weights that training changes, nested by module. Checkpoints hold only these."""
     return nnx.to_pure_dict(nnx.state(model, nnx.Param))

@@ -2,6 +2,10 @@
 
 A row holds one or more captions of one image, each closed by <eos>, then <pad>. Symbols as in
 `decoder`.
+
+Where a model speaks n languages, a row holds captions of one of them, and the rows of an image take
+turns: row r is in language r % n. So n divides R, and what is said of R rows also holds for the
+rows of several samples of them, one sample after the other.
 """
 
 import jax.numpy as jnp
@@ -16,10 +20,31 @@ def caption_starts(tokens: Int[Array, "B R T"]) -> Bool[Array, "B R T"]:
     return jnp.concatenate([first, tokens[..., :-1] == EOS], axis=-1)
 
 
-def input_words(tokens: Int[Array, "B R T"]) -> Int[Array, "B R T"]:
-    """y_{t-1} for every position: <bos> where a caption begins, else the previous word."""
+def input_words(
+    tokens: Int[Array, "B R T"], starts: tuple[int, ...] = (BOS,)
+) -> Int[Array, "B R T"]:
+    """y_{t-1} for every position: a start where a caption begins, else the previous word.
+
+    `starts` has one token for each language.
+
+    Raises:
+      ValueError: the rows do not divide among the languages.
+    """
     previous = jnp.roll(tokens, 1, axis=-1)
-    return jnp.where(caption_starts(tokens), BOS, previous)
+    return jnp.where(caption_starts(tokens), start_of_rows(starts, tokens.shape[-2]), previous)
+
+
+def start_of_rows(starts: tuple[int, ...], rows: int) -> int | Int[Array, "R 1"]:
+    """The token that the captions of each row begin with; one for all if there is one language.
+
+    Raises:
+      ValueError: the rows do not divide among the languages.
+    """
+    if len(starts) == 1:
+        return starts[0]
+    if rows % len(starts):
+        raise ValueError(f"{rows} rows do not divide among {len(starts)} languages")
+    return jnp.tile(jnp.array(starts), rows // len(starts))[:, None]
 
 
 def same_caption(tokens: Int[Array, "B R T"]) -> Float[Array, "B R T T"]:

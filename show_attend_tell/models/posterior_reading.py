@@ -65,15 +65,20 @@ def word_terms(
     words: Int[Array, "*T B R"],
     embedded: Float[Array, "*T B R E"],
     scene: Float[Array, "B E"] | None,
+    starts: tuple[int, ...] = (BOS,),
 ) -> WordTerms:
-    """What the steps whose input is `words`, also given embedded, are handed."""
+    """What the steps whose input is `words`, also given embedded, are handed.
+
+    `starts` are the tokens that begin a caption, which no place says.
+    """
     hidden = embedded
     if scene is not None:
         hidden += jnp.expand_dims(scene[:, None], range(embedded.ndim - 3))
     pick = jax.vmap(
         lambda log, word: jnp.moveaxis(log[:, word], 0, -1), in_axes=(0, -2), out_axes=-3
     )
-    return WordTerms(hidden, jnp.where((words == BOS)[..., None], 0.0, pick(places.log, words)))
+    begins = words == starts[0] if len(starts) == 1 else jnp.isin(words, jnp.array(starts))
+    return WordTerms(hidden, jnp.where(begins[..., None], 0.0, pick(places.log, words)))
 
 
 def before_any_word(

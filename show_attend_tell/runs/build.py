@@ -1,5 +1,6 @@
 """Builds models and objectives from settings. No other module does."""
 
+from collections.abc import Sequence
 from typing import cast
 
 import jax
@@ -22,6 +23,7 @@ from show_attend_tell.objectives.rewarded import Rewarded
 from show_attend_tell.objectives.rewards import IdfTable
 from show_attend_tell.objectives.top_k import TopK
 from show_attend_tell.objectives.variational import InferenceNetwork, Variational
+from show_attend_tell.tokens import starts_of
 
 _ENCODER = 0xE4C  # folded into the seed, so that sentence encoder and decoder differ
 
@@ -63,6 +65,7 @@ def build_captioner(settings: s.Settings, encoder: Encoder, vocabulary_size: int
         features=encoder.features,
         grid=encoder.grid,
         sections=encoder.sections,
+        starts=starts_of(settings.data.spoken),
         rngs=rngs,
     )
     read = sizes.projection or decoder.parts.values.size
@@ -88,12 +91,16 @@ def _auxiliary_network(settings: s.Settings, features: int, rngs: nnx.Rngs) -> n
     return None
 
 
-def make_objective(settings: s.Settings, table: IdfTable | None = None) -> Objective:
+def make_objective(
+    settings: s.Settings, table: IdfTable | None = None, further: Sequence[IdfTable] = ()
+) -> Objective:
     """What training minimises.
 
     Args:
       settings: of the experiment.
-      table: n-grams of the training captions; needed for rewards.
+      table: n-grams of the training captions, of the first language if there are several; needed
+        for rewards.
+      further: those of the further languages.
     """
     hard = settings.hard if settings.attention.hard else None
     if settings.reward.samples:
@@ -104,7 +111,13 @@ def make_objective(settings: s.Settings, table: IdfTable | None = None) -> Objec
         drawn = None if mixture else hard
         likelihood = _likelihood(settings) if settings.reward.likelihood else None
         return Rewarded(
-            settings.reward, drawn, settings.loss, table, mixture=mixture, likelihood=likelihood
+            settings.reward,
+            drawn,
+            settings.loss,
+            table,
+            mixture=mixture,
+            likelihood=likelihood,
+            further=tuple(further),
         )
     return _likelihood(settings)
 
