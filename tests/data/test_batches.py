@@ -377,6 +377,6 @@ def test_the_rows_of_languages_take_turns():
     assert sorted(of[0][::2]) == [[4, EOS, 0], [6, EOS, 0]]
     assert sorted(of[0][1::2]) == [[5, 5, EOS], [7, 7, EOS]]
     assert of[1][::2] == [[0, 0, 0]] * 2 and sorted(of[1][1::2]) == [[4, EOS, 0], [5, EOS, 0]]
-    maps = [[[n if t != EOS else 0 for t in c] for c, n in zip(o, (1, 2, 3, 4))] for o in captions]
+    maps = [[[*range(1, len(c)), 0] for c in of_image] for of_image in captions]
     mapped = BatchPlan(captions, languages=languages, maps=maps, **settings)
     assert (mapped.maps_of(0) > 0).tolist() == (tokens > EOS).tolist()

@@ -26,17 +26,17 @@ def test_eight_scenes_are_memorised_in_both_languages(tmp_path, monkeypatch, cap
     assert found.best_score == pytest.approx(10, abs=0.01)
     run = load_run(tmp_path / "run")
     assert run.vocabulary.words[:2] == ("<en>", "<de>") and run.language == "en"
-    english, german = (
-        caption_split(run.speaking(name), "val", run.decoding) for name in ("en", "de")
-    )
-    assert [c.text for c in english[1]] == [e.captions[0] for e in scenes]
-    assert [c.text for c in german[1]] == [tiny.in_german(e.captions[0]).lower() for e in scenes]
+    said = {
+        name: [c.text for c in caption_split(run.speaking(name), "val", run.decoding)[1]]
+        for name in ("en", "de")
+    }
+    assert said["en"] == [e.captions[0] for e in scenes]
+    assert said["de"] == [tiny.in_german(e.captions[0]).lower() for e in scenes]
     for name, stem in (("en", "val"), ("de", "val.de")):
         spoken = evaluate_split(run.speaking(name), "val", run.decoding, ("expected",))
         [record] = spoken.records
-        assert record["language"] == name and record["scores"]["CIDEr"] == pytest.approx(
-            10, abs=0.1
-        )
+        assert record["language"] == name
+        assert record["scores"]["CIDEr"] == pytest.approx(10, abs=0.1)
         assert (record["scores"]["METEOR"] is None) == (name == "de")
         assert ("13a" in record["tokenizer"]) == (name == "de")
         assert list((tmp_path / "run").glob(f"{stem}-expected-*.scores.json"))
