@@ -96,7 +96,7 @@ class Vocabulary:
         kept = [(w, n) for w, n in counter.items() if n >= min_count and w not in never]
         kept.sort(key=lambda pair: (-pair[1], pair[0]))
         kept = tokens + kept[: vocabulary_size or None]
-        words, counts = (tuple(pair[k] for pair in kept) for k in (0, 1))
+        words, counts = tuple(w for w, _ in kept), tuple(n for _, n in kept)
         return cls(words, counts, min_count, tokenizer, languages)
 
     def __len__(self) -> int:
@@ -258,7 +258,7 @@ class Subwords:
     def save(self, path: Path) -> None:
         """Writes the pieces as JSON; the file is replaced as a whole."""
         model = base64.b64encode(self._model).decode()
-        content = {"tokenizer": self.tokenizer, "model": model}
+        content: dict[str, Any] = {"tokenizer": self.tokenizer, "model": model}
         if self.languages:
             content["languages"] = self.languages
         files.write_text(path, json.dumps(content))

@@ -42,7 +42,9 @@ def test_rows_begin_in_turn():
 def test_each_row_is_read_as_a_model_of_its_language_reads_it(model, posterior):
     if posterior:
         form = {"product_form": True, "output_tanh": False, "gate": False}
-        graph, params = tiny.decoder(**SIZES, **form, order="current", state_reads="posterior")
+        graph, params = tiny.decoder(
+            **SIZES, **form, order="current", state_reads="posterior", kind="hard"
+        )
         model = Captioner(Precomputed(4, (1, L)), nnx.merge(graph, params))
     both = model.decoder(Annotations(VECTORS), ROWS).logits
     for k in range(2):
