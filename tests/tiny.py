@@ -22,6 +22,7 @@ from show_attend_tell.inference.run import Run
 from show_attend_tell.models.captioner import Captioner, trained_weights
 from show_attend_tell.models.decoder import Decoder
 from show_attend_tell.models.encoders import Precomputed
+from show_attend_tell.models.packed import BOS_ONLY
 from show_attend_tell.settings import Attention, Hard, Settings
 from show_attend_tell.settings import Decoder as DecoderSizes
 
@@ -119,7 +120,7 @@ def use_bilingual_scenes(monkeypatch, count: int = 8) -> Scenes:
 
 
 def make_decoder(
-    *, vocabulary=6, features=4, grid=None, sections=(), starts=(1,), seed=0, **changes
+    *, vocabulary=6, features=4, grid=None, sections=(), starts=BOS_ONLY, seed=0, **changes
 ) -> Decoder:
     """A freshly initialised decoder; `changes` are to `DECODER` and `ATTENTION`."""
     names = {field.name for field in dataclasses.fields(Attention)}

@@ -263,7 +263,7 @@ class Respondent:
         # As it is, in lower case, or the piece with which that word begins.
         spellings = (word, word.lower(), WORD_BEGINS + word)
         number = next((self._ids[w] for w in spellings if w in self._ids), None)
-        if number is None or number in (PAD, *self.run.model.decoder.unsaid):
+        if number is None or number in (PAD, *self.run.model.decoder.starts.unsaid):
             raise UserError(f"{word!r}: not a word of {self.name}")
         return number
 

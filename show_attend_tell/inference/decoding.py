@@ -43,7 +43,7 @@ def make_decode(
     steps are decided from outside. The same arguments give the same function, so that nothing
     compiles twice.
 
-    Captions begin as the first model speaks (`Decoder.language`).
+    Captions begin as the first model speaks (`packed.Starts`).
 
     Several models are an ensemble: at every step their distributions over the next word are
     averaged (`mean_of_distributions`). The function then takes tuples of parameters and of inputs,
@@ -100,10 +100,10 @@ def _decode_function(
             batch=len(numbers),
             beam=decoding.beam,
             max_length=decoding.max_length,
-            bos=first.spoken[0],
+            bos=first.starts.spoken[0],
             eos=EOS,
             pad=PAD,
-            banned=(*first.unsaid, *unknown),
+            banned=(*first.starts.unsaid, *unknown),
             length_penalty=decoding.length_penalty,
             given=None if given is None else jnp.asarray(given.words),
             min_length=decoding.min_length,

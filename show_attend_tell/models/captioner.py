@@ -1,5 +1,7 @@
 """The captioner: an encoder, a decoder, and the trees that hold their weights."""
 
+from dataclasses import replace
+
 import jax
 from flax import nnx
 from flax.traverse_util import flatten_dict, unflatten_dict
@@ -47,7 +49,7 @@ class Captioner(nnx.Module):
 def speaking(model: Captioner, language: int | None) -> Captioner:
     """The same model, whose captions are all in one language; None: rows take turns."""
     made = nnx.merge(*nnx.split(model))
-    made.decoder.language = language
+    made.decoder.starts = replace(made.decoder.starts, language=language)
     return made
 
 

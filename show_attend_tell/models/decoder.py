@@ -1,15 +1,13 @@
 """The LSTM decoder of Xu et al. 2015 and its relatives.
 
 It consists of initial-state MLPs, attention, the gate beta, an LSTM and the deep output.
-
 Symbols: B images, R caption rows of an image, T steps, L locations, F features of an encoder's
 annotation vectors, D those after the projection, H LSTM units, E embedding, V words; and the
 paper's a, h, c, z, alpha, beta.
 
 A row of `tokens` holds one or more captions of one image, each closed by <eos>, then <pad>. What a
 caption's first step sees (<bos> and the initial state) depends on the image only. Packing several
-captions into a row therefore changes no number; it only spends fewer steps on padding. Of several
-languages, each has a token in place of <bos>, and rows of its own (see `packed`).
+captions into a row therefore changes no number; it only spends fewer steps on padding.
 """
 
 from functools import partial
@@ -20,7 +18,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from show_attend_tell import settings
-from show_attend_tell.models import posterior_reading, product_form, recurrence, unroll
+from show_attend_tell.models import packed, posterior_reading, product_form, recurrence, unroll
 from show_attend_tell.models.attention import (
     Annotations,
     Attention,
@@ -34,7 +32,6 @@ from show_attend_tell.models.parts import Parts, bias_of, with_scene
 from show_attend_tell.models.products import Embedding, Linear, matmul
 from show_attend_tell.models.recurrence import Memory, WordInputs
 from show_attend_tell.models.teacher_forced import TeacherForced
-from show_attend_tell.tokens import BOS
 
 
 class Decoder(nnx.Module):
@@ -54,20 +51,16 @@ class Decoder(nnx.Module):
       vocabulary: V, the four special words included.
       features: F.
       grid: (h, w) of the locations, in reading order; None for the words of a sentence.
-      sections: of the features, see `Encoder`.
-      starts: the tokens that captions begin with: <bos>, or one for each language.
+      sections, starts: of the features, see `Encoder`; of captions, see `packed.Starts`.
 
     Attributes:
       features: D.
-      starts: of all languages; none of them is ever said.
-      language: the number of the language that all captions are in; None: rows take turns.
 
     Raises:
       UserError: the score `dot` cannot multiply vectors of these sizes.
     """
 
     features: int
-    language: int | None
 
     def __init__(
         self,
@@ -78,13 +71,12 @@ class Decoder(nnx.Module):
         features: int,
         grid: tuple[int, int] | None,
         sections: tuple[tuple[str, int], ...] = (),
-        starts: tuple[int, ...] = (BOS,),
+        starts: packed.Starts = packed.BOS_ONLY,
         rngs: nnx.Rngs,
     ):
         # Every layer draws its initial values from `rngs` in turn: their order must not change.
         self.dtype = jnp.dtype("float32" if sizes.dtype == "auto" else sizes.dtype)
-        self.grid = grid
-        self.starts, self.language = starts, None
+        self.grid, self.starts = grid, starts
         self.step_config = recurrence.StepConfig(
             window=attention.window,
             reach=attention.reach,
@@ -165,16 +157,6 @@ class Decoder(nnx.Module):
         self.output_z = linear(features, sizes.embedding) if sizes.deep_output else None
         self.output_word = None if sizes.tied else linear(sizes.embedding, vocabulary)
         self.output_bias = nnx.Param(jnp.zeros(vocabulary)) if sizes.tied else None
-
-    @property
-    def spoken(self) -> tuple[int, ...]:
-        """The starts of the languages among which the rows of an image take turns."""
-        return self.starts if self.language is None else (self.starts[self.language],)
-
-    @property
-    def unsaid(self) -> tuple[int, ...]:
-        """The tokens that never occur inside a caption, besides <pad>."""
-        return tuple(dict.fromkeys((BOS, *self.starts)))
 
     def places(self, locations: int) -> int:
         """The number of places that a step attends to, the null place included."""
@@ -444,8 +426,7 @@ class Decoder(nnx.Module):
         # Time comes first until after the recurrence, so that the gates, by far the largest arrays,
         # are never transposed.
         starts = caption_starts(tokens)
-        given = time_first(input_words(tokens, self.spoken))
-        memory = self.with_place_terms(memory)
+        given, memory = time_first(input_words(tokens, self.starts)), self.with_place_terms(memory)
         embedded = self.embed(given)
         embedded = self.dropout(embedded, keys[0])
         if choice is not None:

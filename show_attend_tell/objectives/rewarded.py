@@ -50,7 +50,7 @@ _REFERENCES = 0x2EF  # folded into the step's key: dropout over references
 
 def _never(decoder: Decoder) -> tuple[int, ...]:
     """Words that are never drawn. <unk> is one of them: it would match references' rare words."""
-    return (*decoder.unsaid, PAD, UNK)
+    return (*decoder.starts.unsaid, PAD, UNK)
 
 
 @partial(
@@ -113,7 +113,7 @@ class Rewarded:
     ) -> tuple[Int[Array, "B N S"], Choice | None]:
         """N captions of each image and, with hard attention, the choice along which they came."""
         word_key, path_key = jax.random.split(key)
-        count = self.reward.samples * len(decoder.spoken)
+        count = self.reward.samples * len(decoder.starts.spoken)
         length = self.reward.max_length
         choice = None
         if self.hard is not None:
@@ -238,7 +238,8 @@ def draw_captions(
         logits, state, reading = decoder.emit(weights, memory, state, words, now, mixture=mixture)
         return logits, state, reading
 
-    starts, turns = jnp.array(decoder.spoken), samples // len(decoder.spoken)
+    spoken = decoder.starts.spoken
+    turns = jnp.tile(jnp.array(spoken), samples // len(spoken))
     return search.sample(
         step,
         recurrence.initial_state(weights, memory, samples, max_length),
@@ -246,7 +247,9 @@ def draw_captions(
         batch=len(annotations.vectors),
         samples=samples,
         max_length=max_length,
-        bos=decoder.spoken[0] if len(decoder.spoken) == 1 else jnp.tile(starts, turns),
+        bos=decoder.starts.spoken[0]
+        if len(decoder.starts.spoken) == 1
+        else jnp.tile(starts, turns),
         eos=EOS,
         pad=PAD,
         banned=_never(decoder),

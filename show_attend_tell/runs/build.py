@@ -11,6 +11,7 @@ from show_attend_tell.errors import UserError
 from show_attend_tell.models.captioner import Captioner
 from show_attend_tell.models.decoder import Decoder
 from show_attend_tell.models.encoders import Encoder, Precomputed, make_encoder
+from show_attend_tell.models.packed import Starts
 from show_attend_tell.models.sentence_encoder import SentenceEncoder
 from show_attend_tell.objectives.baselines import LearnedBaseline
 from show_attend_tell.objectives.likelihood import Likelihood
@@ -65,7 +66,7 @@ def build_captioner(settings: s.Settings, encoder: Encoder, vocabulary_size: int
         features=encoder.features,
         grid=encoder.grid,
         sections=encoder.sections,
-        starts=starts_of(settings.data.spoken),
+        starts=Starts(starts_of(settings.data.spoken)),
         rngs=rngs,
     )
     read = sizes.projection or decoder.parts.values.size

@@ -11,14 +11,14 @@ from show_attend_tell.inference.decoding import make_decode
 from show_attend_tell.models.attention import Annotations
 from show_attend_tell.models.captioner import Captioner, speaking, trained_weights
 from show_attend_tell.models.encoders import Precomputed
-from show_attend_tell.models.packed import input_words
+from show_attend_tell.models.packed import Starts, input_words
 from show_attend_tell.models.posterior_reading import place_terms, word_terms
 from show_attend_tell.objectives.rewarded import Rewarded, draw_captions
 from show_attend_tell.objectives.rewards import idf_table
 from show_attend_tell.settings import Decode, Loss, Reward
 
 EOS, STARTS, L = 2, (4, 5), 3
-SIZES = {"vocabulary": 8, "starts": STARTS, "projection": 0}
+SIZES = {"vocabulary": 8, "starts": Starts(STARTS), "projection": 0}
 ROWS = jnp.array([[[6, 7, EOS, 6, EOS], [7, EOS, 0, 0, 0]], [[6, EOS, 0, 0, 0], [7, 7, 7, EOS, 0]]])
 VECTORS = jax.random.normal(jax.random.key(2), (2, L, 4))
 TABLES = [idf_table([[[6, 7, EOS], [6, EOS]], [[6, EOS]]]), idf_table([[[7, EOS]], [[7, 6, EOS]]])]
@@ -31,11 +31,11 @@ def model() -> Captioner:
 
 
 def test_rows_begin_in_turn():
-    words = input_words(jnp.tile(ROWS, (1, 2, 1)), STARTS)
+    words = input_words(jnp.tile(ROWS, (1, 2, 1)), Starts(STARTS))
     assert words[0].tolist() == [[4, 6, 7, 4, 6], [5, 7, 5, 0, 0]] * 2
     assert input_words(ROWS)[0].tolist() == [[1, 6, 7, 1, 6], [1, 7, 1, 0, 0]]
     with pytest.raises(ValueError, match="3 rows do not divide among 2 languages"):
-        input_words(jnp.tile(ROWS, (1, 3, 1))[:, :3], STARTS)
+        input_words(jnp.tile(ROWS, (1, 3, 1))[:, :3], Starts(STARTS))
 
 
 @pytest.mark.parametrize("posterior", [False, True])
@@ -57,7 +57,7 @@ def test_each_row_is_read_as_a_model_of_its_language_reads_it(model, posterior):
 def test_no_place_says_the_token_of_a_language():
     places = place_terms(jax.random.normal(jax.random.key(3), (1, L, 8)), None)
     words = jnp.array([[1, 4, 5, 6]])
-    log = word_terms(places, words, jnp.zeros((1, 4, 3)), None, STARTS).log
+    log = word_terms(places, words, jnp.zeros((1, 4, 3)), None, Starts(STARTS)).log
     assert log.any(axis=-1).tolist() == [[True, False, False, True]]
     log = word_terms(places, words, jnp.zeros((1, 4, 3)), None).log
     assert log.any(axis=-1).tolist() == [[False, True, True, True]]
@@ -67,7 +67,7 @@ def test_captions_begin_in_the_chosen_language_and_say_no_token_of_one(model):
     found = []
     for k in range(2):
         one = speaking(model, k)
-        assert one.decoder.spoken == (STARTS[k],) and model.decoder.spoken == STARTS
+        assert one.decoder.starts.spoken == (STARTS[k],) and model.decoder.starts.spoken == STARTS
         # Tokens of languages, which training never teaches to avoid, are the likeliest words.
         weights = trained_weights(one)
         bias = weights["decoder"]["output_word"]["bias"]
