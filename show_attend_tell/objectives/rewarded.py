@@ -247,9 +247,7 @@ def draw_captions(
         batch=len(annotations.vectors),
         samples=samples,
         max_length=max_length,
-        bos=decoder.starts.spoken[0]
-        if len(decoder.starts.spoken) == 1
-        else jnp.tile(starts, turns),
+        bos=spoken[0] if len(spoken) == 1 else turns,
         eos=EOS,
         pad=PAD,
         banned=_never(decoder),
