@@ -6,6 +6,7 @@ right to left by itself from version 3.11 on.
 """
 
 import logging
+import warnings
 from collections.abc import Iterable
 from functools import cache
 
@@ -37,6 +38,18 @@ def families_for(text: str) -> list[str]:
         families.append(_family(path))
     _warn_of(lacking)
     return families
+
+
+def file_for(text: str) -> str | None:
+    """The font file that has most characters of a text; None for Latin ones, which Pillow's has."""
+    characters = frozenset(character for character in text if not character.isspace())
+    if all(ord(character) < 0x250 for character in characters):
+        return None
+    first = font_manager.findfont(FIRST)
+    lacking = characters - _letters(first)
+    path = _best_for(characters) if lacking else first
+    _warn_of(lacking - _letters(path or first))
+    return path
 
 
 @cache
@@ -79,5 +92,7 @@ def _warn_of(characters: Iterable[str]) -> None:
     new = sorted(set(characters) - _warned)
     if new:
         _warned.update(new)
+        # matplotlib says the same of each of them, whenever it draws one.
+        warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font", UserWarning)
         shown = " ".join(new[:5]) + " ..." * (len(new) > 5)
         _log.warning("no installed font has %s: drawn as boxes; %s", shown, REMEDY)
