@@ -115,7 +115,7 @@ class ImageData(Data):
         known = all(re.fullmatch(LANGUAGE, name) for name in names)
         if not names or not known or len(set(names)) < len(names):
             raise UserError(
-                f"{path} is {names!r}: name each language once, by a code such as 'en' or 'pt-BR'"
+                f"{path} is {names!r}: name each language once, by its code, as ('en', 'pt-BR')"
             )
         others = ", ".join(name for name in names if name != "en")
         if others and self.vocabulary == "ptb":

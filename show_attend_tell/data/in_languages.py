@@ -4,11 +4,11 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from show_attend_tell.data import further_captions
 from show_attend_tell.data.copies import mirror_text
-from show_attend_tell.data.examples import Example, ImageSource
+from show_attend_tell.data.examples import Example, ExampleSource
 from show_attend_tell.data.phrases import Counts, Description
 from show_attend_tell.data.ptb_tokenizer import has_word
 from show_attend_tell.data.splitting import in_other_scripts
@@ -21,6 +21,14 @@ _log = logging.getLogger(__name__)
 # Captions of each stored image in one language; images may have none.
 Captions = Sequence[Sequence[str]]
 ANNOTATED = "en"  # the language of annotated phrases and of the nouns of boxes
+
+
+@runtime_checkable
+class Rounds(ExampleSource[Example], Protocol):
+    """A split whose copies follow in rounds; see `ImageSource`."""
+
+    @property
+    def rounds(self) -> list[bool]: ...
 
 
 class InLanguages:
@@ -36,7 +44,7 @@ class InLanguages:
       lacking: number of the split's stored images without a caption in each language.
     """
 
-    def __init__(self, whole: ImageSource, captions: Sequence[Captions], languages: Sequence[str]):
+    def __init__(self, whole: Rounds, captions: Sequence[Captions], languages: Sequence[str]):
         """Takes the split, and for each language the captions of each of its stored images."""
         self.whole, self.languages, self._given = whole, tuple(languages), captions
         self.lacking = {
@@ -106,7 +114,7 @@ class InLanguages:
 
 
 def in_languages(
-    split: ImageSource,
+    split: Rounds,
     languages: Sequence[str],
     own: Callable[[str], Captions | None],
     known: Sequence[str],

@@ -64,7 +64,7 @@ def test_document_frequencies_are_of_one_language():
     [
         ({"languages": ("de",)}, "vocabulary 'ptb' splits English, but .*languages has de"),
         ({"languages": ()}, "name each language once"),
-        ({"languages": ("Deutsch",), "vocabulary": "13a"}, "by a code such as 'en'"),
+        ({"languages": ("Deutsch",), "vocabulary": "13a"}, "by its code, as"),
         (
             {"languages": ("fr",), "vocabulary": "13a", "mirrored": True},
             "left and right are not known in fr; set it to False",
