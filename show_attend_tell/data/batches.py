@@ -127,7 +127,7 @@ class BatchPlan:
 
         plan = self._epoch(0)
         self.batches_per_epoch = len(plan)
-        self.positions_per_epoch = sum(batch_size * rows * length for length, _ in plan)
+        self.positions_per_epoch = sum(batch_size * self._num_rows * length for length, _ in plan)
 
     def __len__(self) -> int:
         """Number of images."""

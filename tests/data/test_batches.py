@@ -372,7 +372,7 @@ def test_the_rows_of_languages_take_turns():
     settings = {"batch_size": 2, "rows": 2, "buckets": 1, "max_length": 9, "seed": 0}
     plan = BatchPlan(captions, languages=languages, **settings)
     images, tokens = plan.batch(0)
-    assert tokens.shape == (2, 4, 3)
+    assert tokens.shape == (2, 4, 3) and plan.positions_per_epoch == tokens.size
     of = dict(zip(images.tolist(), tokens.tolist(), strict=True))
     assert sorted(of[0][::2]) == [[4, EOS, 0], [6, EOS, 0]]
     assert sorted(of[0][1::2]) == [[5, 5, EOS], [7, 7, EOS]]
