@@ -224,21 +224,22 @@ def find_weights(name: str, beside: Sequence[str] = ()) -> Path:
             "repository on the hub; check the path"
         )
     what, instead = f"the weights {name}", ", or name a file"
-    library, missing = hub.client(what, instead), None
+    library, missing, here = hub.client(what, instead), None, False
     for file in HUB_FILES:
         try:
-            found = Path(library.hf_hub_download(name, file))
+            # A hub that cannot be reached is not asked twice: each time takes half a minute.
+            found = Path(library.hf_hub_download(name, file, local_files_only=here))
             for other in beside:
                 with contextlib.suppress(library.errors.EntryNotFoundError):
-                    library.hf_hub_download(name, other)
+                    library.hf_hub_download(name, other, local_files_only=here)
             return found
         except Exception as error:  # a full disk, the server, or the network of any library
-            missing = error
+            missing = missing if here else error
         # The other file may exist, or be in the cache.
         if not isinstance(missing, library.errors.EntryNotFoundError):
             break
+        here = isinstance(missing, library.errors.LocalEntryNotFoundError)
     assert missing is not None
-    here = isinstance(missing, library.errors.LocalEntryNotFoundError)
     if isinstance(missing, library.errors.EntryNotFoundError) and not here:
         raise UserError(
             f"{what} have no file {' or '.join(HUB_FILES)} on the hub: name another "
