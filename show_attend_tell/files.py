@@ -79,7 +79,19 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         with contextlib.suppress(OSError):
             written.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.filename in (None, str(written)):
-            error.filename, error.filename2 = str(path), None  # what the caller calls the file
+            error.filename = str(path)  # what the caller calls the file
+            del error.filename2  # None would be shown
+        raise
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """An error of the system that names no file, as of a full disk, names this one."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
         raise
 
 
