@@ -71,6 +71,15 @@ install_all() {
     if [ -n "$extra" ]; then pip_install --no-build-isolation -e ".[$extra]"; fi
 }
 
+# Says every 20 seconds how far the installation is. Its sleep holds neither the lock nor the
+# output, so nobody waits for it.
+report_progress() {
+  local started=$SECONDS
+  while sleep 20 >/dev/null 2>&1; do
+    say "still installing, $((SECONDS - started)) s: $(tail -n 1 "$log" | tr -s ' ' | cut -c 1-70)"
+  done
+}
+
 up_to_date() { [ "$(cat "$stamp" 2>/dev/null)" = "$want" ] && [ -x "$venv/bin/python" ]; }
 
 set_up() {
@@ -90,10 +99,16 @@ set_up() {
     if ! usable "$venv/bin/python"; then
       make_venv >"$log" 2>&1 || die "$(cat "$log")"
     fi
+    report_progress 9<&- &
+    reporter=$!
+    disown  # or bash reports its end
+    trap 'kill "$reporter" 2>/dev/null || true' EXIT
     if ! (install_all) >"$log" 2>&1; then
       tail -n 15 "$log" >&2
       die "the installation failed (network? disk full?); full log: $log. Start again to retry"
     fi
+    kill "$reporter" 2>/dev/null || true
+    trap - EXIT
     echo "$extra" >"$venv/extra"
     echo "$want" >"$stamp"
     say "installed"
