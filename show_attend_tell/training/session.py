@@ -175,9 +175,12 @@ def _load_data(
         console.print(supervision.summary())
     plan = plan_batches(settings, encoded, settings.train.batch_size, lengths, supervision)
     known = "" if source is None else f" (vocabulary: {len(source)})"
+    if len(train) > train.stored:
+        known += f" ({len(train)} with mirrored or cropped copies)"
+    longer = f" ({plan.truncated} cut to {settings.data.max_length} {task.token})"
     console.print(
-        f"{len(plan)} {task.noun}{known}, {plan.captions} captions ({plan.truncated} cut to "
-        f"{settings.data.max_length} {task.token}), {len(vocabulary)} {task.token}, "
+        f"{train.stored} {task.noun}{known}, {plan.captions} captions"
+        f"{longer if plan.truncated else ''}, a vocabulary of {len(vocabulary)}, "
         f"{plan.batches_per_epoch} steps per epoch with row lengths {plan.lengths}, "
         f"{1 - plan.tokens_per_epoch / plan.positions_per_epoch:.0%} padding"
     )
