@@ -12,7 +12,7 @@
 # without checking their hashes; later starts keep them. Set it to an empty value to remove them.
 # SHOW_ATTEND_TELL_EXTRA=hub adds the client of the Hugging Face hub, for models and for weights of
 # vgg19, resnet50 and resnet101; bench adds PyTorch for the benchmarks. Join several with commas:
-# cuda,hub.
+# cuda,hub. Each list replaces the one before.
 set -euo pipefail
 
 root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)
@@ -89,13 +89,15 @@ set_up() {
     flock 9
   fi
   if ! up_to_date; then
+    local what="installing into $venv (260 MB to download, 1.3 GB on disk, 1 to 3 minutes)"
     case $(cat "$stamp" 2>/dev/null) in
-      '' | *" $root") ;;     # made by hand, or completed here: bring it up to date
+      '') ;;                 # made by hand: bring it up to date
+      *" $root") what="bringing $venv up to date: the lock or the extras have changed" ;;
       *) rm -rf "$venv" ;;   # interrupted, or moved (its scripts name the old folder)
     esac
     mkdir -p "$venv"
     echo unfinished >"$stamp"
-    say "installing into $venv (260 MB to download, 1.3 GB on disk, 1 to 3 minutes)"
+    say "$what"
     if ! usable "$venv/bin/python"; then
       make_venv >"$log" 2>&1 || die "$(cat "$log")"
     fi
