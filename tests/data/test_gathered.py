@@ -348,7 +348,7 @@ def test_paths_in_a_table_of_the_hub_lead_nowhere(path):
 
 def test_a_missing_library_is_one_clear_line(tmp_path: Path, monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(UserError, match=r"needs the library datasets; pip install 'show-attend"):
+    with pytest.raises(UserError, match=r"needs the library datasets; pip .*EXTRA=datasets"):
         load("hub", None, tmp_path, repo="OWNER/NAME")
     with pytest.raises(UserError, match="hub: no data set is named; set --config.data.repo"):
         load("hub", None, tmp_path)
