@@ -228,8 +228,8 @@ def _decoding(values: Mapping[str, Any]) -> str:
 
 def _needs_folder(run: Run) -> bool:
     """Whether the data of the run have to be given: they are not generated or on the hub."""
-    name = run.settings.data.name
-    return not terms_of(name).generated and name != "hub"
+    data = run.settings.data
+    return not terms_of(data.name).generated and not getattr(data, "repo", "")
 
 
 def _command(record: Mapping[str, Any], verb: str, instead: str, folder: bool) -> list[str]:

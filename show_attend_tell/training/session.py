@@ -177,13 +177,8 @@ def _load_data(
     known = "" if source is None else f" (vocabulary: {len(source)})"
     if len(train) > train.stored:
         known += f" ({len(train)} with mirrored or cropped copies)"
-    longer = f" ({plan.truncated} cut to {settings.data.max_length} {task.token})"
-    console.print(
-        f"{train.stored} {task.noun}{known}, {plan.captions} captions"
-        f"{longer if plan.truncated else ''}, a vocabulary of {len(vocabulary)}, "
-        f"{plan.batches_per_epoch} steps per epoch with row lengths {plan.lengths}, "
-        f"{1 - plan.tokens_per_epoch / plan.positions_per_epoch:.0%} padding"
-    )
+    most = f"{settings.data.max_length} {task.token}"
+    console.print(f"{train.stored} {task.noun}{known}, {_summary(plan, len(vocabulary), most)}")
     return _Data(
         encoder=encoder,
         vocabulary=vocabulary,
@@ -195,6 +190,16 @@ def _load_data(
         val_inputs=val_inputs,
         val_examples=val,
         fingerprints=fingerprints,
+    )
+
+
+def _summary(plan: BatchPlan, words: int, limit: str) -> str:
+    """The captions of an epoch in a line; `limit` says at what length they were cut."""
+    cut = f" ({plan.truncated} cut to {limit})" if plan.truncated else ""
+    padding = 1 - plan.tokens_per_epoch / plan.positions_per_epoch
+    return (
+        f"{plan.captions} captions{cut}, a vocabulary of {words}, {plan.batches_per_epoch} steps "
+        f"per epoch with row lengths {plan.lengths}, {padding:.0%} padding"
     )
 
 
