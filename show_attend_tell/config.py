@@ -129,6 +129,11 @@ def find_experiment(reference: str) -> tuple[Path, str]:
     )
 
 
+def is_installed(reference: str) -> bool:
+    """Whether an experiment comes with the package; see `find_experiment` for errors."""
+    return find_experiment(reference)[0].resolve().parent in (f.resolve() for f in FOLDERS)
+
+
 def needless(content: Mapping[str, Any]) -> list[str]:
     """The keys that an experiment sets to their default value."""
     defaults = dict(flatten(_defaults(content)))

@@ -50,6 +50,7 @@ def _library(name: str) -> Any:
     # A folder ./wandb that the library once wrote can be imported, too; it has no file.
     if getattr(library, "__file__", None) is None:
         raise UserError(
-            f"--tracker {name}: needs the library {name}; pip install 'show-attend-tell[{name}]'"
+            f"--tracker {name}: needs the library {name}; pip install 'show-attend-tell[{name}]' "
+            f"(or start ./launch.sh once with SHOW_ATTEND_TELL_EXTRA={name})"
         )
     return library

@@ -119,6 +119,10 @@ def _facts(run: Run, record: Mapping[str, Any]) -> str:
     parts = [encoder.name, f"{size} pixels" if size else "", "trained" if trained else "frozen"]
     inputs = "".join(f", {part}" for part in parts if part).removeprefix(", ")
     training = [f"step {run.step:,}", f"seed {settings.seed}"]
+    used = record.get("data")
+    count = used.get("train", {}).get("images") if isinstance(used, dict) else None
+    if isinstance(count, int):
+        training.insert(0, f"{count:,} {run.task.noun}")
     if isinstance(record.get("seconds"), int | float):
         training.append(f"{record['seconds'] / 60:.1f} minutes")
     for key in ("device", "commit"):
@@ -134,7 +138,7 @@ def _facts(run: Run, record: Mapping[str, Any]) -> str:
     if _origin(record):
         rows.append(["Started from", _origin(record)])
     lines = ["## How it was made", "", *markdown.table(["", ""], rows), ""]
-    lines += [*_command(record, "train", "--workdir RUN"), ""]
+    lines += [*_command(record, "train", "--workdir RUN", _needs_folder(run)), ""]
     lines.append(
         "`config.json` has all settings. The weights are in half precision, without those of a "
         "frozen encoder, which come from its own package or file."
@@ -175,8 +179,9 @@ def _scores(run: Run, repo: str) -> str:
     lines += markdown.table(head, [_row(record, names) for record in records])
     likelihoods = (_likelihood(record) for record in records)
     lines += ["", *dict.fromkeys(line for line in likelihoods if line)]
+    place = (f"--pretrained {repo}", _needs_folder(run))
     commands = dict.fromkeys(
-        line for r in records for line in _command(r, "evaluate", f"--pretrained {repo}")[1:-1]
+        line for r in records for line in _command(r, "evaluate", *place)[1:-1]
     )
     return "\n".join([*lines, "", "Measured by:", "", "```bash", *commands, "```"])
 
@@ -221,10 +226,17 @@ def _decoding(values: Mapping[str, Any]) -> str:
     return f"beam {values['beam']}, length penalty {penalty}, {values['context']} context"
 
 
-def _command(record: Mapping[str, Any], verb: str, instead: str) -> list[str]:
+def _needs_folder(run: Run) -> bool:
+    """Whether the data of the run have to be given: they are not generated or on the hub."""
+    data = run.settings.data
+    return not terms_of(data.name).generated and not getattr(data, "repo", "")
+
+
+def _command(record: Mapping[str, Any], verb: str, instead: str, folder: bool) -> list[str]:
     """The recorded command as a block, if it is of this verb.
 
-    What names a run or a place of the machine goes; `instead` names the model.
+    What names a run or a place of the machine goes; `instead` names the model, and FOLDER the
+    reader's copy of the data, if `folder` asks for one.
     """
     words = record.get("command")
     if not isinstance(words, list) or verb not in words:
@@ -232,6 +244,8 @@ def _command(record: Mapping[str, Any], verb: str, instead: str) -> list[str]:
     arguments = iter(map(str, words[words.index(verb) + 1 :]))
     kept = list(_without_places(arguments))
     line = f"show-attend-tell {verb} {instead} {shlex.join(kept)}".strip()
+    if folder:
+        line += " --config.data.manual_dir=FOLDER"
     return ["```bash", printable(line), "```"]
 
 

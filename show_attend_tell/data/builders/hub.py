@@ -114,7 +114,8 @@ class Hub(Gathered):
             import datasets
         except ImportError as error:
             raise UserError(
-                "hub: needs the library datasets; pip install 'show-attend-tell[datasets]'"
+                "hub: needs the library datasets; pip install 'show-attend-tell[datasets]' "
+                "(or start ./launch.sh once with SHOW_ATTEND_TELL_EXTRA=datasets)"
             ) from error
         repo = self._repo()
         files = _parquet(Path(repo))
