@@ -154,7 +154,7 @@ def load_run(path: Path, overrides: Sequence[str] = ()) -> Settings:
         content = parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: not there; --workdir must name the folder of a run") from None
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise UserError(f"{path}: not a readable config ({error}); train again") from error
     if not isinstance(content, dict):
         raise UserError(f"{path}: not a readable config (no JSON object); train again")

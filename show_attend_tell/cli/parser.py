@@ -6,7 +6,6 @@ import io
 import logging
 import os
 import sys
-import types
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -68,14 +67,6 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _excepthook(
-    kind: type[BaseException], error: BaseException, trace: types.TracebackType | None
-) -> None:
-    """Leaves out what TensorStore's threads report once the first of several errors was raised."""
-    if str(error) != "Event loop is closed":
-        sys.__excepthook__(kind, error, trace)
-
-
 class _Messages(logging.Handler):
     """Shows messages on the standard error, whatever that is at the time."""
 
@@ -92,8 +83,6 @@ def _prepare_libraries() -> None:
 
     # Orbax logs what its threads raise, with a traceback, and then raises it where we see it.
     absl.logging.set_verbosity(absl.logging.FATAL)
-    if sys.excepthook is sys.__excepthook__:
-        sys.excepthook = _excepthook
     log = logging.getLogger("show_attend_tell")
     log.setLevel(logging.INFO)
     if not log.handlers:

@@ -10,6 +10,7 @@ from typing import Any
 from show_attend_tell import config, hub
 from show_attend_tell.data.load import terms_of
 from show_attend_tell.errors import UserError
+from show_attend_tell.files import parse_json
 from show_attend_tell.inference.run import Run
 from show_attend_tell.printable import markdown as escaped
 from show_attend_tell.printable import printable
@@ -162,7 +163,7 @@ def _terms(run: Run, trained_on: Sequence[str]) -> str:
         terms = terms_of(name)
         lines.append(f"- `{escaped(name)}`: {terms.title}. {terms.text}")
         repo = getattr(run.settings.data, "repo", "") if name == own else ""
-        if hub.is_repo(repo) and not Path(repo).exists():
+        if hub.is_dataset(repo):
             lines[-1] += f" They are those of `{escaped(repo)}` on the hub: see its card."
     lines += ["", "The model contains no example of them. The program has its own licence."]
     return "\n".join(lines)
@@ -213,7 +214,7 @@ def _likelihood(record: Mapping[str, Any]) -> str:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = parse_json(path.read_text(encoding="utf-8"))
         _row(record, tuple(SCORES))
         _likelihood(record)
         return record
