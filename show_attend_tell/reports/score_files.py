@@ -20,8 +20,10 @@ from show_attend_tell.evaluation.caption_files import Matched, match, read_capti
 from show_attend_tell.evaluation.scores import Scores, digest
 from show_attend_tell.evaluation.scoring import SCORERS
 from show_attend_tell.evaluation.spice import add_spice, check_spice
+from show_attend_tell.evaluation.translation_metrics import LOWER_CASE
 from show_attend_tell.reports.tables import Cell, Table, p_text
 from show_attend_tell.reports.uncertainty import (
+    CHRF_MEAN,
     MEANS,
     TESTED,
     paired_intervals,
@@ -30,7 +32,7 @@ from show_attend_tell.reports.uncertainty import (
     with_means,
 )
 
-NOUNS = {"captions": "images", "translations": "sentences"}  # what each scorer scores
+_PERCENT = ("BLEU", LOWER_CASE, "chrF", CHRF_MEAN)  # scores from 0 to 100
 ALL_TESTED = (*TESTED, *(name for name in MEANS.values() if name not in TESTED))
 
 
@@ -79,7 +81,7 @@ def score_files(
     labels = _letters(len(captions))
     content = {
         "images": len(matched.references),
-        "noun": NOUNS[scorer],
+        "noun": SCORERS[scorer].noun,
         "left_out": matched.left_out,
         "reference_files": [str(path) for path in references],
         "references": digest(matched.references),
@@ -87,12 +89,14 @@ def score_files(
         "samples": samples,
         "seed": seed,
         "files": [
-            {"label": label, "file": str(path), **_described(*of)}
-            for label, path, *of in zip(labels, captions, scored, tables, intervals, strict=True)
+            {"label": label, "file": str(path), **_described(one, table, interval)}
+            for label, path, one, table, interval in zip(
+                labels, captions, scored, tables, intervals, strict=True
+            )
         ],
         "differences": [
-            {"a": label, "b": labels[0], "scores": _with_intervals(*of)}
-            for label, *of in zip(labels[1:], tests, apart, strict=True)
+            {"a": label, "b": labels[0], "scores": _with_intervals(test, interval)}
+            for label, test, interval in zip(labels[1:], tests, apart, strict=True)
         ],
     }
     if per_image is not None:
@@ -170,7 +174,7 @@ def _score_table(content: Mapping[str, Any]) -> Table:
     found = content["files"]
     # Those without brevity penalty are in the JSON: a terminal is narrow.
     names = [name for name in found[0]["scores"] if not name.endswith("(no BP)")]
-    rows = [[row["label"], *(_cell(row["scores"][name]) for name in names)] for row in found]
+    rows = [[row["label"], *(_cell(n, **row["scores"][n]) for n in names)] for row in found]
     what = content["noun"]
     notes = [f"{row['label']}: {row['file']}" for row in found]
     notes.append(
@@ -189,11 +193,13 @@ def _score_table(content: Mapping[str, Any]) -> Table:
     return Table(f"Scores of {content['images']:,} {what}", ["", *names], rows, notes)
 
 
-def _cell(score: Mapping[str, Any]) -> Cell:
-    if score["value"] is None:
+def _cell(name: str, value: float | None, interval: Sequence[float] | None, sign: str = "") -> Cell:
+    """A score, or with the sign "+" a difference, and its interval."""
+    if value is None:
         return Cell("left out")
-    small = "[{:.3f}, {:.3f}]".format(*score["interval"]) if score["interval"] else ""
-    return Cell(f"{score['value']:.3f}", small)
+    form = f"{sign}.{2 if name in _PERCENT else 3}f"
+    ends = ", ".join(format(end, form) for end in interval or ())
+    return Cell(format(value, form), f"[{ends}]" if ends else "")
 
 
 def _difference_table(content: Mapping[str, Any]) -> Table:
@@ -201,7 +207,7 @@ def _difference_table(content: Mapping[str, Any]) -> Table:
         [
             f"{pair['a']} − {pair['b']}",
             name,
-            Cell(f"{score['difference']:+.3f}", "[{:+.3f}, {:+.3f}]".format(*score["interval"])),
+            _cell(name, score["difference"], score["interval"], "+"),
             p_text(score["p"]),
         ]
         for pair in content["differences"]

@@ -300,14 +300,14 @@ WORDS = (
     "the a of in on to is and dog dogs dog's run runs running ran photo picture pictures image "
     "photograph in front of before next to beside big large kids children child little small boy "
     "a lot of many two 2 2nd 1,000 don't can't u.s. - -- ' \" , . ! café CAFÉ naïve geese goose"
-).split()
+)
 
 
 def confusions(count):
     """Pairs of three references and a caption that is one of them, distorted."""
     draw = np.random.default_rng(0)
     for _ in range(count):
-        words = lambda: list(draw.choice(WORDS, draw.integers(1, 25)))  # noqa: E731
+        words = lambda: list(draw.choice(WORDS.split(), draw.integers(1, 25)))  # noqa: E731
         truth = [words() for _ in range(3)]
         said = list(truth[0])
         for _ in range(draw.integers(0, 4)):

@@ -2,13 +2,16 @@
 
 import csv
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 from finished_runs import HARD, RIGHT, TRUTH, half_right, scores_of, write_run
 
+from show_attend_tell.data import ptb_tokenizer
 from show_attend_tell.errors import UserError
 from show_attend_tell.evaluation import meteor, spice
+from show_attend_tell.evaluation.results_file import write_results
 from show_attend_tell.evaluation.scores import digest
 from show_attend_tell.reports.compare import compare
 from show_attend_tell.reports.score_files import _letters, score_files, score_tables
@@ -27,21 +30,28 @@ def quick_meteor(monkeypatch):
 
 
 @pytest.fixture
-def runs(tmp_path):
-    """Two finished runs, their captions, and references in the form of COCO."""
-    found = [
-        write_run(tmp_path / "b", half_right()),
-        write_run(tmp_path / "a", RIGHT, settings=HARD),
-    ]
+def references(tmp_path):
+    """References in the form of COCO."""
     annotations = [{"image_id": k, "caption": text} for k, of in TRUTH.items() for text in of]
     path = tmp_path / "references.json"
     path.write_text(json.dumps({"annotations": annotations}))
-    captions = [scores_of(run).with_name("val-expected-beam2-lp0.7.captions.json") for run in found]
-    return found, captions, path
+    return path
 
 
-def test_scores_intervals_and_tests_are_those_of_evaluate_and_compare(runs, tmp_path):
-    folders, captions, references = runs
+@pytest.fixture
+def captions(tmp_path):
+    """Captions of which half are right, and others that all are."""
+    for name, said in (("half.json", half_right()), ("right.json", RIGHT)):
+        write_results(tmp_path / name, said)
+    return [tmp_path / "half.json", tmp_path / "right.json"]
+
+
+def test_scores_intervals_and_tests_are_those_of_evaluate_and_compare(references, tmp_path):
+    folders = [
+        write_run(tmp_path / "b", half_right()),
+        write_run(tmp_path / "a", RIGHT, settings=HARD),
+    ]
+    captions = [Path(str(scores_of(run)).replace(".scores.", ".captions.")) for run in folders]
     found = score_files(captions, [references], samples=99)
     compared = compare(folders, "val", tmp_path / "out", samples=99, shown=0)
     for one, folder, row in zip(found["files"], folders, compared["scores"], strict=True):
@@ -55,12 +65,12 @@ def test_scores_intervals_and_tests_are_those_of_evaluate_and_compare(runs, tmp_
     for name, of in test["scores"].items():
         assert pair["scores"][name]["p"] == of["p"]
         assert pair["scores"][name]["difference"] == -of["difference"]
-    assert found["tokenizer"] == "ptb 1" or found["tokenizer"]
+    assert found["tokenizer"] == ptb_tokenizer.NAME
     assert found["references"] == digest(TRUTH) and found["images"] == len(TRUTH)
 
 
-def test_the_interval_of_a_difference_is_paired(runs, tmp_path):
-    _, [half, right], references = runs
+def test_the_interval_of_a_difference_is_paired(captions, references, tmp_path):
+    half, right = captions
     found = score_files([right, half], [references], samples=400)
     [pair] = found["differences"]
     assert (pair["a"], pair["b"]) == ("B", "A")
@@ -78,8 +88,7 @@ def test_the_interval_of_a_difference_is_paired(runs, tmp_path):
     assert all((of["interval"], of["p"]) == ([0, 0], 1) for of in pair["scores"].values())
 
 
-def test_scores_of_each_image(runs, tmp_path):
-    _, captions, references = runs
+def test_scores_of_each_image(captions, references, tmp_path):
     path = tmp_path / "each.csv"
     found = score_files(captions, [references], per_image=path, samples=2)
     with path.open(newline="") as file:
@@ -108,8 +117,7 @@ def test_translations_have_several_references_and_two_cases(tmp_path):
     assert any("case:mixed" in note for note in table.notes)
 
 
-def test_tables(runs):
-    _, captions, references = runs
+def test_tables(captions, references):
     found = score_files(captions, [references], samples=9)
     found["files"][1]["scores"]["METEOR"] = {"value": None, "interval": None}
     found["files"][1]["missing"] = {"METEOR": "left out: no tables"}
@@ -125,8 +133,7 @@ def test_tables(runs):
     assert len(score_tables(score_files(captions[:1], [references], samples=9))) == 1
 
 
-def test_spice_is_opt_in_and_checked_first(runs, monkeypatch):
-    _, captions, references = runs
+def test_spice_is_opt_in_and_checked_first(captions, references, monkeypatch):
 
     def add(scores, truth, said):
         scores.per_image["SPICE"] = [0.25] * len(said)
@@ -145,8 +152,7 @@ def test_spice_is_opt_in_and_checked_first(runs, monkeypatch):
         score_files([captions[0].with_name("none")], [references], spice=True)
 
 
-def test_a_file_is_given_once(runs):
-    _, captions, references = runs
+def test_a_file_is_given_once(captions, references):
     with pytest.raises(UserError, match="the same file is given twice"):
         score_files([captions[0], captions[0]], [references])
 

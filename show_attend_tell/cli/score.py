@@ -8,7 +8,7 @@ from show_attend_tell.cli.common import Verbs, add_verb, print_table, say
 from show_attend_tell.errors import UserError
 from show_attend_tell.files import user_path
 
-SCORERS = {"captions": "captions", "translation": "translations"}  # by task
+SCORER_OF = {"captions": "captions", "translation": "translations"}  # by task
 
 
 def add_verbs(verbs: Verbs) -> None:
@@ -42,7 +42,7 @@ def add_verbs(verbs: Verbs) -> None:
     )
     score.add_argument(
         "--task",
-        choices=tuple(SCORERS),
+        choices=tuple(SCORER_OF),
         default="captions",
         help="translation: sacrebleu's BLEU and chrF (default: captions)",
     )
@@ -69,7 +69,7 @@ def _score(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     content = score_files(
         arguments.captions,
         arguments.references,
-        scorer=SCORERS[arguments.task],
+        scorer=SCORER_OF[arguments.task],
         split=arguments.split,
         allow_missing=arguments.allow_missing,
         spice=arguments.spice,
@@ -79,4 +79,4 @@ def _score(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
         say(*json.dumps(content, indent=2).splitlines())
         return
     for table in score_tables(content):
-        print_table(table)
+        print_table(table, dense=True)
