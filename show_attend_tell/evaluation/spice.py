@@ -72,7 +72,7 @@ def add_spice(
         {"image_id": number, "test": said[name][0], "refs": truth[name]}
         for number, name in enumerate(hypotheses)
     ]
-    found = _run(check_spice(), entries)
+    found = _scored(check_spice(), entries)
     try:
         by_number = {int(one["image_id"]): one["scores"]["All"]["f"] for one in found}
         values = [_share(by_number[number]) for number in range(len(entries))]
@@ -81,7 +81,7 @@ def add_spice(
     scores.values[NAME], scores.per_image[NAME] = float(np.mean(values)), values
 
 
-def _run(command: Sequence[str], entries: Sequence[Mapping[str, Any]]) -> Any:
+def _scored(command: Sequence[str], entries: Sequence[Mapping[str, Any]]) -> Any:
     with tempfile.TemporaryDirectory(prefix="spice-") as folder:
         given, written = Path(folder) / "captions.json", Path(folder) / "scores.json"
         given.write_text(json.dumps(entries), encoding="utf-8")
