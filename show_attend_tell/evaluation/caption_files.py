@@ -17,7 +17,8 @@ from show_attend_tell.files import read_json, read_text, stands_in
 from show_attend_tell.printable import whole
 
 CAPTIONS_FORM = (
-    'captions must be [{"image_id": 1, "caption": "..."}, ...], or text with one on each line'
+    'captions must be [{"image_id": 1, "caption": "..."}, ...], one for each image, or text with one '
+    "on each line"
 )
 REFERENCES_FORM = (
     'references must be {"annotations": [{"image_id": 1, "caption": "..."}, ...]} as in COCO, a '
@@ -69,11 +70,13 @@ class Matched:
     """Captions beside their references, all of the same images in the same order.
 
     Attributes:
+      name: of the files of references, for messages.
       references: by id.
       captions: one by id, for each file.
       left_out: images that a file lacks, which are not scored.
     """
 
+    name: str
     references: Texts
     captions: list[dict[str, str]]
     left_out: int
@@ -155,6 +158,7 @@ def match(
             "references of the same images"
         )
     return Matched(
+        references.name,
         {name: references.texts[name] for name in common},
         [{name: of[name] for name in common} for of in texts],
         len(known) - len(common),
@@ -218,7 +222,7 @@ def _start(path: Path) -> bytes:
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from error
     if not start:
-        raise UserError(f"{path}: empty; give a file with captions")
+        raise UserError(f"{path}: empty; give a file that has text")
     if instead := stands_in(start):
         raise UserError(f"{path}: it is {instead}")
     return start.removeprefix(b"\xef\xbb\xbf")
@@ -234,7 +238,7 @@ def _lines(path: Path) -> list[str]:
         lines.pop()
     lines = [line.strip() for line in lines]
     if not any(lines):
-        raise UserError(f"{path}: no line has a word; give a file with captions")
+        raise UserError(f"{path}: no line has a word; give a file that has text")
     return lines
 
 

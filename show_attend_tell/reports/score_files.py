@@ -113,7 +113,10 @@ def _check_once(captions: Sequence[Path]) -> None:
 
 
 def _scores(scorer: str, matched: Matched, number: int, spice: bool) -> Scores:
-    scores = SCORERS[scorer].score(matched.references, matched.captions[number])
+    try:
+        scores = SCORERS[scorer].score(matched.references, matched.captions[number])
+    except UserError as error:  # no reference has a word
+        raise UserError(f"{matched.name}: {error}") from error
     if spice:
         add_spice(scores, matched.references, matched.captions[number])
     return scores

@@ -67,8 +67,7 @@ def scores() -> Iterator[Case]:
         yield case(f"captions: {about}", ("score", path, *words[2:]), name, write(name, content))
     for about, name, content in REFERENCES:
         path = f"{{bad}}/{name}"
-        names = "no reference caption has a word" if about == "no word" else name
-        yield case(f"references: {about}", (*words[:3], path), names, write(name, content))
+        yield case(f"references: {about}", (*words[:3], path), name, write(name, content))
     yield case("no references", words[:2], "--references")
     yield case("no captions", ("score", *words[2:]), "CAPTIONS")
     yield case("an override", (*words, "--config.seed=1"), "--config.seed")
