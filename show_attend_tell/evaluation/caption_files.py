@@ -17,8 +17,8 @@ from show_attend_tell.files import read_json, read_text, stands_in
 from show_attend_tell.printable import whole
 
 CAPTIONS_FORM = (
-    'captions must be [{"image_id": 1, "caption": "..."}, ...], one for each image, or text with one '
-    "on each line"
+    'captions must be [{"image_id": 1, "caption": "..."}, ...], one for each image, or text with '
+    "one on each line"
 )
 REFERENCES_FORM = (
     'references must be {"annotations": [{"image_id": 1, "caption": "..."}, ...]} as in COCO, a '
