@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from show_attend_tell.cli import data, describing, exploring, reporting, sweep, training
+from show_attend_tell.cli import data, describing, exploring, reporting, score, sweep, training
 from show_attend_tell.cli.common import say
 from show_attend_tell.errors import UserError
 
@@ -62,7 +62,7 @@ def make_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
-    for family in (training, data, describing, exploring, reporting, sweep):
+    for family in (training, data, describing, score, exploring, reporting, sweep):
         family.add_verbs(verbs)
     return parser
 
