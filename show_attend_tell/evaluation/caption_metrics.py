@@ -50,10 +50,7 @@ def score(
         a word.
     """
     check_pairs(references, hypotheses)
-    # The scorers take lists of strings, one hypothesis each, all in the same order.
-    tokenize = tokenizer_of(language)[1]
-    said = {image_id: [_join(tokenize, text)] for image_id, text in hypotheses.items()}
-    truth = {name: [_join(tokenize, text) for text in references[name]] for name in said}
+    truth, said = tokenized(references, hypotheses, language)
     if not any(map(any, truth.values())):
         raise UserError("no reference caption has a word; correct the captions")
 
@@ -77,10 +74,26 @@ def score(
 
 
 def describe(
-    examples: Iterable[Example], hypotheses: Mapping[str, str], *, language: str = "en"
+    references: Mapping[str, Sequence[str]],
+    hypotheses: Mapping[str, str],
+    examples: Iterable[Example] | None = None,
+    *,
+    language: str = "en",
 ) -> dict[str, str]:
     """What a score file says about these metrics, whatever the captions: the tokenizer's name."""
     return {"tokenizer": tokenizer_of(language)[0]}
+
+
+def tokenized(
+    references: Mapping[str, Sequence[str]], hypotheses: Mapping[str, str], language: str = "en"
+) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
+    """Tokens, joined by spaces, of references and of captions, in pycocoevalcap's form.
+
+    Both are lists by image id, in the order of the captions; of captions each list has one.
+    """
+    tokenize = tokenizer_of(language)[1]
+    said = {image_id: [_join(tokenize, text)] for image_id, text in hypotheses.items()}
+    return {name: [_join(tokenize, text) for text in references[name]] for name in said}, said
 
 
 def _join(tokenize: Callable[[str], list[str]], caption: str) -> str:
