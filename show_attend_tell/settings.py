@@ -157,6 +157,11 @@ class SentenceData(Data):
         choices=("subwords", "words", "ptb"),
     )
     subwords: int = setting(5000, "units per language, with vocabulary `subwords`", least=1)
+    joint: bool = setting(
+        False,
+        "one vocabulary for both languages, of as many subwords or words as one has otherwise",
+        later=True,
+    )
     max_source_length: int = setting(60, "source tokens kept, without <eos>", least=1)
 
 
@@ -239,6 +244,12 @@ class SentenceEncoder(Encoder):
         "all", "annotate `all` words, or only the `last` (a fixed context)", choices=("all", "last")
     )
     dropout: float = setting(0.3, "dropout rate on source word vectors", least=0, below=1)
+    tied: bool = setting(
+        False,
+        "whether source words have the decoder's word vectors; needs data.joint and equal sizes "
+        "of embedding",
+        later=True,
+    )
 
 
 @dataclass(frozen=True)
@@ -757,6 +768,8 @@ class Settings:
             raise UserError("config.attention.position_code is for images, not for sentences")
         elif self.decoder.places_kept < 1:
             raise UserError("config.decoder.places_kept is for images: sentences keep all words")
+        else:
+            self._check_sentences(cast(SentenceData, self.data), self.encoder)
         if self.decoder.places_kept < 1 and self.attention.window != "global":
             raise UserError(
                 "config.decoder.places_kept below 1 needs config.attention.window 'global': a "
@@ -783,6 +796,15 @@ class Settings:
                 raise UserError("config.hard.released and config.reward.samples exclude each other")
         if self.reward.likelihood and self.attention.hard:
             self._check_trains_nothing_else()
+
+    def _check_sentences(self, data: SentenceData, encoder: SentenceEncoder) -> None:
+        sizes = encoder.embedding, self.decoder.embedding
+        if encoder.tied and not (data.joint and sizes[0] == sizes[1]):
+            raise UserError(
+                "config.encoder.tied shares word vectors of encoder and decoder: it needs "
+                "config.data.joint=True and the same config.encoder.embedding and "
+                f".decoder.embedding, not {sizes[0]} and {sizes[1]}"
+            )
 
     def _check_supervision(self) -> None:
         if isinstance(self.data, SentenceData):

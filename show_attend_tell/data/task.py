@@ -121,8 +121,10 @@ class Task(ABC):
         """The examples of a split; with `copies`, also the copies that only training sees."""
 
     @abstractmethod
-    def target_vocabulary(self, texts: Iterable[str]) -> AnyVocabulary:
-        """The vocabulary of training targets."""
+    def target_vocabulary(
+        self, texts: Iterable[str], source: AnyVocabulary | None = None
+    ) -> AnyVocabulary:
+        """The vocabulary of training targets; `source` itself if both languages have one."""
 
     @abstractmethod
     def source_vocabulary(self, examples: ExampleSource) -> AnyVocabulary | None:
@@ -229,7 +231,9 @@ class ImageTask(Task):
             captions_dir=Path(self.data.captions_dir) if self.data.captions_dir else None,
         )
 
-    def target_vocabulary(self, texts: Iterable[str]) -> AnyVocabulary:
+    def target_vocabulary(
+        self, texts: Iterable[str], source: AnyVocabulary | None = None
+    ) -> AnyVocabulary:
         return build_vocabulary(
             texts,
             kind=self.data.vocabulary,
@@ -316,7 +320,11 @@ class SentenceTask(Task):
             languages=languages,
         )
 
-    def target_vocabulary(self, texts: Iterable[str]) -> AnyVocabulary:
+    def target_vocabulary(
+        self, texts: Iterable[str], source: AnyVocabulary | None = None
+    ) -> AnyVocabulary:
+        if self.data.joint and source is not None:
+            return source
         return build_vocabulary(
             texts,
             kind=self.data.vocabulary,
@@ -326,7 +334,10 @@ class SentenceTask(Task):
         )
 
     def source_vocabulary(self, examples: ExampleSource) -> AnyVocabulary | None:
-        return self.target_vocabulary([pair.source for pair in examples])
+        texts = [pair.source for pair in examples]
+        if self.data.joint:
+            texts += [pair.target for pair in examples]
+        return self.target_vocabulary(texts)
 
     def row_cache(self, examples: ExampleSource, make: Callable[..., RowCache]) -> RowCache | None:
         return None

@@ -27,6 +27,7 @@ class SentenceEncoder(Encoder):
       vocabulary: number of source words, the four special ones included.
 
     Attributes:
+      tied: whether whoever builds a captioner makes the word vectors those of its decoder.
       features: D, which is H or, with two directions, 2 H.
       grid: None, since the places form a sequence.
     """
@@ -38,6 +39,7 @@ class SentenceEncoder(Encoder):
             embedding_init=nnx.initializers.normal(0.1),
             rngs=rngs,
         )
+        self.tied = options.tied
         self.dropout = nnx.Dropout(options.dropout)
         directions = 2 if options.bidirectional else 1
         self.directions = nnx.List(

@@ -47,7 +47,8 @@ def inspect(settings: Settings, folder: Path, console: Console) -> dict[str, Any
     train = task.load("train")
     splits = usable_splits(task, train)
     captions = {split: examples.captions() for split, examples in splits.items()}
-    vocabulary = task.target_vocabulary([c for of_one in captions["train"] for c in of_one])
+    texts = [caption for of_one in captions["train"] for caption in of_one]
+    vocabulary = task.target_vocabulary(texts, task.source_vocabulary(train))
     record: dict[str, Any] = {
         "data": settings.data.name,
         "vocabulary": len(vocabulary),

@@ -69,6 +69,8 @@ def build_captioner(settings: s.Settings, encoder: Encoder, vocabulary_size: int
         starts=Starts(starts_of(settings.data.spoken)),
         rngs=rngs,
     )
+    if isinstance(encoder, SentenceEncoder) and encoder.tied:
+        encoder.embed.embedding = decoder.embed.embedding
     read = sizes.projection or decoder.parts.values.size
     return Captioner(
         encoder

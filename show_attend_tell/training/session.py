@@ -163,7 +163,7 @@ def _load_data(
     # The copies of an image do not make its words more frequent.
     stored = train.captions()[: train.stored]
     texts = [caption for of_one in stored for caption in of_one]
-    vocabulary = folder.vocabulary(TARGET, lambda: task.target_vocabulary(texts))
+    vocabulary = folder.vocabulary(TARGET, lambda: task.target_vocabulary(texts, source))
     assert vocabulary is not None
     encoded = encode(train, vocabulary)
     languages = languages_of(train)

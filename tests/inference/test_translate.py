@@ -9,17 +9,19 @@ from types import MappingProxyType
 import jax
 import numpy as np
 import pytest
+from flax import nnx
 
 from show_attend_tell import config, pretrained
 from show_attend_tell.cli.parser import main
 from show_attend_tell.data import vocabulary as vocabularies
 from show_attend_tell.data.builders import reversal
 from show_attend_tell.data.load import load_pairs
-from show_attend_tell.data.task import SentenceTask
+from show_attend_tell.data.task import SentenceTask, task_of
 from show_attend_tell.errors import UserError
 from show_attend_tell.inference.attention_record import load_attention
 from show_attend_tell.inference.captioning import attention_records, caption_split, translate
 from show_attend_tell.inference.run import load_run
+from show_attend_tell.models.captioner import trained_weights
 from show_attend_tell.runs.build import build_captioner, build_encoder
 from show_attend_tell.settings import Settings
 from show_attend_tell.training.loop import Loop, _Stop
@@ -148,6 +150,29 @@ def test_every_score_function_works_in_a_model(variant, data):
     assert out.logits.shape == (2, 1, 5, 9) and np.isfinite(out.logits).all()
     np.testing.assert_allclose(out.alpha.sum(axis=-1), 1, atol=1e-5)
     np.testing.assert_array_equal(out.alpha[1, :, :, 3:], 0)
+
+
+def test_both_languages_can_share_a_vocabulary_and_its_vectors(data):
+    changes = {"data.joint": True, "encoder.tied": True}
+    settings = tiny_settings(data, "bahdanau", changes)
+    task = task_of(settings.data)
+    train = task.load("train")
+    texts = [text for pair in train for text in (pair.source, pair.target)]
+    source = task.source_vocabulary(train)
+    assert source is not None and set(source.words) == {w for text in texts for w in text.split()}
+    assert task.target_vocabulary([pair.target for pair in train], source) is source
+    model = build_captioner(settings, build_encoder(settings, 9), 9)
+    weights = trained_weights(model)
+    assert "embed" in weights["decoder"] and "embed" not in weights["encoder"]
+    words = jax.numpy.array([[4, 5, 6]])
+    before = model.annotations(words).vectors
+    vectors = weights["decoder"]["embed"]["embedding"]
+    weights["decoder"]["embed"]["embedding"] = vectors.at[5].add(1.0)
+    moved = nnx.merge(nnx.graphdef(model), weights)
+    assert np.abs(moved.annotations(words).vectors - before).max() > 0.01
+    for wrong in ({"data.joint": False}, {"encoder.embedding": 8}):
+        with pytest.raises(UserError, match="config.encoder.tied shares word vectors"):
+            tiny_settings(data, "bahdanau", changes | wrong)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
