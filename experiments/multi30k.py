@@ -15,6 +15,7 @@ Variants:
     posterior marginal with a state that moves, then attends, and reads where the last word came
               from (Shankar and Sarawagi 2019), not the expected context
     variational  marginal, trained on a bound by a posterior of its own
+    pictured  bahdanau with a second attention, over the picture that the sentence describes
 """
 
 from ml_collections import ConfigDict
@@ -52,6 +53,18 @@ VARIANTS = {
         "attention.order": "current",
     },
     "variational": LATENT | {"hard.objective": "variational"},
+    "pictured": {
+        "data.name": "multi30k_pictures",
+        "data.joint": True,
+        "data.subwords": 3000,
+        "data.max_source_length": 40,
+        "encoder.tied": True,
+        "encoder.dropout": 0.4,
+        "decoder.dropout": 0.5,
+        "picture.name": "efficientnet_lite0",
+        "picture.image_size": 224,
+        "picture.withheld": 0.1,
+    },
 }
 
 

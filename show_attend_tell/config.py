@@ -29,8 +29,9 @@ MOST_SHOWN = 200  # characters of a name in a message
 FOLDERS = (Path(__file__).parent / "experiments", Path(__file__).parents[1] / "experiments")
 # Paths of data and weights on disk, and whether to fetch them. They change no result: the checksum
 # identifies the weights.
-PLACES = ("data.dir", "data.manual_dir", "data.captions_dir", "data.download", "encoder.weights")
-PATHS = ("data.dir", "data.manual_dir", "data.captions_dir", "encoder.weights", "train.init_from")
+_FOLDERS_OF_DATA = ("data.dir", "data.manual_dir", "data.captions_dir", "data.pictures_dir")
+PLACES = (*_FOLDERS_OF_DATA, "data.download", "encoder.weights", "picture.weights")
+PATHS = (*_FOLDERS_OF_DATA, "encoder.weights", "picture.weights", "train.init_from")
 
 
 def load_experiment(reference: str, overrides: Sequence[str] = ()) -> Settings:
@@ -191,7 +192,7 @@ def save(settings: Settings, path: Path) -> None:
 
 def to_dict(settings: Settings) -> dict[str, Any]:
     """Nested dictionaries of plain values, `seed` first."""
-    content = dataclasses.asdict(settings)
+    content = {k: v for k, v in dataclasses.asdict(settings).items() if v is not None}
     return {"seed": content.pop("seed"), **content}
 
 
@@ -262,7 +263,7 @@ def changes(saved: Settings, wanted: Settings) -> list[str]:
     sum_, weights = "encoder.weights_sha256", "encoder.weights"
     values = [dict(flatten(settings)) for settings in (saved, wanted)]
     known = all(value.get(sum_) for value in values)
-    same = {"data.dir", "data.manual_dir", "data.captions_dir", weights if known else sum_}
+    same = {*_FOLDERS_OF_DATA, "picture.weights", weights if known else sum_}
     for name in (weights, "train.init_from"):
         paths = [value.get(name) for value in values]
         if all(paths) and len({os.path.abspath(str(path)) for path in paths}) == 1:
@@ -368,8 +369,7 @@ def _classes(content: Mapping[str, Any]) -> dict[str, type[Group]]:
             f"config.data.name is {name!r}: the nearest data set is {near!r} "
             f"(all: {', '.join(GROUPS)})"
         )
-    data_class, encoder_class = GROUPS[name]
-    return {"data": data_class, "encoder": encoder_class, **COMMON}
+    return {**GROUPS[name], **COMMON}
 
 
 def _defaults(content: Mapping[str, Any]) -> dict[str, Any]:

@@ -21,6 +21,7 @@ SCORES = ("additive", "concat", "dot", "general", "scaled_dot")
 WINDOWS = ("global", "local_m", "local_p")
 SUMMED_OVER_PLACES = ("marginal", "top_k", "variational")
 # Objectives under which no word depends on an earlier step's place.
+MASKED = ("colours", "numbers", "nouns")  # kinds of source words that can be hidden
 STEPWISE = (*SUMMED_OVER_PLACES, "rebar")
 LANGUAGE = "[a-z]{2,3}(-[A-Za-z0-9]{2,8})*"  # the form of a language's code, as in BCP 47
 MIRRORED = ("en", "de")  # languages whose words for left and right are known, see `data.copies`
@@ -166,6 +167,19 @@ class SentenceData(Data):
 
 
 @dataclass(frozen=True)
+class PicturedData(SentenceData):
+    """A data set of sentence pairs, each with the picture that it describes."""
+
+    pictures_dir: str = setting("", "folder of the user's download of Flickr8k")
+    masked: str = setting(
+        "",
+        "kind of source words that are hidden, so that only the picture tells: colours, numbers or "
+        "nouns; empty: none",
+        choices=("", *MASKED),
+    )
+
+
+@dataclass(frozen=True)
 class Encoder(Group):
     """Settings of every encoder (`config.encoder`)."""
 
@@ -250,6 +264,33 @@ class SentenceEncoder(Encoder):
         "of embedding",
         later=True,
     )
+
+
+@dataclass(frozen=True)
+class Picture(ImageEncoder):
+    """The picture beside a sentence (`config.picture`): its frozen encoder, and a second attention.
+
+    Score, units and temperature are those of `config.attention`; the score must be additive.
+    """
+
+    path: ClassVar[str] = "picture."
+
+    kind: str = setting(
+        "soft",
+        "`soft`: expected annotation vector; `hard`: one sampled place",
+        choices=("soft", "hard"),
+    )
+    dropout: float = setting(0.3, "dropout rate on its annotation vectors", least=0, below=1)
+    withheld: float = setting(
+        0.0, "probability that training withholds the picture from a sentence", least=0, below=1
+    )
+
+    def check(self) -> None:
+        if self.trainable_from or self.pooled:
+            raise UserError(
+                "config.picture is encoded once, place by place: leave .trainable_from and .pooled "
+                "empty"
+            )
 
 
 @dataclass(frozen=True)
@@ -752,6 +793,7 @@ class Settings:
     optimizer: Optimizer = Optimizer()
     train: Train = Train()
     decode: Decode = Decode()
+    picture: Picture | None = None  # of data sets that have both sentences and pictures
     seed: int = setting(0, "seed of all random numbers", least=0)
 
     path: ClassVar[str] = ""
@@ -777,7 +819,9 @@ class Settings:
             )
         if self.attention.supervision:
             self._check_supervision()
-        if self.attention.hard:
+        if self.picture is not None:
+            self._check_picture(self.picture)
+        if self.draws_places:
             self.hard.check_used()
             self._check_stepwise()
             self._check_credit()
@@ -797,6 +841,11 @@ class Settings:
         if self.reward.likelihood and self.attention.hard:
             self._check_trains_nothing_else()
 
+    @property
+    def draws_places(self) -> bool:
+        """Whether training samples the places that steps read, of words or of a picture."""
+        return self.attention.hard or (self.picture is not None and self.picture.kind == "hard")
+
     def _check_sentences(self, data: SentenceData, encoder: SentenceEncoder) -> None:
         sizes = encoder.embedding, self.decoder.embedding
         if encoder.tied and not (data.joint and sizes[0] == sizes[1]):
@@ -804,6 +853,23 @@ class Settings:
                 "config.encoder.tied shares word vectors of encoder and decoder: it needs "
                 "config.data.joint=True and the same config.encoder.embedding and "
                 f".decoder.embedding, not {sizes[0]} and {sizes[1]}"
+            )
+
+    def _check_picture(self, picture: Picture) -> None:
+        if self.attention.score not in ("additive", "concat"):
+            raise UserError(
+                "config.picture is attended to with additive scores: set config.attention.score to "
+                f"'additive' or 'concat', not {self.attention.score!r}"
+            )
+        if self.attention.state_reads != "drawn" or self.reward.samples:
+            raise UserError(
+                "config.picture goes with config.attention.state_reads='drawn', and without "
+                "config.reward.samples"
+            )
+        if self.draws_places and self.hard.objective not in ("reinforce", "multi_sample"):
+            raise UserError(
+                f"config.hard.objective {self.hard.objective!r} knows no second attention: with "
+                "config.picture, choose 'reinforce' or 'multi_sample'"
             )
 
     def _check_supervision(self) -> None:
@@ -910,10 +976,14 @@ class Settings:
 
 IMAGE_SETS = ("shapes", "flickr8k", "coco", "karpathy", "folder", "webdataset", "hub")
 PAIR_SETS = ("multi30k", "reversal")
-# The groups that depend on the data set: for images, or for sentence pairs.
-GROUPS: Mapping[str, tuple[type[Data], type[Encoder]]] = {
-    **dict.fromkeys(IMAGE_SETS, (ImageData, ImageEncoder)),
-    **dict.fromkeys(PAIR_SETS, (SentenceData, SentenceEncoder)),
+PICTURED_SETS = ("multi30k_pictures",)
+# The groups that depend on the data set: for images, for sentence pairs, or for both.
+GROUPS: Mapping[str, Mapping[str, type[Group]]] = {
+    **dict.fromkeys(IMAGE_SETS, {"data": ImageData, "encoder": ImageEncoder}),
+    **dict.fromkeys(PAIR_SETS, {"data": SentenceData, "encoder": SentenceEncoder}),
+    **dict.fromkeys(
+        PICTURED_SETS, {"data": PicturedData, "encoder": SentenceEncoder, "picture": Picture}
+    ),
 }
 COMMON: Mapping[str, type[Group]] = {
     group.path.removesuffix("."): group

@@ -7,6 +7,8 @@ begins with it in place of <bos>.
 SPECIALS = ("<pad>", "<bos>", "<eos>", "<unk>")
 PAD, BOS, EOS, UNK = range(len(SPECIALS))
 EOS_WORD = SPECIALS[EOS]
+# An id of a word takes two numbers where numbers are float16, which counts to 2048 only.
+IDS_BASE = 1024
 
 
 def language_token(language: str) -> str:

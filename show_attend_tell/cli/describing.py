@@ -18,7 +18,7 @@ from show_attend_tell.files import user_path
 from show_attend_tell.tokens import EOS_WORD
 
 if TYPE_CHECKING:
-    from show_attend_tell.data.task import Subject
+    from show_attend_tell.data.subject import Subject
     from show_attend_tell.inference.attention_record import AttentionRecord
     from show_attend_tell.inference.captioning import Caption, Described, Spoken
     from show_attend_tell.inference.run import Run
@@ -220,7 +220,7 @@ def _subjects(arguments: Sequence[str]) -> tuple[list["Subject"], list[str]]:
     A picture is called by its file's name, or by its path if names repeat.
     """
     from show_attend_tell.data.picture_names import named_pictures
-    from show_attend_tell.data.task import Subject
+    from show_attend_tell.data.subject import Subject
 
     given = named_pictures(argument for argument in arguments if argument != "-")
     names = Counter(path.name for path in given.paths)
@@ -245,7 +245,8 @@ def _reject(wrong: Sequence[str]) -> None:
 
 
 def _translate(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
-    from show_attend_tell.data.task import Subject, expect
+    from show_attend_tell.data.subject import Subject
+    from show_attend_tell.data.task import expect
     from show_attend_tell.inference.captioning import Described, translate
 
     run, decoding = load(arguments, overrides)

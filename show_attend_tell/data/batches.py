@@ -22,7 +22,7 @@ from show_attend_tell.data.images import read_image
 from show_attend_tell.data.packing import bucket_lengths, pack_captions
 from show_attend_tell.data.row_cache import Rows
 from show_attend_tell.data.vocabulary import AnyVocabulary
-from show_attend_tell.tokens import EOS, PAD
+from show_attend_tell.tokens import EOS, IDS_BASE, PAD
 
 # Annotation vectors (N, L, D), images (N, S, S, 3) or source words (N, S).
 Inputs = Shaped[np.ndarray, "_ ..."] | Rows
@@ -365,3 +365,8 @@ def source_ids(
     ids = [vocabulary.encode_text(sentence) for sentence in sentences]
     cut = sum(len(words) > max_length for words in ids)
     return _padded([[*words[:max_length], EOS] for words in ids]), cut
+
+
+def pack_words(ids: Int32[np.ndarray, "N S"]) -> Float16[np.ndarray, "N S2"]:
+    """Ids of words below 2^20 as two float16 numbers each: all high digits, then all low ones."""
+    return np.concatenate(np.divmod(ids, IDS_BASE), axis=1).astype(np.float16)

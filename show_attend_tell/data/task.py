@@ -8,79 +8,30 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar, Protocol, cast, runtime_checkable
+from typing import ClassVar, cast
 
 import numpy as np
 import platformdirs
-from jaxtyping import Float, Int
+from jaxtyping import Float16, Int
 
-from show_attend_tell.data.batches import Inputs, source_ids
+from show_attend_tell.data.batches import Inputs, pack_words, source_ids
 from show_attend_tell.data.examples import (
-    Box,
     Example,
     ExampleSource,
     ImageSource,
     Pair,
     PairSource,
 )
-from show_attend_tell.data.images import Picture, naming, picture_size
+from show_attend_tell.data.images import naming, picture_size
 from show_attend_tell.data.in_languages import InLanguages
 from show_attend_tell.data.load import check_split, load_images, load_pairs
+from show_attend_tell.data.pictured_pairs import REMEDY, PicturedPairs, read_pairs, words_to_hide
 from show_attend_tell.data.row_cache import ChosenRows, RowCache
+from show_attend_tell.data.subject import Places, Subject, Viewer
 from show_attend_tell.data.vocabulary import AnyVocabulary, build_vocabulary
 from show_attend_tell.errors import UserError
-from show_attend_tell.settings import ImageData, SentenceData
+from show_attend_tell.settings import ImageData, PicturedData, SentenceData
 from show_attend_tell.tokens import PAD
-
-
-@runtime_checkable
-class Viewer(Protocol):
-    """What an encoder knows about the places that it annotates."""
-
-    image_size: int
-    shift: float | None
-
-    @property
-    def centres(self) -> tuple[float, ...]: ...
-
-
-@dataclass(frozen=True)
-class Subject:
-    """Something to caption or translate.
-
-    Attributes:
-      name: id of an example, or name of a file.
-      picture: an image: encoded, a file, or RGB values.
-      boxes: known objects in it.
-      text: a source sentence.
-    """
-
-    name: str
-    picture: Picture | None = None
-    boxes: tuple[Box, ...] = ()
-    text: str = ""
-
-
-@dataclass(frozen=True, eq=False)
-class Places:
-    """The positions of an input's L places.
-
-    Attributes:
-      row_centres, column_centres: of the grid (h, w), in [0, 1]; L = h * w, row by row.
-      original_size: (height, width) of the upright original picture, in pixels.
-      image_side: side in pixels of the square that the encoder saw.
-      boxes: known objects.
-      source: the L source tokens; empty for an image.
-      measured: whether the centres were measured, not computed.
-    """
-
-    row_centres: Float[np.ndarray, " h"]
-    column_centres: Float[np.ndarray, " w"]
-    original_size: tuple[int, int]
-    image_side: int
-    boxes: tuple[Box, ...] = ()
-    source: tuple[str, ...] = ()
-    measured: bool = False
 
 
 class Task(ABC):
@@ -390,8 +341,60 @@ class SentenceTask(Task):
         return Places(np.array([0.5]), along, (1, len(words)), 1, source=words)
 
 
+@dataclass(frozen=True)
+class PicturedTask(SentenceTask):
+    """Translations of sentences beside their pictures."""
+
+    data: PicturedData
+
+    def load(self, split: str, *, copies: bool = False) -> PicturedPairs:
+        def images(split: str) -> ImageSource:
+            found = load_images(
+                "flickr8k",
+                split,
+                data_dir=data_folder(self.data) / "datasets",
+                manual_dir=Path(self.data.pictures_dir) if self.data.pictures_dir else None,
+            )
+            assert isinstance(found, ImageSource)
+            return found
+
+        if not self.data.manual_dir:
+            raise UserError(REMEDY)
+        return PicturedPairs(
+            images(split),
+            read_pairs(Path(self.data.manual_dir), (self.data.source, self.data.target)),
+            name=self.data.name,
+            limit=self.data.limit,
+            hidden=words_to_hide(self.data.masked, lambda: images("train")),
+        )
+
+    def row_cache(self, examples: ExampleSource, make: Callable[..., RowCache]) -> RowCache | None:
+        assert isinstance(examples, PicturedPairs)
+        return make(examples.images)
+
+    def inputs(
+        self,
+        examples: ExampleSource,
+        source: AnyVocabulary | None,
+        make: Callable[..., RowCache],
+        warn: Callable[[str], object],
+    ) -> Inputs:
+        assert isinstance(examples, PicturedPairs) and source is not None
+        words = pack_words(self.encode([pair.source for pair in examples], source)[0])
+        return np.concatenate([words, self.picture_rows(examples, make(examples.images))], axis=1)
+
+    def picture_rows(self, examples: PicturedPairs, cache: RowCache) -> Float16[np.ndarray, "N n"]:
+        """The annotation vectors of each pair's picture, in a row."""
+        return np.asarray(cache.load()[np.array(examples.rows)]).reshape(len(examples), -1)
+
+    def input_lengths(self, inputs: Inputs) -> Int[np.ndarray, " N"] | None:
+        return None
+
+
 def task_of(data: ImageData | SentenceData) -> Task:
     """The task of a data set."""
+    if isinstance(data, PicturedData):
+        return PicturedTask(data)
     return ImageTask(data) if isinstance(data, ImageData) else SentenceTask(data)
 
 

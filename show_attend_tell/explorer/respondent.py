@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int, Shaped, UInt8
 from scipy.special import entr
 
 from show_attend_tell.data.images import Picture, read_image
-from show_attend_tell.data.task import Places, Subject
+from show_attend_tell.data.subject import Places, Subject
 from show_attend_tell.data.vocabulary import WORD_BEGINS, join
 from show_attend_tell.errors import UserError
 from show_attend_tell.explorer.answers import (

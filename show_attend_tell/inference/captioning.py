@@ -17,7 +17,7 @@ from show_attend_tell.data import vocabulary as vocabularies
 from show_attend_tell.data.batches import Inputs, eval_batches
 from show_attend_tell.data.examples import ExampleSource
 from show_attend_tell.data.images import naming
-from show_attend_tell.data.task import Places, Subject
+from show_attend_tell.data.subject import Places, Subject
 from show_attend_tell.data.vocabulary import AnyVocabulary
 from show_attend_tell.errors import UserError
 from show_attend_tell.inference.attention_record import COMPUTED, MEASURED, AttentionRecord

@@ -57,6 +57,7 @@ class Annotations(NamedTuple):
     vectors: Float[Array, "B L D"]
     mask: Bool[Array, "B L"] | None = None  # False at padding; None: there is none
     numbers: Int[Array, "B L"] | None = None  # of the places, in reading order; None: all
+    picture: Float[Array, "B P F"] | None = None  # beside a sentence: see `models.sight`
 
     def some(self, share: float, key: PRNGKeyArray) -> "Annotations":
         """A share of the places of each image, drawn anew for each key.
@@ -308,7 +309,8 @@ class Window(NamedTuple):
     renormalise: bool  # whether alpha, within the Gaussian, is normalised again
 
 
-Noises = tuple[Float[Array, "..."], Float[Array, "..."] | None]
+# Of a choice, of its relaxation, and of the picture beside a sentence.
+Noises = tuple[Float[Array, "..."], Float[Array, "..."] | None, Float[Array, "..."] | None]
 
 
 class Choice(NamedTuple):
@@ -316,24 +318,37 @@ class Choice(NamedTuple):
 
     `noise` is Gumbel noise to sample from alpha, or zeros to take its most probable location. Rows
     marked `expected` read the expectation instead, as soft attention does. With a `relaxation` the
-    gradient of what is read flows into alpha, too; see `models.straight_through`.
+    gradient of what is read flows into alpha, too; see `models.straight_through`. What a step reads
+    of a picture beside a sentence is decided by `of_picture`; None: it reads the expectation.
     """
 
     noise: Float[Array, "B R *T L"]
     expected: Bool[Array, "B R"]
     relaxation: Relaxation | None = None
+    of_picture: "Choice | None" = None
+
+    @property
+    def draws_none(self) -> Bool[Array, "B R"]:
+        """The rows that read an expectation only, of a picture, too."""
+        if self.of_picture is None:
+            return self.expected
+        return self.expected & self.of_picture.expected
 
     @property
     def noises(self) -> Noises:
         """All that differs from step to step."""
-        return self.noise, None if self.relaxation is None else self.relaxation.more
+        more = None if self.relaxation is None else self.relaxation.more
+        return self.noise, more, None if self.of_picture is None else self.of_picture.noise
 
     def with_noises(self, noises: Noises) -> "Choice":
         """The same with other `noises`, such as those of one step."""
-        noise, more = noises
-        if self.relaxation is None or more is None:
-            return self._replace(noise=noise)
-        return self._replace(noise=noise, relaxation=self.relaxation._replace(more=more))
+        noise, more, of_picture = noises
+        changed = self._replace(noise=noise)
+        if self.relaxation is not None and more is not None:
+            changed = changed._replace(relaxation=self.relaxation._replace(more=more))
+        if self.of_picture is not None and of_picture is not None:
+            changed = changed._replace(of_picture=self.of_picture._replace(noise=of_picture))
+        return changed
 
 
 def log_weights(

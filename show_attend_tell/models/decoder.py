@@ -18,7 +18,15 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from show_attend_tell import settings
-from show_attend_tell.models import packed, posterior_reading, product_form, recurrence, unroll
+from show_attend_tell.models import (
+    packed,
+    posterior_reading,
+    product_form,
+    recurrence,
+    sight,
+    step_weights,
+    unroll,
+)
 from show_attend_tell.models.attention import (
     Annotations,
     Attention,
@@ -28,7 +36,7 @@ from show_attend_tell.models.attention import (
 )
 from show_attend_tell.models.dropouts import Dropout, shared_dropout, withheld
 from show_attend_tell.models.packed import caption_starts, input_words, time_first, time_last
-from show_attend_tell.models.parts import Parts, bias_of, with_scene
+from show_attend_tell.models.parts import Parts, with_scene
 from show_attend_tell.models.products import Embedding, Linear, matmul
 from show_attend_tell.models.recurrence import Memory, WordInputs
 from show_attend_tell.models.teacher_forced import TeacherForced
@@ -52,6 +60,7 @@ class Decoder(nnx.Module):
       features: F.
       grid: (h, w) of the locations, in reading order; None for the words of a sentence.
       sections, starts: of the features, see `Encoder`; of captions, see `packed.Starts`.
+      picture: options and features of a picture beside the sentence; see `sight`.
 
     Attributes:
       features: D.
@@ -72,6 +81,7 @@ class Decoder(nnx.Module):
         grid: tuple[int, int] | None,
         sections: tuple[tuple[str, int], ...] = (),
         starts: packed.Starts = packed.BOS_ONLY,
+        picture: tuple[settings.Picture, int] | None = None,
         rngs: nnx.Rngs,
     ):
         # Every layer draws its initial values from `rngs` in turn: their order must not change.
@@ -123,6 +133,10 @@ class Decoder(nnx.Module):
         self.place_dropout, self.places_kept = sizes.place_dropout, sizes.places_kept
         seen = self.parts.scene.size
         self.output_scene = linear(seen, sizes.embedding, use_bias=False) if seen else None
+        self.sight = None
+        if picture is not None:
+            beside, size = picture
+            self.sight = sight.Sight(beside, attention, size, features, sizes, self.dtype, rngs)
 
     def _make_recurrent_layers(
         self,
@@ -189,7 +203,15 @@ class Decoder(nnx.Module):
             places=places,
             extent=extent,
             scene=scene,
+            seen=self._seen(annotations, key),
         )
+
+    def _seen(self, annotations: Annotations, key: PRNGKeyArray | None) -> sight.Seen | None:
+        if self.sight is None:
+            return None
+        assert annotations.picture is not None
+        own = None if key is None else jax.random.fold_in(key, 2)
+        return self.sight.seen(annotations.picture, own)
 
     def scene(
         self,
@@ -244,45 +266,8 @@ class Decoder(nnx.Module):
         return memory._replace(place_terms=posterior_reading.place_terms(logits, memory.mask))
 
     def weights(self) -> recurrence.Weights:
-        """What every step of the recurrence computes with, the parameters in the right format."""
-
-        def matrix(layer: nnx.Linear | None, *, exact: bool = False) -> Array | None:
-            if layer is None:
-                return None
-            return jnp.asarray(layer.kernel[...], jnp.float32 if exact else self.dtype)
-
-        attention, back = self.attention, self.self_attention
-        score, query = None, None
-        if attention.score is not None:
-            score = attention.score.kernel[...][:, 0] / attention.temperature
-            query = matrix(attention.query)
-        return recurrence.Weights(
-            matrices=recurrence.Matrices(
-                lstm=matrix(self.lstm_state),
-                query=query,
-                beta=matrix(self.gate, exact=True),
-                centre=matrix(attention.centre),
-                combine=matrix(self.combine),
-                self_key=None if back is None else matrix(back.key),
-                self_query=None if back is None else matrix(back.query),
-            ),
-            score=score,
-            beta_bias=None if self.gate is None else bias_of(self.gate)[0],
-            centre_score=matrix(attention.centre_score, exact=True),
-            self_score=None if back is None else back.score.kernel[...][:, 0],
-            predictor=self._predictor(),
-            config=self.step_config,
-        )
-
-    def _predictor(self) -> posterior_reading.Predictor | None:
-        if self.step_config.reads != "posterior":
-            return None
-        word, bias = self.embed.embedding[...].T, self.output_bias
-        if self.output_word is not None:
-            word, bias = self.output_word.kernel[...], self.output_word.bias
-        assert bias is not None
-        h, word = (jnp.asarray(x, self.dtype) for x in (self.output_h.kernel[...], word))
-        return posterior_reading.Predictor(h, word, jnp.asarray(bias[...]))
+        """What every step of the recurrence computes with; see `step_weights`."""
+        return step_weights.of(self)
 
     def output(
         self,
@@ -447,4 +432,4 @@ class Decoder(nnx.Module):
             rows = [x.reshape(len(x), -1, x.shape[-1]) for x in (embedded, current, out.log_alpha)]
             factors = self.factors(memory, rows[0], rows[1], rows[2], keys[1])
         read = (out.log_alpha, out.location, out.beta)
-        return TeacherForced(logits, *read, previous_h, mean, factors, embedded, current)
+        return TeacherForced(logits, *read, previous_h, mean, factors, embedded, current, out.look)

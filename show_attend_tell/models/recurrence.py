@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from show_attend_tell.models import posterior_reading
+from show_attend_tell.models import posterior_reading, sight
 from show_attend_tell.models.attention import (
     Choice,
     Noises,
@@ -102,6 +102,7 @@ class Memory(NamedTuple):
     scene: Float[Array, "B E"] | None = None  # what the whole input adds to every prediction
     place_terms: posterior_reading.PlaceTerms | None = None  # only while a posterior is read
     turned: Float[Array, "B D L"] | None = None  # the annotations, for `fast_scan`
+    seen: sight.Seen | None = None  # the picture beside a sentence
 
 
 class Matrices(NamedTuple):
@@ -131,6 +132,7 @@ class Weights(NamedTuple):
     predictor: posterior_reading.Predictor | None = None  # where a posterior is read
     config: StepConfig = StepConfig()
     turned: Matrices | None = None  # the transposed matrices, for `fast_scan`
+    of_picture: sight.SightWeights | None = None
 
 
 class WordInputs(NamedTuple):
@@ -174,6 +176,7 @@ class StepOutput(NamedTuple):
     attentional: Float[Array, "*T B R H"] | None = None
     self_log_alpha: Float[Array, "*T B R S"] | None = None
     summary: Float[Array, "*T B R H"] | None = None  # h~ of self-attention
+    look: sight.Look | None = None  # at a picture beside the sentence
 
     @property
     def alpha(self) -> Float[Array, "*T B R L"]:
@@ -329,7 +332,12 @@ def attend_with(
     if weights.matrices.beta is not None:
         assert weights.beta_bias is not None
         beta = jax.nn.sigmoid(times("beta", h)[..., 0] + weights.beta_bias)
-    return StepOutput(beta[..., None] * context, log_alpha, beta, location)
+    z, looked = beta[..., None] * context, None
+    if memory.seen is not None and weights.of_picture is not None:
+        of_picture = None if choice is None else choice.of_picture
+        seen, looked = sight.look(weights.of_picture, memory.seen, h, of_picture)
+        z = z + seen
+    return StepOutput(z, log_alpha, beta, location, look=looked)
 
 
 def _window(

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from show_attend_tell.models import product_form
+from show_attend_tell.models.sight import Look
 
 
 class TeacherForced(NamedTuple):
@@ -23,6 +24,7 @@ class TeacherForced(NamedTuple):
     factors: product_form.Factors | None  # of all steps, N = R T; None without a product form
     embedded: Float[Array, "B R T E"]  # the input words
     h: Float[Array, "B R T H"]  # h_t, or Luong's h~_t: what the output sees
+    look: Look | None = None  # at a picture beside the sentence
 
     @property
     def alpha(self) -> Float[Array, "B R T L"]:

@@ -39,6 +39,8 @@ def run(
       choice: hard attention's noise for every step (T, B, R, L), and the rows (B, R) that take the
         expectation; None is soft attention.
     """
+    if memory.seen is not None:  # differentiated the plain way
+        return scan(weights, memory, words, starts, choice)
     if weights.config.reads == "nothing":
         return _attend_after(weights, memory, words, starts, choice)
     if weights.config.reads == "expected" and choice is not None:

@@ -50,10 +50,9 @@ from show_attend_tell.objectives.objective import Batch, Report, encoder_key
 from show_attend_tell.objectives.sampling import (
     Rollout,
     TeacherForcing,
-    draw_choice,
+    draw_both,
     entropies,
     probability_of_soft,
-    sampling_key,
 )
 from show_attend_tell.objectives.supervision import maps_over, supervised
 from show_attend_tell.tokens import EOS, PAD
@@ -112,12 +111,8 @@ class Reinforce:
         annotations = model.annotations(batch["inputs"], encoder_key(key))
         maps = maps_over(annotations, batch)
         given = TeacherForcing(model.decoder, annotations, batch["tokens"], key, maps)
-        choice = draw_choice(
-            sampling_key(key),
-            given.paths(self.hard.samples),
-            probability_of_soft(self.hard, step),
-            self.hard.coin,
-        )
+        soft = probability_of_soft(self.hard, step)
+        choice = draw_both(given, self.hard.samples, soft, self.hard.coin)
         learned = cast(LearnedBaseline | None, model.baseline)
         return self.loss_along(given, choice, state, learned)
 
@@ -145,7 +140,7 @@ class Reinforce:
         """
         hard = self.hard
         rollout = given.along(choice, hard.samples)
-        steps = Steps.of(rollout.tokens, choice.expected)
+        steps = Steps.of(rollout.tokens, choice.draws_none)
         weights = credited(same_caption(given.tokens), hard.credit)
         credit = jax.lax.stop_gradient(credit_of(rollout.log_probs, weights))
 

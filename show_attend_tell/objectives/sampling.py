@@ -19,6 +19,7 @@ from show_attend_tell.settings import Hard
 # Decoder keys are splits 0 to 2 of a step's key. Paths are drawn from a key apart from these, so
 # that dropout does not depend on sampling.
 _SAMPLING = 0x5EED
+_PICTURE = 0x91C7  # folded into that key: the places of a picture beside a sentence
 
 
 def sampling_key(key: PRNGKeyArray) -> PRNGKeyArray:
@@ -73,6 +74,26 @@ def draw_choice(
     return Choice(noise.reshape(images, rows, steps, locations), expected)
 
 
+def draw_both(
+    given: "TeacherForcing", samples: int, soft_probability: Float[Array, ""] | float, coin: str
+) -> Choice:
+    """The choice of N paths a row: of places, and of those of a picture beside a sentence.
+
+    An attention that is soft reads its expectation whatever the coin says.
+    """
+    assert given.key is not None
+    key, shape = sampling_key(given.key), given.paths(samples)
+    choice = draw_choice(key, shape, soft_probability, coin)
+    sight, picture = given.decoder.sight, given.annotations.picture
+    if sight is None or picture is None or not sight.hard:
+        return choice
+    other = draw_choice(jax.random.fold_in(key, _PICTURE), (*shape[:3], picture.shape[1]))
+    other = other._replace(expected=choice.expected)
+    if not given.decoder.step_config.renormalise:
+        choice = choice._replace(expected=jnp.ones_like(choice.expected))
+    return choice._replace(of_picture=other)
+
+
 def most_probable(shape: tuple[int, int, int, int]) -> Choice:
     """The choice of every step's most probable location; `shape` as for `draw_choice`."""
     return Choice(jnp.zeros(shape), jnp.zeros(shape[:2], bool))
@@ -109,6 +130,10 @@ def roll_out(
         assert out.factors is not None
         logits = log_mixture(exponentials(out.factors)).reshape(logits.shape)
     log_p_s = jnp.take_along_axis(out.log_alpha, out.location[..., None], axis=-1)[..., 0]
+    if choice is not None and choice.of_picture is not None and out.look is not None:
+        look = out.look
+        seen = jnp.take_along_axis(look.log_alpha, look.location[..., None], axis=-1)[..., 0]
+        log_p_s = seen + jnp.where(choice.expected[..., None], 0.0, log_p_s)
     log_probs = token_log_probs(logits, tokens)
     return Rollout(
         tokens, log_probs, log_p_s, out.log_alpha, out.previous_h, out.mean_annotation, logits

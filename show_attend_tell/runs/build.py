@@ -1,6 +1,7 @@
 """Builds models and objectives from settings. No other module does."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import cast
 
 import jax
@@ -10,8 +11,9 @@ from show_attend_tell import settings as s
 from show_attend_tell.errors import UserError
 from show_attend_tell.models.captioner import Captioner
 from show_attend_tell.models.decoder import Decoder
-from show_attend_tell.models.encoders import Encoder, Precomputed, make_encoder
+from show_attend_tell.models.encoders import Encoder, ImageEncoder, Precomputed, make_encoder
 from show_attend_tell.models.packed import Starts
+from show_attend_tell.models.pictured_encoder import PicturedEncoder
 from show_attend_tell.models.sentence_encoder import SentenceEncoder
 from show_attend_tell.objectives.baselines import LearnedBaseline
 from show_attend_tell.objectives.likelihood import Likelihood
@@ -34,13 +36,27 @@ def build_encoder(settings: s.Settings, source_words: int = 0) -> Encoder:
 
     Args:
       settings: of the experiment.
-      source_words: size of the vocabulary of inputs, for encoders that read words.
+      source_words: size of the vocabulary of inputs, for encoders that read words. Without it, of
+        inputs with pictures, the encoder is that of the pictures.
     """
+    if settings.picture is not None and not source_words:
+        return build_picture_encoder(settings)
+    if settings.picture is not None:
+        picture = build_picture_encoder(settings)
+        words = replace(settings, picture=None)
+        encoder = cast(SentenceEncoder, build_encoder(words, source_words))
+        return PicturedEncoder(encoder, picture.features, picture.grid)
     if source_words:
         key = jax.random.fold_in(jax.random.key(settings.seed), _ENCODER)
         options = cast(s.SentenceEncoder, settings.encoder)
         return SentenceEncoder(options, vocabulary=source_words, rngs=nnx.Rngs(key))
     return make_encoder(cast(s.ImageEncoder, settings.encoder), rngs=nnx.Rngs(settings.seed))
+
+
+def build_picture_encoder(settings: s.Settings) -> ImageEncoder:
+    """The frozen encoder of the picture beside a sentence (`config.picture`)."""
+    assert settings.picture is not None
+    return make_encoder(settings.picture, rngs=nnx.Rngs(settings.seed))
 
 
 def build_captioner(settings: s.Settings, encoder: Encoder, vocabulary_size: int) -> Captioner:
@@ -59,6 +75,9 @@ def build_captioner(settings: s.Settings, encoder: Encoder, vocabulary_size: int
             f"units of the state: set config.decoder.projection={sizes.hidden}"
         )
     rngs = nnx.Rngs(settings.seed)
+    beside = None
+    if isinstance(encoder, PicturedEncoder) and settings.picture is not None:
+        beside = settings.picture, encoder.picture
     decoder = Decoder(
         sizes,
         attention,
@@ -67,10 +86,12 @@ def build_captioner(settings: s.Settings, encoder: Encoder, vocabulary_size: int
         grid=encoder.grid,
         sections=encoder.sections,
         starts=Starts(starts_of(settings.data.spoken)),
+        picture=beside,
         rngs=rngs,
     )
-    if isinstance(encoder, SentenceEncoder) and encoder.tied:
-        encoder.embed.embedding = decoder.embed.embedding
+    words = encoder.words if isinstance(encoder, PicturedEncoder) else encoder
+    if isinstance(words, SentenceEncoder) and words.tied:
+        words.embed.embedding = decoder.embed.embedding
     read = sizes.projection or decoder.parts.values.size
     return Captioner(
         encoder
@@ -84,7 +105,7 @@ def build_captioner(settings: s.Settings, encoder: Encoder, vocabulary_size: int
 def _auxiliary_network(settings: s.Settings, features: int, rngs: nnx.Rngs) -> nnx.Module | None:
     """What the objective trains beside the model, over vectors of so many features, if anything."""
     hard, sizes = settings.hard, settings.decoder
-    if not settings.attention.hard or settings.reward.samples:
+    if not settings.draws_places or settings.reward.samples:
         return None
     if hard.objective == "variational":
         units = settings.attention.units
@@ -128,7 +149,7 @@ def make_objective(
 def _likelihood(settings: s.Settings) -> Objective:
     """The objective that teaches the references' words."""
     hard = settings.hard
-    if settings.attention.hard:
+    if settings.draws_places:
         kinds = {
             "marginal": Marginal,
             "top_k": TopK,

@@ -10,6 +10,8 @@ from show_attend_tell.data.row_cache import RowCache
 from show_attend_tell.data.task import Task, data_folder
 from show_attend_tell.data.vocabulary import AnyVocabulary
 from show_attend_tell.models.encoders import Encoder, ImageEncoder
+from show_attend_tell.models.pictured_encoder import PicturedEncoder
+from show_attend_tell.runs.build import build_picture_encoder
 from show_attend_tell.runs.encoding import annotation_cache, image_cache
 from show_attend_tell.settings import ImageData, Settings
 from show_attend_tell.settings import ImageEncoder as EncoderOptions
@@ -83,6 +85,8 @@ def row_cache(
     the encoder's input.
     """
     folder = data_folder(settings.data) / "features"
+    if isinstance(encoder, PicturedEncoder):
+        encoder = build_picture_encoder(settings)
     encoder = cast(ImageEncoder, encoder)
     if not encoder.trained:
         return annotation_cache(examples, encoder, folder)

@@ -322,7 +322,7 @@ class _Session:
             self.data.plan,
             share=devices.local_slice(self.settings.train.batch_size),
             augmentation=make_augmentation(self.settings, self.data.vocabulary),
-            cut_to_bucket=self.task.reads_words,
+            cut_to_bucket=self.task.reads_words and self.settings.picture is None,
             maps=self._maps(),
         )
 

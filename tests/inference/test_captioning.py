@@ -13,7 +13,8 @@ import tiny
 from PIL import Image
 
 from show_attend_tell.data import task as tasks
-from show_attend_tell.data.task import ImageTask, Subject
+from show_attend_tell.data.subject import Subject
+from show_attend_tell.data.task import ImageTask
 from show_attend_tell.errors import UserError
 from show_attend_tell.evaluation.grounding import steps_naming
 from show_attend_tell.evaluation.results_file import read_results
