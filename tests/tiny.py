@@ -120,7 +120,15 @@ def use_bilingual_scenes(monkeypatch, count: int = 8) -> Scenes:
 
 
 def make_decoder(
-    *, vocabulary=6, features=4, grid=None, sections=(), starts=BOS_ONLY, seed=0, **changes
+    *,
+    vocabulary=6,
+    features=4,
+    grid=None,
+    sections=(),
+    starts=BOS_ONLY,
+    picture=None,
+    seed=0,
+    **changes,
 ) -> Decoder:
     """A freshly initialised decoder; `changes` are to `DECODER` and `ATTENTION`."""
     names = {field.name for field in dataclasses.fields(Attention)}
@@ -133,6 +141,7 @@ def make_decoder(
         grid=grid,
         sections=sections,
         starts=starts,
+        picture=picture,
         rngs=nnx.Rngs(seed),
     )
 

@@ -133,10 +133,9 @@ class Decoder(nnx.Module):
         self.place_dropout, self.places_kept = sizes.place_dropout, sizes.places_kept
         seen = self.parts.scene.size
         self.output_scene = linear(seen, sizes.embedding, use_bias=False) if seen else None
-        self.sight = None
-        if picture is not None:
-            beside, size = picture
-            self.sight = sight.Sight(beside, attention, size, features, sizes, self.dtype, rngs)
+        self.sight = (
+            sight.Sight(*picture, attention, features, sizes, self.dtype, rngs) if picture else None
+        )
 
     def _make_recurrent_layers(
         self,

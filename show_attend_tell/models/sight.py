@@ -57,8 +57,9 @@ class Sight(nnx.Module):
 
     Args:
       options: of the picture.
+      picture: F.
       attention: units and temperature; the score is additive.
-      picture, features: F, and D, what the decoder reads.
+      features: D, what the decoder reads.
       sizes: of the decoder.
       dtype: number format of products.
 
@@ -69,8 +70,8 @@ class Sight(nnx.Module):
     def __init__(
         self,
         options: settings.Picture,
-        attention: settings.Attention,
         picture: int,
+        attention: settings.Attention,
         features: int,
         sizes: settings.Decoder,
         dtype: jnp.dtype,

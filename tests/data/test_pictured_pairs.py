@@ -1,0 +1,100 @@
+"""Sentences with their pictures: Flickr8k's split decides, whichever file a sentence is in."""
+
+import pytest
+import sources
+
+from show_attend_tell.data.load import load_images
+from show_attend_tell.data.masking import COLOURS, HIDDEN, NUMBERS, heads, hide
+from show_attend_tell.data.phrases import Description, Phrase
+from show_attend_tell.data.pictured_pairs import PicturedPairs, read_pairs
+from show_attend_tell.errors import UserError
+
+NAMES = {
+    "train": ["10_aa.jpg", "11_aa.jpg", "12_aa.jpg"],
+    "val": ["20_bb.jpg", "21_bb.jpg"],
+    "test": ["30_cc.jpg", "31_cc.jpg"],
+}
+# Multi30k splits the same pictures in another way, and lacks some of them.
+LISTS = {
+    "train": ["30.jpg", "10.jpg", "99.jpg", "20.jpg"],
+    "val": ["31.jpg", "12.jpg"],
+    "test_2016_flickr": ["21.jpg", "11.jpg"],
+}
+
+
+@pytest.fixture
+def texts(tmp_path):
+    folder = tmp_path / "multi30k"
+    (folder / "image_splits").mkdir(parents=True)
+    for stem, names in LISTS.items():
+        (folder / "image_splits" / f"{stem}.txt").write_text("\n".join(names) + "\n")
+        for language in ("en", "de"):
+            lines = "".join(f"Two red dogs {language} {name}.\n" for name in names)
+            (folder / f"{stem}.{language}").write_text(lines)
+    return folder
+
+
+@pytest.fixture
+def images(tmp_path, monkeypatch):
+    for split, names in NAMES.items():
+        monkeypatch.setitem(sources.FLICKR8K, split, names)
+    sources.flickr8k(tmp_path / "flickr8k")
+
+    def load(split):
+        found = tmp_path / "flickr8k"
+        return load_images("flickr8k", split, data_dir=tmp_path / "data", manual_dir=found)
+
+    return load
+
+
+def test_the_split_of_the_picture_decides(texts, images):
+    pairs = read_pairs(texts, ("en", "de"))
+    found = {split: PicturedPairs(images(split), pairs, name="both") for split in NAMES}
+    assert {split: of.ids for split, of in found.items()} == NAMES
+    trained = {pair.source for pair in found["train"]}
+    assert trained == {f"Two red dogs en {n}.jpg." for n in (10, 11, 12)}
+    for split in ("val", "test"):
+        assert not trained & {pair.source for pair in found[split]}
+    for of in found.values():
+        for pair, row in zip(of, of.rows, strict=True):
+            number = of.images[row].image_id.partition("_")[0]
+            assert pair.pair_id.partition("_")[0] == number
+            assert pair.target == pair.source.replace(" en ", " de ") and number in pair.source
+
+
+def test_pictures_without_sentences_are_left_out(texts, images):
+    pairs = read_pairs(texts, ("en", "de"))
+    del pairs["11"]
+    some = PicturedPairs(images("train"), pairs, name="both")
+    assert some.ids == ["10_aa.jpg", "12_aa.jpg"] and some.rows == [0, 2]
+    assert PicturedPairs(images("train"), pairs, name="both", limit=1).ids == ["10_aa.jpg"]
+    with pytest.raises(UserError, match="none of the pictures of the split 'train'"):
+        PicturedPairs(images("train"), {"5": pairs["10"]}, name="both")
+
+
+def test_lists_that_do_not_match_are_named(texts):
+    path = texts / "image_splits" / "val.txt"
+    path.write_text("31.jpg\n")
+    with pytest.raises(UserError, match=r"val\.txt: names 1 images, but val\.en has 2 lines"):
+        read_pairs(texts, ("en", "de"))
+    path.unlink()
+    with pytest.raises(UserError, match=r"val\.txt: not there; set --config\.data\.manual_dir"):
+        read_pairs(texts, ("en", "de"))
+
+
+def test_words_are_hidden(texts, images):
+    sentence = "Two men in Red-striped shirts, one red, watch three dogs."
+    assert (
+        hide(sentence, COLOURS) == f"Two men in Red-striped shirts, one {HIDDEN}, watch three dogs."
+    )
+    assert hide(sentence, NUMBERS).split().count(HIDDEN) == 2 + 1
+    phrases = (Phrase(0, 1, "1", (), ()), Phrase(3, 4, "2", (), ()))
+    described = [Description("Two Dogs near a ball", phrases, 0)] * 3
+    nouns = heads([*described, Description("a cat", (Phrase(0, 1, "3", (), ()),), 0)])
+    assert nouns == {"dogs", "ball"}  # "cat" ends too few phrases
+    pairs = read_pairs(texts, ("en", "de"))
+    hidden = PicturedPairs(images("train"), pairs, name="both", hidden=COLOURS)
+    shown = PicturedPairs(images("train"), pairs, name="both")
+    assert hidden[0].source == f"Two {HIDDEN} dogs en 10.jpg."
+    assert hidden[0].target == shown[0].target
+    assert hidden.fingerprint != shown.fingerprint
