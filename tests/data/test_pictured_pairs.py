@@ -84,9 +84,7 @@ def test_lists_that_do_not_match_are_named(texts):
 
 def test_words_are_hidden(texts, images):
     sentence = "Two men in Red-striped shirts, one red, watch three dogs."
-    assert (
-        hide(sentence, COLOURS) == f"Two men in Red-striped shirts, one {HIDDEN}, watch three dogs."
-    )
+    assert hide(sentence, COLOURS) == sentence.replace("red,", f"{HIDDEN},")
     assert hide(sentence, NUMBERS).split().count(HIDDEN) == 2 + 1
     phrases = (Phrase(0, 1, "1", (), ()), Phrase(3, 4, "2", (), ()))
     described = [Description("Two Dogs near a ball", phrases, 0)] * 3
