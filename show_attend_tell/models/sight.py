@@ -92,7 +92,7 @@ class Sight(nnx.Module):
         """
         a = jnp.tanh(self.projection(self.dropout(picture.astype(jnp.float32), key)))
         if key is not None:
-            a = withheld(a, self.withheld, key)
+            a = withheld(a.reshape(len(a), -1), self.withheld, key).reshape(a.shape)
         return Seen(a.astype(self.dtype), self.attention.keys(a))
 
     def weights(self) -> SightWeights:
