@@ -9,6 +9,7 @@ from show_attend_tell.errors import UserError
 from show_attend_tell.evaluation.clip_score import ClipScorer
 from show_attend_tell.evaluation.faithfulness import split_faithfulness
 from show_attend_tell.evaluation.given_split import GivenSplit
+from show_attend_tell.evaluation.pictured import scores_by_picture
 from show_attend_tell.evaluation.readings import likelihood, nats_of_readings
 from show_attend_tell.evaluation.split_grounding import split_grounding
 from show_attend_tell.evaluation.split_scores import score_split
@@ -53,6 +54,8 @@ def evaluate_split(
     records, captions = [], []
     for context in contexts:
         decoding = dataclasses.replace(decoding, context=context)
+        if run.settings.picture is not None and not run.others:
+            measured["pictures"] = scores_by_picture(run, examples, inputs, decoding)
         captions = caption_examples(run, examples, inputs, decoding)
         what = (decoding, examples, captions, measured)
         records.append(score_split(run, split, *what, clip=scorer))

@@ -46,6 +46,8 @@ def measured_tables(record: Mapping[str, Any]) -> list[Table]:
     tables = [_likelihood(record["likelihood"])]
     if record["grounding"]:
         tables += grounding_tables(record["grounding"])
+    if "pictures" in record:
+        tables.append(_pictures(record["pictures"]))
     return tables + faithfulness_tables(record["faithfulness"])
 
 
@@ -83,6 +85,17 @@ def _likelihood(found: Mapping[str, Any]) -> Table:
         note += f" The bound is the mean over {found['paths']} drawn paths of places."
     head = ["likelihood", "perplexity", "nats a token"]
     return Table("How probable the references are", head, [row], [note])
+
+
+def _pictures(found: Mapping[str, Any]) -> Table:
+    """The scores of a translator with the right, a wrong and no picture."""
+    names = [name for name in next(iter(found.values())) if not name.startswith("BLEU-")]
+    rows = [[which, *(_text(scores[name]) for name in names)] for which, scores in found.items()]
+    note = (
+        "The wrong picture is that of the sentence before. A translator that scores alike with all "
+        "of them reads the sentence only."
+    )
+    return Table("Scores by picture", ["picture", *names], rows, [note])
 
 
 def _readings(found: Mapping[str, Any]) -> Table:
