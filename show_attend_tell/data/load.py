@@ -96,11 +96,8 @@ def load_images(
     needs(builder, tuple(builder.info.splits))
     if restval and split == "train" and "restval" in builder.info.splits:
         parts = [stored, "restval"]
-    if split == "train" and not held and "val" not in builder.info.splits:
-        there = ", ".join(builder.info.splits)
-        _log.warning(
-            "%s: has no split 'val', only %s; to train, %s", builder.source, there, HOLD_OUT
-        )
+    if split == "train" and not held:
+        _warn_without_val(builder)
     index = [entry for part in parts for entry in read_index(builder, part)]
     records: AnyRecords = Records(builder, "+".join(parts))
     numbers = None
@@ -127,12 +124,20 @@ def load_images(
         crops=crops,
         holdout=(split, holdout) if held else None,
     )
-    unlabelled = captions_dir is None and set(builder.languages()) == {""}
+    known = builder.languages()
+    unlabelled = captions_dir is None and set(known) == {""}
     if tuple(languages) == ("en",) and (unlabelled or builder.LANGUAGE == "en"):
         return source
     own = partial(builder.captions_in, index=index)
-    known = builder.languages()
     return in_languages(source, languages, own, known, captions_dir, builder.source)
+
+
+def _warn_without_val(builder: Builder[Example]) -> None:
+    if "val" not in builder.info.splits:
+        there = ", ".join(builder.info.splits)
+        _log.warning(
+            "%s: has no split 'val', only %s; to train, %s", builder.source, there, HOLD_OUT
+        )
 
 
 def load_pairs(

@@ -50,11 +50,22 @@ def notes(content: dict[str, Any]) -> dict[str, list[str]]:
 
 def _on_scores(content: dict[str, Any]) -> list[str]:
     what = content["what"]
+    languages, counted = content["languages"], f"{content['images']:,} {what}"
+    if languages:
+        counted = ", ".join(f"{of['images']:,} {what} in {of['language']}" for of in languages)
+        counted += ". Rows in different languages rest on different references: only those in the "
+        counted += "same language compare"
     found = [
-        f"{content['images']:,} {what}. Mean ± standard deviation over seeds, where there are two "
+        f"{counted}. Mean ± standard deviation over seeds, where there are two "
         f"or more. In brackets: the 95 % percentile bootstrap interval over {what} "
         f"({content['samples']:,} resamples, seed {content['seed']}) of the scores averaged over "
-        "seeds; for BLEU the n-gram counts are averaged. The best value of each column is bold."
+        "seeds; for BLEU the n-gram counts are averaged. The best value of each column"
+        f"{' and language' * bool(languages)} is bold."
+    ]
+    found += [
+        f"In {of['language']}: tokenizer {of['tokenizer']}, SHA-256 of the references "
+        f"{of['references'][:12]}…."
+        for of in languages
     ]
     for name, mean in MEANS.items():
         if name != mean and any(mean in row["scores"] for row in content["scores"]):

@@ -74,17 +74,20 @@ def _runs_table(content: dict[str, Any]) -> Table:
 def _score_table(content: dict[str, Any]) -> Table:
     found = content["scores"]
     names = list(dict.fromkeys(name for row in found for name in row["scores"]))
-    best = {name: _best(found, name) for name in names}
+    language = ["language"] if any(row["language"] for row in found) else []
     rows = []
     for row in found:
-        cells = [row["group"], *map(as_text, row["decoding"].values()), str(row["seeds"])]
+        same = [other for other in found if other["language"] == row["language"]]
+        cells = [row["group"], *filter(None, [row["language"]])]
+        cells += [*map(as_text, row["decoding"].values()), str(row["seeds"])]
         for name in names:
             score = row["scores"].get(name, {"mean": None, "interval": None})
             small = "[{:.3f}, {:.3f}]".format(*score["interval"]) if score["interval"] else ""
-            is_best = len(found) > 1 and score["mean"] is not None and score["mean"] == best[name]
+            best = _best(same, name) if len(same) > 1 else None
+            is_best = score["mean"] is not None and score["mean"] == best
             cells.append(Cell(spread(score), small, is_best))
         rows.append(cells)
-    head = ["", *found[0]["decoding"], "seeds", *names]
+    head = ["", *language, *found[0]["decoding"], "seeds", *names]
     return Table("Scores", head, rows, content["notes"]["scores"])
 
 
