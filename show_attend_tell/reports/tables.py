@@ -7,6 +7,8 @@ from typing import Any
 from show_attend_tell.reports.measured import PERPLEXITY
 from show_attend_tell.reports.read_runs import BY_LENGTH
 
+# Scores that a terminal has room for.
+USUAL = ("BLEU-1", "BLEU-4", "ROUGE-L", "METEOR", "CIDEr", "SPICE", "BLEU", "chrF")
 # Columns of the progress table: what is counted, its unit in a record, and its format.
 _PROGRESS = {
     "steps": ("step", 1.0, "{:,.0f}"),
@@ -57,6 +59,21 @@ def tables(content: dict[str, Any]) -> dict[str, Table]:
         "config": _config_table(content) if len(content["groups"]) > 1 else None,
     }
     return {name: table for name, table in found.items() if table}
+
+
+def usual_scores(content: dict[str, Any]) -> Table:
+    """The table of scores as it fits into a terminal: the usual scores, without intervals.
+
+    Of the columns about decoding those stay whose cells differ.
+    """
+    table = _score_table(content)
+    usual = {"seeds", *USUAL}
+    usual |= {n for k, n in enumerate(table.head) if len({row[k].text for row in table.cells}) > 1}
+    usual -= content["scores"][0]["scores"].keys() - {*USUAL}
+    columns = [k for k, name in enumerate(table.head) if not k or name in usual]
+    rows = [[Cell(row[k].text) for k in columns] for row in table.cells]
+    note = f"{content['images']:,} {content['what']}. Mean ± standard deviation over seeds."
+    return Table(table.title, [table.head[k] for k in columns], rows, [note])
 
 
 def _runs_table(content: dict[str, Any]) -> Table:

@@ -267,7 +267,7 @@ def reports() -> Iterator[Case]:
     publish = ("publish", "{bad}/run", "--out", "{bad}/records")
     for about, name, content in REPORTS:
         named = name.split("/")[-1].lstrip("*.")
-        if about in ("captions that are an object", "captions of other images"):
+        if about == "captions of other images":
             named = "scores.json"  # the two do not fit
         yield Case(about, compare, named, damaged(name, content))
         if content is None or (about.split()[0] in PUBLISHED and name != "metrics.jsonl"):
