@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from show_attend_tell.reports.measured import PERPLEXITY
+from show_attend_tell.reports.notes import counted
 from show_attend_tell.reports.read_runs import BY_LENGTH
 
 # Scores that a terminal has room for.
@@ -67,12 +68,12 @@ def usual_scores(content: dict[str, Any]) -> Table:
     Of the columns about decoding those stay whose cells differ.
     """
     table = _score_table(content)
-    usual = {"seeds", *USUAL}
+    usual = {"language", "seeds", *USUAL}
     usual |= {n for k, n in enumerate(table.head) if len({row[k].text for row in table.cells}) > 1}
     usual -= content["scores"][0]["scores"].keys() - {*USUAL}
     columns = [k for k, name in enumerate(table.head) if not k or name in usual]
     rows = [[Cell(row[k].text) for k in columns] for row in table.cells]
-    note = f"{content['images']:,} {content['what']}. Mean ± standard deviation over seeds."
+    note = f"{counted(content)}. Mean ± standard deviation over seeds."
     return Table(table.title, [table.head[k] for k in columns], rows, [note])
 
 

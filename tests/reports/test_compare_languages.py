@@ -7,6 +7,7 @@ from finished_runs import HARD, RIGHT, TRUTH, WRONG, edit, half_right, scores_of
 
 from show_attend_tell.errors import UserError
 from show_attend_tell.reports.compare import compare
+from show_attend_tell.reports.tables import usual_scores
 
 BILINGUAL = {"data.languages": ("en", "de"), "data.vocabulary": "13a"}
 ROWS = ("A | en", "B | en", "A | de", "B | de")
@@ -42,6 +43,8 @@ def test_each_language_has_its_rows_tests_and_references(tmp_path):
     marked = [f"| {row} | expected | 2 | 0.7 | 1 | **" in table for row in ROWS]
     assert marked == [True, False, False, True]  # the best of each language is bold
     assert "20 images in en, 12 images in de" in table and "In de: tokenizer 13a 1" in table
+    shown = usual_scores(found)
+    assert shown.head[:3] == ["", "language", "seeds"] and len(shown.rows) == 4
     page = (out / "index.html").read_text()
     assert "val split, images in en, de." in page
 
