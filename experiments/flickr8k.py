@@ -28,6 +28,11 @@ Variants:
     small-hard      hard-from-soft of that size
     small-local     soft attention of that size in the decoder of marginal
     small-marginal  marginal of that size
+    german          small, with the German descriptions of Multi30k
+    bilingual       small, in English and German
+
+The last two also need the German descriptions, whose folder is config.data.captions_dir (see
+docs/howto/languages.md).
 """
 
 from ml_collections import ConfigDict
@@ -106,6 +111,7 @@ SMALL_LOCAL = {
     "encoder.image_size": 576,
     "encoder.sizes": (576, 288),
 }
+GERMAN = {"data.vocabulary": "13a"}
 # One place a word, and a likelihood that is a mixture over places.
 LATENT = LOCAL | {
     "attention.kind": "hard",
@@ -160,6 +166,8 @@ VARIANTS = {
     "small": SMALL,
     "small-local": LOCAL | SMALL | SMALL_LOCAL,
     "small-marginal": MARGINAL | SMALL | SMALL_LOCAL,
+    "german": SMALL | GERMAN | {"data.languages": ("de",)},
+    "bilingual": SMALL | GERMAN | {"data.languages": ("en", "de")},
     "small-hard": SMALL
     | HARD_FROM_SOFT
     | {"train.init_from": "runs/flickr8k-small", "train.init_weights": "last"},

@@ -29,8 +29,8 @@ MOST_SHOWN = 200  # characters of a name in a message
 FOLDERS = (Path(__file__).parent / "experiments", Path(__file__).parents[1] / "experiments")
 # Paths of data and weights on disk, and whether to fetch them. They change no result: the checksum
 # identifies the weights.
-PLACES = ("data.dir", "data.manual_dir", "data.download", "encoder.weights")
-PATHS = ("data.dir", "data.manual_dir", "encoder.weights", "train.init_from")
+PLACES = ("data.dir", "data.manual_dir", "data.captions_dir", "data.download", "encoder.weights")
+PATHS = ("data.dir", "data.manual_dir", "data.captions_dir", "encoder.weights", "train.init_from")
 
 
 def load_experiment(reference: str, overrides: Sequence[str] = ()) -> Settings:
@@ -262,7 +262,7 @@ def changes(saved: Settings, wanted: Settings) -> list[str]:
     sum_, weights = "encoder.weights_sha256", "encoder.weights"
     values = [dict(flatten(settings)) for settings in (saved, wanted)]
     known = all(value.get(sum_) for value in values)
-    same = {"data.dir", "data.manual_dir", weights if known else sum_}
+    same = {"data.dir", "data.manual_dir", "data.captions_dir", weights if known else sum_}
     for name in (weights, "train.init_from"):
         paths = [value.get(name) for value in values]
         if all(paths) and len({os.path.abspath(str(path)) for path in paths}) == 1:
@@ -272,7 +272,12 @@ def changes(saved: Settings, wanted: Settings) -> list[str]:
 
 def digest(settings: Settings) -> str:
     """Ten hexadecimal digits that identify an experiment, wherever its data are stored."""
-    content = to_dict(without_places(settings))
+    settings = without_places(settings)
+    content = to_dict(settings)
+    for name, value, default, meaning in described(settings):
+        if meaning.later and value == default:
+            group, _, key = name.rpartition(".")
+            del content[group][key]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:10]
 
 

@@ -19,6 +19,8 @@ class Meaning:
       choices: the allowed values; empty: any within the bounds.
       least, most: inclusive bounds.
       above, below: exclusive bounds.
+      later: whether runs were recorded before there was this setting: at its default it does not
+        count towards an experiment's digest, which stays what it was.
     """
 
     text: str
@@ -27,6 +29,7 @@ class Meaning:
     most: int | float | None = None
     above: int | float | None = None
     below: int | float | None = None
+    later: bool = False
 
     def allows(self, value: Any) -> bool:
         """Whether the value is in range."""

@@ -8,6 +8,7 @@ Symbols as in `models.decoder`: D annotation features, E embedding, H LSTM units
 N samples, L places.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar, cast
@@ -21,6 +22,8 @@ WINDOWS = ("global", "local_m", "local_p")
 SUMMED_OVER_PLACES = ("marginal", "top_k", "variational")
 # Objectives under which no word depends on an earlier step's place.
 STEPWISE = (*SUMMED_OVER_PLACES, "rebar")
+LANGUAGE = "[a-z]{2,3}(-[A-Za-z0-9]{2,8})*"  # the form of a language's code, as in BCP 47
+MIRRORED = ("en", "de")  # languages whose words for left and right are known, see `data.copies`
 BASELINES = ("none", "moving_average", "learned", "self_critical", "expected", "leave_one_out")
 
 
@@ -38,6 +41,11 @@ class Data(Group):
         1, "occurrences a training word needs to enter the vocabulary", least=0
     )
     max_length: int = setting(40, "target tokens kept for training, without <eos>", least=1)
+
+    @property
+    def spoken(self) -> tuple[str, ...]:
+        """The languages that a model chooses between; empty if there is no choice."""
+        return ()
 
 
 @dataclass(frozen=True)
@@ -67,6 +75,25 @@ class ImageData(Data):
         below=1,
     )
     vocabulary_size: int = setting(0, "most frequent words to keep; 0: all", least=0)
+    languages: tuple[str, ...] = setting(
+        ("en",), "languages of the captions, such as ('en', 'de'), as ISO 639 codes", later=True
+    )
+    captions_dir: str = setting(
+        "",
+        "folder with further captions of the images, in the layout of Multi30k's task 2",
+        later=True,
+    )
+    vocabulary: str = setting(
+        "ptb",
+        "`ptb`: lower-cased English words; `13a`: lower-cased words and punctuation of any "
+        "language, characters where a script has no spaces; `words`: words as written; "
+        "`subwords`: units of sentencepiece",
+        choices=("ptb", "13a", "words", "subwords"),
+        later=True,
+    )
+    subwords: int = setting(
+        5000, "units per language, with vocabulary `subwords`", least=1, later=True
+    )
     download: bool = setting(False, "whether to fetch missing files of coco (20 GB)")
     repo: str = setting(
         "", "for hub: OWNER/NAME[@REVISION][:CONFIG] on the Hugging Face hub, or a parquet folder"
@@ -81,6 +108,36 @@ class ImageData(Data):
                 f"but config.data.name is {self.name!r}; set config.data.name=hub, or leave them "
                 "empty"
             )
+        self._check_languages()
+
+    def _check_languages(self) -> None:
+        names, path = self.languages, "config.data.languages"
+        known = all(re.fullmatch(LANGUAGE, name) for name in names)
+        if not names or not known or len(set(names)) < len(names):
+            raise UserError(
+                f"{path} is {names!r}: name each language once, by its code, as ('en', 'pt-BR')"
+            )
+        others = ", ".join(name for name in names if name != "en")
+        if others and self.vocabulary == "ptb":
+            raise UserError(
+                f"config.data.vocabulary 'ptb' splits English, but {path} has {others}: choose "
+                "'13a' or 'subwords'"
+            )
+        if others and self.random_flip != "off":
+            raise UserError(
+                f"config.data.random_flip exchanges English words, but {path} has {others}: take "
+                "config.data.mirrored instead"
+            )
+        silent = ", ".join(name for name in names if name not in MIRRORED)
+        if silent and self.mirrored:
+            raise UserError(
+                f"config.data.mirrored: the words for left and right are not known in {silent}; "
+                f"set it to False (known: {', '.join(MIRRORED)})"
+            )
+
+    @property
+    def spoken(self) -> tuple[str, ...]:
+        return self.languages if len(self.languages) > 1 else ()
 
     @property
     def augmented(self) -> bool:

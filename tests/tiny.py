@@ -13,14 +13,16 @@ from flax import nnx
 from PIL import Image
 
 from show_attend_tell import config
-from show_attend_tell.data.builders.shapes import render_scene
 from show_attend_tell.data.examples import Box, Example
+from show_attend_tell.data.in_languages import InLanguages
+from show_attend_tell.data.scenes import in_german, render_scene
 from show_attend_tell.data.task import ImageTask, task_of
 from show_attend_tell.data.vocabulary import Vocabulary
 from show_attend_tell.inference.run import Run
 from show_attend_tell.models.captioner import Captioner, trained_weights
 from show_attend_tell.models.decoder import Decoder
 from show_attend_tell.models.encoders import Precomputed
+from show_attend_tell.models.packed import BOS_ONLY
 from show_attend_tell.settings import Attention, Hard, Settings
 from show_attend_tell.settings import Decoder as DecoderSizes
 
@@ -42,6 +44,7 @@ class Scenes(list):
         super().__init__([self._example(seed, i) for i in range(count)] * copies)
         self.ids = [example.image_id for example in self]
         self.stored, self.left_out, self.drawn = count, {}, ""
+        self.rounds = [False] * copies
         self.name, self.split = "scenes", "train"
         self.splits = ("train", "val", "test")
         self.fingerprint = {"name": "scenes", "split": "all", "images": len(self), "seed": seed}
@@ -102,7 +105,23 @@ def use_scenes(monkeypatch, count: int = 8, copies: int = 1) -> Scenes:
     return scenes
 
 
-def make_decoder(*, vocabulary=6, features=4, grid=None, sections=(), seed=0, **changes) -> Decoder:
+def use_bilingual_scenes(monkeypatch, count: int = 8) -> Scenes:
+    """The same scenes with captions in English and German, in every split; returns the scenes."""
+    scenes = Scenes(count)
+    english = [example.captions for example in scenes]
+    captions = {"en": english, "de": [list(map(in_german, of_one)) for of_one in english]}
+
+    def load(task, split, *, copies=False):
+        chosen = (task.language,) if task.language else task.data.languages
+        return InLanguages(scenes, [captions[name] for name in chosen], chosen)
+
+    monkeypatch.setattr(ImageTask, "load", load)
+    return scenes
+
+
+def make_decoder(
+    *, vocabulary=6, features=4, grid=None, sections=(), starts=BOS_ONLY, seed=0, **changes
+) -> Decoder:
     """A freshly initialised decoder; `changes` are to `DECODER` and `ATTENTION`."""
     names = {field.name for field in dataclasses.fields(Attention)}
     of_attention = {name: changes.pop(name) for name in names & changes.keys()}
@@ -113,6 +132,7 @@ def make_decoder(*, vocabulary=6, features=4, grid=None, sections=(), seed=0, **
         features=features,
         grid=grid,
         sections=sections,
+        starts=starts,
         rngs=nnx.Rngs(seed),
     )
 

@@ -128,6 +128,12 @@ def add_run(parser: argparse.ArgumentParser, default: str | None = None) -> None
         action="append",
         help=(f"{packaged} (default: {default})" if default else packaged) + several,
     )
+    parser.add_argument(
+        "--language",
+        metavar="CODE",
+        help="of the captions, one of the run's config.data.languages (default: the first; "
+        "evaluate: all)",
+    )
     parser.set_defaults(otherwise=default)
     search = parser.add_argument_group(
         "how captions are searched for", "settings of config.decode; default: the config's"
@@ -148,6 +154,8 @@ def load(arguments: argparse.Namespace, overrides: Sequence[str]) -> tuple["Run"
     else:
         names = arguments.pretrained or [arguments.otherwise]
         runs = [pretrained.load(name, overrides) for name in names]
+    if arguments.language is not None:
+        runs = [run.speaking(arguments.language) for run in runs]
     given = {name: getattr(arguments, name) for name, *_ in _DECODING}
     changed = {name: value for name, value in given.items() if value is not None}
     if len(runs) == 1:

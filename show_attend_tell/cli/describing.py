@@ -84,12 +84,16 @@ def _evaluate(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     contexts = (decoding.context,)
     if not (arguments.context or run.others):  # the runs of an ensemble read what each reads
         contexts = reported_contexts(run.settings)
-    found = evaluate_split(run, arguments.split, decoding, contexts, arguments.clip)
-    _print_scores(found.records)
-    for table in measured_tables(found.records[0]):
-        print_table(table)
-    for name, text in islice(found.texts.items(), 4):
-        say(f"{name}: {text}")
+    speakers = [run]
+    if not arguments.language and run.task.languages:
+        speakers = [run.speaking(language) for language in run.task.languages]
+    for one in speakers:
+        found = evaluate_split(one, arguments.split, decoding, contexts, arguments.clip)
+        _print_scores(found.records)
+        for table in measured_tables(found.records[0]):
+            print_table(table)
+        for name, text in islice(found.texts.items(), 4):
+            say(f"{name}: {text}")
 
 
 def _print_scores(records: Sequence[Mapping[str, Any]]) -> None:
@@ -103,8 +107,9 @@ def _print_scores(records: Sequence[Mapping[str, Any]]) -> None:
     first = records[0]
     how = further_options(Decode(**first["decoding"]))
     further = "".join(f", {name.replace('_', ' ')} {value}" for name, value in how.items())
+    language = f" in {first['language']}" if "language" in first else ""
     table = Table(
-        title=f"{first['split']}: {first['images']} {first['noun']}, beam "
+        title=f"{first['split']}: {first['images']} {first['noun']}{language}, beam "
         f"{first['decoding']['beam']}, length penalty {first['decoding']['length_penalty']}"
         f"{further}"
     )
@@ -139,7 +144,7 @@ def _caption(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
         if not batch.subjects:
             continue
         drawing.join()
-        folder = arguments.out or run.workdir / "captions"
+        folder = arguments.out or run.workdir / f"captions{_suffix(run)}"
         drawn = [
             _dump(folder_of, records, batch.subjects)
             for folder_of, records in _records(run, decoding, batch, folder)
@@ -180,6 +185,12 @@ def _members(
     for number, (one, context) in enumerate(zip(run.members, contexts, strict=True), 1):
         own = folder / str(number) if run.others else folder
         yield one, dataclasses.replace(decoding, context=context), own
+
+
+def _suffix(run: "Run") -> str:
+    """What sets the folder of captions in another than the run's first language apart."""
+    first = next(iter(run.task.languages), "")
+    return "" if run.language == first else f".{run.language}"
 
 
 def _as_json(path: str, caption: "Caption", pictures: Sequence[Path]) -> dict[str, Any]:
@@ -297,7 +308,7 @@ def _attend(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     made: dict[Path, list[AttentionRecord]] = {}
     if arguments.images:
         expect(run.task, "caption", run.workdir)
-        folder = arguments.out or run.workdir / "attention" / "files"
+        folder = arguments.out or run.workdir / "attention" / f"files{_suffix(run)}"
         subjects, wrong = _subjects(arguments.images)
         for batch in caption_files(run, subjects, decoding):
             wrong += batch.wrong
@@ -308,7 +319,7 @@ def _attend(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
                 made.setdefault(folder_of, []).extend(records)
     else:
         examples, captions = caption_split(run, arguments.split, decoding)
-        folder = arguments.out or run.workdir / "attention" / arguments.split
+        folder = arguments.out or run.workdir / "attention" / f"{arguments.split}{_suffix(run)}"
         count = min(arguments.num, len(captions))
         for number, (one, how, folder_of) in enumerate(_members(run, decoding, folder)):
             seen = [caption.seen_by(number) for caption in captions]

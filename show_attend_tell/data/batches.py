@@ -73,6 +73,7 @@ class BatchPlan:
         seed: int,
         input_lengths: Int[np.ndarray, " N"] | None = None,
         maps: Sequence[Sequence[Sequence[int]]] | None = None,
+        languages: Sequence[Sequence[int]] | None = None,
     ):
         """Packs the captions and chooses the buckets.
 
@@ -87,6 +88,8 @@ class BatchPlan:
           input_lengths: tokens of each input sentence. A bucket's length then holds its inputs,
             too.
           maps: for each token of `captions` the number of a map, 0 for none; see `maps_of`.
+          languages: for each caption the number of its language. Each of the n languages then has
+            `rows` rows of its own, which take turns: row r of n R is of language r % n.
 
         Raises:
           ValueError: a size is below 1; there are no images; `_check_captions` rejects one; or maps
@@ -96,6 +99,7 @@ class BatchPlan:
             raise ValueError("batch_size, rows, buckets and max_length must be at least 1")
         if not captions:
             raise ValueError("there are no images to make batches of")
+        count = 1 + max((n for of_one in languages or () for n in of_one), default=0)
         self.captions = self.truncated = self.tokens_per_epoch = 0
         self._rows: list[np.ndarray] = []  # (R, T) of each image, T its longest row
         self._maps: list[np.ndarray] = []  # likewise, if any
@@ -105,24 +109,25 @@ class BatchPlan:
             self.captions += len(cut)
             self.tokens_per_epoch += sum(map(len, cut))
             self.truncated += sum(len(c) - 1 > max_length for c in of_image)
-            self._rows.append(_padded(pack_captions(cut, rows)))
+            numbers = [0] * len(cut) if languages is None else languages[i]
+            self._rows.append(_padded(_packed(cut, numbers, count, rows)))
             if maps is not None:
                 if list(map(len, maps[i])) != list(map(len, of_image)):
                     raise ValueError(f"image {i} has maps for other tokens than its captions'")
                 # Packing depends on lengths only: each number comes to lie where its token does.
-                numbers = [_closed(m[:-1], max_length, m[-1]) for m in maps[i]]
-                self._maps.append(_padded(pack_captions(numbers, rows)))
+                of_tokens = [_closed(m[:-1], max_length, m[-1]) for m in maps[i]]
+                self._maps.append(_padded(_packed(of_tokens, numbers, count, rows)))
         row_lengths = np.array([tokens.shape[1] for tokens in self._rows])
         if input_lengths is not None:
             row_lengths = np.maximum(row_lengths, input_lengths)
         self.lengths = bucket_lengths(row_lengths, buckets)
         self._bucket = np.searchsorted(self.lengths, row_lengths)
-        self._batch_size, self._num_rows, self._seed = batch_size, rows, seed
+        self._batch_size, self._num_rows, self._seed = batch_size, rows * count, seed
         self._epoch = lru_cache(maxsize=2)(self._plan_epoch)
 
         plan = self._epoch(0)
         self.batches_per_epoch = len(plan)
-        self.positions_per_epoch = sum(batch_size * rows * length for length, _ in plan)
+        self.positions_per_epoch = sum(batch_size * self._num_rows * length for length, _ in plan)
 
     def __len__(self) -> int:
         """Number of images."""
@@ -185,6 +190,17 @@ def _check_captions(image: int, captions: Sequence[Sequence[int]]) -> None:
     for caption in map(list, captions):
         if caption[-1:] != [EOS] or caption.count(EOS) != 1 or PAD in caption:
             raise ValueError(f"a caption of image {image} is not words closed by one <eos>")
+
+
+def _packed(
+    captions: Sequence[Sequence[int]], languages: Sequence[int], count: int, rows: int
+) -> list[list[int]]:
+    """The rows of an image's captions, those of `count` languages taking turns."""
+    of_each = [
+        pack_captions([c for c, n in zip(captions, languages, strict=True) if n == k], rows)
+        for k in range(count)
+    ]
+    return [row for turn in zip(*of_each, strict=True) for row in turn]
 
 
 def _closed(words: Sequence[int], max_length: int, end: int) -> list[int]:

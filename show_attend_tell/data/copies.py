@@ -50,11 +50,28 @@ def mirror_sides(sides: Sides) -> Sides:
     return ymin, 1 - xmax, ymax, 1 - xmin
 
 
-def mirror_text(text: str) -> str:
-    """What a text says of the mirrored image: "left" and "right" change places."""
+def mirror_text(text: str, language: str = "en") -> str:
+    """What a text says of the mirrored image: words for left and right change places.
+
+    They are "left" and "right" in English, "links", "rechts" and the forms of "linke" and "rechte"
+    in German. In other languages, `settings.MIRRORED` lacks them, nothing changes.
+    """
 
     def swap(match: re.Match[str]) -> str:
-        other = {"left": "right", "right": "left"}[match[0].lower()]
+        said = match[0].lower()
+        other = next(b + said[len(a) :] for a, b in sides.items() if said.startswith(a))
         return other.capitalize() if match[0][0].isupper() else other
 
-    return re.sub(r"\b(left|right)\b", swap, text, flags=re.IGNORECASE)
+    if language not in _SIDES:
+        return text
+    pattern, sides = _SIDES[language]
+    return pattern.sub(swap, text)
+
+
+_SIDES = {
+    "en": (re.compile(r"\b(left|right)\b", re.IGNORECASE), {"left": "right", "right": "left"}),
+    "de": (
+        re.compile(r"\b(links|rechts|(?:linke|rechte)[mnrs]?)\b", re.IGNORECASE),
+        {"links": "rechts", "rechts": "links", "linke": "rechte", "rechte": "linke"},
+    ),
+}

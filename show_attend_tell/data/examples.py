@@ -232,6 +232,14 @@ class ImageSource:
         if crops:
             self.fingerprint["crops"] = [crops, LEAST_SIDE]
 
+    @property
+    def rounds(self) -> list[bool]:
+        """Whether each round over the stored examples is mirrored; the first are the stored ones.
+
+        Example number n is number n % `stored` of round n // `stored`.
+        """
+        return [mirror for _, mirror in self._rounds]
+
     def __len__(self) -> int:
         return len(self.ids)
 

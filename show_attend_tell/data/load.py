@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any, cast
 
 from show_attend_tell import files
-from show_attend_tell.data.examples import Example, ImageSource, Pair, PairSource
+from show_attend_tell.data.examples import Example, ImageSource, Index, Pair, PairSource
 from show_attend_tell.data.holdout import Picked, held_out
+from show_attend_tell.data.in_languages import InLanguages, in_languages
 from show_attend_tell.data.index import read_index
 from show_attend_tell.data.origin import Origin
 from show_attend_tell.data.phrase_index import AnnotatedBuilder, read_phrases
@@ -54,7 +55,9 @@ def load_images(
     repo: str = "",
     image_column: str = "",
     caption_column: str = "",
-) -> ImageSource:
+    languages: Sequence[str] = ("en",),
+    captions_dir: Path | None = None,
+) -> ImageSource | InLanguages:
     """Opens a split of images with captions, and builds the data set first where needed.
 
     Args:
@@ -74,11 +77,13 @@ def load_images(
       download: whether large files that are missing may be fetched (coco).
       repo: a data set on the Hugging Face hub, or a folder of parquet files (hub).
       image_column, caption_column: its columns; empty: those with usual names.
+      languages: of the captions. Images without a caption in any of them are left out.
+      captions_dir: folder of further captions, see `data.further_captions`.
 
     Raises:
       UserError: the name or the split is unknown; the data set cannot be built from what is there;
-        there is no room for it; its files are damaged; no caption of the split has a word; or
-        the data have a split "val" and `holdout` is not 0.
+        there is no room for it; its files are damaged; no caption of the split has a word; there
+        are none in a language; or the data have a split "val" and `holdout` is not 0.
     """
     _check_known("data set of images", name, IMAGE_SETS)
     _check_known("split", split, SPLITS)
@@ -91,18 +96,13 @@ def load_images(
     needs(builder, tuple(builder.info.splits))
     if restval and split == "train" and "restval" in builder.info.splits:
         parts = [stored, "restval"]
-    if split == "train" and not held and "val" not in builder.info.splits:
-        there = ", ".join(builder.info.splits)
-        _log.warning(
-            "%s: has no split 'val', only %s; to train, %s", builder.source, there, HOLD_OUT
-        )
+    if split == "train" and not held:
+        _warn_without_val(builder)
     index = [entry for part in parts for entry in read_index(builder, part)]
     records: AnyRecords = Records(builder, "+".join(parts))
     numbers = None
     if held:
-        out = held_out([image_id for image_id, _ in read_index(builder, "train")], holdout)
-        if not out:
-            raise UserError(f"{builder.source}: has too few images to hold any out of training")
+        out = _held_out(builder, holdout)
         numbers = out if split == "val" else sorted(set(range(len(index))) - set(out))
         index, records = [index[n] for n in numbers], Picked(records, numbers)
     index = index[: limit or None]
@@ -111,7 +111,7 @@ def load_images(
             f"{builder.source}: no caption of split {split!r} has a word; correct the captions"
         )
     folder = Path(builder.data_path)
-    return ImageSource(
+    source = ImageSource(
         records,
         builder.reader(),
         index,
@@ -122,6 +122,39 @@ def load_images(
         crops=crops,
         holdout=(split, holdout) if held else None,
     )
+    return _in_languages(source, builder, index, languages, captions_dir)
+
+
+def _in_languages(
+    source: ImageSource,
+    builder: Builder[Example],
+    index: Index,
+    languages: Sequence[str],
+    captions_dir: Path | None,
+) -> ImageSource | InLanguages:
+    """The source with captions in the languages: itself, if all of its captions are English."""
+    known = builder.languages()
+    unlabelled = captions_dir is None and set(known) == {""}
+    if tuple(languages) == ("en",) and (unlabelled or builder.LANGUAGE == "en"):
+        return source
+    own = partial(builder.captions_in, index=index)
+    return in_languages(source, languages, own, known, captions_dir, builder.source)
+
+
+def _held_out(builder: Builder[Example], share: float) -> list[int]:
+    """The numbers of the images of "train" that "val" has instead."""
+    out = held_out([image_id for image_id, _ in read_index(builder, "train")], share)
+    if not out:
+        raise UserError(f"{builder.source}: has too few images to hold any out of training")
+    return out
+
+
+def _warn_without_val(builder: Builder[Example]) -> None:
+    if "val" not in builder.info.splits:
+        there = ", ".join(builder.info.splits)
+        _log.warning(
+            "%s: has no split 'val', only %s; to train, %s", builder.source, there, HOLD_OUT
+        )
 
 
 def load_pairs(

@@ -1,9 +1,9 @@
 """The records of a built split, which TFDS stores in ArrayRecord files."""
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
 from show_attend_tell.errors import UserError
 
@@ -20,6 +20,7 @@ class Builder(Protocol[Item]):
     """
 
     name: str
+    LANGUAGE: ClassVar[str]
 
     @property
     def info(self) -> Any: ...  # tfds.core.DatasetInfo
@@ -31,6 +32,10 @@ class Builder(Protocol[Item]):
     @property
     def source(self) -> Path: ...
 
+    def captions_in(
+        self, language: str, index: Sequence[tuple[str, tuple[str, ...]]]
+    ) -> Sequence[Sequence[str]] | None: ...
+    def languages(self) -> Sequence[str]: ...
     def stated_splits(self) -> Collection[str] | None: ...
     def reader(self) -> Callable[[Record], Item]: ...
     def as_data_source(self, split: str, *, decoders: Any) -> Any: ...

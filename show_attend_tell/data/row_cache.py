@@ -75,6 +75,20 @@ class Rows:
         return found
 
 
+class ChosenRows(Rows):
+    """Some rows of an array; reads a few at a time."""
+
+    def __init__(self, rows: Shaped[np.ndarray, "n ..."] | Rows, numbers: Int[np.ndarray, " m"]):
+        """Takes the array, and which of its rows are meant."""
+        self._rows, self._numbers = rows, numbers
+        self.shape = (len(numbers), *rows.shape[1:])
+        self.dtype, self.ndim = rows.dtype, rows.ndim
+
+    def __getitem__(self, rows: slice | Int[np.ndarray, " n"]) -> Shaped[np.ndarray, "n ..."]:
+        """A copy of some rows; see `Rows`."""
+        return np.array(self._rows[self._numbers[rows]])
+
+
 @dataclass(frozen=True)
 class RowCache:
     """An array on disk: what it is, how it is computed, and where its files lie.

@@ -1,5 +1,6 @@
 """Generated scenes of coloured shapes, with exact boxes: the pictures of the data set `shapes`."""
 
+import re
 from typing import Any
 
 import numpy as np
@@ -64,6 +65,34 @@ def render_scene(rng: np.random.Generator) -> Scene:
         objects.append({"label": shape, "word_index": len(words) - 1, "bbox": box})
         row_before = row
     return np.asarray(image.reduce(SCALE), np.uint8), " ".join(words), objects
+
+
+# Nouns with the end of their article and adjectives after "ein": masculine, neuter.
+_GERMAN_SHAPES = {"circle": "Kreis", "square": "Quadrat", "triangle": "Dreieck", "cross": "Kreuz"}
+_GERMAN_ADJECTIVES = {
+    **{"small": "klein", "large": "groß"},
+    **{"red": "rot", "green": "grün", "blue": "blau", "yellow": "gelb", "purple": "lila"},
+}
+
+
+def in_german(caption: str) -> str:
+    """A scene's caption in German.
+
+    "a small red circle above a large blue square" is "ein kleiner roter Kreis über einem großen
+    blauen Quadrat".
+    """
+    said: list[str] = []
+    for part in re.split(r"(?<=\S) (?=left of|above)", caption):
+        relation = re.match("left of |above ", part)
+        _, size, colour, shape = part.removeprefix(relation[0] if relation else "").split()
+        nominative = "er" if shape == "circle" else "es"
+        article, end = ("einem", "en") if relation else ("ein", nominative)
+        size, colour = (_GERMAN_ADJECTIVES[word] for word in (size, colour))
+        if relation:
+            said.append("links von" if relation[0].startswith("left") else "über")
+        colour += "" if colour == "lila" else end  # it has no endings
+        said += [article, size + end, colour, _GERMAN_SHAPES[shape]]
+    return " ".join(said)
 
 
 def _draw_shape(

@@ -6,7 +6,7 @@ Everything else treats both kinds alike.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Protocol, cast, runtime_checkable
 
@@ -24,8 +24,9 @@ from show_attend_tell.data.examples import (
     PairSource,
 )
 from show_attend_tell.data.images import Picture, naming, picture_size
+from show_attend_tell.data.in_languages import InLanguages
 from show_attend_tell.data.load import check_split, load_images, load_pairs
-from show_attend_tell.data.row_cache import RowCache
+from show_attend_tell.data.row_cache import ChosenRows, RowCache
 from show_attend_tell.data.vocabulary import AnyVocabulary, build_vocabulary
 from show_attend_tell.errors import UserError
 from show_attend_tell.settings import ImageData, SentenceData
@@ -92,16 +93,28 @@ class Task(ABC):
       scorer: name of the scorer in `evaluation.scoring`.
       metrics: validation scores that can pick the best weights.
       progress_metric: the score by which progress is compared.
+      language: of the captions, where a run that speaks several is to speak this one; empty: all.
+      languages: between which the task's models choose; empty if there is no choice.
       reads_words: whether inputs are text, so that the encoder needs a vocabulary.
     """
 
     noun: ClassVar[str]
     token: ClassVar[str]
     verb: ClassVar[str]
-    scorer: ClassVar[str]
-    metrics: ClassVar[tuple[str, ...]]
+    scorer: str
+    metrics: tuple[str, ...]
     progress_metric: ClassVar[str]
     reads_words: ClassVar[bool]
+    language: str
+    languages: tuple[str, ...] = ()
+
+    def speaking(self, language: str) -> "Task":
+        """The same task in one of its languages.
+
+        Raises:
+          UserError: it has no such language, or no choice of languages.
+        """
+        raise UserError(f"there is no choice of languages for {self.noun}; leave --language out")
 
     @abstractmethod
     def load(self, split: str, *, copies: bool = False) -> ExampleSource:
@@ -166,15 +179,38 @@ class ImageTask(Task):
     """Captions of images."""
 
     data: ImageData
+    language: str = ""
     noun = "images"
     token = "words"
     verb = "caption"
-    scorer = "captions"
-    metrics = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-L", "CIDEr", "METEOR", "exact")
     progress_metric = "CIDEr"
     reads_words = False
 
-    def load(self, split: str, *, copies: bool = False) -> ImageSource:
+    @property
+    def scorer(self) -> str:
+        # Before a choice there is one language, or the references of each are scored by themselves.
+        return "captions" if (self.language or self.data.languages[0]) == "en" else "captions 13a"
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        common = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-L", "CIDEr")
+        english = self.data.languages == ("en",)
+        return (*common, *(("METEOR",) if english else ()), "exact")
+
+    @property
+    def languages(self) -> tuple[str, ...]:
+        return self.data.spoken
+
+    def speaking(self, language: str) -> "ImageTask":
+        known = self.data.languages
+        if language not in known:
+            raise UserError(
+                f"--language {language}: this run speaks {', '.join(known)} "
+                "(config.data.languages); choose one of them"
+            )
+        return replace(self, language=language if self.languages else "")
+
+    def load(self, split: str, *, copies: bool = False) -> ImageSource | InLanguages:
         return load_images(
             self.data.name,
             split,
@@ -189,22 +225,25 @@ class ImageTask(Task):
             image_column=self.data.image_column,
             caption_column=self.data.caption_column,
             holdout=self.data.holdout,
+            languages=(self.language,) if self.language else self.data.languages,
+            captions_dir=Path(self.data.captions_dir) if self.data.captions_dir else None,
         )
 
     def target_vocabulary(self, texts: Iterable[str]) -> AnyVocabulary:
         return build_vocabulary(
             texts,
-            kind="ptb",
+            kind=self.data.vocabulary,
             min_count=self.data.min_count,
             size=self.data.vocabulary_size,
-            subwords=0,
+            subwords=self.data.subwords * len(self.data.languages),
+            languages=self.data.spoken,
         )
 
     def source_vocabulary(self, examples: ExampleSource) -> AnyVocabulary | None:
         return None
 
     def row_cache(self, examples: ExampleSource, make: Callable[..., RowCache]) -> RowCache | None:
-        return make(examples)
+        return make(examples.whole if isinstance(examples, InLanguages) else examples)
 
     def inputs(
         self,
@@ -213,7 +252,12 @@ class ImageTask(Task):
         make: Callable[..., RowCache],
         warn: Callable[[str], object],
     ) -> Inputs:
-        return make(examples).load()
+        if not isinstance(examples, InLanguages):
+            return make(examples).load()
+        rows = make(examples.whole).load()
+        if len(examples) == len(examples.whole):
+            return rows
+        return ChosenRows(rows, np.array(examples.numbers))
 
     def encode(
         self, sentences: Sequence[str], source: AnyVocabulary
@@ -252,6 +296,7 @@ class SentenceTask(Task):
     """Translations of sentences."""
 
     data: SentenceData
+    language: str = ""
     noun = "sentences"
     token = "tokens"
     verb = "translate"

@@ -1,7 +1,8 @@
 """The words, or pieces of words, that a model reads and writes, and their ids.
 
 A `Vocabulary` counts whole words in the training texts; `Subwords` learns pieces of words from
-them. Both have the same four special ids. `build_vocabulary` makes either, `load` reads either.
+them. Both have the same four special ids, and next the tokens of their languages if these are
+several (see `tokens`). `build_vocabulary` makes either, `load` reads either.
 
 Symbol: V tokens of a vocabulary, specials included.
 """
@@ -18,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from show_attend_tell import files
-from show_attend_tell.data import ptb_tokenizer
+from show_attend_tell.data import ptb_tokenizer, splitting
 from show_attend_tell.errors import UserError
 from show_attend_tell.files import parse_json
-from show_attend_tell.tokens import BOS, EOS, PAD, SPECIALS, UNK
+from show_attend_tell.tokens import BOS, EOS, PAD, SPECIALS, UNK, language_token, starts_of
 
 WORD_BEGINS = "\u2581"  # in a piece of a word: a word begins here
 
@@ -31,7 +32,11 @@ def split_words(text: str) -> list[str]:
     return re.findall(r"\w+(?:[-'’]\w+)*|[^\w\s]", text.replace(WORD_BEGINS, " "))
 
 
-TOKENIZERS = {"ptb": ptb_tokenizer.tokenize, "words": split_words}
+TOKENIZERS = {
+    "ptb": ptb_tokenizer.tokenize,
+    "words": split_words,
+    "13a": splitting.tokenize,
+}
 
 
 def join(tokens: Iterable[str]) -> str:
@@ -39,7 +44,7 @@ def join(tokens: Iterable[str]) -> str:
     tokens = list(tokens)
     if any(WORD_BEGINS in token for token in tokens):
         return "".join(tokens).replace(WORD_BEGINS, " ").strip()
-    return " ".join(tokens)
+    return splitting.joined(tokens)
 
 
 @dataclass(frozen=True)
@@ -51,16 +56,19 @@ class Vocabulary:
     references that captions are scored against.
 
     Attributes:
-      words: the words of ids 4 .. V-1, most frequent first, equal counts in alphabetical order.
-      counts: how often each of them occurs in the counted texts.
+      words: the words of ids 4 .. V-1, the tokens of languages first, then most frequent first,
+        equal counts in alphabetical order.
+      counts: how often each of them occurs in the counted texts; `min_count` for a language.
       min_count: smallest count of a kept word.
-      tokenizer: splits a text into words: `ptb`, as captions are scored; or `words`, as written.
+      tokenizer: splits a text into words, see `settings.ImageData`.
+      languages: between which the texts are divided, if there are several.
     """
 
     words: tuple[str, ...]
     counts: tuple[int, ...]
     min_count: int
     tokenizer: str = "ptb"
+    languages: tuple[str, ...] = ()
 
     @classmethod
     def from_captions(
@@ -69,6 +77,7 @@ class Vocabulary:
         min_count: int,
         tokenizer: str = "ptb",
         vocabulary_size: int = 0,
+        languages: tuple[str, ...] = (),
     ) -> "Vocabulary":
         """Counts the words of tokenized captions.
 
@@ -79,19 +88,24 @@ class Vocabulary:
           min_count: occurrences that a word needs to be kept.
           tokenizer: one of `TOKENIZERS`, which split the captions.
           vocabulary_size: number of words to keep, the most frequent ones; 0 keeps all.
+          languages: of the captions, if there are several.
         """
         counter = Counter(token for tokens in tokenized for token in tokens)
-        kept = [(w, n) for w, n in counter.items() if n >= min_count and w not in SPECIALS]
+        tokens = [(language_token(language), min_count) for language in languages]
+        never = {*SPECIALS, *dict(tokens)}
+        kept = [(w, n) for w, n in counter.items() if n >= min_count and w not in never]
         kept.sort(key=lambda pair: (-pair[1], pair[0]))
-        kept = kept[: vocabulary_size or None]
-        return cls(tuple(w for w, _ in kept), tuple(n for _, n in kept), min_count, tokenizer)
+        kept = tokens + kept[: vocabulary_size or None]
+        words, counts = tuple(w for w, _ in kept), tuple(n for _, n in kept)
+        return cls(words, counts, min_count, tokenizer, languages)
 
     def __len__(self) -> int:
         return len(SPECIALS) + len(self.words)
 
     @cached_property
     def _ids(self) -> dict[str, int]:
-        return {word: i for i, word in enumerate(self.words, start=len(SPECIALS))}
+        first = len(self.languages)  # a text holds no token of a language
+        return {w: i for i, w in enumerate(self.words[first:], start=len(SPECIALS) + first)}
 
     def encode(self, tokens: Sequence[str]) -> list[int]:
         """Ids of the tokens, `<unk>` for those not kept. Adds neither `<bos>` nor `<eos>`."""
@@ -115,6 +129,8 @@ class Vocabulary:
         content = {"min_count": self.min_count, "words": self.words, "counts": self.counts}
         if self.tokenizer != "ptb":
             content["tokenizer"] = self.tokenizer
+        if self.languages:
+            content["languages"] = self.languages
         files.write_text(path, json.dumps(content, ensure_ascii=False))
 
     @classmethod
@@ -128,7 +144,7 @@ class Vocabulary:
         Raises:
           UserError: it is not a vocabulary.
         """
-        tokenizer = content.pop("tokenizer", "ptb")
+        tokenizer, languages = content.pop("tokenizer", "ptb"), _languages(path, content)
         if not isinstance(tokenizer, str) or tokenizer not in TOKENIZERS:
             raise _not_a_vocabulary(path, f"tokenizer {tokenizer!r} is not known")
         if set(content) != {"min_count", "words", "counts"}:
@@ -144,7 +160,9 @@ class Vocabulary:
             raise _not_a_vocabulary(path, "counts does not match words")
         if not all(type(n) is int and n >= min_count for n in counts):
             raise _not_a_vocabulary(path, "a count is not a whole number of at least min_count")
-        return cls(tuple(words), tuple(counts), min_count, tokenizer)
+        if words[: len(languages)] != list(map(language_token, languages)):
+            raise _not_a_vocabulary(path, "its words do not begin with its languages")
+        return cls(tuple(words), tuple(counts), min_count, tokenizer, languages)
 
 
 class Subwords:
@@ -156,8 +174,8 @@ class Subwords:
 
     tokenizer = "sentencepiece"
 
-    def __init__(self, model: bytes):
-        """Takes a serialized sentencepiece model.
+    def __init__(self, model: bytes, languages: tuple[str, ...] = ()):
+        """Takes a serialized sentencepiece model, and the languages of its texts if several.
 
         Raises:
           RuntimeError: it is not a sentencepiece model.
@@ -165,15 +183,20 @@ class Subwords:
         """
         import sentencepiece
 
-        self._model = model
+        self._model, self.languages = model, languages
         self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
-        found = [self._processor.piece_to_id(name) for name in SPECIALS]
-        if found != [0, 1, 2, 3]:
+        names = (*SPECIALS, *map(language_token, languages))
+        found = [self._processor.piece_to_id(name) for name in names]
+        if found != list(range(len(names))):
             raise ValueError(f"its special ids are {found}")
 
     @classmethod
-    def from_texts(cls, texts: Iterable[str], size: int) -> "Subwords":
+    def from_texts(
+        cls, texts: Iterable[str], size: int, languages: tuple[str, ...] = ()
+    ) -> "Subwords":
         """Learns at most `size` pieces from texts; the same texts give the same pieces.
+
+        Of several `languages`, the tokens are among the pieces.
 
         Raises:
           UserError: the texts cannot be written with so few pieces.
@@ -185,6 +208,8 @@ class Subwords:
         for number, name in enumerate(SPECIALS):
             kind = name.strip("<>")
             specials |= {f"{kind}_id": number, f"{kind}_piece": name}
+        if languages:
+            specials["control_symbols"] = list(map(language_token, languages))
         try:
             sentencepiece.SentencePieceTrainer.train(
                 sentence_iterator=iter(texts),
@@ -204,7 +229,7 @@ class Subwords:
                 f"config.data.subwords is {size}: sentencepiece cannot write the training "
                 f"texts with so few pieces ({' '.join(str(error).split())[-120:]})"
             ) from error
-        return cls(written.getvalue())
+        return cls(written.getvalue(), languages)
 
     def __len__(self) -> int:
         return len(self._processor)
@@ -233,7 +258,10 @@ class Subwords:
     def save(self, path: Path) -> None:
         """Writes the pieces as JSON; the file is replaced as a whole."""
         model = base64.b64encode(self._model).decode()
-        files.write_text(path, json.dumps({"tokenizer": self.tokenizer, "model": model}))
+        content: dict[str, Any] = {"tokenizer": self.tokenizer, "model": model}
+        if self.languages:
+            content["languages"] = self.languages
+        files.write_text(path, json.dumps(content))
 
     @classmethod
     def from_content(cls, path: Path, content: dict[str, Any]) -> "Subwords":
@@ -247,7 +275,8 @@ class Subwords:
           UserError: it does not hold a sentencepiece model.
         """
         try:
-            return cls(base64.b64decode(content["model"], validate=True))
+            model = base64.b64decode(content["model"], validate=True)
+            return cls(model, _languages(path, content))
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise _not_a_vocabulary(path, "its sentencepiece model is damaged") from error
 
@@ -270,8 +299,28 @@ def _said(ids: Iterable[int], size: int, noun: str) -> Iterator[int]:
             yield i
 
 
+def start_of(vocabulary: AnyVocabulary, language: str) -> int:
+    """The id that a caption in a language begins with.
+
+    Raises:
+      UserError: the vocabulary has no such language.
+    """
+    if not vocabulary.languages:
+        return BOS
+    if language not in vocabulary.languages:
+        known = ", ".join(vocabulary.languages)
+        raise UserError(f"the model does not speak {language!r}; choose one of {known}")
+    return starts_of(vocabulary.languages)[vocabulary.languages.index(language)]
+
+
 def build_vocabulary(
-    texts: Iterable[str], *, kind: str, min_count: int, size: int, subwords: int
+    texts: Iterable[str],
+    *,
+    kind: str,
+    min_count: int,
+    size: int,
+    subwords: int,
+    languages: tuple[str, ...] = (),
 ) -> AnyVocabulary:
     """The vocabulary of training texts.
 
@@ -281,14 +330,15 @@ def build_vocabulary(
       min_count: occurrences that a word needs, >= 1; unused for subwords.
       size: most frequent words to keep, 0 for all; unused for subwords.
       subwords: largest number of pieces, >= 1; unused for words.
+      languages: of the texts, if they are several.
 
     Raises:
       UserError: the texts cannot be written with so few pieces.
     """
     if kind == "subwords":
-        return Subwords.from_texts(texts, subwords)
+        return Subwords.from_texts(texts, subwords, languages)
     tokenized = map(cache(TOKENIZERS[kind]), texts)  # many captions occur more than once
-    return Vocabulary.from_captions(tokenized, min_count, kind, size)
+    return Vocabulary.from_captions(tokenized, min_count, kind, size, languages)
 
 
 def load(path: Path) -> AnyVocabulary:
@@ -309,6 +359,14 @@ def load(path: Path) -> AnyVocabulary:
         raise _not_a_vocabulary(path, "it is not a JSON object")
     kind = Subwords if content.get("tokenizer") == Subwords.tokenizer else Vocabulary
     return kind.from_content(path, content)
+
+
+def _languages(path: Path, content: dict[str, Any]) -> tuple[str, ...]:
+    """Takes the languages out of the content of a file."""
+    languages = content.pop("languages", [])
+    if not isinstance(languages, list) or not all(isinstance(name, str) for name in languages):
+        raise _not_a_vocabulary(path, "languages is not a list of names")
+    return tuple(languages)
 
 
 def _not_a_vocabulary(path: Path, why: str) -> UserError:

@@ -1,20 +1,22 @@
 """Scores of captions against references: the scorers of the COCO caption evaluation, without Java.
 
 BLEU (Papineni et al. 2002), ROUGE-L (Lin 2004) and CIDEr (Vedantam et al. 2015) are pycocoevalcap's
-own, over the tokens of `ptb_tokenizer`. CIDEr takes its document frequencies from the references
+own, over the tokens of `ptb_tokenizer`, or for other languages than English those of
+`data.splitting`. CIDEr takes its document frequencies from the references
 it is given, which are those of the scored split; a single image therefore has CIDEr 0. METEOR
-(Denkowski and Lavie 2014) is `evaluation.meteor`, with the scores of pycocoevalcap's Java program.
+(Denkowski and Lavie 2014) is `evaluation.meteor`, with the scores of pycocoevalcap's Java program;
+it knows English only.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 from pycocoevalcap.bleu.bleu_scorer import BleuScorer
 from pycocoevalcap.cider.cider import Cider
 from pycocoevalcap.rouge.rouge import Rouge
 
-from show_attend_tell.data import ptb_tokenizer
 from show_attend_tell.data.examples import Example
+from show_attend_tell.data.splitting import tokenizer_of
 from show_attend_tell.errors import UserError
 from show_attend_tell.evaluation import meteor as meteor_metric
 from show_attend_tell.evaluation.scores import Scores, bleu_from_counts, check_pairs
@@ -23,7 +25,11 @@ Texts = Mapping[str, Sequence[str]]  # tokens joined by spaces, by image id
 
 
 def score(
-    references: Mapping[str, Sequence[str]], hypotheses: Mapping[str, str], *, meteor: bool = True
+    references: Mapping[str, Sequence[str]],
+    hypotheses: Mapping[str, str],
+    *,
+    meteor: bool = True,
+    language: str = "en",
 ) -> Scores:
     """Scores one caption for each image.
 
@@ -32,6 +38,7 @@ def score(
       hypotheses: one caption by image id, for the same images. An empty caption scores zero: an
         untrained model may produce one, and that must not end its training.
       meteor: whether to run METEOR, which takes some seconds for 1,000 images.
+      language: of all captions; all but English are treated alike.
 
     Returns:
       Scores in [0, 1], except CIDEr in [0, 10]. "BLEU-n" includes the brevity penalty; "BLEU-n (no
@@ -43,7 +50,7 @@ def score(
         a word.
     """
     check_pairs(references, hypotheses)
-    truth, said = tokenized(references, hypotheses)
+    truth, said = tokenized(references, hypotheses, language)
     if not any(map(any, truth.values())):
         raise UserError("no reference caption has a word; correct the captions")
 
@@ -53,7 +60,9 @@ def score(
         value, single = scorer.compute_score(truth, said)
         values[name], per_image[name] = float(value), np.asarray(single).tolist()
     missing = {}
-    if meteor:
+    if meteor and language != "en":
+        values["METEOR"], missing["METEOR"] = None, "left out: its tables are of English words"
+    elif meteor:
         texts = {image_id: caption for image_id, (caption,) in said.items()}
         try:
             values["METEOR"], per_image["METEOR"] = meteor_metric.score(truth, texts)
@@ -68,24 +77,27 @@ def describe(
     references: Mapping[str, Sequence[str]],
     hypotheses: Mapping[str, str],
     examples: Iterable[Example] | None = None,
+    *,
+    language: str = "en",
 ) -> dict[str, str]:
     """What a score file says about these metrics, whatever the captions: the tokenizer's name."""
-    return {"tokenizer": ptb_tokenizer.NAME}
+    return {"tokenizer": tokenizer_of(language)[0]}
 
 
 def tokenized(
-    references: Mapping[str, Sequence[str]], hypotheses: Mapping[str, str]
+    references: Mapping[str, Sequence[str]], hypotheses: Mapping[str, str], language: str = "en"
 ) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
     """Tokens, joined by spaces, of references and of captions, in pycocoevalcap's form.
 
     Both are lists by image id, in the order of the captions; of captions each list has one.
     """
-    said = {image_id: [_join(caption)] for image_id, caption in hypotheses.items()}
-    return {name: [_join(caption) for caption in references[name]] for name in said}, said
+    tokenize = tokenizer_of(language)[1]
+    said = {image_id: [_join(tokenize, text)] for image_id, text in hypotheses.items()}
+    return {name: [_join(tokenize, text) for text in references[name]] for name in said}, said
 
 
-def _join(caption: str) -> str:
-    return " ".join(ptb_tokenizer.tokenize(caption))
+def _join(tokenize: Callable[[str], list[str]], caption: str) -> str:
+    return " ".join(tokenize(caption))
 
 
 def _bleu(truth: Texts, said: Texts) -> tuple[dict[str, list[float]], list[list[int]]]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from show_attend_tell.evaluation import caption_metrics, translation_metrics
@@ -29,5 +30,10 @@ class Scorer:
 
 SCORERS = {
     "captions": Scorer(caption_metrics.score, caption_metrics.describe, "images"),
+    "captions 13a": Scorer(
+        partial(caption_metrics.score, language=""),
+        partial(caption_metrics.describe, language=""),
+        "images",
+    ),
     "translations": Scorer(translation_metrics.score, translation_metrics.describe, "sentences"),
 }

@@ -77,5 +77,7 @@ def _measured(run: Run, split: str) -> tuple[ExampleSource, Any, dict[str, Any]]
 
 def _clip_scorer(run: Run, weights: str) -> ClipScorer:
     if run.task.scorer != "captions":
-        raise UserError(f"{run.workdir}: --clip scores captions of images, not {run.task.noun}")
+        kind = f"captions in {run.language or 'other languages'}"
+        what = run.task.noun if run.task.reads_words else kind
+        raise UserError(f"{run.workdir}: --clip scores English captions of images, not {what}")
     return ClipScorer.load(weights)

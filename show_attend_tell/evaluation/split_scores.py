@@ -9,6 +9,7 @@ from typing import Any
 
 from show_attend_tell import files
 from show_attend_tell.data.examples import ExampleSource
+from show_attend_tell.data.in_languages import InLanguages
 from show_attend_tell.evaluation.clip_score import ClipScorer
 from show_attend_tell.evaluation.results_file import write_results
 from show_attend_tell.evaluation.scores import digest
@@ -20,10 +21,24 @@ from show_attend_tell.inference.run import Run
 from show_attend_tell.settings import Decode, Settings
 
 
-def references(examples: ExampleSource) -> dict[str, list[str]]:
-    """Id of an example to its raw captions or translations."""
+def references(examples: ExampleSource, language: str = "") -> dict[str, list[str]]:
+    """Id of an example to its raw captions or translations; with `language`, to those in it.
+
+    Examples without a caption in that language are left out.
+    """
     captions = map(list, examples.captions())
-    return dict(zip(examples.ids, captions, strict=True))
+    if language:
+        assert isinstance(examples, InLanguages)
+        number = examples.languages.index(language)
+        captions = (
+            [text for text, of in zip(*of_one, strict=True) if of == number]
+            for of_one in zip(captions, examples.language_numbers(), strict=True)
+        )
+    return {
+        name: of_one
+        for name, of_one in zip(examples.ids, captions, strict=True)
+        if of_one or not language
+    }
 
 
 def reported_contexts(settings: Settings) -> tuple[str, ...]:
@@ -53,8 +68,12 @@ def further_options(decoding: Decode) -> dict[str, Any]:
     return {k: v for k, v in changed.items() if k not in _STATED}
 
 
-def score_stem(split: str, decoding: Decode) -> str:
-    """How the names of a split's caption and score files begin."""
+def score_stem(split: str, decoding: Decode, language: str = "") -> str:
+    """How the names of a split's caption and score files begin.
+
+    `language` is that of the captions, unless it is the run's first.
+    """
+    split += f".{language}" if language else ""
     penalty = f"{decoding.length_penalty:g}"
     further = "".join(f"-{k}={v}" for k, v in further_options(decoding).items())
     return f"{split}-{decoding.context}-beam{decoding.beam}-lp{penalty}{further}"
@@ -80,7 +99,8 @@ def score_split(
     Returns:
       What the score file holds: the scores and every setting that they depend on.
     """
-    stem = score_stem(split, decoding)
+    other = run.language != next(iter(run.task.languages), "")
+    stem = score_stem(split, decoding, run.language if other else "")
     grounding = measured.get("grounding")
     if grounding is not None:
         own = captions_grounding(run, examples, captions)
@@ -103,6 +123,7 @@ def score_split(
         "split": split,
         "images": len(captions),
         "noun": run.task.noun,
+        **({"language": run.language} if run.language else {}),
         "unfinished": sum(caption.tokens[-1:] != ("<eos>",) for caption in captions),
         "decoding": dataclasses.asdict(decoding),
         **described,

@@ -127,6 +127,17 @@ class Explorer:
         return respondent.see_picture(question.picture, kept.picture, question.masks)
 
 
+def _speakers(runs: Mapping[str, Run]) -> dict[str, Run]:
+    """The runs, each of several languages once in every language."""
+    found = {}
+    for name, run in runs.items():
+        for language in run.task.languages:
+            found[f"{name} ({language})"] = run.speaking(language)
+        if not run.task.languages:
+            found[name] = run
+    return found
+
+
 def open_explorer(
     runs: Mapping[str, Run],
     *,
@@ -142,7 +153,7 @@ def open_explorer(
       count: pictures of it to caption.
       live: whether there are training runs to watch.
     """
-    respondents = {name: Respondent(name, run) for name, run in runs.items()}
+    respondents = {name: Respondent(name, run) for name, run in _speakers(runs).items()}
     over_images = [r for r in respondents.values() if not r.reads_words]
     examples, hint = (None, "") if not over_images else _split(over_images[0], split)
     learnt = sorted({respondent.run.settings.data.name for respondent in over_images})

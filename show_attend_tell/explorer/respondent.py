@@ -39,7 +39,7 @@ from show_attend_tell.inference.given_steps import FREE, GivenSteps
 from show_attend_tell.inference.run import Run
 from show_attend_tell.models.search import Hypotheses
 from show_attend_tell.settings import Decode
-from show_attend_tell.tokens import BOS, EOS, EOS_WORD, PAD, SPECIALS
+from show_attend_tell.tokens import EOS, EOS_WORD, PAD, SPECIALS
 
 GREY = 127  # of a masked rectangle
 _INPUTS_KEPT = 64  # encoded inputs to keep, the most recent ones
@@ -74,6 +74,12 @@ class Respondent:
     def reads_words(self) -> bool:
         """Whether its inputs are sentences."""
         return self.run.task.reads_words
+
+    @property
+    def language(self) -> str:
+        """Of its captions; empty for sentences."""
+        languages = getattr(self.run.settings.data, "languages", ("",))
+        return self.run.language or languages[0]
 
     @property
     def contexts(self) -> tuple[str, ...]:
@@ -253,7 +259,7 @@ class Respondent:
     def begins(self, start: str, most: int = 20) -> list[str]:
         """Its most frequent words that begin with `start`."""
         start = start.lower()
-        words = self.run.vocabulary.words
+        words = self.run.vocabulary.words[len(self.run.vocabulary.languages) :]
         found = (w for w in words if w.lower().removeprefix(WORD_BEGINS).startswith(start))
         return [word for word, _ in zip(found, range(most), strict=False)]
 
@@ -263,7 +269,7 @@ class Respondent:
         # As it is, in lower case, or the piece with which that word begins.
         spellings = (word, word.lower(), WORD_BEGINS + word)
         number = next((self._ids[w] for w in spellings if w in self._ids), None)
-        if number is None or number in (PAD, BOS):
+        if number is None or number in (PAD, *self.run.model.decoder.starts.unsaid):
             raise UserError(f"{word!r}: not a word of {self.name}")
         return number
 

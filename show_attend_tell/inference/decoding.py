@@ -21,7 +21,7 @@ from show_attend_tell.models.attention import Choice
 from show_attend_tell.models.captioner import Captioner
 from show_attend_tell.models.choosing import Sampling
 from show_attend_tell.settings import Decode
-from show_attend_tell.tokens import BOS, EOS, PAD, UNK
+from show_attend_tell.tokens import EOS, PAD, UNK
 
 # (parameters, inputs (B, ...), numbers (B,), given steps if any) -> hypotheses.
 DecodeFunction = Callable[..., search.Hypotheses]
@@ -42,6 +42,8 @@ def make_decode(
     places with context `sample`, of words with search `sample`). With `given` (`GivenSteps`) some
     steps are decided from outside. The same arguments give the same function, so that nothing
     compiles twice.
+
+    Captions begin as the first model speaks (`packed.Starts`).
 
     Several models are an ensemble: at every step their distributions over the next word are
     averaged (`mean_of_distributions`). The function then takes tuples of parameters and of inputs,
@@ -64,7 +66,7 @@ def make_decode(
 def _decode_function(
     graphs: tuple[nnx.GraphDef, ...], contexts: tuple[str, ...], decoding: Decode, per_token: bool
 ) -> DecodeFunction:
-    banned = (UNK,) if decoding.ban_unk else ()
+    unknown = (UNK,) if decoding.ban_unk else ()
 
     @partial(jax.jit, out_shardings=devices.everywhere())
     def run(
@@ -73,6 +75,7 @@ def _decode_function(
         if len(graphs) == 1:
             params, inputs = (params,), (inputs,)
         models = [nnx.merge(*pair) for pair in zip(graphs, params, strict=True)]
+        first = models[0].decoder  # the models of an ensemble share a vocabulary
         keys = _keys(jax.random.key(0), numbers)
         steps, states = zip(
             *(
@@ -97,10 +100,10 @@ def _decode_function(
             batch=len(numbers),
             beam=decoding.beam,
             max_length=decoding.max_length,
-            bos=BOS,
+            bos=first.starts.spoken[0],
             eos=EOS,
             pad=PAD,
-            banned=banned,
+            banned=(*first.starts.unsaid, *unknown),
             length_penalty=decoding.length_penalty,
             given=None if given is None else jnp.asarray(given.words),
             min_length=decoding.min_length,

@@ -91,7 +91,7 @@ def log_p_of_gaze(
     memory, places = decoder.memory(annotations), annotations.vectors.shape[1]
     memory = decoder.with_place_terms(memory)
     weights = decoder.weights()
-    words = input_words(jnp.asarray(given.words)[:, None])
+    words = input_words(jnp.asarray(given.words)[:, None], decoder.starts)
     read = jnp.asarray(given.places)
 
     def advance(time: Int[Array, ""], state: recurrence.State) -> recurrence.State:
@@ -136,7 +136,7 @@ def _explain(graph: nnx.GraphDef, context: str) -> Callable[..., Explained]:
         memory = decoder.with_place_terms(decoder.memory(annotations))
         weights = decoder.weights()
         said, places = jnp.asarray(given.words), jnp.asarray(given.places)
-        before = input_words(said[:, None])
+        before = input_words(said[:, None], decoder.starts)
 
         def advance(state: recurrence.State, now: tuple[Array, Array, Array]):
             words, word, read = now

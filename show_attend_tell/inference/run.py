@@ -18,6 +18,7 @@ from show_attend_tell.models.captioner import (
     Captioner,
     all_weights,
     frozen_weights,
+    speaking,
     trained_weights,
 )
 from show_attend_tell.models.encoders import Encoder, ImageEncoder
@@ -87,6 +88,23 @@ class Run:
         """The decoding settings of its experiment."""
         return self.settings.decode
 
+    @property
+    def language(self) -> str:
+        """The language that its captions are in, where it could speak others; else empty."""
+        return self.task.language
+
+    def speaking(self, language: str) -> "Run":
+        """The same run in one of its languages.
+
+        Raises:
+          UserError: it does not speak it, or knows no languages.
+        """
+        task, model = self.task.speaking(language), self.model
+        if task.languages:
+            model = speaking(model, task.languages.index(language))
+        parts = tuple(part.speaking(language) for part in self.parts)
+        return dataclasses.replace(self, task=task, model=model, parts=parts)
+
     def provenance(self) -> dict[str, Any]:
         """What every figure of the run carries with it; see `runs.record.provenance`."""
         return provenance(self.settings) | ({"model": self.origin} if self.origin else {})
@@ -95,7 +113,7 @@ class Run:
 def load_run(
     workdir: Path, overrides: Sequence[str] = (), *, weights: str = "best", half: bool = True
 ) -> Run:
-    """Loads a run, or a model that `pretrained.export` wrote.
+    """Loads a run, or a model that `pretrained.export` wrote. It speaks its first language.
 
     Args:
       workdir: its folder.
@@ -120,7 +138,7 @@ def load_run(
         cast(ImageEncoder, encoder).shift = float(centres["shift"])
     model = _structure(settings, encoder, len(vocabulary))
     step, params = _read_weights(folder, trained_weights(model), weights, half)
-    return Run(
+    run = Run(
         workdir=workdir,
         settings=settings,
         task=task,
@@ -132,6 +150,7 @@ def load_run(
         step=step,
         centres=centres,
     )
+    return run.speaking(task.languages[0]) if task.languages else run
 
 
 def fresh_weights(run: Run) -> dict[str, Any]:

@@ -1,5 +1,7 @@
 """The captioner: an encoder, a decoder, and the trees that hold their weights."""
 
+from dataclasses import replace
+
 import jax
 from flax import nnx
 from flax.traverse_util import flatten_dict, unflatten_dict
@@ -42,6 +44,13 @@ class Captioner(nnx.Module):
         if key is None:
             return annotations
         return annotations.some(self.decoder.places_kept, jax.random.fold_in(key, _PLACES))
+
+
+def speaking(model: Captioner, language: int | None) -> Captioner:
+    """The same model, whose captions are all in one language; None: rows take turns."""
+    made = nnx.merge(*nnx.split(model))
+    made.decoder.starts = replace(made.decoder.starts, language=language)
+    return made
 
 
 def trained_weights(model: Captioner) -> dict[str, PyTree]:

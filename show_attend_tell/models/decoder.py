@@ -1,7 +1,6 @@
 """The LSTM decoder of Xu et al. 2015 and its relatives.
 
 It consists of initial-state MLPs, attention, the gate beta, an LSTM and the deep output.
-
 Symbols: B images, R caption rows of an image, T steps, L locations, F features of an encoder's
 annotation vectors, D those after the projection, H LSTM units, E embedding, V words; and the
 paper's a, h, c, z, alpha, beta.
@@ -19,7 +18,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from show_attend_tell import settings
-from show_attend_tell.models import posterior_reading, product_form, recurrence, unroll
+from show_attend_tell.models import packed, posterior_reading, product_form, recurrence, unroll
 from show_attend_tell.models.attention import (
     Annotations,
     Attention,
@@ -52,7 +51,7 @@ class Decoder(nnx.Module):
       vocabulary: V, the four special words included.
       features: F.
       grid: (h, w) of the locations, in reading order; None for the words of a sentence.
-      sections: of the features, see `Encoder`.
+      sections, starts: of the features, see `Encoder`; of captions, see `packed.Starts`.
 
     Attributes:
       features: D.
@@ -72,11 +71,12 @@ class Decoder(nnx.Module):
         features: int,
         grid: tuple[int, int] | None,
         sections: tuple[tuple[str, int], ...] = (),
+        starts: packed.Starts = packed.BOS_ONLY,
         rngs: nnx.Rngs,
     ):
         # Every layer draws its initial values from `rngs` in turn: their order must not change.
         self.dtype = jnp.dtype("float32" if sizes.dtype == "auto" else sizes.dtype)
-        self.grid = grid
+        self.grid, self.starts = grid, starts
         self.step_config = recurrence.StepConfig(
             window=attention.window,
             reach=attention.reach,
@@ -232,7 +232,7 @@ class Decoder(nnx.Module):
             query = self.self_attention.word(embedded).astype(jnp.float32)
         if memory.place_terms is not None:
             places, scene = memory.place_terms, memory.scene
-            terms = posterior_reading.word_terms(places, words, embedded, scene)
+            terms = posterior_reading.word_terms(places, words, embedded, scene, self.starts)
         return WordInputs(self.lstm_word(embedded).astype(jnp.float32), query, terms)
 
     def with_place_terms(self, memory: Memory) -> Memory:
@@ -426,7 +426,7 @@ class Decoder(nnx.Module):
         # Time comes first until after the recurrence, so that the gates, by far the largest arrays,
         # are never transposed.
         starts = caption_starts(tokens)
-        given, memory = time_first(input_words(tokens)), self.with_place_terms(memory)
+        given, memory = time_first(input_words(tokens, self.starts)), self.with_place_terms(memory)
         embedded = self.embed(given)
         embedded = self.dropout(embedded, keys[0])
         if choice is not None:

@@ -24,9 +24,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from show_attend_tell.models.attention import read_context
+from show_attend_tell.models.packed import BOS_ONLY, Starts
 from show_attend_tell.models.product_form import balanced, below_maximum, log_normalisers
 from show_attend_tell.models.products import matmul
-from show_attend_tell.tokens import BOS
 
 
 class PlaceTerms(NamedTuple):
@@ -65,15 +65,20 @@ def word_terms(
     words: Int[Array, "*T B R"],
     embedded: Float[Array, "*T B R E"],
     scene: Float[Array, "B E"] | None,
+    starts: Starts = BOS_ONLY,
 ) -> WordTerms:
-    """What the steps whose input is `words`, also given embedded, are handed."""
+    """What the steps whose input is `words`, also given embedded, are handed.
+
+    No place says what captions start with.
+    """
     hidden = embedded
     if scene is not None:
         hidden += jnp.expand_dims(scene[:, None], range(embedded.ndim - 3))
     pick = jax.vmap(
         lambda log, word: jnp.moveaxis(log[:, word], 0, -1), in_axes=(0, -2), out_axes=-3
     )
-    return WordTerms(hidden, jnp.where((words == BOS)[..., None], 0.0, pick(places.log, words)))
+    begins = jnp.isin(words, jnp.array(starts.tokens))
+    return WordTerms(hidden, jnp.where(begins[..., None], 0.0, pick(places.log, words)))
 
 
 def before_any_word(

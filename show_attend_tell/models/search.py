@@ -348,7 +348,7 @@ def sample(
     batch: int,
     samples: int,
     max_length: int,
-    bos: int,
+    bos: int | Int[Array, " N"],
     eos: int,
     pad: int,
     banned: tuple[int, ...] = (),
@@ -365,12 +365,13 @@ def sample(
       batch, samples: B and N.
       max_length: T, the largest number of tokens, <eos> included; longer captions are cut there.
       bos, eos, pad, banned: as for `beam_search`, except that the other words inherit the
-        probability of those never emitted (see `without`).
+        probability of those never emitted (see `without`). Captions may begin with different
+        tokens, which are to be banned, too.
 
     Returns:
       Words, <eos> where the caption ended within T steps, then <pad>.
     """
-    never = (bos, pad, *banned)
+    never = (bos, pad, *banned) if isinstance(bos, int) else (pad, *banned)
 
     def advance(carried):
         time, state, words, ended, tokens = carried
@@ -379,7 +380,7 @@ def sample(
         words = jnp.where(ended, pad, drawn)
         return time + 1, state, words, ended | (words == eos), tokens.at[time].set(words)
 
-    words = jnp.full((batch, samples), bos)
+    words = jnp.full((batch, samples), bos, int)
     initial = (0, state, words, words == eos, jnp.full((max_length, batch, samples), pad))
     tokens = lax.while_loop(lambda c: (c[0] < max_length) & ~c[3].all(), advance, initial)[-1]
     return jnp.moveaxis(tokens, 0, 2)

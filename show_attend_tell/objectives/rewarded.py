@@ -18,6 +18,10 @@ With `reward.likelihood` the loss of the model's own likelihood objective over t
 added, with that weight (Paulus et al. 2018, arXiv:1705.04304, eq. 16). It keeps the distribution of
 words from collapsing onto those that score.
 
+Where a model speaks several languages, N captions are drawn in each. Rows take turns as in
+`models.packed`: a sample is rewarded by its own language's references and document frequencies, and
+compared with the other samples of its language.
+
 For the reward dropout is off: captions are drawn from the same distribution whose gradient is
 taken. Label smoothing and baselines of `hard` have no effect on it.
 """
@@ -27,7 +31,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree, Shaped
 
 from show_attend_tell import settings
 from show_attend_tell.models import recurrence, search
@@ -39,17 +43,19 @@ from show_attend_tell.objectives.likelihood import doubly_stochastic_penalty, to
 from show_attend_tell.objectives.objective import Batch, Objective, Report
 from show_attend_tell.objectives.rewards import IdfTable, Scores, caption_scores
 from show_attend_tell.objectives.sampling import draw_choice, entropies, roll_out
-from show_attend_tell.tokens import BOS, EOS, PAD, UNK
+from show_attend_tell.tokens import EOS, PAD, UNK
 
 _REFERENCES = 0x2EF  # folded into the step's key: dropout over references
 
-# Words that are never drawn. <unk> is one of them: it would match the references' rare words.
-_NEVER = (BOS, PAD, UNK)
+
+def _never(decoder: Decoder) -> tuple[int, ...]:
+    """Words that are never drawn. <unk> is one of them: it would match references' rare words."""
+    return (*decoder.starts.unsaid, PAD, UNK)
 
 
 @partial(
     jax.tree_util.register_dataclass,
-    data_fields=["table"],
+    data_fields=["table", "further"],
     meta_fields=["reward", "hard", "regularizers", "mixture", "likelihood"],
 )
 @dataclasses.dataclass(frozen=True)
@@ -61,9 +67,11 @@ class Rewarded:
       hard: of hard attention; None where attention is soft. Its `soft_probability`, `coin`,
         `reinforce` and `entropy` (here in units of reward over nats) apply, the rest does not.
       regularizers: of which the doubly stochastic penalty applies.
-      table: document frequencies of the training captions.
+      table: document frequencies of the training captions, of the first language if there are
+        several.
       mixture: whether words are drawn with the places summed out; then `hard` is None.
       likelihood: the objective that `reward.likelihood` weighs; None without it.
+      further: the tables of the further languages.
     """
 
     reward: settings.Reward
@@ -72,6 +80,7 @@ class Rewarded:
     table: IdfTable
     mixture: bool = False
     likelihood: Objective | None = None
+    further: tuple[IdfTable, ...] = ()
 
     def init(self) -> PyTree:
         """The state of the likelihood's objective, if any."""
@@ -104,7 +113,8 @@ class Rewarded:
     ) -> tuple[Int[Array, "B N S"], Choice | None]:
         """N captions of each image and, with hard attention, the choice along which they came."""
         word_key, path_key = jax.random.split(key)
-        count, length = self.reward.samples, self.reward.max_length
+        count = self.reward.samples * len(decoder.starts.spoken)
+        length = self.reward.max_length
         choice = None
         if self.hard is not None:
             images, locations = annotations.vectors.shape[:2]
@@ -143,17 +153,24 @@ class Rewarded:
           references' `nll`), `penalty` (mean over captions; 0 for one cut at `max_length`),
           `tokens` (words drawn) and, with hard attention, `entropy` (nats).
         """
-        known = (tokens == EOS).any(axis=(1, 2))[:, None]
+        tables = (self.table, *self.further)
+        scored = []
+        for k, table in enumerate(tables):  # the rows of each language
+            drawn, given = (x[:, k :: len(tables)] for x in (sampled, tokens))
+            known = (given == EOS).any(axis=(1, 2))[:, None]
+            scores = caption_scores(jnp.where(known[..., None], drawn, PAD), given, table)
+            total = total_reward(scores, self.reward)
+            known = jnp.broadcast_to(known, total.shape)
+            scored.append((scores, total, others_advantage(total, known), known))
+        scores, total, advantage, known = jax.tree.map(_take_turns, *scored)
         sampled = jnp.where(known[..., None], sampled, PAD)
-        scores = caption_scores(sampled, tokens, self.table)
-        total = total_reward(scores, self.reward)
-        advantage = others_advantage(total, known)[..., None]
+        advantage = advantage[..., None]
 
         rollout = roll_out(decoder, annotations, sampled, None, choice, mixture=self.mixture)
-        log_probs = token_log_probs(search.without(rollout.logits, _NEVER), sampled)
+        log_probs = token_log_probs(search.without(rollout.logits, _never(decoder)), sampled)
         real = sampled != PAD
         words = jnp.maximum(real.sum(), 1)
-        captions = jnp.maximum(known.sum() * self.reward.samples, 1)
+        captions = jnp.maximum(known.sum(), 1)
         alpha = jnp.exp(rollout.log_alpha)
         # The penalty looks for a caption's <eos>; a caption cut at max_length has none.
         locations = annotations.vectors.shape[1]
@@ -183,12 +200,17 @@ class Rewarded:
         }
 
 
+def _take_turns(*of_languages: Shaped[Array, "B N"]) -> Shaped[Array, "B NL"]:
+    """Joins the samples of each language, as rows take turns."""
+    return jnp.stack(of_languages, axis=-1).reshape(len(of_languages[0]), -1)
+
+
 def total_reward(scores: Scores, reward: settings.Reward) -> Float[Array, "B N"]:
     """The weighted sum of a caption's scores."""
     return reward.cider * scores.cider + reward.bleu * scores.bleu + reward.f_mean * scores.f_mean
 
 
-def others_advantage(total: Float[Array, "B N"], known: Bool[Array, "B 1"]) -> Float[Array, "B N"]:
+def others_advantage(total: Float[Array, "B N"], known: Bool[Array, "B N"]) -> Float[Array, "B N"]:
     """Reward minus the mean reward of the image's other captions; 0 without references.
 
     No gradient flows through it.
@@ -206,7 +228,7 @@ def draw_captions(
     max_length: int,
     mixture: bool = False,
 ) -> Int[Array, "B N T"]:
-    """N captions of each image; `choice` holds hard attention's noise (B, N, T, L)."""
+    """N captions of each image, which its languages divide; `choice` has noise (B, N, T, L)."""
     memory = decoder.memory(annotations)
     weights = decoder.weights()
 
@@ -216,6 +238,8 @@ def draw_captions(
         logits, state, reading = decoder.emit(weights, memory, state, words, now, mixture=mixture)
         return logits, state, reading
 
+    spoken = decoder.starts.spoken
+    turns = jnp.tile(jnp.array(spoken), samples // len(spoken))
     return search.sample(
         step,
         recurrence.initial_state(weights, memory, samples, max_length),
@@ -223,8 +247,8 @@ def draw_captions(
         batch=len(annotations.vectors),
         samples=samples,
         max_length=max_length,
-        bos=BOS,
+        bos=spoken[0] if len(spoken) == 1 else turns,
         eos=EOS,
         pad=PAD,
-        banned=(UNK,),
+        banned=_never(decoder),
     )

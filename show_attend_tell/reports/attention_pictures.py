@@ -23,6 +23,7 @@ from show_attend_tell.evaluation.grounding import steps_naming
 from show_attend_tell.files import replacing
 from show_attend_tell.inference.attention_record import COMPUTED, EOS, AttentionRecord
 from show_attend_tell.printable import printable
+from show_attend_tell.reports.fonts import families_for
 
 _DPI = 100
 _PANEL = 144  # the longer side of a panel
@@ -176,13 +177,14 @@ class _Sheet:
         return _rendered(self._canvas)
 
     def _add_text(self, x: float | int, y: float | int, string: str, room: int, **style) -> None:
+        string = printable(string)
         drawn = self._figure.text(
             x,
             self._height - y,
-            printable(string),
+            string,
             transform=IdentityTransform(),
             parse_math=False,
-            family="DejaVu Sans",
+            family=families_for(string),
             **style,
         )
         _shrink(drawn, room, self._canvas)
@@ -263,7 +265,7 @@ def alignment_picture(record: AttentionRecord) -> Image.Image:
 
 def _label_ticks(set_ticks: Callable[..., object], names: Sequence[str], **style) -> None:
     labels = [printable(name) for name in names]
-    fixed = {"fontsize": 8, "parse_math": False, "family": "DejaVu Sans"}
+    fixed = {"fontsize": 8, "parse_math": False, "family": families_for("".join(labels))}
     set_ticks(range(len(names)), labels, **fixed, **style)
 
 

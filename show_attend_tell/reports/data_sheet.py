@@ -17,6 +17,7 @@ from show_attend_tell.data.images import naming, picture_size, read_picture
 from show_attend_tell.data.task import task_of
 from show_attend_tell.data.vocabulary import AnyVocabulary
 from show_attend_tell.printable import printable
+from show_attend_tell.reports.fonts import file_for
 from show_attend_tell.runs.preparation import table_of, usable_splits
 from show_attend_tell.settings import Settings
 from show_attend_tell.tokens import UNK
@@ -84,15 +85,16 @@ def contact_sheet(examples: Sequence[Example]) -> Image.Image:
     rows = -(-len(examples) // COLUMNS)
     tile = (SIDE + 8, SIDE + LINES * LINE + 12)
     sheet = Image.new("RGB", (COLUMNS * tile[0], rows * tile[1]), "white")
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(12)
+    draw = ImageDraw.Draw(sheet)
     for number, example in enumerate(examples):
         left, top = number % COLUMNS * tile[0] + 4, number // COLUMNS * tile[1] + 4
         with naming(example.image_id):
             picture = Image.fromarray(read_picture(example.image, SIDE))
         sheet.paste(picture, (left + (SIDE - picture.width) // 2, top))
-        lines = textwrap.wrap(
-            printable(example.captions[0]), LETTERS, max_lines=LINES, placeholder=" ..."
-        )
+        caption = printable(example.captions[0])
+        lines = textwrap.wrap(caption, LETTERS, max_lines=LINES, placeholder=" ...")
+        path = file_for(caption)
+        font = ImageFont.truetype(path, 12) if path else ImageFont.load_default(12)
         draw.text((left, top + SIDE + 2), "\n".join(lines), "black", font)
     return sheet
 

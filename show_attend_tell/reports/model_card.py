@@ -189,7 +189,8 @@ def _scores(run: Run, repo: str) -> str:
 
 def _row(record: Mapping[str, Any], names: Sequence[str]) -> list[str]:
     """Split, number of examples, decoding, and the named scores."""
-    cells = [str(record["split"]), f"{record['images']:,}", _decoding(record["decoding"])]
+    split = ", ".join(filter(None, [str(record["split"]), record.get("language")]))
+    cells = [split, f"{record['images']:,}", _decoding(record["decoding"])]
     for name in names:
         (unit, pattern), value = SCORES[name], record["scores"].get(name)
         cells.append("—" if value is None else pattern.format(value / unit))

@@ -10,6 +10,7 @@ from show_attend_tell.errors import UserError
 from show_attend_tell.models.captioner import Captioner
 from show_attend_tell.models.decoder import Decoder
 from show_attend_tell.models.encoders import Encoder, Precomputed, make_encoder
+from show_attend_tell.models.packed import Starts
 from show_attend_tell.models.sentence_encoder import SentenceEncoder
 from show_attend_tell.objectives.baselines import LearnedBaseline
 from show_attend_tell.objectives.likelihood import Likelihood
@@ -22,6 +23,7 @@ from show_attend_tell.objectives.rewarded import Rewarded
 from show_attend_tell.objectives.rewards import IdfTable
 from show_attend_tell.objectives.top_k import TopK
 from show_attend_tell.objectives.variational import InferenceNetwork, Variational
+from show_attend_tell.tokens import starts_of
 
 _ENCODER = 0xE4C  # folded into the seed, so that sentence encoder and decoder differ
 
@@ -63,6 +65,7 @@ def build_captioner(settings: s.Settings, encoder: Encoder, vocabulary_size: int
         features=encoder.features,
         grid=encoder.grid,
         sections=encoder.sections,
+        starts=Starts(starts_of(settings.data.spoken)),
         rngs=rngs,
     )
     read = sizes.projection or decoder.parts.values.size
@@ -88,23 +91,30 @@ def _auxiliary_network(settings: s.Settings, features: int, rngs: nnx.Rngs) -> n
     return None
 
 
-def make_objective(settings: s.Settings, table: IdfTable | None = None) -> Objective:
+def make_objective(settings: s.Settings, *tables: IdfTable) -> Objective:
     """What training minimises.
 
     Args:
       settings: of the experiment.
-      table: n-grams of the training captions; needed for rewards.
+      tables: n-grams of the training captions in each language, in the order of the settings;
+        needed for rewards.
     """
     hard = settings.hard if settings.attention.hard else None
     if settings.reward.samples:
-        assert table is not None
+        assert len(tables) == max(1, len(settings.data.spoken)), "a table for each language"
         # Captions are drawn as they are decoded: by the mixture, or along drawn places.
         marginal = hard is not None and hard.objective == "marginal"
         mixture = marginal and settings.decode.context == "mixture"
         drawn = None if mixture else hard
         likelihood = _likelihood(settings) if settings.reward.likelihood else None
         return Rewarded(
-            settings.reward, drawn, settings.loss, table, mixture=mixture, likelihood=likelihood
+            settings.reward,
+            drawn,
+            settings.loss,
+            tables[0],
+            mixture=mixture,
+            likelihood=likelihood,
+            further=tables[1:],
         )
     return _likelihood(settings)
 

@@ -26,7 +26,7 @@ from show_attend_tell.errors import UserError
 from show_attend_tell.evaluation.boxes import Places
 from show_attend_tell.models.captioner import all_weights, frozen_weights, trained_weights
 from show_attend_tell.models.encoders import Encoder, ImageEncoder
-from show_attend_tell.objectives.rewards import IdfTable, idf_table
+from show_attend_tell.objectives.rewards import IdfTable
 from show_attend_tell.runs import number_format
 from show_attend_tell.runs.build import build_captioner, build_encoder, make_objective
 from show_attend_tell.runs.checkpoint import Checkpoints
@@ -42,7 +42,12 @@ from show_attend_tell.training import warm_start
 from show_attend_tell.training.loop import Loop, Progression
 from show_attend_tell.training.optimizer import make_optimizer
 from show_attend_tell.training.phrase_maps import Supervision, boxed_descriptions, supervise
-from show_attend_tell.training.plan import encode, plan_batches
+from show_attend_tell.training.plan import (
+    document_frequencies,
+    encode,
+    languages_of,
+    plan_batches,
+)
 from show_attend_tell.training.step import (
     Step,
     TrainState,
@@ -124,7 +129,7 @@ class _Data:
     source_vocabulary: AnyVocabulary | None
     plan: BatchPlan
     supervision: Supervision | None
-    table: IdfTable | None  # of the training captions, for rewards
+    tables: tuple[IdfTable, ...]  # of each language's training captions, for rewards
     train_inputs: Inputs
     val_inputs: Inputs
     val_examples: ExampleSource
@@ -166,14 +171,15 @@ def _load_data(
     vocabulary = folder.vocabulary(TARGET, lambda: task.target_vocabulary(texts))
     assert vocabulary is not None
     encoded = encode(train, vocabulary)
-    table = idf_table(encoded[: train.stored]) if settings.reward.samples else None
+    tables = document_frequencies(train, encoded) if settings.reward.samples else ()
     lengths = task.input_lengths(train_inputs)
     supervision = None
     if descriptions is not None:
         limit = settings.data.max_length
         supervision = supervise(descriptions, encoded, vocabulary.encode_text, limit)
         console.print(supervision.summary())
-    plan = plan_batches(settings, encoded, settings.train.batch_size, lengths, supervision)
+    batch_size = settings.train.batch_size
+    plan = plan_batches(settings, encoded, batch_size, lengths, supervision, languages_of(train))
     known = "" if source is None else f" (vocabulary: {len(source)})"
     if len(train) > train.stored:
         known += f" ({len(train)} with mirrored or cropped copies)"
@@ -185,7 +191,7 @@ def _load_data(
         source_vocabulary=source,
         plan=plan,
         supervision=supervision,
-        table=table,
+        tables=tables,
         train_inputs=train_inputs,
         val_inputs=val_inputs,
         val_examples=val,
@@ -221,7 +227,7 @@ class _Session:
         self.model = build_captioner(settings, data.encoder, len(data.vocabulary))
         self.frozen = devices.replicate(frozen_weights(self.model))
         nnx.update(self.model, self.frozen)
-        self.objective = make_objective(settings, data.table)
+        self.objective = make_objective(settings, *data.tables)
         self.optimizer = make_optimizer(
             settings.optimizer,
             total_steps=self.total_steps,

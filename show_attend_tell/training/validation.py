@@ -14,14 +14,16 @@ from jaxtyping import PyTree
 from show_attend_tell import devices
 from show_attend_tell.data.batches import Inputs
 from show_attend_tell.data.examples import ExampleSource
+from show_attend_tell.data.in_languages import InLanguages
 from show_attend_tell.data.task import Task
 from show_attend_tell.data.vocabulary import AnyVocabulary
 from show_attend_tell.errors import UserError
+from show_attend_tell.evaluation.scores import Scores
 from show_attend_tell.evaluation.scoring import SCORERS
 from show_attend_tell.evaluation.split_scores import references
 from show_attend_tell.inference.captioning import Caption, caption_inputs, texts
 from show_attend_tell.inference.decoding import make_decode
-from show_attend_tell.models.captioner import Captioner, all_weights
+from show_attend_tell.models.captioner import Captioner, all_weights, speaking
 from show_attend_tell.models.encoders import Encoder
 from show_attend_tell.runs.folder import RunFolder
 from show_attend_tell.settings import Decode
@@ -118,36 +120,72 @@ class Validation:
           metric: the score that picks the best weights.
         """
         self._decoding = decoding.greedy
-        self._decode = make_decode(model, self._decoding)
-        self._scorer = SCORERS[task.scorer]
+        self._spoken = [_Spoken(task, model, self._decoding, examples)]
+        if isinstance(examples, InLanguages) and task.languages:
+            self._spoken = [
+                _Spoken(task.speaking(name), speaking(model, k), self._decoding, examples, name)
+                for k, name in enumerate(task.languages)
+            ]
         self._frozen, self._vocabulary = frozen, vocabulary
         self._inputs, self._examples = inputs, examples
-        self._references, self._viewers, self._metric = references(examples), viewers, metric
+        self._viewers, self._metric = viewers, metric
 
     def score(self, weights: PyTree, step: int) -> dict[str, Any]:
         """The scores of trained weights by name. METEOR takes seconds: only where it picks them.
 
-        `step` is the training step that made the weights.
+        Of several languages, a score is the mean of those in each, which are there as `CIDEr (de)`
+        and so on. `step` is the training step that made the weights.
 
         Raises:
           UserError: the score that picks the weights cannot be computed here.
         """
-        captions = caption_inputs(
-            self._decode,
-            all_weights(weights, self._frozen),
-            self._inputs,
-            self._vocabulary,
-            self._decoding.batch_size,
-        )
-        first = list(islice(captions, KEPT))
-        hypotheses = texts(self._examples, chain(first, captions))
-        for viewer in self._viewers:
-            viewer.write(step, first)
-        wanted = self._metric == "METEOR"
-        scores = self._scorer.score(self._references, hypotheses, meteor=wanted)
-        if self._metric in scores.missing:
-            raise UserError(f"config.train.metric: {self._metric} {scores.missing[self._metric]}")
-        return scores.values
+        of_each = []
+        for spoken in self._spoken:
+            captions = caption_inputs(
+                spoken.decode,
+                all_weights(weights, self._frozen),
+                self._inputs,
+                self._vocabulary,
+                self._decoding.batch_size,
+            )
+            first = list(islice(captions, KEPT))
+            hypotheses = texts(self._examples, chain(first, captions))
+            if spoken is self._spoken[0]:
+                for viewer in self._viewers:
+                    viewer.write(step, first)
+            scores = spoken.score(hypotheses, meteor=self._metric == "METEOR")
+            if self._metric in scores.missing:
+                why = scores.missing[self._metric]
+                raise UserError(f"config.train.metric: {self._metric} {why}")
+            of_each.append(scores.values)
+        if len(of_each) == 1:
+            return of_each[0]
+        return _means([spoken.language for spoken in self._spoken], of_each)
+
+
+class _Spoken:
+    """How the captions in one language are made and scored."""
+
+    def __init__(
+        self, task: Task, model: Captioner, how: Decode, examples: ExampleSource, language: str = ""
+    ):
+        """Takes the task and the model in that language; `language` if there are several."""
+        self.language, self.decode = language, make_decode(model, how)
+        self._scorer, self._references = SCORERS[task.scorer], references(examples, language)
+
+    def score(self, hypotheses: Mapping[str, str], *, meteor: bool) -> Scores:
+        """Scores the captions of those images that have references in the language."""
+        known = {name: text for name, text in hypotheses.items() if name in self._references}
+        return self._scorer.score(self._references, known, meteor=meteor)
+
+
+def _means(languages: Sequence[str], scores: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The mean over languages of each score that all of them have, then those of each."""
+    common = [name for name in scores[0] if all(of.get(name) is not None for of in scores)]
+    means = {name: float(np.mean([of[name] for of in scores])) for name in common}
+    for language, of in zip(languages, scores, strict=True):
+        means |= {f"{name} ({language})": value for name, value in of.items()}
+    return means
 
 
 def worded(scores: Mapping[str, float], metric: str, *, only: bool = False) -> str:

@@ -1,6 +1,7 @@
 """Starting a run from the weights of another run, or of a model: exported, packaged or on the hub.
 
-The vocabularies may differ: common words keep their vectors, new ones start fresh.
+The vocabularies may differ: common words keep their vectors, new ones start fresh. So may the
+languages: the token of a new one begins as <bos> does, and <bos> as the token of its language.
 """
 
 from collections.abc import Callable
@@ -22,7 +23,7 @@ from show_attend_tell.models.captioner import Captioner, trained_weights
 from show_attend_tell.runs import packaged
 from show_attend_tell.runs.folder import RunFolder
 from show_attend_tell.settings import Settings
-from show_attend_tell.tokens import SPECIALS
+from show_attend_tell.tokens import BOS, SPECIALS, language_token, starts_of
 
 # Settings that must agree, but that the weights' shapes do not reveal.
 SAME = (
@@ -65,6 +66,8 @@ Weights = Float[Array | np.ndarray, "..."]
 class SharedWords:
     """What two vocabularies share; the special tokens are shared, but not counted.
 
+    Tokens of languages count as special ones.
+
     Attributes:
       theirs, ours: ids of the n shared tokens in either vocabulary.
       kept, new, dropped: numbers of shared words, of ours only, and of theirs only.
@@ -77,14 +80,21 @@ class SharedWords:
     dropped: int
 
     @classmethod
-    def between(cls, theirs: AnyVocabulary, ours: AnyVocabulary) -> "SharedWords":
-        """Compares the words of two vocabularies."""
+    def between(
+        cls, theirs: AnyVocabulary, ours: AnyVocabulary, language: str = ""
+    ) -> "SharedWords":
+        """Compares the words of two vocabularies; `language` is ours, if it is only one."""
         first, second = (SPECIALS + vocabulary.words for vocabulary in (theirs, ours))
         known = {word: i for i, word in enumerate(first)}
-        pairs = [(known[word], i) for i, word in enumerate(second) if word in known]
-        both = np.array(pairs).T
-        kept = len(pairs) - len(SPECIALS)
-        return cls(both[0], both[1], kept, len(ours.words) - kept, len(theirs.words) - kept)
+        words = [len(of.words) - len(of.languages) for of in (theirs, ours)]
+        same = {i: known[word] for i, word in enumerate(second) if word in known}
+        kept = sum(i >= len(second) - words[1] for i in same)
+        if not theirs.languages:
+            same |= {start: same.get(start, BOS) for start in starts_of(ours.languages)}
+        elif not ours.languages and language in theirs.languages:
+            same[BOS] = known[language_token(language)]
+        both = np.array([(other, i) for i, other in sorted(same.items())]).T
+        return cls(both[0], both[1], kept, words[1] - kept, words[0] - kept)
 
     def carried(self, given: Weights, fresh: Weights, axis: int) -> Weights:
         """Fresh weights with the given values of shared words along an axis.
@@ -131,7 +141,13 @@ def start_from(
     folder = packaged.find(name)
     which = settings.train.init_weights
     other = load_run(folder, _same_file(folder, settings), weights=which, half=False)
-    words = _shared(name, other.vocabulary, vocabulary)
+    spoken, wanted = (getattr(of.data, "languages", ()) for of in (other.settings, settings))
+    words = _shared(name, other.vocabulary, vocabulary, *wanted[:1])
+    if spoken != wanted:
+        say(
+            f"{name} speaks {', '.join(spoken)}, this run {', '.join(wanted)}: words spelt alike "
+            "keep their vectors, whatever they mean"
+        )
     source_words = _shared(name, other.source_vocabulary, source)
     _check_settings(name, other.settings, settings)
     _update(name, other, model, words, source_words)
@@ -198,7 +214,7 @@ def _same_file(folder: Path, settings: Settings) -> list[str]:
 
 
 def _shared(
-    name: str, theirs: AnyVocabulary | None, ours: AnyVocabulary | None
+    name: str, theirs: AnyVocabulary | None, ours: AnyVocabulary | None, language: str = ""
 ) -> SharedWords | None:
     """The words that are shared, or None if all are."""
     if theirs is None or ours is None:
@@ -208,7 +224,7 @@ def _shared(
             f"config.train.init_from={name}: one vocabulary has whole words, the other pieces of "
             "words; choose another run, or its data.vocabulary"
         )
-    return None if theirs.words == ours.words else SharedWords.between(theirs, ours)
+    return None if theirs.words == ours.words else SharedWords.between(theirs, ours, language)
 
 
 def _check_settings(name: str, theirs: Settings, ours: Settings) -> None:

@@ -1,14 +1,14 @@
 """The table of bad inputs: what is wrong, the command, and what its message must name."""
 
 from bad_arguments import arguments, experiments, outputs, overrides
-from bad_data import sources, tables
+from bad_data import languages, sources, tables
 from bad_files import Case
 from bad_runs import pictures, reports, runs, weights
 from bad_scores import scores
 
 KINDS = (
     *(arguments, experiments, overrides, outputs),
-    *(pictures, runs, reports, weights, tables, sources, scores),
+    *(pictures, runs, reports, weights, tables, sources, languages, scores),
 )
 
 

@@ -236,3 +236,33 @@ def sources() -> Iterator[Case]:
                     write(f"own/{split}.{language}", content)(bad, root)
 
         yield Case(f"multi30k: {about}", words("multi30k", "multi30k"), "own", sentences)
+
+
+def languages() -> Iterator[Case]:
+    """Captions in languages that are not there, or files beside the pictures that do not fit."""
+    table = HEAD + "".join(
+        f"p{k:02}.png,a red dog,{'train' if k < 8 else 'val'}\n" for k in range(11)
+    )
+    named = table.replace("caption", "language,caption").replace(",a red", ",en,a red")
+    german = ("--config.data.languages=('de',)", "--config.data.vocabulary=13a")
+    folder = (*german, "--config.data.captions_dir={bad}/own/german")
+    lists = {"german/train_images.txt": "p00.png\np01.png\n"}
+    for about, files, options, names in [
+        ("a language that the table lacks", {"metadata.csv": named}, german, "'de'"),
+        ("no folder of captions", {"metadata.csv": named}, folder, "german: no such folder"),
+        ("no list of images", {"german/train.1.de": "Ein Hund\n"}, folder, "train_images.txt"),
+        ("captions of other languages", lists | {"german/train.1.fr": "Un\nDeux\n"}, folder, "fr"),
+        ("too few captions", lists | {"german/train.1.de": "Ein Hund\n"}, folder, "train.1.de"),
+        (
+            "captions of other pictures",
+            {"german/train_images.txt": "q0.png\nq1.png\n", "german/train.1.de": "Ja\nNein\n"},
+            folder,
+            "q0.png",
+        ),
+        ("captions in Latin-1", lists | {"german/train.1.de": b"S\xfc\nB\n"}, folder, "train.1.de"),
+        ("English words", {}, german[:1], "config.data.vocabulary"),
+        ("a language that is no code", {}, ("--config.data.languages=('Deutsch',)",), "Deutsch"),
+    ]:
+        places = ("--config.data.manual_dir={bad}/own", "--config.data.dir={bad}/data")
+        words = ("prepare", *TINY, *places, *options)
+        yield Case(f"languages: {about}", words, names, _own({"metadata.csv": named} | files))

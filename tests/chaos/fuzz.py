@@ -227,7 +227,7 @@ def _archives() -> Iterator[Reader]:
 def _tables() -> Iterator[Reader]:
     from show_attend_tell import files
     from show_attend_tell.data.builders import coco_own, flickr8k, folder, kaggle, karpathy, tables
-    from show_attend_tell.data.builders.multi30k import read_lines
+    from show_attend_tell.data.text_files import read_lines
 
     def table(path: Path) -> None:
         found = [tables.Table(path)]

@@ -364,3 +364,19 @@ def test_augmented_batches_can_be_resumed():
     for batch in seen[2:]:
         for name, value in next(again).items():
             np.testing.assert_array_equal(value, batch[name])
+
+
+def test_the_rows_of_languages_take_turns():
+    captions = [[[4, EOS], [5, 5, EOS], [6, EOS], [7, 7, EOS]], [[4, EOS], [5, EOS]]]
+    languages = [(0, 1, 0, 1), (1, 1)]
+    settings = {"batch_size": 2, "rows": 2, "buckets": 1, "max_length": 9, "seed": 0}
+    plan = BatchPlan(captions, languages=languages, **settings)
+    images, tokens = plan.batch(0)
+    assert tokens.shape == (2, 4, 3) and plan.positions_per_epoch == tokens.size
+    of = dict(zip(images.tolist(), tokens.tolist(), strict=True))
+    assert sorted(of[0][::2]) == [[4, EOS, 0], [6, EOS, 0]]
+    assert sorted(of[0][1::2]) == [[5, 5, EOS], [7, 7, EOS]]
+    assert of[1][::2] == [[0, 0, 0]] * 2 and sorted(of[1][1::2]) == [[4, EOS, 0], [5, EOS, 0]]
+    maps = [[[*range(1, len(c)), 0] for c in of_image] for of_image in captions]
+    mapped = BatchPlan(captions, languages=languages, maps=maps, **settings)
+    assert (mapped.maps_of(0) > 0).tolist() == (tokens > EOS).tolist()

@@ -11,10 +11,13 @@ from show_attend_tell.data.builders import common
 from show_attend_tell.data.builders.common import zip_members
 from show_attend_tell.data.builders.flickr8k import read_captions
 from show_attend_tell.data.examples import ImageSource
+from show_attend_tell.data.further_captions import number_of
+from show_attend_tell.data.in_languages import InLanguages
 from show_attend_tell.data.load import load_images
 from show_attend_tell.errors import UserError
 
 NAMES = sources.FLICKR8K
+GERMAN = [5528, 934, 929]  # official pictures of train, val and test with German descriptions
 
 
 @pytest.fixture
@@ -252,6 +255,30 @@ def test_the_official_splits(shared: Path, tmp_path: Path, logged):
     }
     assert all(len(example.captions) == 5 for example in splits["test"])
     assert len({name for examples in splits.values() for name in examples.ids}) == 8000
+    _german_follows_these_splits(shared, tmp_path, {k: of.ids for k, of in splits.items()})
+
+
+def _german_follows_these_splits(shared: Path, data: Path, official: dict[str, list[str]]):
+    """Multi30k trains on most of Flickr8k's test pictures; here none of them is in training."""
+    for languages, counts in ((("de",), GERMAN), (("en", "de"), [6000, 1000, 1000])):
+        found = {
+            split: load_images(
+                "flickr8k",
+                split,
+                data_dir=data,
+                manual_dir=shared / "flickr8k",
+                languages=languages,
+                captions_dir=shared / "multi30k" / "task2",
+            )
+            for split in official
+        }
+        assert [len(examples) for examples in found.values()] == counts
+        for split, examples in found.items():
+            assert set(examples.ids) <= set(official[split])
+        numbers = {split: set(map(number_of, of.ids)) for split, of in found.items()}
+        assert not numbers["train"] & (numbers["test"] | numbers["val"])
+        lacking = [of.lacking["de"] for of in found.values() if isinstance(of, InLanguages)]
+        assert lacking == [6000 - GERMAN[0], 1000 - GERMAN[1], 1000 - GERMAN[2]]
 
 
 def test_members_that_say_less_than_they_hold_are_not_expanded(tmp_path):

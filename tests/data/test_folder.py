@@ -83,9 +83,8 @@ def test_a_copied_folder_is_the_same_data_set(folder: Path, logged, monkeypatch)
 
 
 def test_a_data_set_of_an_earlier_version_stays_valid(folder: Path, logged, monkeypatch):
-    by_time = builder.digests(folder, [folder / "metadata.csv"], dict.fromkeys(NAMES, (None, [])))[
-        1
-    ]
+    rows = dict.fromkeys(NAMES, builder.Row(None, [], []))
+    by_time = builder.digests(folder, [folder / "metadata.csv"], rows)[1]
     with monkeypatch.context() as patch:
         patch.setattr(builder, "digests", lambda *given: (by_time, by_time))
         old = load(folder)
@@ -368,7 +367,7 @@ def test_the_remedy_for_what_is_missing(folder: Path):
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 10, 50, 1000])
 def test_splits_are_drawn_by_name(count: int):
-    rows = {f"{i}.jpg": (None, ["A dog ."]) for i in range(count)}
+    rows = {f"{i}.jpg": builder.Row(None, ["A dog ."], [""]) for i in range(count)}
     splits = assign(rows)
     assert sorted(name for names in splits.values() for name in names) == sorted(rows)
     held = [len(splits.get(split, [])) for split in ("val", "test")]
@@ -381,7 +380,7 @@ def test_splits_are_drawn_by_name(count: int):
 
 
 def test_an_image_keeps_its_split_when_others_come():
-    rows = {f"{i}.jpg": (None, ["A dog ."]) for i in range(200)}
+    rows = {f"{i}.jpg": builder.Row(None, ["A dog ."], [""]) for i in range(200)}
     few, many = assign(dict([*rows.items()][:100])), assign(rows)
     for split, names in few.items():
         assert set(names) <= set(many[split])

@@ -17,7 +17,8 @@ def rows(folder: Path, files: dict[str, str]) -> dict:
     for name, text in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text, encoding="utf-8")
-    return read_rows(folder, find_tables(folder))
+    found = read_rows(folder, find_tables(folder))
+    return {name: (row.split, row.captions) for name, row in found.items()}
 
 
 TWO = {"a.jpg": (None, ["A dog , too ."]), "b.jpg": (None, ["A cat ."])}

@@ -24,7 +24,7 @@ from show_attend_tell.runs.build import build_captioner, build_encoder, make_obj
 from show_attend_tell.runs.folder import RunFolder
 from show_attend_tell.runs.inputs import load_inputs
 from show_attend_tell.runs.metrics_log import MetricWriter, read_metrics
-from show_attend_tell.training import session
+from show_attend_tell.training import plan, session
 from show_attend_tell.training.optimizer import make_optimizer
 from show_attend_tell.training.phrase_maps import Supervision
 from show_attend_tell.training.session import train
@@ -179,7 +179,7 @@ def test_copies_of_an_image_are_not_counted_as_documents(tmp_path, monkeypatch, 
         raise Asked(f"{len(captions)} images")
 
     tiny.use_scenes(monkeypatch, copies=3)
-    monkeypatch.setattr(session, "idf_table", ask)
+    monkeypatch.setattr(plan, "idf_table", ask)
     changes = {"train.init_from": str(trained[0]), "reward.samples": 2}
     with pytest.raises(Asked, match="^8 images"):
         train(tiny.settings(tmp_path / "data", changes), tmp_path / "run")

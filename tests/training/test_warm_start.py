@@ -51,6 +51,22 @@ def test_equal_vocabularies_need_nothing_and_other_kinds_are_rejected():
         warm_start._shared("run", Pieces(OURS.words, OURS.counts, 1), OURS)
 
 
+def test_tokens_of_languages_begin_as_bos_does_and_the_other_way_round():
+    both = Vocabulary(("<en>", "<de>", "red", "dog"), (1, 1, 2, 3), 1, "ptb", ("en", "de"))
+    shared = SharedWords.between(THEIRS, both)
+    assert shared.counts() == {"kept": 2, "new": 0, "dropped": 1}
+    ids = dict(zip(shared.ours.tolist(), shared.theirs.tolist(), strict=True))
+    assert ids == {0: 0, 1: 1, 2: 2, 3: 3, 4: 1, 5: 1, 6: 6, 7: 4}
+    german = SharedWords.between(both, THEIRS, "de")
+    assert german.counts() == {"kept": 2, "new": 1, "dropped": 0}
+    ids = dict(zip(german.ours.tolist(), german.theirs.tolist(), strict=True))
+    assert ids == {0: 0, 1: 5, 2: 2, 3: 3, 4: 7, 6: 6}
+    other = Vocabulary(("<fr>", "<de>", "dog"), (1, 1, 3), 1, "ptb", ("fr", "de"))
+    ids = SharedWords.between(both, other)
+    assert dict(zip(ids.ours.tolist(), ids.theirs.tolist(), strict=True))[5] == 5
+    assert 4 not in ids.ours.tolist()  # a language that they do not speak starts fresh
+
+
 # The experiments that trained the packaged models, with a folder of one's own.
 MODELS = {
     "flickr8k-soft": "flickr8k:local",

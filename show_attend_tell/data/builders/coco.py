@@ -86,6 +86,7 @@ class Coco(ImagesBuilder, CocoCaptions, skip_registration=True):
         CocoConfig(name=_ALL.name, description=_ALL.description, splits=cast(list, _ALL.splits)[:2])
     ]
     REMEDY = REMEDY
+    LANGUAGE = "en"
     TERMS = Terms(
         "COCO (Lin et al. 2014)",
         "The captions are under CC BY 4.0. The photographs belong to others and are under the "

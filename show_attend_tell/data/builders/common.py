@@ -3,14 +3,14 @@
 import logging
 import zipfile
 import zlib
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
 import numpy as np
 import tensorflow_datasets as tfds
 
-from show_attend_tell.data.examples import Box, Example, Pair
+from show_attend_tell.data.examples import Box, Example, Index, Pair
 from show_attend_tell.data.images import keepable
 from show_attend_tell.data.origin import Origin
 from show_attend_tell.data.phrase_index import Annotations
@@ -104,6 +104,7 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """
 
     TERMS: ClassVar[Terms] = OWN
+    LANGUAGE: ClassVar[str] = ""  # of all captions, as a code; "": the data do not say
 
     def __init__(self, *, manual_dir: Path | None = None, **kwargs):
         """Takes the folder of the user's files, if any, and what TFDS's builders take."""
@@ -122,6 +123,22 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     def annotations(self) -> Annotations | None:
         """Where the phrases of captions are annotated; None if they are not."""
         return None
+
+    def captions_in(self, language: str, index: Index) -> Sequence[Sequence[str]] | None:
+        """The captions of each example of an index in one language, as they are written.
+
+        Args:
+          language: its code; "" for captions whose language the data do not say.
+          index: ids and captions, as built.
+
+        Returns:
+          None if the data have none in that language.
+        """
+        return [captions for _, captions in index] if language == self.LANGUAGE else None
+
+    def languages(self) -> Sequence[str]:
+        """The languages for which `captions_in` has captions."""
+        return [self.LANGUAGE]
 
     def stated_splits(self) -> Collection[str] | None:
         """The splits that a build would have; None if only building shows it."""

@@ -72,6 +72,16 @@ class Flickr8k(ImagesBuilder):
     Captions of missing images (five in the original) are left out and counted; unusable images are
     left out and named. The data set's `metadata.json` has both.
 
+    German descriptions are those of Multi30k's task 2, five independent ones of most images
+    (https://github.com/multi30k/dataset, `data/task2/raw`, with the lists of
+    `data/task2/image_splits` beside them as `train_images.txt` and so on):
+
+        --config.data.captions_dir=FOLDER --config.data.languages="('en', 'de')"
+
+    Multi30k splits the images of Flickr30k, of which Flickr8k's are a part, in another way: 871
+    test images of Flickr8k are in its training list. Flickr8k's official split decides, whatever
+    the language.
+
     Boxes of phrases (`ImageSource.descriptions`) are those of Flickr30k Entities, if they are in
     the folder as flickr30k_entities.zip, as annotations.zip of
     https://github.com/BryanPlummer/flickr30k_entities, or extracted. For non-commercial research.
@@ -85,6 +95,7 @@ class Flickr8k(ImagesBuilder):
 
     VERSION = tfds.core.Version("1.0.0")
     REMEDY = REMEDY
+    LANGUAGE = "en"
     TERMS = Terms(
         "Flickr8k (Hodosh, Young and Hockenmaier 2013)",
         "The photographs are for non-commercial research, and so is this model.",

@@ -3,9 +3,10 @@
 import hashlib
 import logging
 import os
+import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import tensorflow_datasets as tfds
 
@@ -21,6 +22,7 @@ from show_attend_tell.data.builders.common import (
 )
 from show_attend_tell.data.builders.stems import Stems, holds_texts
 from show_attend_tell.data.builders.tables import Table
+from show_attend_tell.data.examples import Index
 from show_attend_tell.data.holdout import drawn
 from show_attend_tell.data.objects import Object, Objects, parse_objects
 from show_attend_tell.data.origin import Origin
@@ -28,11 +30,23 @@ from show_attend_tell.data.phrase_index import Annotations
 from show_attend_tell.data.picture_names import Match, PictureNames, inside, pictures_below
 from show_attend_tell.data.records import Record
 from show_attend_tell.errors import UserError
+from show_attend_tell.settings import LANGUAGE
 
+# Languages that people write out.
+LANGUAGES = {
+    **{"english": "en", "german": "de", "deutsch": "de", "french": "fr", "spanish": "es"},
+    **{"italian": "it", "chinese": "zh", "japanese": "ja", "arabic": "ar", "hindi": "hi"},
+}
 SHARE = 0.1  # of the images for each of val and test, where the table has no splits
 
-# Split, if the table has one, and captions of an image.
-Row = tuple[str | None, list[str]]
+
+class Row(NamedTuple):
+    """An image in a table."""
+
+    split: str | None  # if the table has one
+    captions: list[str]
+    languages: list[str]  # of each caption; "" where the table does not say
+
 
 _log = logging.getLogger(__name__)
 
@@ -51,6 +65,10 @@ class Folder(ImagesBuilder):
     `caption_1` and so on. A column `split` may say train, val (also valid, validation, dev) or
     test; without it, 80 % of the images are for training, and a tenth each for val and test, chosen
     by the hash of their names. The text is UTF-8, or UTF-16 with a byte-order mark.
+
+    Captions may be in several languages, of which `config.data.languages` chooses: a column
+    `language` says that of a row by its code, such as `de`; or columns are called `caption_en`,
+    `caption_de` and so on.
 
     `builders.tables` has the other forms that are read: semicolons, tabs or `|` between columns;
     columns of other names; a JSON list; a table for each split, `train.csv` or
@@ -117,6 +135,18 @@ class Folder(ImagesBuilder):
     def stated_splits(self) -> Collection[str]:
         return assign(self._rows).keys()
 
+    def captions_in(self, language: str, index: Index) -> list[list[str]] | None:
+        if language not in self.languages():
+            return None
+        of: dict[str, list[str]] = {}
+        for name, row in self._rows.items():
+            said = zip(row.languages, row.captions, strict=True)
+            of[name] = [caption for own, caption in said if own == language]
+        return [of[image_id] for image_id, _ in index]
+
+    def languages(self) -> list[str]:
+        return sorted({language for row in self._rows.values() for language in row.languages})
+
     def annotations(self) -> Annotations | None:
         folder, paths = self._folder(), tuple(table.path for table in self._tables)
         objects: dict[str, list[Object]] = {}
@@ -175,7 +205,7 @@ def read_rows(folder: Path, found: Sequence[Table]) -> dict[str, Row]:
             if name in rows:
                 raise UserError(f"{table.path}: {name} is in another table, too; remove one")
             rows[name] = row
-    if len({split is None for split, _ in rows.values()}) > 1:
+    if len({row.split is None for row in rows.values()}) > 1:
         raise UserError(
             f"{found[0].path}: some images have a split, others none; give all one, or none"
         )
@@ -191,18 +221,23 @@ def _read_table(table: Table) -> dict[str, Row]:
         columns = tables.columns_of(row)
         name = _file_name(where, row)
         split = _split(where, columns.split and row[columns.split], table.split)
-        given = [row[key] for key in columns.captions if row[key]]
-        texts = [t for value in given for t in (value if isinstance(value, list) else [value])]
-        if not all(isinstance(text, str) for text in texts):
-            raise UserError(f"{where}: a caption is not text; write it in quotes")
-        before, captions = rows.setdefault(name, (split, []))
-        if split != before:
+        of_row = _language(where, columns.language and row[columns.language])
+        image = rows.setdefault(name, Row(split, [], []))
+        if split != image.split:
             raise UserError(
-                f"{where}: {name} is in split {split} here but in {before} above; choose one"
+                f"{where}: {name} is in split {split} here but in {image.split} above; choose one"
             )
-        kept = [caption for text in texts if (caption := " ".join(text.split()))]
-        captions += kept
-        blank += len(texts) - len(kept)
+        for key in filter(row.get, columns.captions):
+            language = columns.languages.get(key, of_row)
+            for text in row[key] if isinstance(row[key], list) else [row[key]]:
+                if not isinstance(text, str):
+                    raise UserError(f"{where}: a caption is not text; write it in quotes")
+                caption = " ".join(text.split())
+                if caption:
+                    image.captions.append(caption)
+                    image.languages.append(language)
+                else:
+                    blank += 1
     if blank:
         _log.warning("%s: %d blank captions skipped", path, blank)
     if not rows:
@@ -216,6 +251,16 @@ def _file_name(where: str, row: dict[str, Any]) -> str:
     if not isinstance(name, str) or not name.strip():
         raise UserError(f"{where}: no file_name; name the image or remove the line")
     return Path(name.strip()).as_posix()
+
+
+def _language(where: str, value: object) -> str:
+    """The language of a row, as it names it; "" if it does not."""
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return ""
+    code = LANGUAGES.get(value.strip().lower(), value.strip()) if isinstance(value, str) else ""
+    if not re.fullmatch(LANGUAGE, code):
+        raise UserError(f"{where}: language {value!r} is no code; write en, de, zh and so on")
+    return code
 
 
 def _split(where: str, value: object, of_table: str | None) -> str | None:
@@ -262,15 +307,15 @@ def read_objects(folder: Path, found: Iterable[Table]) -> dict[str, list[Object]
 
 def _have_splits(rows: dict[str, Row]) -> bool:
     """Whether the table says of its rows in which split they are: of all, or of none."""
-    return next(iter(rows.values()))[0] is not None
+    return next(iter(rows.values())).split is not None
 
 
 def assign(rows: dict[str, Row]) -> dict[str, list[str]]:
     """The file names of each split: as in the table, or else chosen by the hashes of the names."""
     splits: dict[str, list[str]] = {}
     if _have_splits(rows):
-        for name, (split, _) in rows.items():
-            splits.setdefault(cast(str, split), []).append(name)
+        for name, row in rows.items():
+            splits.setdefault(cast(str, row.split), []).append(name)
         return splits
     numbers = {name: drawn(name) for name in rows}
     # An image stays in its split when others are added or removed.
@@ -323,19 +368,21 @@ def _by_file(table: Path, rows: dict[str, Row], matches: dict[str, Match]) -> di
       UserError: a file is in several splits under several names.
     """
     by_file: dict[str, Row] = {}
-    for name, (split, captions) in rows.items():
+    for name, row in rows.items():
         own = matches[name].name
-        before, together = by_file.setdefault(own, (split, []))
-        if split != before:
+        together = by_file.setdefault(own, Row(row.split, [], []))
+        if row.split != together.split:
             raise UserError(
-                f"{table}: {own} is in split {before}, and as {name} in {split}; choose one"
+                f"{table}: {own} is in split {together.split}, and as {name} in {row.split}; "
+                "choose one"
             )
-        together += captions
+        together.captions.extend(row.captions)
+        together.languages.extend(row.languages)
     return by_file
 
 
 def _found(rows: dict[str, Row], matches: dict[str, Match], names: list[str]) -> Iterator[Found]:
     by_file = {match.name: match for match in matches.values()}
     for name in names:
-        record = {"image_id": name, "captions": rows[name][1], "objects": []}
+        record = {"image_id": name, "captions": rows[name].captions, "objects": []}
         yield name, read_match(by_file[name]), record

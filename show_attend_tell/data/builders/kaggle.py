@@ -46,6 +46,7 @@ class Kaggle(Gathered, skip_registration=True):
     """
 
     FORM = "kaggle"
+    LANGUAGE = "en"
     REMEDY = (
         "set --config.data.manual_dir to the folder with captions.txt or results.csv and the images"
     )

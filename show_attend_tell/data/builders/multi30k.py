@@ -1,7 +1,5 @@
 """Multi30k as a TFDS data set of sentences and their translations, from its text files."""
 
-import gzip
-import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,6 +9,7 @@ from show_attend_tell.data.builders.common import ManualBuilder, pair_features, 
 from show_attend_tell.data.examples import Pair
 from show_attend_tell.data.records import Record
 from show_attend_tell.data.terms import RESEARCH, Terms
+from show_attend_tell.data.text_files import read_lines
 from show_attend_tell.errors import UserError
 
 SPLITS = {"train": "train", "val": "val", "test": "test_2016_flickr"}
@@ -125,36 +124,3 @@ def find_text(folder: Path, stem: str, language: str) -> Path:
         f"{folder}: no {stem}.{language}.gz or {stem}.{language} (there is {languages}); "
         f"choose other config.data.source and .target, or {REMEDY}"
     )
-
-
-def read_lines(path: Path) -> list[str]:
-    """The sentences of a text file, one a line.
-
-    Raises:
-      UserError: it cannot be read, is not UTF-8, or has an empty line; the message names the line.
-    """
-    try:
-        content = path.read_bytes()
-        if path.suffix == ".gz":
-            content = gzip.decompress(content)
-    except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"{path}: cannot be read ({error}); get the file again") from error
-    lines = content.split(b"\n")
-    if lines[-1] == b"":
-        lines.pop()
-    sentences = []
-    for number, line in enumerate(lines, 1):
-        try:
-            sentence = " ".join(line.decode("utf-8-sig" if number == 1 else "utf-8").split())
-        except UnicodeDecodeError as error:
-            raise UserError(
-                f"{path}, line {number}: not UTF-8 ({error.reason}); convert the file to UTF-8"
-            ) from error
-        if not sentence:
-            raise UserError(
-                f"{path}, line {number}: empty; remove the line here and in its translation"
-            )
-        sentences.append(sentence)
-    if not sentences:
-        raise UserError(f"{path}: no sentence in it; get the file again")
-    return sentences

@@ -1,17 +1,18 @@
 """The built-in data set: generated scenes of coloured shapes, with exact boxes."""
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
 from show_attend_tell.data.builders.common import Builder, features
+from show_attend_tell.data.examples import Index
 from show_attend_tell.data.phrase_index import Annotations, Images, Stamp
 from show_attend_tell.data.phrases import Described
 from show_attend_tell.data.records import Record
-from show_attend_tell.data.scenes import render_scene
+from show_attend_tell.data.scenes import in_german, render_scene
 from show_attend_tell.data.terms import Terms
 
 SPLITS = {"train": 6000, "val": 500, "test": 500}
@@ -32,7 +33,7 @@ class Shapes(Builder):
     """Images of 96 x 96 pixels with one to four shapes, one caption each, and the nouns' boxes.
 
     6,000 train, 500 val, 500 test. Generated, so there is nothing to get. Example i of a split
-    depends only on the split and i.
+    depends only on the split and i. Captions are there in English and in German.
 
     Build and train: `./launch.sh quickstart`.
     Load: `load_images("shapes", "train", data_dir=Path(...))`.
@@ -41,11 +42,20 @@ class Shapes(Builder):
     """
 
     VERSION = tfds.core.Version("1.1.0")
+    LANGUAGE = "en"
     TERMS = Terms(
         "generated scenes of coloured shapes",
         "A program drew them, and they carry no terms.",
         generated=True,
     )
+
+    def captions_in(self, language: str, index: Index) -> Sequence[Sequence[str]] | None:
+        if language == "de":
+            return [list(map(in_german, captions)) for _, captions in index]
+        return super().captions_in(language, index)
+
+    def languages(self) -> Sequence[str]:
+        return ["en", "de"]
 
     def annotations(self) -> Annotations | None:
         return NamedObjects()

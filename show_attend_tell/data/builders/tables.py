@@ -4,7 +4,7 @@ import csv
 import io
 import os
 import re
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
@@ -26,7 +26,19 @@ FILE_COLUMNS = (
     *("filepath", "file", "path", "img"),
 )
 CAPTION_COLUMNS = r"(caption|text)s?\d*"  # all are taken; of the following, only one kind
+OF_LANGUAGE = r"(?:caption|text)s?[ _.-]([a-z]{2})(?:[ _.-]?\d+)?"  # before all these, as written
 NEXT_COLUMNS = (r"descriptions?\d*", r"comments?\d*", r"sentences?\d*")
+# Codes of ISO 639-1, but for "id", "no" and "is", which are words for other things in such names.
+CODES = frozenset(
+    re.findall(
+        "..",
+        "aaabaeafakamanarasavayazbabebgbhbibmbnbobrbscacechcocrcscucvcydadedvdzeeeleneoeseteufaff"
+        "fifjfofrfygagdglgngugvhahehihohrhthuhyhziaieigiiikioitiujajvkakgkikjkkklkmknkokrkskukvkw"
+        "kylalblglilnloltlulvmgmhmimkmlmnmrmsmtmynanbndnengnlnnnrnvnyocojomorospapiplpsptqurmrnro"
+        "rurwsascsdsesgsiskslsmsnsosqsrssstsusvswtatetgthtitktltntotrtstttwtyugukuruzvevivowawoxh"
+        "yiyozazhzu",
+    )
+)
 LOOKED_UP = 100  # names that tell which folder a table's images lie in
 
 
@@ -51,11 +63,15 @@ class Columns:
       file: of the file's name; None if there is none.
       captions: of captions, in order; empty if there are none.
       split: of the split; None if there is none.
+      language: of the language of a row's captions; None if there is none.
+      languages: those of the `captions` whose names say them, such as `caption_de`.
     """
 
     file: str | None
     captions: tuple[str, ...]
     split: str | None
+    language: str | None
+    languages: Mapping[str, str]
 
 
 def find_tables(folder: Path) -> list[Table]:
@@ -235,8 +251,17 @@ def _columns_of(names: tuple[str, ...]) -> Columns:
     captions = tuple(
         sorted(captions, key=lambda n: known.index(plain[n]) if plain[n] in known else len(known))
     )
-    split = next((name for name in plain if plain[name] == "split"), None)
-    return Columns(files[0] if files else None, captions, split)
+    split, language = (
+        next((name for name in plain if plain[name] == known), None)
+        for known in ("split", "language")
+    )
+    languages: dict[str, str] = {}
+    for name in plain:
+        match = re.fullmatch(OF_LANGUAGE, name.strip().lower())
+        if match and match[1] in CODES:
+            languages[name] = match[1]
+    captions = tuple(name for name in captions if name not in languages) + tuple(languages)
+    return Columns(files[0] if files else None, captions, split, language, languages)
 
 
 def _files(folder: Path) -> list[Path]:

@@ -69,13 +69,13 @@ function CardCaption({ session, row, run, figure }) {
   return html`<li class="browse-caption" data-test="browse-caption" data-run=${run}>
     <span class="browse-run" style=${{ "--run": runColour(session, run) }}>${run}</span>
     ${shown && html`<${Num} value=${value} text=${shortFigure(value)} test="browse-figure" />`}
-    <p>${summary ? summary.caption : html`<span class="hint">not captioned yet</span>`}</p>
+    <p dir="auto">${summary ? summary.caption : html`<span class="hint">not captioned yet</span>`}</p>
   </li>`;
 }
 
 function CardReferences({ row }) {
   return html`<ul class="browse-references" aria-label="References">
-    ${row.references.map((text, i) => html`<li key=${i} class="hint">${text}</li>`)}</ul>`;
+    ${row.references.map((text, i) => html`<li key=${i} class="hint" dir="auto">${text}</li>`)}</ul>`;
 }
 
 function BrowseCard({ session, row, runs, figure, references }) {

@@ -68,7 +68,7 @@ function LiveWord({ caption, at }) {
   const beta = caption.beta[at];
   return html`<li class="live-word">
     <${SmallMap} caption=${caption} at=${at} />
-    <span class="live-said">${shownWord(caption.words[at])}</span>
+    <span class="live-said" dir="auto">${shownWord(caption.words[at])}</span>
     ${caption.source.length > 0 &&
     html`<span class="hint">${shownWord(caption.source[mostRead(caption.alpha[at])])}</span>`}
     <span class="live-beta" title=${`gate β ${beta}`}>
@@ -80,7 +80,7 @@ function LiveWord({ caption, at }) {
 function LiveCaption({ caption }) {
   const text = caption.words.map(shownWord).join(" ");
   return html`<li class="card live-caption" data-test="live-caption" data-id=${caption.id}>
-    <p class="live-text">${text}</p>
+    <p class="live-text" dir="auto">${text}</p>
     <p class="hint live-id">${caption.source.length ? caption.source.map(shownWord).join(" ") : caption.id}</p>
     <ol class="live-words" tabindex="0" aria-label=${`Maps of “${text}”`}>
       ${caption.words.map((_, at) => html`<${LiveWord} key=${at} caption=${caption} at=${at} />`)}

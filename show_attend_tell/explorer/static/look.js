@@ -93,7 +93,7 @@ function References({ picture }) {
   if (picture.references.length === 0) return name;
   return html`${name}<details
     class="references"><summary>What people wrote about it (${picture.references.length})</summary>
-    <ul>${picture.references.map((text, i) => html`<li key=${i}>${text}</li>`)}</ul></details>`;
+    <ul>${picture.references.map((text, i) => html`<li key=${i} dir="auto">${text}</li>`)}</ul></details>`;
 }
 
 function ModeHelp({ state, onMasks }) {

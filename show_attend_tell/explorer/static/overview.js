@@ -22,7 +22,7 @@ function MiniMaps({ picture, maps, index, label, onChoose }) {
       key=${i} type="button" class=${classes("strip-item", i === index && "chosen")}
       data-test="mini"
       data-index=${i} aria-current=${i === index ? "true" : null} onClick=${() => onChoose(i)}>
-      ${pictures[i]}<span>${shownWord(word)}</span></button>`)}
+      ${pictures[i]}<span dir="auto">${shownWord(word)}</span></button>`)}
   </div>`;
 }
 

@@ -7,12 +7,13 @@ import { boxesNamed, shareInside } from "./geometry.js";
 
 const ROVING_KEYS = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 };
 
-/** Where an arrow key leads in a row of `count`; null for other keys. */
-export function rovedTo(event, at, count) {
+/** Where an arrow key leads in a row of `count`, which may run from right to left; else null. */
+export function rovedTo(event, at, count, leftwards = false) {
   if (event.altKey || event.ctrlKey || event.metaKey) return null;
   if (event.key === "Home") return 0;
   if (event.key === "End") return count - 1;
-  const move = ROVING_KEYS[event.key];
+  const sideways = event.key === "ArrowLeft" || event.key === "ArrowRight";
+  const move = ROVING_KEYS[event.key] * (leftwards && sideways ? -1 : 1);
   return move ? Math.min(count - 1, Math.max(0, at + move)) : null;
 }
 
@@ -31,14 +32,15 @@ export function CaptionWords({ reading, given, chosen, label, busy, onChoose, on
   const row = useRef(null);
   const count = reading.steps.length;
   const onKeyDown = (event) => {
-    const next = rovedTo(event, chosen, count);
+    const leftwards = getComputedStyle(row.current).direction === "rtl";
+    const next = rovedTo(event, chosen, count, leftwards);
     if (next === null) return;
     event.preventDefault();
     event.stopPropagation();
     onChoose(next);
     row.current.children[next].focus();
   };
-  return html`<div class=${classes("words", busy && "busy")} role="group" aria-label=${label}
+  return html`<div class=${classes("words", busy && "busy")} dir="auto" role="group" aria-label=${label}
     aria-busy=${busy} ref=${row} onKeyDown=${onKeyDown} data-test="words"
     onPointerLeave=${() => onHover(null)}>
     ${reading.steps.map(
@@ -66,7 +68,7 @@ export function TopWords({ top, own, heading, onSay, said }) {
         const inside = html`<span class="bar" style=${{ width: `${100 * p}%` }}></span>
           ${before !== undefined && html`<span class="tick"
             style=${{ left: `${100 * before}%` }}></span>`}
-          <span class="top-word">${shownWord(word)}</span><${Num}
+          <span class="top-word" dir="auto">${shownWord(word)}</span><${Num}
             value=${p} text=${percent(p)} test="top-p" />`;
         const shared = { class: classes("top-row", word === said && "is-said"), "data-test": "top", "data-word": word };
         return html`<li key=${i}>${onSay

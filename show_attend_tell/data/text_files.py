@@ -1,0 +1,45 @@
+"""Text files of one sentence a line."""
+
+import gzip
+import zlib
+from pathlib import Path
+
+from show_attend_tell.errors import UserError
+
+
+def read_lines(path: Path, *, blank: bool = False) -> list[str]:
+    """The sentences of a text file, one a line, without needless spaces.
+
+    Args:
+      path: of the file, packed if it is called `.gz`.
+      blank: whether a line may be empty.
+
+    Raises:
+      UserError: it cannot be read, is not UTF-8, has an empty line that it must not have, or has no
+        sentence; the message names the line.
+    """
+    try:
+        content = path.read_bytes()
+        if path.suffix == ".gz":
+            content = gzip.decompress(content)
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(f"{path}: cannot be read ({error}); get the file again") from error
+    lines = content.split(b"\n")
+    if lines[-1] == b"":
+        lines.pop()
+    sentences = []
+    for number, line in enumerate(lines, 1):
+        try:
+            sentence = " ".join(line.decode("utf-8-sig" if number == 1 else "utf-8").split())
+        except UnicodeDecodeError as error:
+            raise UserError(
+                f"{path}, line {number}: not UTF-8 ({error.reason}); convert the file to UTF-8"
+            ) from error
+        if not sentence and not blank:
+            raise UserError(
+                f"{path}, line {number}: empty; remove the line here and in its translation"
+            )
+        sentences.append(sentence)
+    if not any(sentences):
+        raise UserError(f"{path}: no sentence in it; get the file again")
+    return sentences
