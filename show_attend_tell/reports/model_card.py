@@ -136,6 +136,8 @@ def _facts(run: Run, record: Mapping[str, Any]) -> str:
         ["Decoding", _decoding(dataclasses.asdict(settings.decode))],
         ["Training", ", ".join(training)],
     ]
+    if isinstance(record.get("splits_drawn"), str):
+        rows.append(["Splits", record["splits_drawn"]])
     if _origin(record):
         rows.append(["Started from", _origin(record)])
     lines = ["## How it was made", "", *markdown.table(["", ""], rows), ""]

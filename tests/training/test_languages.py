@@ -19,7 +19,7 @@ from show_attend_tell.runs.folder import RunFolder
 from show_attend_tell.settings import ImageData
 from show_attend_tell.terminal import Terminal
 from show_attend_tell.tokens import EOS
-from show_attend_tell.training import session
+from show_attend_tell.training import run_data, session
 from show_attend_tell.training.plan import by_language
 from show_attend_tell.training.session import train
 from show_attend_tell.training.validation import _means
@@ -68,8 +68,8 @@ def test_rewards_rest_on_the_captions_of_each_language(tmp_path, monkeypatch):
     task, console = task_of(settings.data), Terminal(quiet=True)
     folder, encoder = RunFolder(tmp_path / "run"), Precomputed(4, (1, 2))
     folder.claim(settings)
-    monkeypatch.setattr(session, "load_inputs", lambda *given, **named: np.zeros((8, 2, 4)))
-    data = session._load_data(settings, task, folder, encoder, console)
+    monkeypatch.setattr(run_data, "load_inputs", lambda *given, **named: np.zeros((8, 2, 4)))
+    data = run_data.load_data(settings, task, folder, encoder, console, print)
     objective = session._Session(settings, task, folder, data, console, ()).objective
     english = [example.captions[0] for example in scenes]
     german = map(tiny.in_german, english)
