@@ -12,7 +12,7 @@
 # without checking their hashes; later starts keep them. Set it to an empty value to remove them.
 # SHOW_ATTEND_TELL_EXTRA=hub adds the client of the Hugging Face hub, for models and for weights of
 # vgg19, resnet50 and resnet101; bench adds PyTorch for the benchmarks. Join several with commas:
-# cuda,hub.
+# cuda,hub. Each list replaces the one before.
 set -euo pipefail
 
 root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)
@@ -71,6 +71,15 @@ install_all() {
     if [ -n "$extra" ]; then pip_install --no-build-isolation -e ".[$extra]"; fi
 }
 
+# Says every 20 seconds how far the installation is. Its sleep holds neither the lock nor the
+# output, so nobody waits for it.
+report_progress() {
+  local started=$SECONDS
+  while sleep 20 >/dev/null 2>&1; do
+    say "still installing, $((SECONDS - started)) s: $(tail -n 1 "$log" | tr -s ' ' | cut -c 1-70)"
+  done
+}
+
 up_to_date() { [ "$(cat "$stamp" 2>/dev/null)" = "$want" ] && [ -x "$venv/bin/python" ]; }
 
 set_up() {
@@ -80,20 +89,28 @@ set_up() {
     flock 9
   fi
   if ! up_to_date; then
+    local what="installing into $venv (260 MB to download, 1.3 GB on disk, 1 to 3 minutes)"
     case $(cat "$stamp" 2>/dev/null) in
-      '' | *" $root") ;;     # made by hand, or completed here: bring it up to date
+      '') ;;                 # made by hand: bring it up to date
+      *" $root") what="bringing $venv up to date: the lock or the extras have changed" ;;
       *) rm -rf "$venv" ;;   # interrupted, or moved (its scripts name the old folder)
     esac
     mkdir -p "$venv"
     echo unfinished >"$stamp"
-    say "installing into $venv (260 MB to download, 1.3 GB on disk, 1 to 3 minutes)"
+    say "$what"
     if ! usable "$venv/bin/python"; then
       make_venv >"$log" 2>&1 || die "$(cat "$log")"
     fi
+    report_progress 9<&- &
+    reporter=$!
+    disown  # or bash reports its end
+    trap 'kill "$reporter" 2>/dev/null || true' EXIT
     if ! (install_all) >"$log" 2>&1; then
       tail -n 15 "$log" >&2
       die "the installation failed (network? disk full?); full log: $log. Start again to retry"
     fi
+    kill "$reporter" 2>/dev/null || true
+    trap - EXIT
     echo "$extra" >"$venv/extra"
     echo "$want" >"$stamp"
     say "installed"

@@ -129,6 +129,11 @@ def find_experiment(reference: str) -> tuple[Path, str]:
     )
 
 
+def is_installed(reference: str) -> bool:
+    """Whether an experiment comes with the package; see `find_experiment` for errors."""
+    return find_experiment(reference)[0].resolve().parent in (f.resolve() for f in FOLDERS)
+
+
 def needless(content: Mapping[str, Any]) -> list[str]:
     """The keys that an experiment sets to their default value."""
     defaults = dict(flatten(_defaults(content)))
@@ -149,7 +154,7 @@ def load_run(path: Path, overrides: Sequence[str] = ()) -> Settings:
         content = parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: not there; --workdir must name the folder of a run") from None
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise UserError(f"{path}: not a readable config ({error}); train again") from error
     if not isinstance(content, dict):
         raise UserError(f"{path}: not a readable config (no JSON object); train again")

@@ -79,7 +79,19 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         with contextlib.suppress(OSError):
             written.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.filename in (None, str(written)):
-            error.filename, error.filename2 = str(path), None  # what the caller calls the file
+            error.filename = str(path)  # what the caller calls the file
+            del error.filename2  # None would be shown
+        raise
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """An error of the system that names no file, as of a full disk, names this one."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
         raise
 
 
@@ -191,6 +203,42 @@ def parse_json(content: str | bytes) -> Any:
         return json.loads(content)
     except RecursionError:
         raise ValueError("it nests too deep") from None
+
+
+def read_json(path: Path, remedy: str = "get it again") -> Any:
+    """The content of a JSON file.
+
+    Args:
+      path: of the file.
+      remedy: what to do if it is none.
+
+    Raises:
+      UserError: it cannot be read, or is not JSON.
+    """
+    try:
+        return parse_json(path.read_bytes())
+    except (OSError, ValueError) as error:
+        instead = stands_in(start_of(path))
+        why = f"it is {instead}" if instead else f"not a readable JSON file ({error}); {remedy}"
+        raise UserError(f"{path}: {why}") from error
+
+
+def read_text(path: Path) -> str:
+    """The content of a text file: UTF-16 if it begins with a byte-order mark, else UTF-8.
+
+    Raises:
+      UserError: it cannot be read, or is neither.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); check the file") from error
+    utf16 = content.startswith((b"\xff\xfe", b"\xfe\xff"))
+    try:
+        return content.decode("utf-16" if utf16 else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise UserError(f"{path}, line {line}: not UTF-8; save the file as UTF-8") from error
 
 
 def check_name(path: Path) -> None:

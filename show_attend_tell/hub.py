@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from show_attend_tell.errors import UserError
+from show_attend_tell.errors import UserError, installing
 
 PREFIX = "hub:"  # of a name that is no path
 # The owner in the first part of a path below our own folder of runs.
@@ -19,7 +19,9 @@ OURS = "runs"
 MESSAGE = "Push a model of show_attend_tell"  # of commits
 # No part begins with a dot, so that none leads to another folder.
 _REPO = r"\w[\w.-]*/\w[\w.-]*"
-_NAME = re.compile(rf"({_REPO})(?:@(\w[\w.-]*(?:/\w[\w.-]*)*))?", re.ASCII)
+_REVISION = r"@(\w[\w.-]*(?:/\w[\w.-]*)*)"
+_NAME = re.compile(rf"({_REPO})(?:{_REVISION})?", re.ASCII)
+_DATASET = re.compile(rf"{_REPO}(?:{_REVISION})?(?::\w[\w.-]*)?", re.ASCII)
 # What a repository may hold before anything was pushed to it.
 _BLANK = {".gitattributes", ".gitignore", "README.md", "LICENSE"}
 
@@ -60,6 +62,11 @@ def is_repo(text: str) -> bool:
     return re.fullmatch(_REPO, text, re.ASCII) is not None
 
 
+def is_dataset(text: str) -> bool:
+    """Whether a text names a data set of the hub, OWNER/NAME[@REVISION][:CONFIG], no path here."""
+    return _DATASET.fullmatch(text) is not None and not Path(text).exists()
+
+
 def parsed(text: str) -> Name | None:
     """The repository that a user's text names; None if it is a path or another name.
 
@@ -93,8 +100,7 @@ def client(what: str, instead: str = "") -> Any:
         from huggingface_hub import errors  # noqa: F401  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise UserError(
-            f"{what}: the Hugging Face hub needs pip install 'show-attend-tell[hub]' "
-            f"(or start ./launch.sh once with SHOW_ATTEND_TELL_EXTRA=hub){instead}"
+            f"{what}: the Hugging Face hub needs {installing('hub')}{instead}"
         ) from error
     return huggingface_hub
 

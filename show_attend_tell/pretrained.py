@@ -380,8 +380,11 @@ def _shareable(settings: Settings) -> Settings:
     """Settings that name no path of this machine, but for the run that they start from."""
     settings = config.without_places(settings)
     repo = getattr(settings.data, "repo", "")
-    on_hub = hub.is_repo(repo.partition(":")[0].partition("@")[0]) and not Path(repo).is_dir()
-    return settings if on_hub or not repo else config.replaced(settings, {"data.repo": ""})
+    return (
+        settings
+        if hub.is_dataset(repo) or not repo
+        else config.replaced(settings, {"data.repo": ""})
+    )
 
 
 def _without_places(content: Any) -> Any:

@@ -58,7 +58,7 @@ class ImageData(Data):
         "captions, `skip` never mirrors images with these words; needs a trained encoder",
         choices=("off", "swap", "skip"),
     )
-    restval: bool = setting(False, "whether to train on Karpathy's `restval` split, too")
+    restval: bool = setting(False, "whether to train on `restval`, too, if the data have it")
     holdout: float = setting(
         0.0,
         "share of the training images that validates, chosen by the hash of their names, in data "

@@ -263,6 +263,14 @@ def test_settings_stated_with_their_defaults_are_found(file):
     assert len(old) > 30 and "attention.score" in old and "attention.kind" not in old
 
 
+def test_an_experiment_of_the_package_is_told_from_a_users(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    own = tmp_path / "flickr8k.py"
+    assert config.is_installed("flickr8k:small")
+    own.write_text((config.FOLDERS[1] / "flickr8k.py").read_text())
+    assert config.is_installed("flickr8k:small") and not config.is_installed("flickr8k.py:small")
+
+
 def test_a_complete_config_of_0_1_still_runs():
     settings = config.load_experiment(str(OLD / "scenes_hard.py"))
     stated = config.read_experiment(str(OLD / "scenes_hard.py"))

@@ -10,6 +10,7 @@ import pytest
 from show_attend_tell import files
 from show_attend_tell.errors import UserError
 from show_attend_tell.files import (
+    naming,
     parse_json,
     replacing,
     stands_in,
@@ -120,10 +121,20 @@ def test_an_error_of_the_system_names_the_file_and_not_the_temporary_one(tmp_pat
     for error in full:
         with pytest.raises(OSError, match="scores.json") as raised, replacing(path):
             raise error
-        assert raised.value.filename == str(path)
+        assert raised.value.filename == str(path) and "None" not in str(raised.value)
     with pytest.raises(OSError) as raised, replacing(path):
         raise OSError(errno.ENOENT, "absent", "another")
     assert raised.value.filename == "another"
+
+
+def test_an_error_that_names_no_file_can_be_given_one(tmp_path):
+    for error, named in [
+        (OSError(errno.ENOSPC, "full"), str(tmp_path)),
+        (OSError(2, "a", "b"), "b"),
+    ]:
+        with pytest.raises(OSError) as raised, naming(tmp_path):
+            raise error
+        assert raised.value.filename == named
 
 
 def test_json_that_nests_too_deep_is_no_json():

@@ -1,5 +1,6 @@
 """Models of the Hugging Face hub, by way of a stand-in for its server on this machine."""
 
+import dataclasses
 import json
 import shutil
 import sys
@@ -13,6 +14,7 @@ from show_attend_tell import config, hub, pretrained
 from show_attend_tell.cli.parser import main
 from show_attend_tell.errors import UserError
 from show_attend_tell.inference.run import load_run
+from show_attend_tell.reports.model_card import model_card
 from show_attend_tell.runs import packaged
 from show_attend_tell.runs.build import build_captioner
 from show_attend_tell.runs.folder import RunFolder
@@ -181,6 +183,28 @@ def test_the_card_says_what_the_run_recorded(trained, tmp_path, monkeypatch):
     assert pretrained.load(folder).step == run.step
     with pytest.raises(UserError, match="not empty"):
         pretrained.write_repository(workdir, REPO, folder)
+
+
+def test_the_card_says_how_much_data_and_where_they_go(trained, tmp_path, monkeypatch):
+    tiny.use_scenes(monkeypatch)
+    workdir = tmp_path / "run"
+    shutil.copytree(trained[0], workdir)
+    run = load_run(workdir)
+    images = RunFolder(workdir).record()["data"]["train"]["images"]
+    RunFolder(workdir).update_record({"command": ["x", "train", "--config", "flickr8k:small"]})
+    assert f"| Training | {images} images, step {run.step}, " in model_card(run, REPO)
+    assert "FOLDER" not in model_card(run, REPO)  # the data are generated
+    changed = config.replaced(run.settings, {"data.name": "flickr8k"})
+    line = "train --workdir RUN --config flickr8k:small --config.data.manual_dir=FOLDER\n"
+    assert line in model_card(dataclasses.replace(run, settings=changed), REPO)
+    RunFolder(workdir).update_record({"data": "damaged"})
+    assert "| Training | step " in model_card(run, REPO)
+
+
+def test_a_run_is_shown_without_its_weights(trained):
+    run = load_run(trained[0])
+    shown = f"<Run {run.workdir.as_posix()}: soft attention, {len(run.vocabulary)} words, step "
+    assert repr(run) == f"{shown}{run.step}>"
 
 
 @pytest.mark.parametrize("where", ["config", "earlier", "unknown", "override"])

@@ -1,6 +1,7 @@
 """launch.sh with a stand-in for uv, which downloads nothing and writes its calls to a file."""
 
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -21,6 +22,9 @@ if [ "$1" = venv ]; then
 elif [ -n "${{UV_FAILS-}}" ]; then
   echo 'no space left' >&2
   exit 1
+elif [ -n "${{UV_SLEEPS-}}" ]; then
+  echo 'Collecting a-package'
+  '{shutil.which("sleep")}' "$UV_SLEEPS"
 fi
 """
 
@@ -76,7 +80,7 @@ def test_a_changed_lock_is_installed_over_what_is_there(checkout):
     with (checkout.root / "requirements.lock").open("a") as lock:
         lock.write("# changed\n")
     (checkout.root / ".venv" / "kept").touch()
-    checkout.start("x")
+    assert "bringing" in checkout.start("x").stderr
     assert checkout.installed() == ["pip install"] * 3
     assert (checkout.root / ".venv" / "kept").exists()
 
@@ -88,6 +92,20 @@ def test_a_failed_installation_says_why_and_starts_over(checkout):
     (checkout.root / ".venv" / "half-written").touch()
     assert checkout.start("x").returncode == 0
     assert not (checkout.root / ".venv" / "half-written").exists()
+
+
+def test_a_long_installation_says_how_far_it_is(checkout, tmp_path):
+    assert "still" not in checkout.start("x").stderr
+    sleep = tmp_path / "tools" / "sleep"  # what launch.sh finds
+    sleep.write_text(f"#!/usr/bin/env bash\nexec '{shutil.which('sleep')}' 0.1\n")
+    sleep.chmod(0o755)
+    slow = checkout.start("x", SHOW_ATTEND_TELL_EXTRA="cuda", UV_SLEEPS="0.3")
+    lines = slow.stderr.splitlines()
+    assert any(
+        re.fullmatch(r"launch.sh: still installing, \d s: Collecting a-package", line)
+        for line in lines
+    )
+    assert lines[-1] == "launch.sh: installed" and slow.returncode == 0
 
 
 def test_a_moved_folder_is_installed_anew(checkout):

@@ -163,13 +163,21 @@ def _decoding_like(run: "Run", changed: dict[str, Any]) -> "Run":
     return dataclasses.replace(run, settings=dataclasses.replace(run.settings, decode=decode))
 
 
-def print_table(table: "Table") -> None:
-    """Prints a table of `reports` with its title and its notes."""
+def print_table(table: "Table", *, dense: bool = False) -> None:
+    """Prints a table of `reports` with its title and its notes.
+
+    Args:
+      table: to print.
+      dense: no lines between columns, so that ten fit into a narrow terminal.
+    """
+    from rich import box
     from rich import table as rich_tables
 
     from show_attend_tell.terminal import Terminal
 
     shown = rich_tables.Table(title=table.title)
+    if dense:
+        shown.box, shown.show_edge, shown.padding = box.SIMPLE_HEAD, False, 0
     for k, name in enumerate(table.head):
         shown.add_column(name, justify="right" if k else "left")
     for row in table.cells:

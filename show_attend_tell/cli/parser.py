@@ -6,11 +6,10 @@ import io
 import logging
 import os
 import sys
-import types
 from collections.abc import Sequence
 from pathlib import Path
 
-from show_attend_tell.cli import data, describing, exploring, reporting, sweep, training
+from show_attend_tell.cli import data, describing, exploring, reporting, score, sweep, training
 from show_attend_tell.cli.common import say
 from show_attend_tell.errors import UserError
 
@@ -63,17 +62,9 @@ def make_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
-    for family in (training, data, describing, exploring, reporting, sweep):
+    for family in (training, data, describing, score, exploring, reporting, sweep):
         family.add_verbs(verbs)
     return parser
-
-
-def _excepthook(
-    kind: type[BaseException], error: BaseException, trace: types.TracebackType | None
-) -> None:
-    """Leaves out what TensorStore's threads report once the first of several errors was raised."""
-    if str(error) != "Event loop is closed":
-        sys.__excepthook__(kind, error, trace)
 
 
 class _Messages(logging.Handler):
@@ -92,8 +83,6 @@ def _prepare_libraries() -> None:
 
     # Orbax logs what its threads raise, with a traceback, and then raises it where we see it.
     absl.logging.set_verbosity(absl.logging.FATAL)
-    if sys.excepthook is sys.__excepthook__:
-        sys.excepthook = _excepthook
     log = logging.getLogger("show_attend_tell")
     log.setLevel(logging.INFO)
     if not log.handlers:

@@ -66,7 +66,10 @@ def _train(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     devices.start(arguments.coordinator, arguments.processes, arguments.process)
     settings = config.load_experiment(arguments.config, overrides)
     trackers = make_trackers(arguments.tracker, arguments.tracker_pictures)
-    needless = config.needless(config.read_experiment(arguments.config))
+    needless = []
+    # A variant that comes with the package may take back what its siblings share.
+    if not config.is_installed(arguments.config):
+        needless = config.needless(config.read_experiment(arguments.config))
     if needless and devices.is_first():
         say(
             f"note: {arguments.config} sets {len(needless)} settings to their defaults; "

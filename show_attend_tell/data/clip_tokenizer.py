@@ -7,7 +7,6 @@ the order in which the model learned them.
 """
 
 import itertools
-import json
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
@@ -18,6 +17,7 @@ import numpy as np
 from jaxtyping import Int
 
 from show_attend_tell.errors import UserError
+from show_attend_tell.files import parse_json
 
 BEGIN, END = "<|startoftext|>", "<|endoftext|>"
 WORD_END = "</w>"
@@ -60,10 +60,10 @@ class ClipTokenizer:
         whole, vocabulary, merges = (folder / name for name in FILES)
         try:
             if whole.is_file():
-                model = json.loads(whole.read_text(encoding="utf-8"))["model"]
+                model = parse_json(whole.read_text(encoding="utf-8"))["model"]
                 return cls(model["vocab"], [_pair(line) for line in model["merges"]])
             lines = merges.read_text(encoding="utf-8").splitlines()
-            found = json.loads(vocabulary.read_text(encoding="utf-8"))
+            found = parse_json(vocabulary.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise UserError(
                 f"{folder} has no tokenizer: put the model's {FILES[0]}, or {FILES[1]} and "

@@ -68,7 +68,7 @@ def load_images(
       mirrored: whether a mirrored copy of every example follows (`Example.mirror`).
       crops: cropped copies of every example that follow (`Example.crop`). With `mirrored`, every
         second one is mirrored, too.
-      restval: whether "train" also takes the split "restval" (coco, karpathy).
+      restval: whether "train" also takes the split "restval" where there is one (coco, karpathy).
       holdout: share of "train" that is "val" instead, in data without that split, in [0, 1). The
         hash of its name decides about an image.
       download: whether large files that are missing may be fetched (coco).
@@ -85,10 +85,12 @@ def load_images(
     origin = Origin(manual_dir, download, repo, image_column, caption_column)
     held = holdout > 0 and split != "test"
     stored = "train" if held else split
-    parts = [stored, "restval"] if restval and split == "train" else [stored]
+    parts = [stored]
     needs = partial(_check_splits, parts=parts, holdout=holdout)
     builder: Builder[Example] = _built(name, data_dir, origin, needs)
     needs(builder, tuple(builder.info.splits))
+    if restval and split == "train" and "restval" in builder.info.splits:
+        parts = [stored, "restval"]
     if split == "train" and not held and "val" not in builder.info.splits:
         there = ", ".join(builder.info.splits)
         _log.warning(

@@ -303,7 +303,7 @@ def load(path: Path) -> AnyVocabulary:
         raise UserError(
             f"{path}: cannot read the vocabulary ({error.strerror}); training writes it"
         ) from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise _not_a_vocabulary(path, "it is not JSON") from error
     if not isinstance(content, dict):
         raise _not_a_vocabulary(path, "it is not a JSON object")

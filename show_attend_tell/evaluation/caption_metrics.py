@@ -43,9 +43,7 @@ def score(
         a word.
     """
     check_pairs(references, hypotheses)
-    # The scorers take lists of strings, one hypothesis each, all in the same order.
-    said = {image_id: [_join(caption)] for image_id, caption in hypotheses.items()}
-    truth = {image_id: [_join(caption) for caption in references[image_id]] for image_id in said}
+    truth, said = tokenized(references, hypotheses)
     if not any(map(any, truth.values())):
         raise UserError("no reference caption has a word; correct the captions")
 
@@ -66,9 +64,24 @@ def score(
     return Scores(values, missing, per_image, counts)
 
 
-def describe(examples: Iterable[Example], hypotheses: Mapping[str, str]) -> dict[str, str]:
+def describe(
+    references: Mapping[str, Sequence[str]],
+    hypotheses: Mapping[str, str],
+    examples: Iterable[Example] | None = None,
+) -> dict[str, str]:
     """What a score file says about these metrics, whatever the captions: the tokenizer's name."""
     return {"tokenizer": ptb_tokenizer.NAME}
+
+
+def tokenized(
+    references: Mapping[str, Sequence[str]], hypotheses: Mapping[str, str]
+) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
+    """Tokens, joined by spaces, of references and of captions, in pycocoevalcap's form.
+
+    Both are lists by image id, in the order of the captions; of captions each list has one.
+    """
+    said = {image_id: [_join(caption)] for image_id, caption in hypotheses.items()}
+    return {name: [_join(caption) for caption in references[name]] for name in said}, said
 
 
 def _join(caption: str) -> str:

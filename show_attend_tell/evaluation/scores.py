@@ -4,6 +4,8 @@ Symbols: N captions or translations, S corpora.
 """
 
 import dataclasses
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -55,6 +57,11 @@ def check_pairs(
     empty = [name for name, captions in references.items() if not captions]
     if empty:
         raise UserError(f"{what} {empty[0]} has no reference captions to be scored against")
+
+
+def digest(references: Mapping[str, Sequence[str]]) -> str:
+    """SHA-256 of references by id. Scores with different ones do not compare."""
+    return hashlib.sha256(json.dumps(dict(references)).encode()).hexdigest()
 
 
 def bleu_from_counts(counts: Int[np.ndarray, "N 10"]) -> dict[str, float]:

@@ -16,15 +16,18 @@ class Scorer:
       score: (references, hypotheses, *, meteor=True) -> Scores. References are lists of texts by
         id, hypotheses single texts by the same ids; `meteor` says whether to run METEOR, where the
         scorer has it.
-      describe: (examples, hypotheses) -> what a score file says about the metrics. `tokenizer`
-        identifies how texts are split into tokens; other keys are the scorer's own.
+      describe: (references, hypotheses, examples=None) -> what a score file says about the metrics.
+        `tokenizer` identifies how texts are split into tokens; other keys are the scorer's own.
+        `examples` are those of a split, where they are known.
+      noun: what has a text each, in messages.
     """
 
     score: Callable[..., Scores]
     describe: Callable[..., dict[str, Any]]
+    noun: str
 
 
 SCORERS = {
-    "captions": Scorer(caption_metrics.score, caption_metrics.describe),
-    "translations": Scorer(translation_metrics.score, translation_metrics.describe),
+    "captions": Scorer(caption_metrics.score, caption_metrics.describe, "images"),
+    "translations": Scorer(translation_metrics.score, translation_metrics.describe, "sentences"),
 }

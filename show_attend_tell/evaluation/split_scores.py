@@ -1,7 +1,6 @@
 """Scores of a captioned split, written beside the captions that they were computed from."""
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from show_attend_tell import files
 from show_attend_tell.data.examples import ExampleSource
 from show_attend_tell.evaluation.clip_score import ClipScorer
 from show_attend_tell.evaluation.results_file import write_results
+from show_attend_tell.evaluation.scores import digest
 from show_attend_tell.evaluation.scoring import SCORERS
 from show_attend_tell.evaluation.split_grounding import captions_grounding
 from show_attend_tell.inference.captioning import Caption, texts
@@ -91,7 +91,8 @@ def score_split(
     if decoding.n_best > 1:
         _write_n_best(run.workdir / f"{stem}.n_best.json", examples, captions)
     scorer = SCORERS[run.task.scorer]
-    scores, described = scorer.score(truth, hypotheses), scorer.describe(examples, hypotheses)
+    scores = scorer.score(truth, hypotheses)
+    described = scorer.describe(truth, hypotheses, examples)
     if clip is not None:
         clip.add(scores, examples, truth, hypotheses)
         described["clip"] = clip.describe()
@@ -105,7 +106,7 @@ def score_split(
         "unfinished": sum(caption.tokens[-1:] != ("<eos>",) for caption in captions),
         "decoding": dataclasses.asdict(decoding),
         **described,
-        "references": hashlib.sha256(json.dumps(truth).encode()).hexdigest(),
+        "references": digest(truth),
         "step": run.step,
         **run.provenance(),
         **ensembled(run),

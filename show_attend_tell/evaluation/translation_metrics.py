@@ -1,10 +1,11 @@
 """Scores of translations: sacrebleu's, over texts as they are written.
 
-BLEU (Papineni et al. 2002) and chrF (Popović 2015) are sacrebleu's own (Post 2018), against one
-reference each and on its scale of 0 to 100. Report them with its signatures.
+BLEU (Papineni et al. 2002) and chrF (Popović 2015) are sacrebleu's own (Post 2018), on its scale
+of 0 to 100. Report them with its signatures. Data sets have one reference for each sentence.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,8 @@ from sacrebleu.metrics.chrf import CHRF
 from show_attend_tell.data.examples import Pair
 from show_attend_tell.evaluation.scores import Scores, bleu_from_counts, check_pairs
 
+LOWER_CASE = "BLEU (lower case)"
+
 
 def score(
     references: Mapping[str, Sequence[str]], hypotheses: Mapping[str, str], *, meteor: bool = True
@@ -21,52 +24,60 @@ def score(
     """Scores one translation for each sentence.
 
     Args:
-      references: raw translations by id; only the first of each counts.
+      references: raw translations by id.
       hypotheses: one translation by id, for the same ids.
       meteor: no effect, since METEOR scores captions only; all scorers share this signature.
 
     Returns:
-      "BLEU" and "chrF" from 0 to 100; "BLEU-1" to "BLEU-4", from the same counts, in [0, 1];
-      "exact", the share of translations that equal their reference.
+      "BLEU", "BLEU (lower case)" and "chrF" from 0 to 100; "BLEU-1" to "BLEU-4", from the counts
+      of "BLEU", in [0, 1]; "exact", the share of translations that equal one of their references.
 
     Raises:
       UserError: the ids differ, there are none, or one has no reference.
     """
     check_pairs(references, hypotheses, "sentence")
     said = list(hypotheses.values())
-    truth = [references[name][0] for name in hypotheses]
+    truth = [references[name] for name in hypotheses]
+    pairs = [*zip(said, truth, strict=True)]
+    streams = _streams(truth)
     counts, sentences = _counts(truth, said)
-    exact = [float(a == b) for a, b in zip(said, truth, strict=True)]
+    exact = [float(one in of) for one, of in pairs]
     chrf = CHRF()
     values = bleu_from_counts(np.array(counts)) | {
-        "BLEU": BLEU().corpus_score(said, [truth]).score,
-        "chrF": chrf.corpus_score(said, [truth]).score,
+        "BLEU": BLEU().corpus_score(said, streams).score,
+        LOWER_CASE: BLEU(lowercase=True).corpus_score(said, streams).score,
+        "chrF": chrf.corpus_score(said, streams).score,
         "exact": sum(exact) / len(exact),
     }
     per_image = {
         "BLEU": sentences,
-        "chrF": [chrf.sentence_score(a, [b]).score for a, b in zip(said, truth, strict=True)],
+        "chrF": [chrf.sentence_score(one, of).score for one, of in pairs],
         "exact": exact,
     }
     return Scores({k: float(v) for k, v in values.items()}, {}, per_image, counts)
 
 
-def describe(examples: Iterable[Pair], hypotheses: Mapping[str, str]) -> dict[str, Any]:
+def describe(
+    references: Mapping[str, Sequence[str]],
+    hypotheses: Mapping[str, str],
+    examples: Iterable[Pair] | None = None,
+) -> dict[str, Any]:
     """What a score file says about these metrics.
 
     Args:
-      examples: the split.
-      hypotheses: one translation by id.
+      references, hypotheses: what was scored.
+      examples: of the split, if the sources are known.
 
     Returns:
-      `tokenizer`, sacrebleu's signature of BLEU; `signatures` of both metrics; and `by_length`
-      from `scores_by_length`.
+      `tokenizer`, sacrebleu's signature of BLEU; `signatures` of all metrics; and, of a split,
+      `by_length` from `scores_by_length`.
     """
+    found = signatures({len(of) for of in references.values()})
+    described = {"tokenizer": found["BLEU"], "signatures": found}
+    if examples is None:
+        return described
     pairs = list(examples)
-    found = signatures()
-    return {
-        "tokenizer": found["BLEU"],
-        "signatures": found,
+    return described | {
         "by_length": scores_by_length(
             [len(pair.source.split()) for pair in pairs],
             [pair.target for pair in pairs],
@@ -75,13 +86,27 @@ def describe(examples: Iterable[Pair], hypotheses: Mapping[str, str]) -> dict[st
     }
 
 
-def signatures() -> dict[str, str]:
-    """sacrebleu's description of each metric: tokenizer, case, smoothing, version."""
+def signatures(counts: Iterable[int] = (1,)) -> dict[str, str]:
+    """sacrebleu's description of each metric: references, tokenizer, case, smoothing, version.
+
+    Args:
+      counts: the different numbers of references of a sentence.
+    """
     found = {}
-    for name, metric in (("BLEU", BLEU()), ("chrF", CHRF())):
-        metric.corpus_score(["a"], [["a"]])  # the signature includes the number of references
+    truth = [["a"] * count for count in counts]
+    for name, metric in (
+        ("BLEU", BLEU()),
+        (LOWER_CASE, BLEU(lowercase=True)),
+        ("chrF", CHRF()),
+    ):
+        metric.corpus_score(["a"] * len(truth), _streams(truth))  # it counts the references
         found[name] = str(metric.get_signature())
     return found
+
+
+def _streams(truth: Sequence[Sequence[str]]) -> Any:  # sacrebleu's types lack the None
+    """sacrebleu's order: all first references, all second ones; None where a sentence has fewer."""
+    return list(zip_longest(*truth))
 
 
 def scores_by_length(
@@ -124,9 +149,9 @@ def scores_by_length(
     return rows
 
 
-def _counts(truth: list[str], said: list[str]) -> tuple[list[list[int]], list[float]]:
+def _counts(truth: list[Sequence[str]], said: list[str]) -> tuple[list[list[int]], list[float]]:
     """The counts behind corpus BLEU (see `bleu_from_counts`), and the BLEU of each sentence."""
     metric = BLEU(effective_order=True)
-    singles = [metric.sentence_score(a, [b]) for a, b in zip(said, truth, strict=True)]
+    singles = [metric.sentence_score(a, of) for a, of in zip(said, truth, strict=True)]
     counts = [[s.sys_len, s.ref_len, *s.counts, *s.totals] for s in singles]
     return counts, [s.score for s in singles]

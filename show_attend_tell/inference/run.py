@@ -61,6 +61,12 @@ class Run:
     origin: str | None = None
     parts: tuple["Run", ...] = ()
 
+    def __repr__(self) -> str:
+        # Not the weights, which fill a notebook.
+        kind, words = self.settings.attention.kind, len(self.vocabulary)
+        where = self.origin or self.workdir.as_posix()
+        return f"<Run {where}: {kind} attention, {words} {self.task.token}, step {self.step}>"
+
     @property
     def members(self) -> tuple["Run", ...]:
         """The runs of an ensemble; or only this run."""

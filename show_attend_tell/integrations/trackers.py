@@ -8,7 +8,7 @@ import importlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from show_attend_tell.errors import UserError
+from show_attend_tell.errors import UserError, installing
 from show_attend_tell.integrations.mlflow_tracker import MLflow
 from show_attend_tell.integrations.trackio_tracker import Trackio
 from show_attend_tell.integrations.wandb_tracker import WeightsAndBiases
@@ -49,7 +49,5 @@ def _library(name: str) -> Any:
         library = None
     # A folder ./wandb that the library once wrote can be imported, too; it has no file.
     if getattr(library, "__file__", None) is None:
-        raise UserError(
-            f"--tracker {name}: needs the library {name}; pip install 'show-attend-tell[{name}]'"
-        )
+        raise UserError(f"--tracker {name}: needs the library {name}; {installing(name)}")
     return library

@@ -5,6 +5,8 @@ import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from PIL import Image
+
 from show_attend_tell.integrations.project import allowed, project
 from show_attend_tell.runs.tracking import Outcome, Picture, TrackedRun, Tracker
 
@@ -54,7 +56,13 @@ class WeightsAndBiases(Tracker):
         self._run.log({f"{kind}/{name}": value for name, value in scalars.items()}, step=step)
 
     def pictures(self, step: int, pictures: Sequence[Picture]) -> None:
-        images = [self._wandb.Image(p.image, caption=f"{p.name}: {p.caption}") for p in pictures]
+        # Pictures of different sizes in one row are shown wrongly.
+        widths, heights = zip(*(p.image.size for p in pictures), strict=True)
+        images = []
+        for p in pictures:
+            canvas = Image.new("RGB", (max(widths), max(heights)), "white")
+            canvas.paste(p.image)
+            images.append(self._wandb.Image(canvas, caption=f"{p.name}: {p.caption}"))
         self._run.log({"captions": images}, step=step)
 
     def close(self, outcome: Outcome) -> None:

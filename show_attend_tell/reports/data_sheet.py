@@ -66,7 +66,7 @@ def inspect(settings: Settings, folder: Path, console: Console) -> dict[str, Any
     files.write_text(folder / "data.json", json.dumps(record, indent=2, ensure_ascii=False) + "\n")
 
     console.print(
-        table_of(f"{settings.data.name}: {len(vocabulary)} tokens known", record["splits"])
+        table_of(f"{settings.data.name}: a vocabulary of {len(vocabulary)}", record["splits"])
     )
     if train.drawn:
         console.print(train.drawn, markup=False)

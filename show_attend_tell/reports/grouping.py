@@ -46,7 +46,7 @@ class Row:
     label: str
     decoding: dict[str, Any]
     scored: list[Scored]
-    table: Float[np.ndarray, "N 15"]
+    table: Float[np.ndarray, "N 16"]
 
 
 def check_comparable(runs: Sequence[Run]) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from show_attend_tell import config, hub
 from show_attend_tell.data.load import terms_of
 from show_attend_tell.errors import UserError
+from show_attend_tell.files import parse_json
 from show_attend_tell.inference.run import Run
 from show_attend_tell.printable import markdown as escaped
 from show_attend_tell.printable import printable
@@ -119,6 +120,10 @@ def _facts(run: Run, record: Mapping[str, Any]) -> str:
     parts = [encoder.name, f"{size} pixels" if size else "", "trained" if trained else "frozen"]
     inputs = "".join(f", {part}" for part in parts if part).removeprefix(", ")
     training = [f"step {run.step:,}", f"seed {settings.seed}"]
+    used = record.get("data")
+    count = used.get("train", {}).get("images") if isinstance(used, dict) else None
+    if isinstance(count, int):
+        training.insert(0, f"{count:,} {run.task.noun}")
     if isinstance(record.get("seconds"), int | float):
         training.append(f"{record['seconds'] / 60:.1f} minutes")
     for key in ("device", "commit"):
@@ -134,7 +139,7 @@ def _facts(run: Run, record: Mapping[str, Any]) -> str:
     if _origin(record):
         rows.append(["Started from", _origin(record)])
     lines = ["## How it was made", "", *markdown.table(["", ""], rows), ""]
-    lines += [*_command(record, "train", "--workdir RUN"), ""]
+    lines += [*_command(record, "train", "--workdir RUN", _needs_folder(run)), ""]
     lines.append(
         "`config.json` has all settings. The weights are in half precision, without those of a "
         "frozen encoder, which come from its own package or file."
@@ -158,7 +163,7 @@ def _terms(run: Run, trained_on: Sequence[str]) -> str:
         terms = terms_of(name)
         lines.append(f"- `{escaped(name)}`: {terms.title}. {terms.text}")
         repo = getattr(run.settings.data, "repo", "") if name == own else ""
-        if hub.is_repo(repo) and not Path(repo).exists():
+        if hub.is_dataset(repo):
             lines[-1] += f" They are those of `{escaped(repo)}` on the hub: see its card."
     lines += ["", "The model contains no example of them. The program has its own licence."]
     return "\n".join(lines)
@@ -175,8 +180,9 @@ def _scores(run: Run, repo: str) -> str:
     lines += markdown.table(head, [_row(record, names) for record in records])
     likelihoods = (_likelihood(record) for record in records)
     lines += ["", *dict.fromkeys(line for line in likelihoods if line)]
+    place = (f"--pretrained {repo}", _needs_folder(run))
     commands = dict.fromkeys(
-        line for r in records for line in _command(r, "evaluate", f"--pretrained {repo}")[1:-1]
+        line for r in records for line in _command(r, "evaluate", *place)[1:-1]
     )
     return "\n".join([*lines, "", "Measured by:", "", "```bash", *commands, "```"])
 
@@ -208,7 +214,7 @@ def _likelihood(record: Mapping[str, Any]) -> str:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = parse_json(path.read_text(encoding="utf-8"))
         _row(record, tuple(SCORES))
         _likelihood(record)
         return record
@@ -221,10 +227,17 @@ def _decoding(values: Mapping[str, Any]) -> str:
     return f"beam {values['beam']}, length penalty {penalty}, {values['context']} context"
 
 
-def _command(record: Mapping[str, Any], verb: str, instead: str) -> list[str]:
+def _needs_folder(run: Run) -> bool:
+    """Whether the data of the run have to be given: they are not generated or on the hub."""
+    data = run.settings.data
+    return not terms_of(data.name).generated and not getattr(data, "repo", "")
+
+
+def _command(record: Mapping[str, Any], verb: str, instead: str, folder: bool) -> list[str]:
     """The recorded command as a block, if it is of this verb.
 
-    What names a run or a place of the machine goes; `instead` names the model.
+    What names a run or a place of the machine goes; `instead` names the model, and FOLDER the
+    reader's copy of the data, if `folder` asks for one.
     """
     words = record.get("command")
     if not isinstance(words, list) or verb not in words:
@@ -232,6 +245,8 @@ def _command(record: Mapping[str, Any], verb: str, instead: str) -> list[str]:
     arguments = iter(map(str, words[words.index(verb) + 1 :]))
     kept = list(_without_places(arguments))
     line = f"show-attend-tell {verb} {instead} {shlex.join(kept)}".strip()
+    if folder:
+        line += " --config.data.manual_dir=FOLDER"
     return ["```bash", printable(line), "```"]
 
 

@@ -11,7 +11,8 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 # Each with a contrast of at least 3 to 1 on light and on dark. Dashes are in line widths.
-COLOURS = ("#3d7edb", "#d0661a", "#239b56", "#c2559f", "#8270e0", "#8a7f2a")
+# In the order of hues that the page's view of pictures has.
+COLOURS = ("#d0661a", "#3d7edb", "#239b56", "#c2559f", "#8a7f2a", "#8270e0")
 DASHES = ((), (5.0, 2.0), (1.5, 1.5), (6.0, 2.0, 1.5, 2.0), (9.0, 3.0))
 WIDTH = 1.5  # of lines, in points
 INK = "#010203"  # stands in a plot for the page's own text colour

@@ -22,7 +22,7 @@ from show_attend_tell.errors import UserError
 from show_attend_tell.evaluation.results_file import read_results
 from show_attend_tell.files import parse_json
 from show_attend_tell.reports.measured import Measured, read_measured
-from show_attend_tell.reports.uncertainty import COUNTS, MEANS
+from show_attend_tell.reports.uncertainty import COUNTS, MEANS, score_table, with_means
 from show_attend_tell.runs.metrics_log import read_metrics
 from show_attend_tell.settings import Decode
 
@@ -54,7 +54,7 @@ class Scored:
     references: str
     tokenizer: str
     image_ids: tuple[str, ...]
-    table: Float[np.ndarray, "N 15"]
+    table: Float[np.ndarray, "N 16"]
     by_length: list[dict[str, float]]
     measured: Measured
 
@@ -244,11 +244,17 @@ def _read_scores(path: Path, split: str, best_step: int, remedy: str) -> Scored:
         # Earlier versions searched as today's defaults do. The last two change no scores.
         decoding = dataclasses.asdict(Decode()) | decoding
         del decoding["batch_size"], decoding["n_best"]
-        table = _table(record, len(image_ids))
+        count, per_image = len(image_ids), dict(record["per_image"])
+        table = score_table(
+            _numbers(record["bleu_counts"], (count, COUNTS)),
+            {name: _numbers(per_image[name], (count,)) for name in MEANS if name in per_image},
+        )
+        recorded = dict(record["scores"]).items()
+        scores = {str(name): None if v is None else _number(v) for name, v in recorded}
         return Scored(
             path=path,
             decoding=decoding,
-            scores=_scores(dict(record["scores"]), table),
+            scores=with_means(scores, table),
             missing={str(k): str(v) for k, v in dict(record["missing"]).items()},
             references=record["references"],
             tokenizer=record["tokenizer"],
@@ -263,29 +269,6 @@ def _read_scores(path: Path, split: str, best_step: int, remedy: str) -> Scored:
             ],
             measured=read_measured(record),
         )
-
-
-def _table(record: Mapping[str, Any], count: int) -> Float[np.ndarray, "N 15"]:
-    columns = [_numbers(record["bleu_counts"], (count, COUNTS))]
-    for name in MEANS:
-        if name in record["per_image"]:
-            columns.append(_numbers(record["per_image"][name], (count,))[:, None])
-        else:
-            columns.append(np.full((count, 1), np.nan))
-    return np.concatenate(columns, axis=1)
-
-
-def _scores(
-    recorded: Mapping[str, Any], table: Float[np.ndarray, "N 15"]
-) -> dict[str, float | None]:
-    """The corpus scores, each followed by the mean that stands in for it, where there is one."""
-    scores: dict[str, float | None] = {}
-    for name, value in recorded.items():
-        scores[str(name)] = None if value is None else _number(value)
-        if MEANS.get(name, name) != name:
-            mean = float(table[:, COUNTS + list(MEANS).index(name)].mean())
-            scores[MEANS[name]] = None if math.isnan(mean) else mean
-    return scores
 
 
 def _read_attention(

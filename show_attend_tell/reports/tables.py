@@ -102,7 +102,7 @@ def _test_table(content: dict[str, Any]) -> Table:
         row = [f"{pair['a']} − {pair['b']}"]
         for name in names:
             score = pair["scores"].get(name)
-            row += [f"{score['difference']:+.3f}", _p(score["p"])] if score else ["—"] * 2
+            row += [f"{score['difference']:+.3f}", p_text(score["p"])] if score else ["—"] * 2
         rows.append(row)
     return Table("Differences", head, rows, content["notes"]["tests"])
 
@@ -185,7 +185,7 @@ def _config_table(content: dict[str, Any]) -> Table:
     return Table("Settings that differ", head, rows, content["notes"]["config"])
 
 
-def _p(value: float) -> str:
+def p_text(value: float) -> str:
     return f"{value:.4f}" if value >= 0.0001 else "< 0.0001"
 
 

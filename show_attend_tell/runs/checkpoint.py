@@ -8,8 +8,10 @@ import logging
 import os
 import re
 import shutil
+import sys
 import time
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +42,7 @@ class Checkpoints:
         from show_attend_tell.literal import LiteralPath
 
         files.check_name(folder)
+        _ignore_closed_loops()
         self._folder = folder.absolute()
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
         self._manager = ocp.CheckpointManager(LiteralPath(self._folder), options=options)
@@ -138,6 +141,23 @@ def remove_unfinished(folder: Path, *, alone: bool) -> None:
             newest = max(p.lstat().st_mtime for p in (path, *path.rglob("*")))
             if alone or time.time() > newest + _UNTOUCHED:
                 shutil.rmtree(path)
+
+
+@lru_cache(maxsize=1)  # once is enough
+def _ignore_closed_loops() -> None:
+    """Drops the tracebacks that Python would print after a failed save or restore.
+
+    Orbax closes its event loop at the first error. TensorStore then tells the loop how its other
+    reads and writes ended, which fails.
+    """
+    show = sys.unraisablehook
+
+    def show_others(found: "sys.UnraisableHookArgs") -> None:
+        error = found.exc_value
+        if not (isinstance(error, RuntimeError) and str(error) == "Event loop is closed"):
+            show(found)
+
+    sys.unraisablehook = show_others
 
 
 def _abstract(tree: Any) -> Any:

@@ -108,20 +108,22 @@ class RunFolder:
     def claim(self, settings: Settings) -> None:
         """Claims the folder for `settings`, or checks that it already belongs to them.
 
+        An attempt that ended before its training began, at an error say, has no claim on it.
+
         Raises:
           UserError: it holds a run with other settings, or cannot be written.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            if (self.path / "config.json").exists():
-                changed = self.changes(settings)
-                if changed:
-                    raise UserError(
-                        f"{self.path} holds a run of another config (differing in "
-                        f"{', '.join(changed[:5])}); choose another --workdir"
-                    )
-            else:
-                self.path.mkdir(parents=True, exist_ok=True)
+            changed = self.changes(settings) if self.has_config else []
+            if changed and (self.begun or self.has_weights):
+                raise UserError(
+                    f"{self.path} holds a run of another config (differing in "
+                    f"{', '.join(changed[:5])}); choose another --workdir"
+                )
+            if changed:
+                (self.path / CENTRES).unlink(missing_ok=True)
+            if changed or not self.has_config:
                 config.save(settings, self.path / "config.json")
         except OSError as error:
             raise UserError(self._unwritable(error)) from error

@@ -77,6 +77,7 @@ class MetricWriter:
           trackers: besides the run's own files.
           config: what the trackers show of the run's settings.
         """
+        self._workdir = workdir
         self._files: list[Tracker] = []
         self._others: list[Background] = []
         if not devices.is_first():
@@ -90,8 +91,11 @@ class MetricWriter:
 
     def write(self, step: int, scalars: Mapping[str, float], *, kind: str) -> None:
         """Writes one record. `kind` names the group, for example "train" or "val"."""
-        for sink in (*self._files, *self._others):
-            sink.scalars(step, kind, scalars)
+        for file in self._files:
+            with files.naming(self._workdir / file.name):
+                file.scalars(step, kind, scalars)
+        for tracker in self._others:
+            tracker.scalars(step, kind, scalars)
 
     def captions(self, step: int, draw: Draw) -> None:
         """Hands captions of a validation to the trackers."""
@@ -100,9 +104,13 @@ class MetricWriter:
 
     def close(self, outcome: Outcome = "finished") -> None:
         """Closes the files and the trackers; does nothing a second time."""
-        for sink in (*self._files, *self._others):
-            sink.close(outcome)
-        self._files, self._others = [], []
+        closing, self._files = self._files, []
+        others, self._others = self._others, []
+        for tracker in others:
+            tracker.close(outcome)
+        for file in closing:
+            with files.naming(self._workdir / file.name):
+                file.close(outcome)
 
     def __enter__(self) -> "MetricWriter":
         return self

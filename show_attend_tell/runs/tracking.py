@@ -209,7 +209,7 @@ class Background:
     def _kept(self) -> tuple[str, dict[str, int]]:
         """The entry of this run, and the last step of each kind in it; empty for a new entry."""
         try:
-            content = json.loads(self._path.read_text(encoding="utf-8"))
+            content = files.parse_json(self._path.read_text(encoding="utf-8"))
             return str(content["entry"]), dict(content["logged"])
         except (OSError, ValueError, KeyError, TypeError):
             return "", {}

@@ -175,12 +175,10 @@ def _load_data(
         console.print(supervision.summary())
     plan = plan_batches(settings, encoded, settings.train.batch_size, lengths, supervision)
     known = "" if source is None else f" (vocabulary: {len(source)})"
-    console.print(
-        f"{len(plan)} {task.noun}{known}, {plan.captions} captions ({plan.truncated} cut to "
-        f"{settings.data.max_length} {task.token}), {len(vocabulary)} {task.token}, "
-        f"{plan.batches_per_epoch} steps per epoch with row lengths {plan.lengths}, "
-        f"{1 - plan.tokens_per_epoch / plan.positions_per_epoch:.0%} padding"
-    )
+    if len(train) > train.stored:
+        known += f" ({len(train)} with mirrored or cropped copies)"
+    most = f"{settings.data.max_length} {task.token}"
+    console.print(f"{train.stored} {task.noun}{known}, {_summary(plan, len(vocabulary), most)}")
     return _Data(
         encoder=encoder,
         vocabulary=vocabulary,
@@ -192,6 +190,16 @@ def _load_data(
         val_inputs=val_inputs,
         val_examples=val,
         fingerprints=fingerprints,
+    )
+
+
+def _summary(plan: BatchPlan, words: int, limit: str) -> str:
+    """The captions of an epoch in a line; `limit` says at what length they were cut."""
+    cut = f" ({plan.truncated} cut to {limit})" if plan.truncated else ""
+    padding = 1 - plan.tokens_per_epoch / plan.positions_per_epoch
+    return (
+        f"{plan.captions} captions{cut}, a vocabulary of {words}, {plan.batches_per_epoch} steps "
+        f"per epoch with row lengths {plan.lengths}, {padding:.0%} padding"
     )
 
 

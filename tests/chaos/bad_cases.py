@@ -4,10 +4,11 @@ from bad_arguments import arguments, experiments, outputs, overrides
 from bad_data import sources, tables
 from bad_files import Case
 from bad_runs import pictures, reports, runs, weights
+from bad_scores import scores
 
 KINDS = (
     *(arguments, experiments, overrides, outputs),
-    *(pictures, runs, reports, weights, tables, sources),
+    *(pictures, runs, reports, weights, tables, sources, scores),
 )
 
 

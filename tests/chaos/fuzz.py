@@ -61,7 +61,7 @@ class Reader:
 
 def readers() -> list[Reader]:
     """All readers of files that may come from anybody."""
-    return [*_weights(), *_pictures(), *_archives(), *_tables(), *_runs()]
+    return [*_weights(), *_pictures(), *_archives(), *_tables(), *_scores(), *_runs()]
 
 
 # Valid files, as small as they can be.
@@ -225,6 +225,7 @@ def _archives() -> Iterator[Reader]:
 
 
 def _tables() -> Iterator[Reader]:
+    from show_attend_tell import files
     from show_attend_tell.data.builders import coco_own, flickr8k, folder, kaggle, karpathy, tables
     from show_attend_tell.data.builders.multi30k import read_lines
 
@@ -253,10 +254,31 @@ def _tables() -> Iterator[Reader]:
                  lambda p: coco_own.read_captions(p, "captions.json"), JSON_WORDS)  # fmt: skip
     tokens = b"a.jpg#0\tA dog .\na.jpg#1\tTwo dogs .\n"
     yield Reader("flickr8k", (tokens,), ".txt",
-                 lambda p: flickr8k.read_captions(tables.read_text(p), "x"), words)  # fmt: skip
+                 lambda p: flickr8k.read_captions(files.read_text(p), "x"), words)  # fmt: skip
     yield Reader("kaggle", (head, pipes), ".csv",
-                 lambda p: kaggle.read_table(tables.read_text(p), str(p)), words)  # fmt: skip
+                 lambda p: kaggle.read_table(files.read_text(p), str(p)), words)  # fmt: skip
     yield Reader("sentences", (b"Ein Hund .\nZwei .\n",), ".de", read_lines, words)
+
+
+def _scores() -> Iterator[Reader]:
+    from show_attend_tell.evaluation.caption_files import match, read_captions, read_references
+
+    said = [{"image_id": 7, "caption": "A dog."}, {"image_id": "b", "caption": "A cat."}]
+    image = {"id": 7, "file_name": "a.jpg"}
+    coco = {"images": [image], "annotations": [entry | {"id": 1} for entry in said]}
+    entry = {"filename": "b", "split": "test", "imgid": 7, "sentences": [{"raw": "A cat."}]}
+    lines, tokens = b"A dog .\tDogs .\nTwo cats .\n", b"a.jpg#0\tA dog .\na.jpg#1\tTwo dogs .\n"
+    captions = (json.dumps(said).encode(), lines)
+    references = (json.dumps(coco).encode(), json.dumps({"images": [entry]}).encode())
+    words = (*JSON_WORDS, b"\n", b"\t", b"\r", b"\0", b"#0\t", b"\xff\xfe", b"\xef\xbb\xbf")
+
+    def both(path: Path) -> None:
+        known = path.with_name("known.json")
+        known.write_bytes(captions[0])
+        match([read_captions(known)], read_references([path]), allow_missing=True)
+
+    yield Reader("captions to score", captions, ".txt", read_captions, words)
+    yield Reader("references", (*references, lines, tokens), ".txt", both, words)
 
 
 def _runs() -> Iterator[Reader]:

@@ -79,6 +79,15 @@ def verbs() -> dict[str, Verb]:
         ),
         Verb("inspect", ("inspect", *config, "--out", "{root}/sheet"), (), ("data", "sheet")),
         Verb(
+            "score",
+            (
+                *("score", "{root}/run/val-expected-beam2-lp0.7.captions.json", "--references"),
+                *("{root}/references.json", "--per-image", "{root}/each.csv"),
+            ),
+            ("train", "evaluate"),
+            ("each.csv",),
+        ),
+        Verb(
             "compare",
             ("compare", "{root}/run", *split, "--out", "{root}/compare"),
             evaluated,
@@ -111,10 +120,10 @@ def words_of(verb: Verb, root: Path) -> list[str]:
 
 
 def make(root: Path) -> None:
-    """Pictures, their captions and an experiment."""
+    """Pictures, their captions, those of val as COCO has them, and an experiment."""
     (root / "pictures").mkdir(parents=True)
     (root / "home").mkdir()
-    lines = ["file_name,caption,split"]
+    lines, annotations = ["file_name,caption,split"], []
     for k in range(PICTURES):
         values = np.random.default_rng(k).integers(0, 256, (32, 40, 3), np.uint8)
         values[:, :20] = (k % 3 * 120, 60, 200 - k % 2 * 150)
@@ -122,6 +131,10 @@ def make(root: Path) -> None:
         split = "train" if k < 8 else "val" if k < 11 else "test"
         colour, thing = ("red", "green", "blue")[k % 3], ("dog", "cat")[k % 2]
         lines.append(f"p{k:02}.png,a {colour} {thing} on noise,{split}")
+        if split == "val":
+            caption = f"a {colour} {thing} on noise"
+            annotations.append({"image_id": f"p{k:02}.png", "caption": caption})
+    (root / "references.json").write_text(json.dumps({"annotations": annotations}))
     (root / "pictures" / "metadata.csv").write_text("\n".join(lines) + "\n")
     (root / "tiny.py").write_text(f"ROOT = {str(root)!r}\n{CONFIG}")
 

@@ -45,7 +45,10 @@ def test_ten_images_and_a_table(folder: Path, logged):
     assert sorted(examples) == NAMES
     assert examples["3.jpg"].captions == ("A dog, number 3 .",)
     assert examples["3.jpg"].image == sources.picture(3)
-    assert logged().count("\n") == 1  # it is built once
+    drawn = "no splits; drawn by a hash of each image: 7 train, 2 val, 1 test"
+    lines = logged().splitlines()
+    assert len(lines) == 2 and lines[1] == f"folder: {drawn}"  # it is built once
+    assert load(folder).drawn == drawn
 
 
 def test_an_edited_folder_is_built_anew_and_an_unchanged_one_is_not(folder: Path, logged):

@@ -145,6 +145,8 @@ def test_coco_without_the_splits_of_karpathy(tmp_path: Path, logged: Callable[[]
     assert sorted(found["train"].ids) == [f"{n:012}.jpg" for n in range(6)]
     assert ids_of(found) == [f"{n:012}.jpg" for n in range(14)]
     assert found["val"][0].captions == ("A dog 0 .", "A dog 1 .")
+    # `coco:soft` asks for Karpathy and Li's further training images, which are not split off here.
+    assert load("coco", folder, tmp_path, restval=True).ids == found["train"].ids
     assert "coco: no split test; half of val, drawn by a hash of each image: " in logged()
     (folder / "train2017").rename(tmp_path / "away")
     (folder / "val2017").rename(tmp_path / "away too")
@@ -346,7 +348,7 @@ def test_paths_in_a_table_of_the_hub_lead_nowhere(path):
 
 def test_a_missing_library_is_one_clear_line(tmp_path: Path, monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(UserError, match=r"needs the library datasets; pip install 'show-attend"):
+    with pytest.raises(UserError, match=r"needs the library datasets; pip .*EXTRA=datasets"):
         load("hub", None, tmp_path, repo="OWNER/NAME")
     with pytest.raises(UserError, match="hub: no data set is named; set --config.data.repo"):
         load("hub", None, tmp_path)

@@ -1,6 +1,8 @@
 """METEOR against hand-worked values, stored scores of its Java program, and that program itself."""
 
 import gzip
+import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +18,9 @@ from show_attend_tell.evaluation import (
 from show_attend_tell.evaluation.meteor_alignment import PARAPHRASE, STEM, SYNONYM
 from show_attend_tell.evaluation.meteor_words import words
 from show_attend_tell.evaluation.porter2 import stem
+from show_attend_tell.evaluation.results_file import read_results
+
+RESULTS = Path(__file__).parents[2] / "results"
 
 # The table's form, in three lines each: a number, a phrase, its paraphrase.
 TABLE = [
@@ -175,7 +180,11 @@ def test_a_cache_that_cannot_be_written_costs_only_time(table, tmp_path, monkeyp
     assert "indexed again" in caplog.text
 
 
-@pytest.mark.parametrize("contents", [None, b"no archive", gzip.compress(b"0.5\na\nb\n" * 99)[:-9]])
+# Without a time, so that both processes of pytest collect the same case.
+CUT = gzip.compress(b"0.5\na\nb\n" * 99, mtime=0)[:-9]
+
+
+@pytest.mark.parametrize("contents", [None, b"no archive", CUT], ids=["absent", "other", "cut"])
 def test_missing_tables_are_named_and_leave_the_other_scores(table, contents):
     table.unlink()
     if contents is not None:
@@ -269,14 +278,70 @@ def test_stored_scores_of_the_java_program(truth, said, expected):
 
 @pytest.mark.slow
 def test_equal_to_the_java_program(java):
-    from pycocoevalcap.meteor.meteor import Meteor
-
     pairs = [(truth, said) for truth, said, _ in STORED]
     pairs += [([truth], said) for truth in ODD for said in ODD]
     pairs += [(ODD[i : i + 3], said) for i in range(len(ODD)) for said in ODD[::5]]
     truth = {str(i): list(truth) for i, (truth, _) in enumerate(pairs)}
     said = {str(i): [said] for i, (_, said) in enumerate(pairs)}
+    agrees(truth, said)
+
+
+def agrees(truth, said):
+    """Compares lists of texts by id with what the Java program makes of them."""
+    from pycocoevalcap.meteor.meteor import Meteor
+
     expected, each = Meteor().compute_score(truth, said)
     got = meteor.score(truth, {name: text for name, (text,) in said.items()})
-    assert got[1] == pytest.approx(each, abs=1e-12)
+    differences = np.abs(np.subtract(got[1], each))
+    print(f"{len(each):,} captions, at most {differences.max():.1e} apart")
+    worst = [*said][int(differences.argmax())]
+    assert differences.max() < 1e-12, (truth[worst], said[worst])
     assert got[0] == pytest.approx(expected, abs=1e-12)
+
+
+# Words that match in several ways: equal, by stem, as synonyms, in paraphrases, or hardly at all.
+WORDS = (
+    "the a of in on to is and dog dogs dog's run runs running ran photo picture pictures image "
+    "photograph in front of before next to beside big large kids children child little small boy "
+    "a lot of many two 2 2nd 1,000 don't can't u.s. - -- ' \" , . ! café CAFÉ naïve geese goose"
+)
+
+
+def confusions(count):
+    """Pairs of three references and a caption that is one of them, distorted."""
+    draw = np.random.default_rng(0)
+    for _ in range(count):
+        words = lambda: list(draw.choice(WORDS.split(), draw.integers(1, 25)))  # noqa: E731
+        truth = [words() for _ in range(3)]
+        said = list(truth[0])
+        for _ in range(draw.integers(0, 4)):
+            start, end = sorted(draw.integers(0, len(said) + 1, 2).tolist())
+            part = said[start:end]
+            if kind := draw.integers(0, 4):
+                said[start:end] = [part[::-1], part * 2, words()[:3]][kind - 1]
+            else:
+                said = said[end:] + part + said[:start]
+        yield [" ".join(text) for text in truth], " ".join(said)
+
+
+@pytest.mark.slow
+def test_equal_to_the_java_program_on_confusing_texts(java):
+    pairs = {str(k): pair for k, pair in enumerate(confusions(2000))}
+    agrees({k: truth for k, (truth, _) in pairs.items()}, {k: [s] for k, (_, s) in pairs.items()})
+
+
+@pytest.mark.slow
+def test_equal_to_the_java_program_on_all_published_captions(java, shared):
+    with zipfile.ZipFile(shared / "flickr8k" / "Flickr8k_text.zip") as archive:
+        lines = archive.read("Flickr8k.token.txt").decode().splitlines()
+    references: dict[str, list[str]] = {}
+    for line in lines:
+        name, caption = line.split("\t")
+        references.setdefault(name[:-2], []).append(caption)
+    said, paths = {}, sorted(RESULTS.glob("*/*/*.captions.json"))
+    for path in paths:
+        for name, caption in read_results(path).items():
+            said[f"{name}\t{caption}"] = caption
+    truth = {key: references[key.split("\t")[0]] for key in said}
+    print(f"{len(paths)} files")
+    agrees(*caption_metrics.tokenized(truth, said))

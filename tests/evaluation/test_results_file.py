@@ -17,7 +17,10 @@ def test_results_files(tmp_path):
         ('[{"image_id": 1, "caption": null}]', "not a COCO"),
         ('[{"image_id": null, "caption": "a"}]', "not a COCO"),
         ('{"image_id": 1, "caption": "a"}', "not a COCO"),
-        ('[{"image_id": 1, "caption": "a"}, {"image_id": 1, "caption": "b"}]', "twice"),
+        (
+            '[{"image_id": 1, "caption": "a"}, {"image_id": 1, "caption": "b"}]',
+            r"twice \(1\); evaluate again",
+        ),
     ]:
         path.write_text(content)
         with pytest.raises(UserError, match=f"{path}.*{message}"):

@@ -19,8 +19,13 @@ def test_all_scorers_are_called_alike(name):
 
 
 def test_what_scorers_say_of_themselves():
-    assert SCORERS["captions"].describe([], {}) == {"tokenizer": ptb_tokenizer.NAME}
-    found = SCORERS["translations"].describe(PAIRS, {"a": "ein Hund läuft", "b": "ein Hund"})
+    assert SCORERS["captions"].describe({}, {}) == {"tokenizer": ptb_tokenizer.NAME}
+    found = SCORERS["translations"].describe(
+        {pair.pair_id: [pair.target] for pair in PAIRS},
+        {"a": "ein Hund läuft", "b": "ein Hund"},
+        PAIRS,
+    )
     assert found["tokenizer"] == found["signatures"]["BLEU"] and "tok:13a" in found["tokenizer"]
+    assert "nrefs:1|" in found["tokenizer"]
     lengths = [(row["least"], row["most"], row["exact"]) for row in found["by_length"]]
     assert lengths == [(2, 2, 0.0), (4, 4, 1.0)]

@@ -28,14 +28,35 @@ def test_scores_are_sacrebleus():
     assert scores.missing == {}
 
 
-def test_only_the_first_reference_counts():
-    scores = translation_metrics.score({"a": ["ein Hund", "eine Katze"]}, {"a": "eine Katze"})
-    assert scores.values["exact"] == 0 and scores.values["BLEU-1"] < 0.01
+def test_several_references():
+    truth = {"a": ["Ein Hund läuft.", "Der Hund rennt im Schnee."], "b": TRUTH["b"], "c": ["Eine."]}
+    scores = translation_metrics.score(truth, SAID)
+    streams = [[of[0] for of in truth.values()], [truth["a"][1], None, None]]
+    said = list(SAID.values())
+    bleu = sacrebleu.corpus_bleu(said, streams)
+    assert scores.values["BLEU"] == pytest.approx(bleu.score)
+    assert 100 * scores.values["BLEU-4"] == pytest.approx(bleu.score, abs=1e-6)
+    assert scores.values["chrF"] == pytest.approx(sacrebleu.corpus_chrf(said, streams).score)
+    found = translation_metrics.score({"a": ["ein Hund", "eine Katze"]}, {"a": "eine Katze"})
+    assert found.values["exact"] == 1 and found.values["BLEU-1"] == pytest.approx(1)
+
+
+def test_lower_case_is_a_score_of_its_own():
+    scores = translation_metrics.score(
+        {"a": ["Ein Hund läuft im Schnee"]}, {"a": "ein Hund läuft im schnee"}
+    )
+    lower = sacrebleu.corpus_bleu(
+        ["ein Hund läuft im schnee"], [["Ein Hund läuft im Schnee"]], lowercase=True
+    )
+    assert scores.values["BLEU (lower case)"] == pytest.approx(lower.score) == pytest.approx(100)
+    assert scores.values["BLEU"] < 80
 
 
 def test_signatures_tell_tokenizer_case_and_version():
     signatures = translation_metrics.signatures()
     assert "nrefs:1|case:mixed" in signatures["BLEU"] and "tok:13a" in signatures["BLEU"]
+    assert "nrefs:1|case:lc" in signatures["BLEU (lower case)"]
+    assert "nrefs:var|" in translation_metrics.signatures({1, 3})["BLEU"]
     assert f"version:{sacrebleu.__version__}" in signatures["chrF"]
 
 

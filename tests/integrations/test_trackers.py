@@ -258,6 +258,21 @@ def test_pictures_stay_on_this_machine_unless_the_user_says_so(tmp_path, make, l
         assert tracker.photographs == allowed, pictures
 
 
+def test_pictures_of_one_step_have_one_size_for_wandb(tmp_path):
+    """It shows others wrongly, and warns of them on every validation."""
+    wandb, logged = fake_wandb(True), []
+    wandb.Image = lambda image, caption: image
+    tracker = WeightsAndBiases(wandb, "local")
+    tracker.start(TrackedRun(tmp_path, entry="id"))
+    tracker._run.log = lambda row, step: logged.extend(row["captions"])
+    sizes = [(30, 20), (10, 40)]
+    tracker.pictures(1, [Picture("a", "b", Image.new("RGB", size, "red")) for size in sizes])
+    assert [image.size for image in logged] == [(30, 40)] * 2
+    for image, (width, height) in zip(logged, sizes, strict=True):
+        assert image.getpixel((width - 1, height - 1)) == (255, 0, 0)
+        assert image.getpixel((29, 39)) == (255, 255, 255)
+
+
 @pytest.mark.parametrize("variable", ["TRACKIO_SPACE_ID", "TRACKIO_SERVER_URL"])
 def test_trackio_elsewhere_is_not_local(monkeypatch, variable):
     monkeypatch.delenv(variable, raising=False)
@@ -276,7 +291,8 @@ def test_a_missing_library_is_one_line_before_training(tmp_path, monkeypatch, ca
         error = capsys.readouterr().err
         assert error == (
             f"error: --tracker {name}: needs the library {name}; pip install "
-            f"'show-attend-tell[{name}]'\n"
+            f"'show-attend-tell[{name}]' (or start ./launch.sh once with "
+            f"SHOW_ATTEND_TELL_EXTRA={name})\n"
         )
     assert not os.listdir(tmp_path)
 

@@ -28,6 +28,8 @@ class Errors:
 
     class RevisionNotFoundError(OSError): ...
 
+    class OfflineModeIsEnabled(Exception): ...
+
     class EntryNotFoundError(Exception): ...
 
     class RemoteEntryNotFoundError(OSError, EntryNotFoundError): ...
@@ -37,13 +39,18 @@ class Errors:
 
 @pytest.fixture
 def hub(monkeypatch):
-    """A stand-in for huggingface_hub: `found` maps a file's name to a path or an error."""
-    module = types.ModuleType("huggingface_hub")
-    module.errors, module.found, module.asked = Errors, {}, []
+    """A stand-in for huggingface_hub: `found` maps a file's name to a path or an error.
 
-    def download(repository, file):
-        module.asked.append((repository, file))
-        answer = module.found[file]
+    `cached` is what its cache answers.
+    """
+    module = types.ModuleType("huggingface_hub")
+    module.errors, module.found, module.cached, module.asked = Errors, {}, {}, []
+
+    def download(repository, file, *, local_files_only):
+        where = module.cached if local_files_only else module.found
+        if not local_files_only:
+            module.asked.append((repository, file))
+        answer = where.get(file, Errors.LocalEntryNotFoundError("not cached"))
         if isinstance(answer, Exception):
             raise answer
         return answer
@@ -85,6 +92,17 @@ def test_what_the_hub_lacks_is_reported(hub, error, message):
     hub.found = {"model.safetensors": error, "pytorch_model.bin": error}
     with pytest.raises(UserError, match=message):
         find_weights(NAME)
+
+
+def test_a_hub_that_cannot_be_reached_is_asked_once(hub, tmp_path):
+    away = Errors.LocalEntryNotFoundError("away")
+    away.__cause__ = OSError("no route")
+    hub.found = dict.fromkeys(["model.safetensors", "pytorch_model.bin"], away)
+    with pytest.raises(UserError, match=r"cannot be reached \(no route\)"):
+        find_weights(NAME)
+    hub.cached = {"pytorch_model.bin": str(tmp_path / "b")}
+    assert find_weights(NAME) == tmp_path / "b"
+    assert hub.asked == [(NAME, "model.safetensors")] * 2
 
 
 def test_files_beside_the_weights_are_fetched_if_there(hub, tmp_path):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from show_attend_tell.evaluation.scores import bleu_from_counts
+from show_attend_tell.reports import uncertainty
 from show_attend_tell.reports.uncertainty import (
     COUNTS,
     MEANS,
@@ -71,3 +72,11 @@ def test_p_counts_the_true_order_and_both_signs():
     [two] = randomisation_tests([(table([1, 1]), table([0, 0]))], 20000, seed=0)
     assert two["CIDEr"]["p"] == pytest.approx(0.5, abs=0.02)
     assert randomisation_tests([], 10, seed=0) == []
+
+
+def test_swaps_do_not_depend_on_how_many_are_drawn_at_once(monkeypatch):
+    generator = np.random.default_rng(5)
+    pair = table(generator.normal(size=37)), table(generator.normal(size=37))
+    whole = randomisation_tests([pair], 200, seed=0)
+    monkeypatch.setattr(uncertainty, "_NUMBERS_AT_ONCE", 37 * 7)
+    assert randomisation_tests([pair], 200, seed=0) == whole

@@ -2,13 +2,16 @@
 
 import errno
 import os
+import sys
 import time
+from types import SimpleNamespace
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from show_attend_tell.errors import UserError
+from show_attend_tell.runs import checkpoint
 from show_attend_tell.runs.checkpoint import Checkpoints, remove_unfinished
 
 
@@ -124,3 +127,15 @@ def test_a_full_disk_is_called_so(tmp_path, monkeypatch, error):
     monkeypatch.setattr(checkpoints._manager, "save", full)
     with pytest.raises(UserError, match=r"written \(No space left on device\); see to room"):
         checkpoints.save(1, arrays(1), {})
+
+
+def test_what_ends_after_an_error_is_not_shown(tmp_path, monkeypatch):
+    shown = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda found: shown.append(found.exc_value))
+    checkpoint._ignore_closed_loops.cache_clear()
+    Checkpoints(tmp_path / "c", keep=2).close()
+    other = RuntimeError("another error")
+    for error in (RuntimeError("Event loop is closed"), other):
+        sys.unraisablehook(SimpleNamespace(exc_value=error))
+    assert shown == [other]
+    checkpoint._ignore_closed_loops.cache_clear()

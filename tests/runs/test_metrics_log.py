@@ -1,5 +1,7 @@
 """Metrics in JSONL and TensorBoard files, across an interruption and a resume."""
 
+from pathlib import Path
+
 import pytest
 from tensorboardX.proto import event_pb2
 
@@ -25,6 +27,21 @@ def test_a_resumed_run_writes_every_step_once(tmp_path):
         (30, "val"),
     ]
     assert records[2]["loss"] == 0.5 and records[3]["CIDEr"] == 0.25
+
+
+def test_a_full_disk_names_the_file(tmp_path, monkeypatch):
+    if not Path("/dev/full").exists():
+        pytest.skip("no /dev/full")
+    open_file = Path.open
+
+    def opened(path, mode="r", **options):
+        full = path.name == "metrics.jsonl" and mode == "a"
+        return open_file(Path("/dev/full") if full else path, mode, **options)
+
+    monkeypatch.setattr(Path, "open", opened)
+    with pytest.raises(OSError, match="metrics.jsonl") as raised, MetricWriter(tmp_path) as writer:
+        writer.write(10, {"loss": 1.0}, kind="train")
+    assert raised.value.filename == str(tmp_path / "metrics.jsonl")
 
 
 def scalars(path):

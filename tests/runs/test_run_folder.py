@@ -45,6 +45,21 @@ def test_a_run_keeps_its_folder_when_its_data_move(tmp_path):
     assert run.settings() == moved
 
 
+def test_an_attempt_that_never_trained_has_no_claim(tmp_path):
+    run = RunFolder(tmp_path)
+    run.claim(settings(start="a"))
+    run.record_centres({"shift": 1.0})
+    run.claim(settings(start="b"))
+    assert run.settings() == settings(start="b") and run.centres() is None
+    (tmp_path / "checkpoints").mkdir()
+    with pytest.raises(UserError, match=r"another config \(differing in train.init_from\)"):
+        run.claim(settings(start="a"))
+    (tmp_path / "checkpoints").rename(tmp_path / "last")
+    (tmp_path / "weights.safetensors").touch()  # an exported model
+    with pytest.raises(UserError, match="another config"):
+        run.claim(settings(start="a"))
+
+
 def test_data_are_compared_by_what_they_hold(tmp_path):
     now = SPLIT | {"captions": "cd"}
     run = begun(tmp_path, settings(), data={"train": now})

@@ -7,14 +7,13 @@ from typing import Any
 
 from show_attend_tell.data.builders.common import (
     DAMAGE,
-    read_json,
     refuse,
     zip_members,
 )
 from show_attend_tell.data.builders.gathered import Gathered, Item, content_digest, reader
 from show_attend_tell.data.origin import Origin
 from show_attend_tell.errors import UserError
-from show_attend_tell.files import parse_json
+from show_attend_tell.files import parse_json, read_json
 
 YEARS = ("2017", "2014")
 PLACES = ("annotations", ".", "annotations/annotations")  # of the captions, below the folder

@@ -19,7 +19,7 @@ from show_attend_tell.data.ptb_tokenizer import has_word
 from show_attend_tell.data.records import Record
 from show_attend_tell.data.terms import OWN, Terms
 from show_attend_tell.errors import UserError
-from show_attend_tell.files import parse_json, stands_in, start_of
+from show_attend_tell.files import stands_in, start_of
 from show_attend_tell.literal import LiteralPath
 from show_attend_tell.printable import printable, whole
 
@@ -364,17 +364,3 @@ def zip_members(path: Path, most: int | None = None) -> dict[str, Callable[[], b
         for member in archive.infolist()
         if not member.is_dir()
     }
-
-
-def read_json(path: Path) -> Any:
-    """The content of a JSON file.
-
-    Raises:
-      UserError: it cannot be read, or is not JSON.
-    """
-    try:
-        return parse_json(path.read_bytes())
-    except (OSError, ValueError) as error:
-        instead = stands_in(start_of(path))
-        why = f"it is {instead}" if instead else f"not a readable JSON file ({error}); get it again"
-        raise UserError(f"{path}: {why}") from error

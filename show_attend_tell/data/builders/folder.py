@@ -129,7 +129,7 @@ class Folder(ImagesBuilder):
             builder=self,
             description="A folder of images with captions.",
             features=features("jpeg"),
-            metadata=tfds.core.MetadataDict(unusable_images={}),
+            metadata=tfds.core.MetadataDict(unusable_images={}, splits=""),
         )
 
     def _split_generators(self, dl_manager) -> dict[str, Iterator[tuple[str, Record]]]:
@@ -145,7 +145,13 @@ class Folder(ImagesBuilder):
                 "folder: %d images have no row in %s and are left out: %s%s",
                 *(len(unnamed), self.source.name, ", ".join(unnamed[:3]), more),
             )
-        return {s: self._generate_examples(s, of_s) for s, of_s in assign(self._rows).items()}
+        splits = assign(self._rows)
+        if not _have_splits(self._rows):
+            counts = ", ".join(f"{len(of_s):,} {s}" for s, of_s in splits.items())
+            how = f"no splits; drawn by a hash of each image: {counts}"
+            _log.warning("folder: %s", how)
+            self._metadata["splits"] = how
+        return {s: self._generate_examples(s, of_s) for s, of_s in splits.items()}
 
     def _generate_examples(self, split: str, names: list[str]) -> Iterator[tuple[str, Record]]:
         remedy = f"fix the images, or take them out of {self.source.name}"
@@ -254,22 +260,27 @@ def read_objects(folder: Path, found: Iterable[Table]) -> dict[str, list[Object]
     return objects
 
 
+def _have_splits(rows: dict[str, Row]) -> bool:
+    """Whether the table says of its rows in which split they are: of all, or of none."""
+    return next(iter(rows.values()))[0] is not None
+
+
 def assign(rows: dict[str, Row]) -> dict[str, list[str]]:
     """The file names of each split: as in the table, or else chosen by the hashes of the names."""
     splits: dict[str, list[str]] = {}
-    if next(iter(rows.values()))[0] is not None:
+    if _have_splits(rows):
         for name, (split, _) in rows.items():
             splits.setdefault(cast(str, split), []).append(name)
         return splits
     numbers = {name: drawn(name) for name in rows}
     # An image stays in its split when others are added or removed.
-    parts: dict[str, list[str]] = {"val": [], "test": [], "train": []}
+    parts: dict[str, list[str]] = {"train": [], "val": [], "test": []}
     for name, number in numbers.items():
         parts["val" if number < SHARE else "test" if number < 2 * SHARE else "train"].append(name)
     if not all(parts.values()):  # few images: those with the smallest numbers, one each
         order = sorted(numbers, key=numbers.__getitem__)
         held = 1 if len(order) >= 3 else 0
-        parts = {"val": order[:held], "test": order[held : 2 * held], "train": order[2 * held :]}
+        parts = {"train": order[2 * held :], "val": order[:held], "test": order[held : 2 * held]}
     return {split: names for split, names in parts.items() if names}
 
 

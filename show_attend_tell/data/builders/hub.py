@@ -9,10 +9,11 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
+from show_attend_tell import hub
 from show_attend_tell.data.builders.gathered import SPLITS, Gathered, Item, ends_digest, split_in
 from show_attend_tell.data.builders.webdataset import texts_of
 from show_attend_tell.data.records import first_line
-from show_attend_tell.errors import UserError
+from show_attend_tell.errors import UserError, installing
 
 IMAGES = ("image", "img", "jpg", "png", "picture")
 CAPTIONS = (
@@ -20,7 +21,6 @@ CAPTIONS = (
     *("comment", "alt_text", "en_text", "raw", "txt", "json"),
 )
 NAMES = ("filename", "file_name", "image_id", "img_id", "image_name", "cocoid", "__key__", "id")
-REPO = r"[\w.-]+/[\w.-]+(@[\w./-]+)?(:[\w.-]+)?"  # OWNER/NAME@REVISION:CONFIG
 REPORT_EVERY = 10_000
 
 _log = logging.getLogger(__name__)
@@ -113,14 +113,12 @@ class Hub(Gathered):
         try:
             import datasets
         except ImportError as error:
-            raise UserError(
-                "hub: needs the library datasets; pip install 'show-attend-tell[datasets]'"
-            ) from error
+            raise UserError(f"hub: needs the library datasets; {installing('datasets')}") from error
         repo = self._repo()
         files = _parquet(Path(repo))
         if files:
             options: dict[str, Any] = {"path": "parquet", "data_files": _by_split(files)}
-        elif Path(repo).is_dir() or not re.fullmatch(REPO, repo):
+        elif not hub.is_dataset(repo):
             raise UserError(f"{repo}: holds no parquet files, nor is it OWNER/NAME; {self.REMEDY}")
         else:
             path, _, config = repo.partition(":")

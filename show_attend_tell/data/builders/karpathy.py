@@ -15,7 +15,6 @@ from show_attend_tell.data.builders.common import (
     Found,
     ImagesBuilder,
     features,
-    read_json,
     read_match,
     split_name,
 )
@@ -27,6 +26,7 @@ from show_attend_tell.data.picture_names import PictureNames
 from show_attend_tell.data.records import Record
 from show_attend_tell.data.terms import RESEARCH, Terms
 from show_attend_tell.errors import UserError
+from show_attend_tell.files import read_json
 
 RESTVAL = "restval"  # COCO's further training images
 
@@ -149,12 +149,20 @@ class Karpathy(ImagesBuilder):
 
 
 def read_entries(path: Path) -> dict[str, Entries]:
+    """The images of each split in a file; see `entries_of`."""
+    return entries_of(read_json(path), path)
+
+
+def entries_of(content: Any, path: Path) -> dict[str, Entries]:
     """The images of each split.
+
+    Args:
+      content: of the JSON file.
+      path: of it, for messages.
 
     Raises:
       UserError: the file has another form, or an image comes twice; the message names the image.
     """
-    content = read_json(path)
     images = content.get("images") if isinstance(content, dict) else None
     if not isinstance(images, list) or not images:
         raise UserError(f"{path}: has no list of images as dataset_flickr30k.json has; get it")

@@ -13,7 +13,7 @@ from typing import Any
 
 from show_attend_tell.data.builders.common import split_name
 from show_attend_tell.errors import UserError
-from show_attend_tell.files import parse_json
+from show_attend_tell.files import parse_json, read_text
 
 JSON = (".jsonl", ".json")
 KINDS = (".csv", ".tsv", *JSON)
@@ -169,24 +169,6 @@ def place_of(folder: Path, names: Collection[str]) -> str:
         place for place in _folders(folder) if any(os.path.isfile(place / name) for name in first)
     ]
     return found[0].name if len(found) == 1 else ""
-
-
-def read_text(path: Path) -> str:
-    """The content of a text file: UTF-16 if it begins with a byte-order mark, else UTF-8.
-
-    Raises:
-      UserError: it cannot be read, or is neither.
-    """
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); check the file") from error
-    utf16 = content.startswith((b"\xff\xfe", b"\xfe\xff"))
-    try:
-        return content.decode("utf-16" if utf16 else "utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content[: error.start].count(b"\n") + 1
-        raise UserError(f"{path}, line {line}: not UTF-8; save the file as UTF-8") from error
 
 
 def rows_of(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:

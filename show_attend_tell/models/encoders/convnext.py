@@ -11,7 +11,6 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from show_attend_tell import settings
-from show_attend_tell.errors import UserError
 from show_attend_tell.models.encoders.layers import depthwise
 from show_attend_tell.models.encoders.staged import StagedEncoder
 from show_attend_tell.models.encoders.transformer import LayerNorm, Linear, Patches
@@ -114,16 +113,9 @@ class ConvNeXt(StagedEncoder):
 
     def _read_weights(self, options: settings.ImageEncoder, files: WeightFiles) -> Weights:
         weights = super()._read_weights(options, files)
-        for names in LIBRARIES:
-            for prefix in _PREFIXES:
-                if f"{prefix}{names.stem}.weight" in weights.arrays:
-                    self.names = names
-                    weights.drop_prefix(prefix)
-                    return weights
-        raise UserError(
-            f"{weights.source} holds no ConvNeXt by the names of timm or transformers; are these "
-            f"weights of {self.name}?"
-        )
+        known = {names: f"{names.stem}.weight" for names in LIBRARIES}
+        self.names: Names = weights.named_by(known, _PREFIXES, "ConvNeXt", self.name)
+        return weights
 
     def make_stage(self, name: str, weights: Weights) -> tuple[list[nnx.Module], int]:
         stage = int(name.removeprefix("stage")) - 1

@@ -299,16 +299,9 @@ class VisionTransformer(StoredEncoder):
 
     def _read_weights(self, options: settings.ImageEncoder, files: WeightFiles) -> Weights:
         weights = super()._read_weights(options, files)
-        for names in LIBRARIES:
-            for prefix in _PREFIXES:
-                if prefix + names.positions in weights.arrays:
-                    self.names = names
-                    weights.drop_prefix(prefix)
-                    return weights
-        raise UserError(
-            f"{weights.source} holds no vision transformer by the names of timm or transformers; "
-            f"are these weights of {self.name}?"
-        )
+        known = {names: names.positions for names in LIBRARIES}
+        self.names: Names = weights.named_by(known, _PREFIXES, "vision transformer", self.name)
+        return weights
 
     def make_stage(self, name: str, weights: Weights) -> tuple[list[nnx.Module], int]:
         shape = self.architecture.shape

@@ -2,7 +2,7 @@
 
 import contextlib
 import copy
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -72,6 +72,29 @@ class Weights:
     def drop_prefix(self, prefix: str) -> None:
         """Takes a prefix off the names that have it."""
         self.arrays = {name.removeprefix(prefix): array for name, array in self.arrays.items()}
+
+    def named_by(
+        self, libraries: Mapping[Any, str], prefixes: Sequence[str], what: str, name: str
+    ) -> Any:
+        """The library whose names the file has; takes off what stands before them.
+
+        Args:
+            libraries: each with the name of weights that only its files have.
+            prefixes: that may stand before all names; "" is none.
+            what, name: the kind of network, and the encoder's name, for the message.
+
+        Raises:
+            UserError: the names are nobody's.
+        """
+        for library, mark in libraries.items():
+            for prefix in prefixes:
+                if prefix + mark in self.arrays:
+                    self.drop_prefix(prefix)
+                    return library
+        raise UserError(
+            f"{self.source} holds no {what} by the names of timm or transformers; are these "
+            f"weights of {name}?"
+        )
 
     def take(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
         """The array with this name.
@@ -224,21 +247,22 @@ def find_weights(name: str, beside: Sequence[str] = ()) -> Path:
             "repository on the hub; check the path"
         )
     what, instead = f"the weights {name}", ", or name a file"
-    library, missing = hub.client(what, instead), None
+    library, missing, here = hub.client(what, instead), None, False
     for file in HUB_FILES:
         try:
-            found = Path(library.hf_hub_download(name, file))
+            # A hub that cannot be reached is not asked twice: each time takes half a minute.
+            found = Path(library.hf_hub_download(name, file, local_files_only=here))
             for other in beside:
                 with contextlib.suppress(library.errors.EntryNotFoundError):
-                    library.hf_hub_download(name, other)
+                    library.hf_hub_download(name, other, local_files_only=here)
             return found
         except Exception as error:  # a full disk, the server, or the network of any library
-            missing = error
+            missing = missing if here else error
         # The other file may exist, or be in the cache.
         if not isinstance(missing, library.errors.EntryNotFoundError):
             break
+        here = isinstance(missing, library.errors.LocalEntryNotFoundError)
     assert missing is not None
-    here = isinstance(missing, library.errors.LocalEntryNotFoundError)
     if isinstance(missing, library.errors.EntryNotFoundError) and not here:
         raise UserError(
             f"{what} have no file {' or '.join(HUB_FILES)} on the hub: name another "
