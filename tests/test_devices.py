@@ -106,7 +106,7 @@ def check_same(folder: Path, name: str) -> None:
 
 
 def test_eight_devices_train_as_one_and_one_resumes_from_their_checkpoint(whole, monkeypatch):
-    [output] = finish(start(whole, "eight", 3, devices=8))
+    [output] = finish(start(whole, "eight", 2, devices=8))
     assert "stopped" in output
     cut = json.loads((whole / "eight" / "run.json").read_text())
     assert cut["device"].startswith("8 x") and not cut["finished"]
@@ -125,7 +125,7 @@ def test_two_processes_train_as_one_and_stop_together(whole, monkeypatch):
 
 @pytest.mark.slow
 def test_two_processes_resume_together(whole):
-    assert all("stopped" in output for output in two(whole, "both", 3))
+    assert all("stopped" in output for output in two(whole, "both", 2))
     first, other = two(whole, "both", 0)
     assert "resuming" in first and "resuming" not in other  # only one of them reports
     check_same(whole, "both")
