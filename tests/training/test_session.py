@@ -391,9 +391,8 @@ def test_supervision_needs_boxes_before_any_work(tmp_path, monkeypatch):
 
 
 def test_a_run_does_not_resume_on_other_data(tmp_path, monkeypatch):
-    scenes = tiny.use_scenes(monkeypatch)
-    # A step's metrics are written in the next one: step 1's in step 2, of three.
-    settings = tiny.settings(tmp_path / "data", {"train.epochs": 1.5})
+    scenes = tiny.use_scenes(monkeypatch, copies=2)
+    settings = tiny.settings(tmp_path / "data", {"train.epochs": 1.0})
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
         during(patch, 1, terminate)
         train(settings, tmp_path / "run")
@@ -403,7 +402,10 @@ def test_a_run_does_not_resume_on_other_data(tmp_path, monkeypatch):
         train(moved, tmp_path / "run")
     scenes.fingerprint = found
     assert train(moved, tmp_path / "run").finished  # the same data in another place
-    assert RunFolder(tmp_path / "run").settings().data == moved.data
+    folder = RunFolder(tmp_path / "run")
+    assert folder.settings().data == moved.data
+    # A step's metrics are written in the next one, of four here: it stopped within the epoch.
+    assert [part["step"] for part in folder.record()["resumed"]] == [2]
 
 
 def test_a_fine_tuned_run_resumes_bit_for_bit(tmp_path, monkeypatch, on_frozen, fine_tuned):
