@@ -295,7 +295,7 @@ def test_a_split_is_browsed(page, explorer, address):
 def test_training_is_watched(page, address, trained):
     page.goto(f"{address}/#/training")
     page.locator("canvas").first.wait_for()
-    sync_api.expect(page.locator("main")).to_contain_text("720")
+    sync_api.expect(page.locator("main")).to_contain_text("480")
     accessible(page)
 
 
