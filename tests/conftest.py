@@ -165,7 +165,7 @@ def trained(tmp_path_factory, worker_id) -> tuple[Path, "tiny.Scenes"]:
     with pytest.MonkeyPatch.context() as patch, files.locked(shared / "lock"):
         scenes = tiny.use_scenes(patch, copies=30)
         if not (shared / "done").exists():
-            changes = {"train.epochs": 12.0, "train.log_every": 20}
+            changes = {"train.epochs": 8.0, "train.log_every": 20}
             train(tiny.settings(shared / "data", changes), shared / "run")
             (shared / "done").touch()
     shutil.copytree(shared / "run", folder / "run")

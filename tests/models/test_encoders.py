@@ -57,7 +57,9 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("weights")
 
 
-@pytest.mark.parametrize(("name", "size"), [("0", 224), ("1", 240), ("2", 260)])
+@pytest.mark.parametrize(
+    ("name", "size"), [("0", 224), pytest.param("1", 240, marks=pytest.mark.slow), ("2", 260)]
+)
 def test_agrees_with_the_pytorch_implementation(name, size):
     endpoints = ("stage5", "stage7", "head")
     encoder = make(f"efficientnet_lite{name}", size, endpoints=endpoints, grid_stride=16)
@@ -68,7 +70,7 @@ def test_agrees_with_the_pytorch_implementation(name, size):
     ("name", "size", "endpoints", "stride"),
     [
         ("vgg19", 224, ("conv4", "conv5"), 8),
-        ("resnet50", 224, ("layer3", "layer4"), 16),
+        pytest.param("resnet50", 224, ("layer3", "layer4"), 16, marks=pytest.mark.slow),
         ("resnet50", 250, ("layer3", "layer4"), 16),
         pytest.param("resnet101", 224, ("layer3", "layer4"), 16, marks=pytest.mark.slow),
     ],
@@ -78,7 +80,7 @@ def test_cnns_agree_with_stored_activations_of_pytorch(cnns, folder, name, size,
     agrees_with_stored(encoder, f"{name}_{size}", endpoints)
 
 
-@pytest.mark.parametrize("name", ["vgg19", "resnet50"])
+@pytest.mark.parametrize("name", [pytest.param("vgg19", marks=pytest.mark.slow), "resnet50"])
 def test_trained_cnns_begin_with_the_vectors_of_frozen_ones(cnns, folder, name):
     # Of which frozen ones agree with PyTorch; the convolutions are computed in another way.
     images = random_images(1, 70)
@@ -272,7 +274,7 @@ def test_grid_and_features_of_cnns(cnns, folder, name, size, options, side, feat
     [
         ("efficientnet_lite0", "stage7", {7, 8}),
         ("resnet50", "layer4", {4}),
-        ("vgg19", "conv5", {4}),
+        pytest.param("vgg19", "conv5", {4}, marks=pytest.mark.slow),
     ],
 )
 def test_a_step_changes_only_the_trained_stages(cnns, folder, name, stage, expected):
