@@ -136,7 +136,7 @@ def make_plan(given: Settings, encoded: list[list[list[int]]]) -> BatchPlan:
 class _Generated:
     """What reading an index needs of a builder, whose records have no files here."""
 
-    name = "generated"
+    name, LANGUAGE = "generated", "en"
     info = SimpleNamespace(splits={"train": SimpleNamespace(filepaths=[])})
 
     def __init__(self, folder: Path):

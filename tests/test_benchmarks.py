@@ -126,7 +126,7 @@ def test_the_command_writes_figures_and_tables(training, tmp_path, monkeypatch, 
     assert "GFLOP/s: float32 " in shown and ", bfloat16 " in shown
     figures = json.loads((tmp_path / "out" / "train.json").read_text())
     soft = figures["rows"]["soft, float32"]
-    assert soft["tokens_per_second"][0] > 0 and 0 < soft["utilisation"][0] < 1
+    assert soft["tokens_per_second"][0] > 0 and soft["utilisation"][0] > 0
     assert figures["machine"]["product_flops"]["bfloat16"] > 0 and "date" in figures
     assert str(tmp_path) not in str(figures["command"])
     assert "| hard, moving_average, float32 |" in (tmp_path / "out" / "train.md").read_text()

@@ -11,7 +11,6 @@ import numpy as np
 from show_attend_tell.evaluation.boxes import Places
 from show_attend_tell.evaluation.mentions import mentions_in_caption
 from show_attend_tell.evaluation.pointing import measure
-from show_attend_tell.evaluation.scoring import SCORERS
 from show_attend_tell.explorer.answers import Reading, Row, RunSummary, Table
 from show_attend_tell.explorer.pictures import Kept, Pictures
 from show_attend_tell.explorer.respondent import Respondent
@@ -121,6 +120,8 @@ class Browsing:
             references = {key: row.references for key, row in self._rows.items()}
             if self._stopped.is_set() or not all(references.values()):
                 return
+            from show_attend_tell.evaluation.scoring import SCORERS  # imports all of sacrebleu
+
             scorer = SCORERS[respondent.run.task.scorer]
             found = scorer.score(references, hypotheses, meteor=False)
             with self._lock:

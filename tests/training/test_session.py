@@ -33,15 +33,13 @@ from show_attend_tell.training.step import initial_state
 
 def final_state(workdir):
     """Step, arrays and record of a run's newest checkpoint."""
-    folder = RunFolder(workdir)
-    settings = folder.settings()
+    folder, settings = RunFolder(workdir), RunFolder(workdir).settings()
     words = len(json.loads((workdir / "vocabulary.json").read_text())["words"]) + 4
     model = build_captioner(settings, build_encoder(settings), words)
     rate = settings.encoder.learning_rate
     optimizer = make_optimizer(settings.optimizer, total_steps=1, encoder_learning_rate=rate)
     objective = make_objective(settings, idf_table([[[4, 2]]]))
-    keep_start = settings.train.init_share > 0
-    like = initial_state(model, objective, optimizer, keep_start=keep_start)
+    like = initial_state(model, objective, optimizer, keep_start=settings.train.init_share > 0)
     checkpoints = folder.checkpoints()
     found = checkpoints.restore(like)
     checkpoints.close()
@@ -71,7 +69,6 @@ def terminate():
 @pytest.mark.parametrize(
     ("kind", "action", "raised"),
     [
-        # `test_a_fine_tuned_run_resumes_bit_for_bit` has one that is terminated, too.
         pytest.param("soft", terminate, KeyboardInterrupt, marks=pytest.mark.slow),
         pytest.param("hard", crash, RuntimeError, marks=pytest.mark.slow),
         ("reward", crash, RuntimeError),
