@@ -233,6 +233,17 @@ def test_paths_in_an_archive_cannot_escape(download: Path):
     assert not [*download.parents[1].rglob("evil.jpg"), *download.parent.rglob("absolute.jpg")]
 
 
+def test_a_member_without_a_name_is_left_out(tmp_path):
+    path = tmp_path / "some.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a.jpg", b"a")
+        archive.writestr("?", b"b")
+    content = path.read_bytes()
+    end = content.rindex(b"?")  # in the list of members, where a name ends at its first zero
+    path.write_bytes(content[:end] + b"\0" + content[end + 1 :])
+    assert [*zip_members(path)] == ["a.jpg"]
+
+
 def test_a_zip_bomb_is_not_expanded(download: Path, monkeypatch, logged):
     monkeypatch.setattr(common, "MAX_MEMBER_BYTES", 10_000)
     image = download / "Flicker8k_Dataset" / "1_bb.jpg"
