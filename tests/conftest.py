@@ -1,5 +1,6 @@
 """What all tests share: a strict JAX, headless pictures, and fixtures that skip what is absent."""
 
+import gc
 import os
 import shutil
 import subprocess
@@ -48,6 +49,10 @@ if version("jaxlib").startswith("0.10."):
         return contexts.made
 
     mlir.make_ir_context = shared_context
+
+# Tracing makes millions of objects that are in no cycle: to look for cycles among them after every
+# 700 takes a sixth of the time.
+gc.set_threshold(200_000, 20, 100)
 
 # (H,) against (B, H) must be written out: silent broadcasting hides wrong shapes.
 jax.config.update("jax_numpy_rank_promotion", "raise")

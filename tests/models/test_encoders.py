@@ -273,7 +273,7 @@ def test_grid_and_features_of_cnns(cnns, folder, name, size, options, side, feat
     ("name", "stage", "expected"),
     [
         ("efficientnet_lite0", "stage7", {7, 8}),
-        ("resnet50", "layer4", {4}),
+        pytest.param("resnet50", "layer4", {4}, marks=pytest.mark.slow),
         pytest.param("vgg19", "conv5", {4}, marks=pytest.mark.slow),
     ],
 )
@@ -428,7 +428,10 @@ def test_fields_of_the_lites_by_hand():
     np.testing.assert_allclose(fine, (3.5 + 16 * np.arange(17)) / 260)
 
 
-@pytest.mark.parametrize(("name", "endpoint"), [("vgg19", "conv4"), ("resnet50", "layer2")])
+@pytest.mark.parametrize(
+    ("name", "endpoint"),
+    [pytest.param("vgg19", "conv4", marks=pytest.mark.slow), ("resnet50", "layer2")],
+)
 def test_fields_of_cnns_are_the_middles_of_receptive_fields(cnns, folder, name, endpoint):
     # Trained, for the plain convolutions: by rounding, others' fields would seem to be wider.
     options = {"endpoints": (endpoint,), "grid_stride": 8, "trainable_from": "all"}
