@@ -73,7 +73,7 @@ def pictures() -> Iterator[Case]:
             yield Case(about, ("attend", *RUN, f"{{bad}}/{name}"), name, make)
     for about, argument, names in PICTURES_MORE:
         yield Case(about, ("caption", *RUN, argument), names)
-    yield Case("bad standard input", ("caption", *RUN, "-"), "standard input", stdin=b"GIF89a")
+    yield Case("bad standard input", ("caption", *RUN, "-"), "standard-input", stdin=b"GIF89a")
 
     def loop(bad: Path, root: Path) -> None:
         (bad / "loop.jpg").symlink_to(bad / "loop.jpg")
