@@ -128,8 +128,9 @@ def test_a_fault_in_an_experiment_file_is_one_line(tmp_path, name, content, mess
 def test_a_home_folder_is_meant_by_a_tilde(file, monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     assert config.find_experiment("~/experiment.py:wide") == (Path(file), "wide")
-    names = config.PATHS
-    assert {"data.dir", "data.captions_dir", "encoder.weights", "train.init_from"} <= {*names}
+    of_data = ("data.dir", "data.manual_dir", "data.captions_dir")
+    names = (*of_data, "encoder.weights", "train.init_from")
+    assert names == config.PATHS
     settings = config.load_experiment("~/experiment.py", [f"--config.{n}=~/x" for n in names])
     found = dict(config.flatten(settings))
     assert {found[name] for name in names} == {str(tmp_path / "x")}

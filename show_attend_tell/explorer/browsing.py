@@ -113,6 +113,8 @@ class Browsing:
 
         The references are in the language of the first run, and so are the scored captions.
         """
+        from show_attend_tell.evaluation.scoring import SCORERS  # imports all of sacrebleu
+
         language = self._respondents[0].language
         for respondent in [r for r in self._respondents if r.language == language]:
             name = respondent.name
@@ -120,8 +122,6 @@ class Browsing:
             references = {key: row.references for key, row in self._rows.items()}
             if self._stopped.is_set() or not all(references.values()):
                 return
-            from show_attend_tell.evaluation.scoring import SCORERS  # imports all of sacrebleu
-
             scorer = SCORERS[respondent.run.task.scorer]
             found = scorer.score(references, hypotheses, meteor=False)
             with self._lock:
