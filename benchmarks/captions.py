@@ -136,7 +136,7 @@ def make_plan(given: Settings, encoded: list[list[list[int]]]) -> BatchPlan:
 class _Generated:
     """What reading an index needs of a builder, whose records have no files here."""
 
-    name = "generated"
+    name, LANGUAGE = "generated", "en"
     info = SimpleNamespace(splits={"train": SimpleNamespace(filepaths=[])})
 
     def __init__(self, folder: Path):
@@ -146,6 +146,9 @@ class _Generated:
     def as_data_source(self, split: str, *, decoders: Any) -> Any: ...
     def download_and_prepare(self) -> None: ...
     def stated_splits(self) -> None: ...
+    def captions_in(self, language: str, index: Any) -> None: ...
+    def languages(self) -> tuple[str, ...]:
+        return ("en",)
 
 
 class _Watch:

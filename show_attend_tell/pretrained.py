@@ -108,6 +108,10 @@ class Captions(list[AttentionRecord]):
 class Model(Run):
     """A run that captions pictures itself."""
 
+    def speaking(self, language: str) -> "Model":
+        """The same model in one of its languages, see `Run.speaking`."""
+        return _model(super().speaking(language))
+
     def caption(
         self, pictures: Sequence[Picture | str], decoding: Decode | None = None
     ) -> Captions:

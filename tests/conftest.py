@@ -1,5 +1,6 @@
 """What all tests share: a strict JAX, headless pictures, and fixtures that skip what is absent."""
 
+import gc
 import os
 import shutil
 import subprocess
@@ -48,6 +49,10 @@ if version("jaxlib").startswith("0.10."):
         return contexts.made
 
     mlir.make_ir_context = shared_context
+
+# Tracing makes millions of objects that are in no cycle. To look for cycles after every 700 of them
+# took a sixth of the time of `objectives/test_marginal` and `models/test_speaking`.
+gc.set_threshold(200_000, 20, 100)
 
 # (H,) against (B, H) must be written out: silent broadcasting hides wrong shapes.
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -165,7 +170,7 @@ def trained(tmp_path_factory, worker_id) -> tuple[Path, "tiny.Scenes"]:
     with pytest.MonkeyPatch.context() as patch, files.locked(shared / "lock"):
         scenes = tiny.use_scenes(patch, copies=30)
         if not (shared / "done").exists():
-            changes = {"train.epochs": 12.0, "train.log_every": 20}
+            changes = {"train.epochs": 8.0, "train.log_every": 20}
             train(tiny.settings(shared / "data", changes), shared / "run")
             (shared / "done").touch()
     shutil.copytree(shared / "run", folder / "run")

@@ -128,7 +128,8 @@ def test_a_fault_in_an_experiment_file_is_one_line(tmp_path, name, content, mess
 def test_a_home_folder_is_meant_by_a_tilde(file, monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     assert config.find_experiment("~/experiment.py:wide") == (Path(file), "wide")
-    names = ("data.dir", "data.manual_dir", "encoder.weights", "train.init_from")
+    of_data = ("data.dir", "data.manual_dir", "data.captions_dir")
+    names = (*of_data, "encoder.weights", "train.init_from")
     assert names == config.PATHS
     settings = config.load_experiment("~/experiment.py", [f"--config.{n}=~/x" for n in names])
     found = dict(config.flatten(settings))

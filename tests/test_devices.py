@@ -19,7 +19,8 @@ from show_attend_tell.runs.metrics_log import read_metrics
 from show_attend_tell.settings import Settings
 from show_attend_tell.training.session import train
 
-# Trains in its own process. Arguments: data folder, workdir, `stop` or `continue`, devices.start's.
+# Trains in its own process. Arguments: data folder, workdir, the step to stop at (0: none), and
+# those of devices.start.
 TRAIN = """
 import os, signal, sys
 from pathlib import Path
@@ -29,16 +30,16 @@ from show_attend_tell.runs.metrics_log import MetricWriter
 from show_attend_tell.training.session import train
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
-data, workdir, when, *job = sys.argv[1:]
+data, workdir, last, *job = sys.argv[1:]
 if job:
     devices.start(job[0], int(job[1]), int(job[2]))
 patch = pytest.MonkeyPatch()
-tiny.use_scenes(patch)
-if when == "stop" and devices.is_first():
+tiny.use_scenes(patch, copies=2)
+if last != "0" and devices.is_first():
     write = MetricWriter.write
     def writing(self, at, scalars, *, kind):
         write(self, at, scalars, kind=kind)
-        if (kind, at) == ("train", 2):
+        if (kind, at) == ("train", int(last)):
             os.kill(os.getpid(), signal.SIGTERM)
     patch.setattr(MetricWriter, "write", writing)
 try:
@@ -51,7 +52,7 @@ except KeyboardInterrupt:
 def settings(data: Path) -> Settings:
     changes = {
         "train.batch_size": 8,
-        "train.epochs": 4.0,
+        "train.epochs": 2.0,  # of two steps each
         "attention.kind": "hard",
         "hard.baseline": "learned",
         "hard.credit": "to_go",
@@ -59,10 +60,10 @@ def settings(data: Path) -> Settings:
     return tiny.settings(data, changes)
 
 
-def start(folder: Path, name: str, when: str, *job: str, devices: int = 1) -> subprocess.Popen:
+def start(folder: Path, name: str, last: int, *job: str, devices: int = 1) -> subprocess.Popen:
     flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
     return subprocess.Popen(
-        [sys.executable, "-c", TRAIN, folder / "data", folder / name, when, *job],
+        [sys.executable, "-c", TRAIN, folder / "data", folder / name, str(last), *job],
         env=os.environ | {"XLA_FLAGS": flags, "PYTHONPATH": str(Path(__file__).parent)},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -76,11 +77,11 @@ def finish(*processes: subprocess.Popen) -> list[str]:
     return outputs
 
 
-def two(folder: Path, name: str, when: str) -> list[str]:
+def two(folder: Path, name: str, last: int) -> list[str]:
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
-    return finish(*(start(folder, name, when, address, "2", str(i)) for i in range(2)))
+    return finish(*(start(folder, name, last, address, "2", str(i)) for i in range(2)))
 
 
 def losses(workdir: Path) -> dict[int, float]:
@@ -93,7 +94,7 @@ def whole(tmp_path_factory) -> Path:
     """The folder of a run on one device; other runs are put beside it."""
     folder = tmp_path_factory.mktemp("devices")
     with pytest.MonkeyPatch.context() as patch:
-        tiny.use_scenes(patch)
+        tiny.use_scenes(patch, copies=2)
         train(settings(folder / "data"), folder / "one")
     return folder
 
@@ -105,27 +106,27 @@ def check_same(folder: Path, name: str) -> None:
 
 
 def test_eight_devices_train_as_one_and_one_resumes_from_their_checkpoint(whole, monkeypatch):
-    [output] = finish(start(whole, "eight", "stop", devices=8))
+    [output] = finish(start(whole, "eight", 2, devices=8))
     assert "stopped" in output
     cut = json.loads((whole / "eight" / "run.json").read_text())
     assert cut["device"].startswith("8 x") and not cut["finished"]
-    tiny.use_scenes(monkeypatch)
+    tiny.use_scenes(monkeypatch, copies=2)
     assert train(settings(whole / "data"), whole / "eight").finished
     check_same(whole, "eight")
 
 
 def test_two_processes_train_as_one_and_stop_together(whole, monkeypatch):
-    assert all("stopped" in output for output in two(whole, "two", "stop"))
+    assert all("stopped" in output for output in two(whole, "two", 1))
     assert len(losses(whole / "two")) < 4
-    tiny.use_scenes(monkeypatch)
+    tiny.use_scenes(monkeypatch, copies=2)
     assert train(settings(whole / "data"), whole / "two").finished
     check_same(whole, "two")
 
 
 @pytest.mark.slow
 def test_two_processes_resume_together(whole):
-    assert all("stopped" in output for output in two(whole, "both", "stop"))
-    first, other = two(whole, "both", "continue")
+    assert all("stopped" in output for output in two(whole, "both", 2))
+    first, other = two(whole, "both", 0)
     assert "resuming" in first and "resuming" not in other  # only one of them reports
     check_same(whole, "both")
 

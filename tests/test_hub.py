@@ -194,6 +194,7 @@ def test_the_card_says_how_much_data_and_where_they_go(trained, tmp_path, monkey
     RunFolder(workdir).update_record({"command": ["x", "train", "--config", "flickr8k:small"]})
     assert f"| Training | {images} images, step {run.step}, " in model_card(run, REPO)
     assert "FOLDER" not in model_card(run, REPO)  # the data are generated
+    assert "| Splits | drawn for a test |" in model_card(run, REPO)
     changed = config.replaced(run.settings, {"data.name": "flickr8k"})
     line = "train --workdir RUN --config flickr8k:small --config.data.manual_dir=FOLDER\n"
     assert line in model_card(dataclasses.replace(run, settings=changed), REPO)

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import re
+from functools import cache
 from pathlib import Path
 
 import jax
@@ -24,6 +25,9 @@ from show_attend_tell.inference.run import load_run
 from show_attend_tell.runs.encoding import structure
 
 README = Path(__file__).parents[1] / "README.md"
+
+
+packaged = cache(pretrained.load)
 
 
 @pytest.fixture
@@ -70,15 +74,18 @@ def test_packaged_models_look_where_their_encoders_were_measured_to():
     head = (-7.50 - 14.70 - 14.54) / 3
     shifts = {"flickr8k-hard": local, "flickr8k-soft": local}
     for name in pretrained.names():
-        model = pretrained.load(name)
+        model = packaged(name)
         assert model.centres is None  # known from the encoders' weights
         assert model.encoder.shift == pytest.approx(shifts.get(name, head))
 
 
 # Of 125 layers of six networks, and what joins them; of 64 layers of three networks.
-@pytest.mark.parametrize(("name", "pieces"), [("flickr8k-soft", 54), ("flickr8k-soft-0.1", 28)])
+@pytest.mark.parametrize(
+    ("name", "pieces"),
+    [("flickr8k-soft", 54), pytest.param("flickr8k-soft-0.1", 28, marks=pytest.mark.slow)],
+)
 def test_equal_layers_of_an_encoder_share_a_program(name, pieces):
-    assert _distinct_pieces(pretrained.load(name).encoder) == pieces
+    assert _distinct_pieces(packaged(name).encoder) == pieces
 
 
 def _distinct_pieces(encoder) -> int:
@@ -203,7 +210,7 @@ def test_packaged_models_are_complete():
         assert (folder / "weights.safetensors").stat().st_size < 20e6
         assert "flickr" in (folder / "README.md").read_text().lower()
         assert json.loads((folder / "config.json").read_text())["data"]["manual_dir"] == ""
-        assert pretrained.load(name).step > 0
+        assert packaged(name).step > 0
 
 
 @pytest.mark.parametrize("content", [b"{", b"\xff", b"[" * 100_000])

@@ -46,8 +46,8 @@ def test_scores_are_those_of_version_0_1(folder, more, places, tmp_path):
         for name, caption in zip(examples.ids, captions, strict=True):
             assert caption.log_prob == pytest.approx(expected["log_probs"][name], rel=1e-5)
         scores = score_split(run, "test", decoding, examples, captions)["scores"]
-        for name in scores:
-            assert scores[name] == expected["scores"][name], name
+        for name, value in expected["scores"].items():
+            assert scores[name] == value, name
 
 
 def test_a_cut_run_resumes_to_the_same_end(places, tmp_path, capsys):

@@ -43,7 +43,7 @@ class Scenes(list):
     def __init__(self, count: int, seed: int = 0, copies: int = 1):
         super().__init__([self._example(seed, i) for i in range(count)] * copies)
         self.ids = [example.image_id for example in self]
-        self.stored, self.left_out, self.drawn = count, {}, ""
+        self.stored, self.left_out, self.drawn = count, {}, "drawn for a test"
         self.rounds = [False] * copies
         self.name, self.split = "scenes", "train"
         self.splits = ("train", "val", "test")

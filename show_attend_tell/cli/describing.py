@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 DRAWING = "show_attend_tell.reports.attention_pictures"  # slow to import
 PRETRAINED = "flickr8k-soft"  # what `caption` uses if no run is named
 IMAGE_HELP = "a file, a folder, a pattern in quotes ('photos/*.jpg'), or - for standard input"
-STDIN = "standard input"  # how its picture is called
+STDIN = "standard input"  # in messages
+STDIN_NAME = "standard-input"  # of its picture
 MAX_STDIN_BYTES = 2**28  # no picture is so large, but a pipe may never end
 
 
@@ -230,7 +231,7 @@ def _subjects(arguments: Sequence[str]) -> tuple[list["Subject"], list[str]]:
     if "-" in arguments:
         content = sys.stdin.buffer.read(MAX_STDIN_BYTES + 1)
         if 0 < len(content) <= MAX_STDIN_BYTES:
-            subjects.append(Subject(STDIN, content))
+            subjects.append(Subject(STDIN_NAME, content))
         elif content:
             given.wrong.append(f"{STDIN}: more than {MAX_STDIN_BYTES:,} bytes; name a file")
         else:

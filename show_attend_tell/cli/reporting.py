@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from show_attend_tell.cli.common import Verbs, add_verb, say
+from show_attend_tell.cli.common import Verbs, add_verb, print_table, say
 from show_attend_tell.errors import UserError
 from show_attend_tell.files import user_path
 
@@ -116,11 +116,16 @@ def check_pictures(count: int) -> None:
 
 
 def show_comparison(runs: Sequence[Path], split: str, out: Path, pictures: int) -> None:
-    """Compares runs, prints the table and names the page."""
+    """Compares runs, prints the main tables and names the page."""
     from show_attend_tell.reports.compare import compare
+    from show_attend_tell.reports.tables import tables, usual_scores
 
-    compare(runs, split, out, shown=pictures)
-    say(*(out / "table.md").read_text(encoding="utf-8").split("\n"))
+    content = compare(runs, split, out, shown=pictures)
+    found = tables(content)
+    for table in (found["runs"], usual_scores(content), found.get("tests")):
+        if table is not None:
+            print_table(table, dense=True)
+    say(f"all {len(found)} tables: {out / 'table.md'}; with curves and pictures:")
     say(f"open {out / 'index.html'}")
 
 

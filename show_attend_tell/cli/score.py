@@ -2,11 +2,13 @@
 
 import argparse
 import json
+import re
 from collections.abc import Sequence
 
 from show_attend_tell.cli.common import Verbs, add_verb, print_table, say
 from show_attend_tell.errors import UserError
 from show_attend_tell.files import user_path
+from show_attend_tell.settings import LANGUAGE
 
 SCORER_OF = {"captions": "captions", "translation": "translations"}  # by task
 
@@ -47,6 +49,12 @@ def add_verbs(verbs: Verbs) -> None:
         help="translation: sacrebleu's BLEU and chrF (default: captions)",
     )
     score.add_argument(
+        "--language",
+        metavar="CODE",
+        help="of captions; all but English are split as `evaluate` splits them, and have no METEOR "
+        "(default: en)",
+    )
+    score.add_argument(
         "--allow-missing",
         action="store_true",
         help="score the images that all files have, where some lack images",
@@ -64,12 +72,18 @@ def add_verbs(verbs: Verbs) -> None:
 def _score(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     from show_attend_tell.reports.score_files import score_files, score_tables
 
-    if arguments.spice and arguments.task != "captions":
-        raise UserError(f"--spice scores captions; leave it out for --task {arguments.task}")
+    english = arguments.language in (None, "en")
+    if arguments.spice and (arguments.task != "captions" or not english):
+        what = "another --language" if not english else f"--task {arguments.task}"
+        raise UserError(f"--spice scores English captions; leave it out for {what}")
+    if arguments.language and arguments.task != "captions":
+        raise UserError(f"--language is of captions; leave it out for --task {arguments.task}")
+    if arguments.language and not re.fullmatch(LANGUAGE, arguments.language):
+        raise UserError(f"--language {arguments.language}: no code; write en, de, zh and so on")
     content = score_files(
         arguments.captions,
         arguments.references,
-        scorer=SCORER_OF[arguments.task],
+        scorer=SCORER_OF[arguments.task] if english else "captions 13a",
         split=arguments.split,
         allow_missing=arguments.allow_missing,
         spice=arguments.spice,

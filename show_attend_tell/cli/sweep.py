@@ -380,8 +380,9 @@ def _missing(job: Job, split: str) -> list[list[str]]:
     if not finished:
         commands.append(["train", "--config", job.config, *workdir, *job.options, *job.overrides])
     stems = [
-        score_stem(split, dataclasses.replace(wanted.decode, context=context))
+        score_stem(split, dataclasses.replace(wanted.decode, context=context), language)
         for context in reported_contexts(wanted)
+        for language in ("", *wanted.data.spoken[1:])
     ]
     if not finished or not all((job.workdir / f"{s}.scores.json").exists() for s in stems):
         commands.append(["evaluate", *workdir, "--split", split])

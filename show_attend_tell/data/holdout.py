@@ -1,7 +1,7 @@
 """A validation split for data without one: a share of the training split."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from show_attend_tell.data.records import Record, Records
 
@@ -14,6 +14,37 @@ def drawn(image_id: str) -> float:
         int.from_bytes(hashlib.sha256(f"{SEED} {image_id}".encode(errors="surrogatepass")).digest())
         / 2**256
     )
+
+
+def shared_out(
+    keys: Mapping[str, str], shares: Mapping[str, float], rest: str
+) -> dict[str, list[str]]:
+    """Some shares of the images for other splits, and the rest; splits without an image are absent.
+
+    An image stays in its split when others are added or removed. Of more images than there are
+    shares, each split has one at least.
+
+    Args:
+      keys: what is hashed, by the name of each image.
+      shares: probability of each split, in (0, 1).
+      rest: the split of all others.
+    """
+    numbers = {name: drawn(key) for name, key in keys.items()}
+    parts: dict[str, list[str]] = {split: [] for split in (rest, *shares)}
+    for name, number in numbers.items():
+        upper, chosen = 0.0, rest
+        for split, share in shares.items():
+            if upper <= number < upper + share:
+                chosen = split
+            upper += share
+        parts[chosen].append(name)
+    if not all(parts.values()):  # few images: those with the smallest numbers, one each
+        order = sorted(numbers, key=numbers.__getitem__)
+        held = 1 if len(order) > len(shares) else 0
+        for number, split in enumerate(shares):
+            parts[split] = order[number * held : (number + 1) * held]
+        parts[rest] = order[len(shares) * held :]
+    return {split: part for split, part in parts.items() if part}
 
 
 def held_out(image_ids: Sequence[str], share: float) -> list[int]:

@@ -1,8 +1,9 @@
 """A split in chosen languages: its images that have captions in one of them."""
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -144,6 +145,8 @@ def in_languages(
         if captions is None and captions_dir is not None:
             read = further_captions.read_captions(captions_dir, language)
             captions = None if read is None else further_captions.by_picture(read, ids)
+            if read and not any(captions or ()):
+                raise UserError(_other_pictures(captions_dir, language, read, split))
         if captions is None and language == languages[0]:
             captions = own("")
         if captions is None:
@@ -166,6 +169,20 @@ def in_languages(
                 *(split.name, split.split, count, split.stored, language, rest),
             )
     return made
+
+
+def _other_pictures(folder: Path, language: str, read: Mapping[str, Any], split: Rounds) -> str:
+    """Says that a folder's captions are of other images than a split's."""
+    return (
+        f"{folder}: has captions in {language!r} of {len(read)} images ({_some(read)}), of none of "
+        f"those of split {split.split!r} ({_some(split.ids)}); get the lists and captions of these "
+        "images, or change config.data.languages"
+    )
+
+
+def _some(names: Iterable[str]) -> str:
+    first = list(islice(names, 3))
+    return ", ".join(map(printable, first[:2])) + ", ..." * (len(first) > 2)
 
 
 def _lacking(language: str, known: Sequence[str], captions_dir: Path | None, source: Path) -> str:

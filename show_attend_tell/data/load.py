@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from show_attend_tell import files
-from show_attend_tell.data.examples import Example, ImageSource, Pair, PairSource
+from show_attend_tell.data.examples import Example, ImageSource, Index, Pair, PairSource
 from show_attend_tell.data.holdout import Picked, held_out
 from show_attend_tell.data.in_languages import InLanguages, in_languages
 from show_attend_tell.data.index import read_index
@@ -96,18 +96,13 @@ def load_images(
     needs(builder, tuple(builder.info.splits))
     if restval and split == "train" and "restval" in builder.info.splits:
         parts = [stored, "restval"]
-    if split == "train" and not held and "val" not in builder.info.splits:
-        there = ", ".join(builder.info.splits)
-        _log.warning(
-            "%s: has no split 'val', only %s; to train, %s", builder.source, there, HOLD_OUT
-        )
+    if split == "train" and not held:
+        _warn_without_val(builder)
     index = [entry for part in parts for entry in read_index(builder, part)]
     records: AnyRecords = Records(builder, "+".join(parts))
     numbers = None
     if held:
-        out = held_out([image_id for image_id, _ in read_index(builder, "train")], holdout)
-        if not out:
-            raise UserError(f"{builder.source}: has too few images to hold any out of training")
+        out = _held_out(builder, holdout)
         numbers = out if split == "val" else sorted(set(range(len(index))) - set(out))
         index, records = [index[n] for n in numbers], Picked(records, numbers)
     index = index[: limit or None]
@@ -127,12 +122,39 @@ def load_images(
         crops=crops,
         holdout=(split, holdout) if held else None,
     )
-    unlabelled = captions_dir is None and set(builder.languages()) == {""}
+    return _in_languages(source, builder, index, languages, captions_dir)
+
+
+def _in_languages(
+    source: ImageSource,
+    builder: Builder[Example],
+    index: Index,
+    languages: Sequence[str],
+    captions_dir: Path | None,
+) -> ImageSource | InLanguages:
+    """The source with captions in the languages: itself, if all of its captions are English."""
+    known = builder.languages()
+    unlabelled = captions_dir is None and set(known) == {""}
     if tuple(languages) == ("en",) and (unlabelled or builder.LANGUAGE == "en"):
         return source
     own = partial(builder.captions_in, index=index)
-    known = builder.languages()
     return in_languages(source, languages, own, known, captions_dir, builder.source)
+
+
+def _held_out(builder: Builder[Example], share: float) -> list[int]:
+    """The numbers of the images of "train" that "val" has instead."""
+    out = held_out([image_id for image_id, _ in read_index(builder, "train")], share)
+    if not out:
+        raise UserError(f"{builder.source}: has too few images to hold any out of training")
+    return out
+
+
+def _warn_without_val(builder: Builder[Example]) -> None:
+    if "val" not in builder.info.splits:
+        there = ", ".join(builder.info.splits)
+        _log.warning(
+            "%s: has no split 'val', only %s; to train, %s", builder.source, there, HOLD_OUT
+        )
 
 
 def load_pairs(

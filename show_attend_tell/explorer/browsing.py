@@ -8,7 +8,6 @@ from statistics import fmean
 
 import numpy as np
 
-from show_attend_tell.evaluation import caption_metrics
 from show_attend_tell.evaluation.boxes import Places
 from show_attend_tell.evaluation.mentions import mentions_in_caption
 from show_attend_tell.evaluation.pointing import measure
@@ -110,14 +109,21 @@ class Browsing:
             self._rows[key] = row.model_copy(update={"runs": runs, "disagreement": apart})
 
     def _score(self) -> None:
-        """Adds scores: CIDEr needs all references of the split."""
-        for respondent in self._respondents:
+        """Adds scores: CIDEr needs all references of the split.
+
+        The references are in the language of the first run, and so are the scored captions.
+        """
+        from show_attend_tell.evaluation.scoring import SCORERS  # imports all of sacrebleu
+
+        language = self._respondents[0].language
+        for respondent in [r for r in self._respondents if r.language == language]:
             name = respondent.name
             hypotheses = {key: row.runs[name].caption for key, row in self._rows.items()}
             references = {key: row.references for key, row in self._rows.items()}
             if self._stopped.is_set() or not all(references.values()):
                 return
-            found = caption_metrics.score(references, hypotheses, meteor=False)
+            scorer = SCORERS[respondent.run.task.scorer]
+            found = scorer.score(references, hypotheses, meteor=False)
             with self._lock:
                 for k, key in enumerate(references):
                     row = self._rows[key]

@@ -76,6 +76,12 @@ class Respondent:
         return self.run.task.reads_words
 
     @property
+    def language(self) -> str:
+        """Of its captions; empty for sentences."""
+        languages = getattr(self.run.settings.data, "languages", ("",))
+        return self.run.language or languages[0]
+
+    @property
     def contexts(self) -> tuple[str, ...]:
         """What its steps can read, apart from places drawn at random."""
         mixture = ("mixture",) if self.run.settings.decoder.product_form else ()

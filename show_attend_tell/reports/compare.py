@@ -17,6 +17,7 @@ from show_attend_tell.reports import markdown, page
 from show_attend_tell.reports.grouping import (
     Group,
     Row,
+    by_language,
     check_comparable,
     group_runs,
     in_words,
@@ -78,6 +79,7 @@ def compare(
         "what": runs[0].settings.task.noun,
         "references": first.references,
         "tokenizer": first.tokenizer,
+        "languages": _languages(rows),
         "samples": samples,
         "seed": seed,
         "groups": [_describe(group) for group in groups],
@@ -124,6 +126,20 @@ def _check_arguments(workdirs: Sequence[Path], samples: int, shown: int) -> None
 
 
 # Runs
+
+
+def _languages(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """What the scores of each language rest on; empty where no run speaks several."""
+    return [
+        {
+            "language": language,
+            "images": len((scored := same[0].scored[0]).image_ids),
+            "references": scored.references,
+            "tokenizer": scored.tokenizer,
+        }
+        for language, same in by_language(rows).items()
+        if language
+    ]
 
 
 def _describe(group: Group) -> dict[str, Any]:
@@ -173,12 +189,18 @@ def _attention(group: Group) -> dict[str, Any]:
 def _measured(groups: Sequence[Group]) -> list[dict[str, Any]]:
     """Likelihood, grounding and faithfulness of the groups whose score files hold them.
 
-    They do not depend on the search, so the first file of each run is as good as the others.
+    They do not depend on the search, so the first file of each run in a language is as good as the
+    others.
     Intervals are of one run: over several seeds there is none.
     """
     made = []
-    for group in groups:
-        runs = [run.scored[0].measured for run in group.runs]
+    spoken = dict.fromkeys(s.language for g in groups for run in g.runs for s in run.scored)
+    for language, group in itertools.product(spoken, groups):
+        files = [[s for s in run.scored if s.language == language] for run in group.runs]
+        if not all(files):
+            continue
+        runs = [of_run[0].measured for of_run in files]
+        label = ", ".join(filter(None, [group.letter, language]))
         figures = {}
         for name in NAMES:
             found = [run.figures.get(name) for run in runs]
@@ -187,7 +209,7 @@ def _measured(groups: Sequence[Group]) -> list[dict[str, Any]]:
             figures[name] = over | {"interval": None if only is None else only.interval}
         if any(figure["mean"] is not None for figure in figures.values()):
             bound = any(run.bound for run in runs)
-            made.append({"group": group.letter, "bound": bound, "figures": figures})
+            made.append({"group": label, "bound": bound, "figures": figures})
     return made
 
 
@@ -196,9 +218,12 @@ def _measured(groups: Sequence[Group]) -> list[dict[str, Any]]:
 
 def _scores(rows: Sequence[Row], samples: int, seed: int) -> list[dict[str, Any]]:
     """The rows of the score table with bootstrap intervals of 95 %."""
-    intervals = bootstrap_intervals([row.table for row in rows], samples, seed)
+    intervals: dict[Row, dict[str, list[float]]] = {}
+    for same in by_language(rows).values():
+        found = bootstrap_intervals([row.table for row in same], samples, seed)
+        intervals |= zip(same, found, strict=True)
     made = []
-    for row, interval in zip(rows, intervals, strict=True):
+    for row, interval in intervals.items():
         scores = {}
         for name in row.scored[0].scores:
             scores[name] = over_seeds([s.scores.get(name) for s in row.scored])
@@ -208,6 +233,7 @@ def _scores(rows: Sequence[Row], samples: int, seed: int) -> list[dict[str, Any]
             {
                 "label": row.label,
                 "group": row.group.letter,
+                "language": row.language,
                 "decoding": {in_words(key): value for key, value in row.decoding.items()},
                 "seeds": len(row.scored),
                 "files": [str(s.path) for s in row.scored],
@@ -219,13 +245,16 @@ def _scores(rows: Sequence[Row], samples: int, seed: int) -> list[dict[str, Any]
 
 
 def _tests(rows: Sequence[Row], samples: int, seed: int) -> list[dict[str, Any]]:
-    """The difference of every pair of rows, with its p-value."""
-    pairs = list(itertools.combinations(rows, 2))
-    found = randomisation_tests([(a.table, b.table) for a, b in pairs], samples, seed)
-    return [
-        {"a": a.label, "b": b.label, "scores": scores}
-        for (a, b), scores in zip(pairs, found, strict=True)
-    ]
+    """The difference of every pair of rows in the same language, with its p-value."""
+    made = []
+    for same in by_language(rows).values():
+        pairs = list(itertools.combinations(same, 2))
+        found = randomisation_tests([(a.table, b.table) for a, b in pairs], samples, seed)
+        made += [
+            {"a": a.label, "b": b.label, "scores": scores}
+            for (a, b), scores in zip(pairs, found, strict=True)
+        ]
+    return made
 
 
 def _by_length(rows: Sequence[Row]) -> list[dict[str, Any]]:

@@ -67,9 +67,7 @@ def inspect(settings: Settings, folder: Path, console: Console) -> dict[str, Any
         record["height and width"] = _draw(pictures, folder, settings.seed)
     files.write_text(folder / "data.json", json.dumps(record, indent=2, ensure_ascii=False) + "\n")
 
-    console.print(
-        table_of(f"{settings.data.name}: a vocabulary of {len(vocabulary)}", record["splits"])
-    )
+    console.print(table_of(f"{train.name}: a vocabulary of {len(vocabulary)}", record["splits"]))
     if train.drawn:
         console.print(train.drawn, markup=False)
     for reason, names in record["left out"].items():

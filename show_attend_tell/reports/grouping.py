@@ -1,8 +1,8 @@
 """Runs grouped into experiments, and experiments into the rows of a score table.
 
 Runs that share every setting but the seed are one experiment. A row is an experiment decoded in one
-way; its table (see `uncertainty`) holds the mean over seeds of each image's scores, and for BLEU of
-its n-gram counts.
+way and in one language; its table (see `uncertainty`) holds the mean over seeds of each image's
+scores, and for BLEU of its n-gram counts.
 """
 
 import dataclasses
@@ -32,11 +32,12 @@ class Group:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Row:
-    """An experiment decoded in one way.
+    """An experiment decoded in one way and in one language.
 
     Attributes:
       group: the experiment.
-      label: its letter, and the decoding settings that vary between rows.
+      label: its letter, the language, and the decoding settings that vary between rows.
+      language: of the captions; empty where no run speaks several.
       decoding: the settings that every row states, and those that vary.
       scored: one score file for each seed.
       table: mean of theirs.
@@ -44,6 +45,7 @@ class Row:
 
     group: Group
     label: str
+    language: str
     decoding: dict[str, Any]
     scored: list[Scored]
     table: Float[np.ndarray, "N 16"]
@@ -53,7 +55,8 @@ def check_comparable(runs: Sequence[Run]) -> None:
     """Checks that scores of the runs say something about each other.
 
     Raises:
-      UserError: they rest on different data, references, tokenizers or vocabularies.
+      UserError: they rest on different data or vocabularies; or, in the same language, on different
+        references or tokenizers.
     """
     again = "evaluate both again on the same data"
     remedies = {
@@ -63,17 +66,16 @@ def check_comparable(runs: Sequence[Run]) -> None:
         "tokenizers": "evaluate both again with one version of the program",
         "vocabularies": "train both on the same data with the same data.min_count",
     }
-    found = []
+    firsts: dict[tuple[str, str], tuple[Path, Any]] = {}
     for run in runs:
         for scored in run.scored:
             data = (run.settings.data, run.settings.languages)
             facts = data, scored.references, scored.image_ids, scored.tokenizer, run.words
-            found.append((scored.path, facts))
-            for (what, remedy), a, b in zip(remedies.items(), found[0][1], facts, strict=True):
-                if a != b:
-                    raise UserError(
-                        f"{scored.path} and {found[0][0]} rest on different {what}; {remedy}"
-                    )
+            for (what, remedy), fact in zip(remedies.items(), facts, strict=True):
+                language = "" if what in ("data sets", "vocabularies") else scored.language
+                path, first = firsts.setdefault((what, language), (scored.path, fact))
+                if fact != first:
+                    raise UserError(f"{scored.path} and {path} rest on different {what}; {remedy}")
 
 
 def group_runs(runs: Sequence[Run]) -> tuple[list[Group], dict[str, list[Any]]]:
@@ -119,29 +121,46 @@ def folder_name(workdir: Path) -> str:
 
 
 def rows_of(groups: Sequence[Group]) -> list[Row]:
-    """The rows of the score table, group by group."""
-    found: dict[tuple[str, str], tuple[Group, list[Scored]]] = {}
+    """The rows of the score table, language by language and in each group by group."""
+    found: dict[tuple[str, str, str], tuple[Group, list[Scored]]] = {}
     for group in groups:
         for scored in itertools.chain.from_iterable(run.scored for run in group.runs):
-            key = group.letter, json.dumps(scored.decoding, sort_keys=True)
+            key = scored.language, group.letter, json.dumps(scored.decoding, sort_keys=True)
             found.setdefault(key, (group, []))[1].append(scored)
     decodings = [scored[0].decoding for _, scored in found.values()]
     keys = dict.fromkeys(key for decoding in decodings for key in decoding)
     varied = [k for k in keys if any(d.get(k) != decodings[0].get(k) for d in decodings)]
     stated = dict.fromkeys([*DECODING, *varied])
     rows = []
-    for group, scored in found.values():
-        get = scored[0].decoding.get
+    languages = list(dict.fromkeys(language for language, *_ in found))
+    for key in sorted(found, key=lambda key: languages.index(key[0])):
+        group, scored = found[key]
+        get, language = scored[0].decoding.get, scored[0].language
         rows.append(
             Row(
                 group=group,
-                label=", ".join([group.letter, *(f"{in_words(k)} {get(k)}" for k in varied)]),
-                decoding={key: get(key) for key in stated},
+                label=", ".join(
+                    [
+                        group.letter,
+                        *filter(None, [language]),
+                        *(f"{in_words(k)} {get(k)}" for k in varied),
+                    ]
+                ),
+                language=language,
+                decoding={name: get(name) for name in stated},
                 scored=scored,
                 table=np.mean([s.table for s in scored], axis=0),
             )
         )
     return rows
+
+
+def by_language(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """The rows of each language: of the same images, scored by the same references."""
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        found.setdefault(row.language, []).append(row)
+    return found
 
 
 def in_words(key: str) -> str:

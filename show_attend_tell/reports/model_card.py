@@ -136,6 +136,8 @@ def _facts(run: Run, record: Mapping[str, Any]) -> str:
         ["Decoding", _decoding(dataclasses.asdict(settings.decode))],
         ["Training", ", ".join(training)],
     ]
+    if isinstance(record.get("splits_drawn"), str):
+        rows.append(["Splits", record["splits_drawn"]])
     if _origin(record):
         rows.append(["Started from", _origin(record)])
     lines = ["## How it was made", "", *markdown.table(["", ""], rows), ""]
@@ -189,7 +191,8 @@ def _scores(run: Run, repo: str) -> str:
 
 def _row(record: Mapping[str, Any], names: Sequence[str]) -> list[str]:
     """Split, number of examples, decoding, and the named scores."""
-    cells = [str(record["split"]), f"{record['images']:,}", _decoding(record["decoding"])]
+    split = ", ".join(filter(None, [str(record["split"]), record.get("language")]))
+    cells = [split, f"{record['images']:,}", _decoding(record["decoding"])]
     for name in names:
         (unit, pattern), value = SCORES[name], record["scores"].get(name)
         cells.append("—" if value is None else pattern.format(value / unit))

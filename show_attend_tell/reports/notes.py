@@ -48,13 +48,29 @@ def notes(content: dict[str, Any]) -> dict[str, list[str]]:
     }
 
 
+def counted(content: dict[str, Any]) -> str:
+    """What was scored: how many images or sentences, in each language if there are several."""
+    what, languages = content["what"], content["languages"]
+    if not languages:
+        return f"{content['images']:,} {what}"
+    counts = ", ".join(f"{of['images']:,} {what} in {of['language']}" for of in languages)
+    return f"{counts}. Only rows in the same language compare"
+
+
 def _on_scores(content: dict[str, Any]) -> list[str]:
     what = content["what"]
+    languages = content["languages"]
     found = [
-        f"{content['images']:,} {what}. Mean ± standard deviation over seeds, where there are two "
+        f"{counted(content)}. Mean ± standard deviation over seeds, where there are two "
         f"or more. In brackets: the 95 % percentile bootstrap interval over {what} "
         f"({content['samples']:,} resamples, seed {content['seed']}) of the scores averaged over "
-        "seeds; for BLEU the n-gram counts are averaged. The best value of each column is bold."
+        "seeds; for BLEU the n-gram counts are averaged. The best value of each column"
+        f"{' and language' * bool(languages)} is bold."
+    ]
+    found += [
+        f"In {of['language']}: tokenizer {of['tokenizer']}, SHA-256 of the references "
+        f"{of['references'][:12]}…."
+        for of in languages
     ]
     for name, mean in MEANS.items():
         if name != mean and any(mean in row["scores"] for row in content["scores"]):

@@ -37,6 +37,7 @@ class Scored:
     Attributes:
       path: of the file.
       decoding: how the captions were searched for, without the batch size.
+      language: of the captions, if the run speaks several; else empty.
       scores: corpus scores by name; None: could not be computed.
       missing: the reason for each None.
       references: SHA-256 of the references.
@@ -49,6 +50,7 @@ class Scored:
 
     path: Path
     decoding: dict[str, Any]
+    language: str
     scores: dict[str, float | None]
     missing: dict[str, str]
     references: str
@@ -93,7 +95,7 @@ class Run:
       step: of the best weights.
       words: of the vocabulary.
       metrics: records of metrics.jsonl by kind, numbers only; "val" has at least one.
-      scored: the score files of the split, at least one.
+      scored: the score files of the split, at least one; those of the first language come first.
       attention: statistics of the split's attention maps by name.
       context: the context that made the maps.
       variance: rows of gradient_variance.json, if there is one.
@@ -223,7 +225,8 @@ def _read_metrics(path: Path, watched: str) -> dict[str, list[dict[str, float]]]
 
 def _read_all_scores(workdir: Path, split: str, best_step: int) -> list[Scored]:
     remedy = f"run `evaluate --workdir {workdir} --split {split}`"
-    name = re.compile(rf"{re.escape(split)}-[a-z]+-beam\d+-lp.+\.scores\.json")
+    name = re.compile(rf"{re.escape(split)}(\.[A-Za-z0-9-]+)?-[a-z]+-beam\d+-lp.+\.scores\.json")
+    # A hyphen sorts before a full stop, so files without a language, of the first one, lead.
     paths = sorted(path for path in workdir.glob("*.scores.json") if name.fullmatch(path.name))
     if not paths:
         raise UserError(f"{workdir}: no scores of the {split} split; {remedy}")
@@ -254,6 +257,7 @@ def _read_scores(path: Path, split: str, best_step: int, remedy: str) -> Scored:
         return Scored(
             path=path,
             decoding=decoding,
+            language=str(record.get("language", "")),
             scores=with_means(scores, table),
             missing={str(k): str(v) for k, v in dict(record["missing"]).items()},
             references=record["references"],

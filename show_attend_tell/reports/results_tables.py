@@ -134,7 +134,7 @@ def _label(row: Row, same: Sequence[Row]) -> str:
     values = (
         row.decoding[k] if k == "context" else f"{in_words(k)} {row.decoding[k]}" for k in keys
     )
-    return ", ".join([_name(row.group), *values])
+    return ", ".join([_name(row.group), *filter(None, [row.language]), *values])
 
 
 def _name(group: Group) -> str:

@@ -5,8 +5,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from show_attend_tell.reports.measured import PERPLEXITY
+from show_attend_tell.reports.notes import counted
 from show_attend_tell.reports.read_runs import BY_LENGTH
 
+# Scores that a terminal has room for.
+USUAL = ("BLEU-1", "BLEU-4", "ROUGE-L", "METEOR", "CIDEr", "SPICE", "BLEU", "chrF")
 # Columns of the progress table: what is counted, its unit in a record, and its format.
 _PROGRESS = {
     "steps": ("step", 1.0, "{:,.0f}"),
@@ -59,6 +62,21 @@ def tables(content: dict[str, Any]) -> dict[str, Table]:
     return {name: table for name, table in found.items() if table}
 
 
+def usual_scores(content: dict[str, Any]) -> Table:
+    """The table of scores as it fits into a terminal: the usual scores, without intervals.
+
+    Of the columns about decoding those stay whose cells differ.
+    """
+    table = _score_table(content)
+    usual = {"language", "seeds", *USUAL}
+    usual |= {n for k, n in enumerate(table.head) if len({row[k].text for row in table.cells}) > 1}
+    usual -= content["scores"][0]["scores"].keys() - {*USUAL}
+    columns = [k for k, name in enumerate(table.head) if not k or name in usual]
+    rows = [[Cell(row[k].text) for k in columns] for row in table.cells]
+    note = f"{counted(content)}. Mean ± standard deviation over seeds."
+    return Table(table.title, [table.head[k] for k in columns], rows, [note])
+
+
 def _runs_table(content: dict[str, Any]) -> Table:
     rows = []
     for group in content["groups"]:
@@ -74,17 +92,20 @@ def _runs_table(content: dict[str, Any]) -> Table:
 def _score_table(content: dict[str, Any]) -> Table:
     found = content["scores"]
     names = list(dict.fromkeys(name for row in found for name in row["scores"]))
-    best = {name: _best(found, name) for name in names}
+    language = ["language"] if any(row["language"] for row in found) else []
     rows = []
     for row in found:
-        cells = [row["group"], *map(as_text, row["decoding"].values()), str(row["seeds"])]
+        same = [other for other in found if other["language"] == row["language"]]
+        cells = [row["group"], *filter(None, [row["language"]])]
+        cells += [*map(as_text, row["decoding"].values()), str(row["seeds"])]
         for name in names:
             score = row["scores"].get(name, {"mean": None, "interval": None})
             small = "[{:.3f}, {:.3f}]".format(*score["interval"]) if score["interval"] else ""
-            is_best = len(found) > 1 and score["mean"] is not None and score["mean"] == best[name]
+            best = _best(same, name) if len(same) > 1 else None
+            is_best = score["mean"] is not None and score["mean"] == best
             cells.append(Cell(spread(score), small, is_best))
         rows.append(cells)
-    head = ["", *found[0]["decoding"], "seeds", *names]
+    head = ["", *language, *found[0]["decoding"], "seeds", *names]
     return Table("Scores", head, rows, content["notes"]["scores"])
 
 

@@ -1,6 +1,5 @@
 """Builds models and objectives from settings. No other module does."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import cast
 
@@ -115,20 +114,17 @@ def _auxiliary_network(settings: s.Settings, features: int, rngs: nnx.Rngs) -> n
     return None
 
 
-def make_objective(
-    settings: s.Settings, table: IdfTable | None = None, further: Sequence[IdfTable] = ()
-) -> Objective:
+def make_objective(settings: s.Settings, *tables: IdfTable) -> Objective:
     """What training minimises.
 
     Args:
       settings: of the experiment.
-      table: n-grams of the training captions, of the first language if there are several; needed
-        for rewards.
-      further: those of the further languages.
+      tables: n-grams of the training captions in each language, in the order of the settings;
+        needed for rewards.
     """
     hard = settings.hard if settings.attention.hard else None
     if settings.reward.samples:
-        assert table is not None
+        assert len(tables) == max(1, len(settings.data.spoken)), "a table for each language"
         # Captions are drawn as they are decoded: by the mixture, or along drawn places.
         marginal = hard is not None and hard.objective == "marginal"
         mixture = marginal and settings.decode.context == "mixture"
@@ -138,10 +134,10 @@ def make_objective(
             settings.reward,
             drawn,
             settings.loss,
-            table,
+            tables[0],
             mixture=mixture,
             likelihood=likelihood,
-            further=tuple(further),
+            further=tables[1:],
         )
     return _likelihood(settings)
 

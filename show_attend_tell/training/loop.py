@@ -250,7 +250,9 @@ class _Meter:
         scalars["data_wait_share"] = sum(r["waited"] for r in self._rows) / seconds
         scalars["skipped"] = row["skipped"]
         self._writer.write(step, scalars, kind="train")
-        self.status = f"loss {scalars['loss']:.3f}  {tokens / seconds:,.0f} tokens/s"
+        # With sampled places the loss has terms that only its gradient needs: it may be negative.
+        nll = f" (nll {scalars['nll']:.3f})" if "advantage" in scalars and "nll" in scalars else ""
+        self.status = f"loss {scalars['loss']:.3f}{nll}  {tokens / seconds:,.0f} tokens/s"
         self.restart()
 
 

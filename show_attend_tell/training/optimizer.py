@@ -25,11 +25,7 @@ def make_optimizer(
     Raises:
       UserError: the warm-up fills the whole cosine schedule.
     """
-    if options.schedule == "cosine" and total_steps <= options.warmup_steps:
-        raise UserError(
-            f"config.optimizer.warmup_steps is {options.warmup_steps}, but the whole run has only "
-            f"{total_steps} steps: choose a shorter warm-up or more epochs"
-        )
+    check_schedule(options, total_steps)
     update = _update(options, _schedule(options, total_steps))
     if encoder_learning_rate:
         # The updates of all these optimizers are proportional to the rate.
@@ -39,6 +35,19 @@ def make_optimizer(
         return update
     clip = optax.clip_by_global_norm(options.clip_norm)
     return optax.chain(optax.partition({"model": clip, "baseline": clip}, _part), update)
+
+
+def check_schedule(options: Optimizer, total_steps: int) -> None:
+    """Rejects a warm-up that fills the whole cosine schedule.
+
+    Raises:
+      UserError: it does.
+    """
+    if options.schedule == "cosine" and total_steps <= options.warmup_steps:
+        raise UserError(
+            f"config.optimizer.warmup_steps is {options.warmup_steps}, but the whole run has only "
+            f"{total_steps} steps: choose a shorter warm-up or more epochs"
+        )
 
 
 def _schedule(options: Optimizer, total_steps: int) -> optax.Schedule:

@@ -10,6 +10,7 @@ from show_attend_tell.data.batches import BatchPlan
 from show_attend_tell.data.examples import ExampleSource
 from show_attend_tell.data.in_languages import InLanguages
 from show_attend_tell.data.vocabulary import AnyVocabulary
+from show_attend_tell.objectives.rewards import IdfTable, idf_table
 from show_attend_tell.settings import Settings
 from show_attend_tell.tokens import EOS
 from show_attend_tell.training.phrase_maps import Supervision
@@ -34,6 +35,19 @@ def encode(examples: ExampleSource, vocabulary: AnyVocabulary) -> list[list[list
     """The ids of each caption of each example, <eos> included."""
     ids_of = cache(vocabulary.encode_text)  # most copies of an image share their captions
     return [[[*ids_of(c), EOS] for c in of_one] for of_one in examples.captions()]
+
+
+def document_frequencies(
+    examples: ExampleSource, encoded: Sequence[list[list[int]]]
+) -> tuple[IdfTable, ...]:
+    """The table of each language's captions, without the copies of images; for rewards.
+
+    Args:
+      examples: a training split.
+      encoded: of `encode`.
+    """
+    stored = encoded[: examples.stored]
+    return tuple(map(idf_table, by_language(stored, languages_of(examples))))
 
 
 def by_language(

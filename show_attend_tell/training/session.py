@@ -3,10 +3,8 @@
 `show_attend_tell.runs.folder` describes the files that a run writes.
 """
 
-import math
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -18,20 +16,17 @@ from jaxtyping import Float16
 from rich.console import Console
 
 from show_attend_tell import config, devices
-from show_attend_tell.data.batches import Batches, BatchPlan, Inputs, train_batches
-from show_attend_tell.data.examples import ExampleSource
+from show_attend_tell.data.batches import Batches, train_batches
 from show_attend_tell.data.task import Task, task_of
-from show_attend_tell.data.vocabulary import AnyVocabulary
 from show_attend_tell.errors import UserError
 from show_attend_tell.evaluation.boxes import Places
 from show_attend_tell.models.captioner import all_weights, frozen_weights, trained_weights
 from show_attend_tell.models.encoders import Encoder, ImageEncoder
-from show_attend_tell.objectives.rewards import IdfTable, idf_table
 from show_attend_tell.runs import number_format
 from show_attend_tell.runs.build import build_captioner, build_encoder, make_objective
 from show_attend_tell.runs.checkpoint import Checkpoints
-from show_attend_tell.runs.folder import SOURCE, TARGET, RunFolder, contents
-from show_attend_tell.runs.inputs import load_inputs, make_augmentation
+from show_attend_tell.runs.folder import RunFolder
+from show_attend_tell.runs.inputs import make_augmentation
 from show_attend_tell.runs.measuring import record_centres
 from show_attend_tell.runs.metrics_log import MetricWriter
 from show_attend_tell.runs.record import provenance
@@ -41,8 +36,7 @@ from show_attend_tell.terminal import Terminal
 from show_attend_tell.training import warm_start
 from show_attend_tell.training.loop import Loop, Progression
 from show_attend_tell.training.optimizer import make_optimizer
-from show_attend_tell.training.phrase_maps import Supervision, boxed_descriptions, supervise
-from show_attend_tell.training.plan import by_language, encode, languages_of, plan_batches
+from show_attend_tell.training.run_data import RunData, load_data, total_steps
 from show_attend_tell.training.step import (
     Step,
     TrainState,
@@ -111,100 +105,8 @@ def _train(
         f"data: {settings.data.name}, encoder: {settings.encoder.name}, products in "
         f"{settings.decoder.dtype}"
     )
-    data = _load_data(settings, task, folder, encoder, console)
+    data = load_data(settings, task, folder, encoder, console, _warn)
     return _Session(settings, task, folder, data, console, trackers).run()
-
-
-@dataclass(frozen=True, eq=False)
-class _Data:
-    """What a run trains and validates on."""
-
-    encoder: Encoder
-    vocabulary: AnyVocabulary
-    source_vocabulary: AnyVocabulary | None
-    plan: BatchPlan
-    supervision: Supervision | None
-    tables: tuple[IdfTable, ...]  # of each language's training captions, for rewards
-    train_inputs: Inputs
-    val_inputs: Inputs
-    val_examples: ExampleSource
-    fingerprints: dict[str, Any]
-
-
-def _load_data(
-    settings: Settings,
-    task: Task,
-    folder: RunFolder,
-    encoder: Encoder | None,
-    console: Console,
-) -> _Data:
-    val = task.load("val")  # first: without it, nothing is built in vain
-    train = task.load("train", copies=True)
-    fingerprints = {examples.split: contents(examples) for examples in (train, val)}
-    folder.check_data(fingerprints)
-    folder.keep_places(settings)
-    descriptions = boxed_descriptions(train) if settings.attention.supervision else None
-    source = folder.vocabulary(SOURCE, lambda: task.source_vocabulary(train))
-    encoder = encoder or build_encoder(settings, len(source or ()))
-
-    def inputs(examples: ExampleSource, split: str) -> Inputs:
-        return load_inputs(
-            settings,
-            task,
-            examples,
-            encoder,
-            source,
-            split=split,
-            warn=_warn,
-            progress=not console.quiet,
-        )
-
-    train_inputs, val_inputs = inputs(train, "train"), inputs(val, "val")
-    # The copies of an image do not make its words more frequent.
-    stored = train.captions()[: train.stored]
-    texts = [caption for of_one in stored for caption in of_one]
-    vocabulary = folder.vocabulary(TARGET, lambda: task.target_vocabulary(texts, source))
-    assert vocabulary is not None
-    encoded = encode(train, vocabulary)
-    languages = languages_of(train)
-    tables: tuple[IdfTable, ...] = ()
-    if settings.reward.samples:
-        tables = tuple(map(idf_table, by_language(encoded[: train.stored], languages)))
-    lengths = task.input_lengths(train_inputs)
-    supervision = None
-    if descriptions is not None:
-        limit = settings.data.max_length
-        supervision = supervise(descriptions, encoded, vocabulary.encode_text, limit)
-        console.print(supervision.summary())
-    batch_size = settings.train.batch_size
-    plan = plan_batches(settings, encoded, batch_size, lengths, supervision, languages)
-    known = "" if source is None else f" (vocabulary: {len(source)})"
-    if len(train) > train.stored:
-        known += f" ({len(train)} with mirrored or cropped copies)"
-    most = f"{settings.data.max_length} {task.token}"
-    console.print(f"{train.stored} {task.noun}{known}, {_summary(plan, len(vocabulary), most)}")
-    return _Data(
-        encoder=encoder,
-        vocabulary=vocabulary,
-        source_vocabulary=source,
-        plan=plan,
-        supervision=supervision,
-        tables=tables,
-        train_inputs=train_inputs,
-        val_inputs=val_inputs,
-        val_examples=val,
-        fingerprints=fingerprints,
-    )
-
-
-def _summary(plan: BatchPlan, words: int, limit: str) -> str:
-    """The captions of an epoch in a line; `limit` says at what length they were cut."""
-    cut = f" ({plan.truncated} cut to {limit})" if plan.truncated else ""
-    padding = 1 - plan.tokens_per_epoch / plan.positions_per_epoch
-    return (
-        f"{plan.captions} captions{cut}, a vocabulary of {words}, {plan.batches_per_epoch} steps "
-        f"per epoch with row lengths {plan.lengths}, {padding:.0%} padding"
-    )
 
 
 class _Session:
@@ -215,17 +117,17 @@ class _Session:
         settings: Settings,
         task: Task,
         folder: RunFolder,
-        data: _Data,
+        data: RunData,
         console: Console,
         trackers: Sequence[Tracker],
     ):
         self.settings, self.task, self.folder = settings, task, folder
         self.data, self.console, self.trackers = data, console, trackers
-        self.total_steps = math.ceil(settings.train.epochs * data.plan.batches_per_epoch)
+        self.total_steps = total_steps(settings, data.plan)
         self.model = build_captioner(settings, data.encoder, len(data.vocabulary))
         self.frozen = devices.replicate(frozen_weights(self.model))
         nnx.update(self.model, self.frozen)
-        self.objective = make_objective(settings, *data.tables[:1], further=data.tables[1:])
+        self.objective = make_objective(settings, *data.tables)
         self.optimizer = make_optimizer(
             settings.optimizer,
             total_steps=self.total_steps,
@@ -359,6 +261,8 @@ class _Session:
                 partial(self.console.print, markup=False, soft_wrap=True),
             )
         begun = {"data": self.data.fingerprints, "finished": False, "resumed": []}
+        if self.data.drawn:
+            begun["splits_drawn"] = self.data.drawn
         self.folder.update_record(provenance(self.settings) | begun | origin)
         return self._initial_state()
 

@@ -253,6 +253,12 @@ def languages() -> Iterator[Case]:
         ("no list of images", {"german/train.1.de": "Ein Hund\n"}, folder, "train_images.txt"),
         ("captions of other languages", lists | {"german/train.1.fr": "Un\nDeux\n"}, folder, "fr"),
         ("too few captions", lists | {"german/train.1.de": "Ein Hund\n"}, folder, "train.1.de"),
+        (
+            "captions of other pictures",
+            {"german/train_images.txt": "q0.png\nq1.png\n", "german/train.1.de": "Ja\nNein\n"},
+            folder,
+            "q0.png",
+        ),
         ("captions in Latin-1", lists | {"german/train.1.de": b"S\xfc\nB\n"}, folder, "train.1.de"),
         ("English words", {}, german[:1], "config.data.vocabulary"),
         ("a language that is no code", {}, ("--config.data.languages=('Deutsch',)",), "Deutsch"),

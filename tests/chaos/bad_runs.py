@@ -73,7 +73,7 @@ def pictures() -> Iterator[Case]:
             yield Case(about, ("attend", *RUN, f"{{bad}}/{name}"), name, make)
     for about, argument, names in PICTURES_MORE:
         yield Case(about, ("caption", *RUN, argument), names)
-    yield Case("bad standard input", ("caption", *RUN, "-"), "standard input", stdin=b"GIF89a")
+    yield Case("bad standard input", ("caption", *RUN, "-"), "standard-input", stdin=b"GIF89a")
 
     def loop(bad: Path, root: Path) -> None:
         (bad / "loop.jpg").symlink_to(bad / "loop.jpg")
@@ -267,7 +267,7 @@ def reports() -> Iterator[Case]:
     publish = ("publish", "{bad}/run", "--out", "{bad}/records")
     for about, name, content in REPORTS:
         named = name.split("/")[-1].lstrip("*.")
-        if about in ("captions that are an object", "captions of other images"):
+        if about == "captions of other images":
             named = "scores.json"  # the two do not fit
         yield Case(about, compare, named, damaged(name, content))
         if content is None or (about.split()[0] in PUBLISHED and name != "metrics.jsonl"):

@@ -9,6 +9,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from flax import nnx
 
 from show_attend_tell.cli.parser import main
 from show_attend_tell.data.images import read_picture
@@ -16,7 +17,7 @@ from show_attend_tell.data.task import ImageTask
 from show_attend_tell.evaluation import gradient_variance
 from show_attend_tell.inference.attention_record import load_attention
 from show_attend_tell.inference.run import load_run
-from show_attend_tell.models.captioner import trained_weights
+from show_attend_tell.models.captioner import all_weights, trained_weights
 from show_attend_tell.reports import results_tables, variance_chart
 
 VERBS = (
@@ -127,7 +128,23 @@ def test_evaluate_reports_a_hard_run_with_both_contexts(workdir, capsys):
     assert (Path(workdir) / "val-argmax-beam2-lp0.scores.json").exists()
 
 
-def test_gradient_variance_writes_table_and_chart(workdir, capsys):
+@pytest.mark.parametrize("computed", [pytest.param(True, marks=pytest.mark.slow), False])
+def test_gradient_variance_writes_table_and_chart(workdir, capsys, monkeypatch, computed):
+    """With gradients of a few numbers: `evaluation/test_gradient_variance.py` has real ones."""
+
+    def fit_baselines(graph, params, batches, key):
+        assert all(inputs.shape[0] == tokens.shape[0] == 2 for inputs, tokens in batches)
+        return None, {}
+
+    def gradients(graph, form, trained, frozen, carried, inputs, tokens, key):
+        model = nnx.merge(graph, all_weights(trained, frozen))
+        assert model.annotations(inputs).vectors.shape[0] == tokens.shape[0] == 2
+        found = {"a": jax.random.normal(key, (15, 3))}
+        return found, gradient_variance.squared_norms(found)
+
+    if not computed:
+        monkeypatch.setattr(gradient_variance, "fit_baselines", fit_baselines)
+        monkeypatch.setattr(gradient_variance, "gradients", gradients)
     few = ["--batches", "1", "--samples", "2", "--images", "2"]
     assert main(["gradient-variance", "--workdir", workdir, *few]) == 0
     printed = capsys.readouterr().out

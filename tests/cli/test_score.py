@@ -5,6 +5,7 @@ import json
 import pytest
 
 from show_attend_tell.cli.parser import main
+from show_attend_tell.data.splitting import tokenizer_of
 
 
 @pytest.fixture
@@ -39,6 +40,15 @@ def test_json_is_all_that_is_printed(files, capsys):
     assert found["differences"] == []
 
 
+def test_captions_in_german_are_scored_as_evaluate_does(files, capsys):
+    words = ["--references", str(files / "r.de"), "--json", "--language"]
+    assert main(["score", str(files / "a.de"), *words, "de"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["tokenizer"] == tokenizer_of("de")[0] and found["noun"] == "images"
+    assert found["files"][0]["scores"]["BLEU-1"]["value"] == pytest.approx(1)
+    assert found["files"][0]["scores"]["METEOR"]["value"] is None
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -46,7 +56,13 @@ def test_json_is_all_that_is_printed(files, capsys):
         (("a.de",), "--references"),
         (
             ("a.de", "--references", "r.de", "--task", "translation", "--spice"),
-            "--spice scores cap",
+            "--spice scores English cap",
+        ),
+        (("a.de", "--references", "r.de", "--language", "de", "--spice"), "leave it out for anoth"),
+        (("a.de", "--references", "r.de", "--language", "German"), "--language German: no code"),
+        (
+            ("a.de", "--references", "r.de", "--language", "de", "--task", "translation"),
+            "--language is of captions",
         ),
         (("a.de", "--references", "r.de", "--config.seed=1"), "score takes no overrides"),
     ],

@@ -7,14 +7,18 @@ from pathlib import Path
 import pytest
 import sources
 
-from show_attend_tell.data.builders import common
+from show_attend_tell.data import further_captions
+from show_attend_tell.data.builders import common, flickr8k
 from show_attend_tell.data.builders.common import zip_members
 from show_attend_tell.data.builders.flickr8k import read_captions
 from show_attend_tell.data.examples import ImageSource
+from show_attend_tell.data.further_captions import by_picture, number_of
+from show_attend_tell.data.in_languages import InLanguages
 from show_attend_tell.data.load import load_images
 from show_attend_tell.errors import UserError
 
 NAMES = sources.FLICKR8K
+GERMAN = [5528, 934, 929]  # official pictures of train, val and test with German descriptions
 
 
 @pytest.fixture
@@ -229,6 +233,17 @@ def test_paths_in_an_archive_cannot_escape(download: Path):
     assert not [*download.parents[1].rglob("evil.jpg"), *download.parent.rglob("absolute.jpg")]
 
 
+def test_a_member_without_a_name_is_left_out(tmp_path):
+    path = tmp_path / "some.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a.jpg", b"a")
+        archive.writestr("?", b"b")
+    content = path.read_bytes()
+    end = content.rindex(b"?")  # in the list of members, where a name ends at its first zero
+    path.write_bytes(content[:end] + b"\0" + content[end + 1 :])
+    assert [*zip_members(path)] == ["a.jpg"]
+
+
 def test_a_zip_bomb_is_not_expanded(download: Path, monkeypatch, logged):
     monkeypatch.setattr(common, "MAX_MEMBER_BYTES", 10_000)
     image = download / "Flicker8k_Dataset" / "1_bb.jpg"
@@ -238,20 +253,63 @@ def test_a_zip_bomb_is_not_expanded(download: Path, monkeypatch, logged):
     assert "bytes are too many" in logged()
 
 
-def test_the_official_splits(shared: Path, tmp_path: Path, logged):
+@pytest.mark.parametrize("every", [pytest.param(1, marks=pytest.mark.slow), 50])
+def test_the_official_splits(shared: Path, tmp_path: Path, logged, monkeypatch, every):
+    """Of which some pictures stand for the others."""
     folder = shared / "flickr8k"
+    read, listed = flickr8k._Source.text, {}
+
+    def text(source, file):
+        if file == flickr8k.CAPTIONS:
+            return read(source, file)
+        listed[file] = read(source, file).split()
+        assert source.images.keys() >= set(listed[file])
+        return "\n".join(listed[file][::every])
+
+    monkeypatch.setattr(flickr8k._Source, "text", text)
     splits = {
         split: load_images("flickr8k", split, data_dir=tmp_path, manual_dir=folder)
         for split in ("train", "val", "test")
     }
     assert "5 captions name an image that is not there" in logged()
     assert {split: len(examples) for split, examples in splits.items()} == {
-        "train": 6000,
-        "val": 1000,
-        "test": 1000,
+        "train": 6000 // every,
+        "val": 1000 // every,
+        "test": 1000 // every,
     }
+    assert sorted(map(len, listed.values())) == [1000, 1000, 6000]
     assert all(len(example.captions) == 5 for example in splits["test"])
-    assert len({name for examples in splits.values() for name in examples.ids}) == 8000
+    assert len(set().union(*listed.values())) == 8000
+    assert len({name for examples in splits.values() for name in examples.ids}) == 8000 // every
+    captions = further_captions.read_captions(shared / "multi30k" / "task2", "de")
+    assert captions is not None
+    found = [by_picture(captions, listed[flickr8k.SPLITS[split]]) for split in splits]
+    assert [sum(map(bool, of_split)) for of_split in found] == GERMAN
+    if every == 1:
+        _german_follows_these_splits(shared, tmp_path, {k: of.ids for k, of in splits.items()})
+
+
+def _german_follows_these_splits(shared: Path, data: Path, official: dict[str, list[str]]):
+    """Multi30k trains on most of Flickr8k's test pictures; here none of them is in training."""
+    for languages, counts in ((("de",), GERMAN), (("en", "de"), [6000, 1000, 1000])):
+        found = {
+            split: load_images(
+                "flickr8k",
+                split,
+                data_dir=data,
+                manual_dir=shared / "flickr8k",
+                languages=languages,
+                captions_dir=shared / "multi30k" / "task2",
+            )
+            for split in official
+        }
+        assert [len(examples) for examples in found.values()] == counts
+        for split, examples in found.items():
+            assert set(examples.ids) <= set(official[split])
+        numbers = {split: set(map(number_of, of.ids)) for split, of in found.items()}
+        assert not numbers["train"] & (numbers["test"] | numbers["val"])
+        lacking = [of.lacking["de"] for of in found.values() if isinstance(of, InLanguages)]
+        assert lacking == [6000 - GERMAN[0], 1000 - GERMAN[1], 1000 - GERMAN[2]]
 
 
 def test_members_that_say_less_than_they_hold_are_not_expanded(tmp_path):

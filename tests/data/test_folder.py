@@ -83,9 +83,8 @@ def test_a_copied_folder_is_the_same_data_set(folder: Path, logged, monkeypatch)
 
 
 def test_a_data_set_of_an_earlier_version_stays_valid(folder: Path, logged, monkeypatch):
-    by_time = builder.digests(folder, [folder / "metadata.csv"], dict.fromkeys(NAMES, (None, [])))[
-        1
-    ]
+    rows = dict.fromkeys(NAMES, builder.Row(None, [], []))
+    by_time = builder.digests(folder, [folder / "metadata.csv"], rows)[1]
     with monkeypatch.context() as patch:
         patch.setattr(builder, "digests", lambda *given: (by_time, by_time))
         old = load(folder)

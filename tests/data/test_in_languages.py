@@ -2,6 +2,7 @@
 
 import gzip
 import logging
+import re
 
 import pytest
 import sources
@@ -141,6 +142,14 @@ def test_a_language_that_is_nowhere(load):
         load("train", "en", "fr")
     with pytest.raises(UserError, match=r"no captions in 'de', only in en; .*captions_dir"):
         load("train", "de", captions_dir=None)
+
+
+def test_captions_of_other_pictures(load, german):
+    for lists in german.glob("*_images.txt"):
+        lists.write_text(re.sub(r"(\d+)", r"5\1", lists.read_text()))
+    message = r"in .de. of 7 images \(5.*, ...\), of none of those of split .train. \(1\d_a.\.jpg, "
+    with pytest.raises(UserError, match=message):
+        load("train", "de")
 
 
 def test_captions_in_another_script_are_counted(load, german, caplog):

@@ -4,6 +4,7 @@ import gzip
 
 import pytest
 
+from show_attend_tell.data.builders.multi30k import Multi30k
 from show_attend_tell.data.load import load_pairs
 from show_attend_tell.errors import UserError
 
@@ -90,10 +91,20 @@ def test_absent_languages_and_folders_are_named(tmp_path, files):
         read(tmp_path, None, "val")
 
 
-def test_the_real_files_have_their_published_sizes(tmp_path, shared):
+@pytest.mark.parametrize("every", [pytest.param(1, marks=pytest.mark.slow), 50])
+def test_the_real_files_have_their_published_sizes(tmp_path, shared, monkeypatch, every):
+    """Of which some pairs stand for the others."""
+    read_pairs, sizes = Multi30k._read, {}
+
+    def read_some(builder, folder, stem):
+        pairs = read_pairs(builder, folder, stem)
+        sizes[stem] = len(pairs)
+        return pairs[::every]
+
+    monkeypatch.setattr(Multi30k, "_read", read_some)
     splits = {s: read(tmp_path, shared / "multi30k", s) for s in ("train", "val", "test")}
-    sizes = {name: len(split) for name, split in splits.items()}
-    assert sizes == {"train": 29000, "val": 1014, "test": 1000}
+    assert sizes == {"train": 29000, "val": 1014, "test_2016_flickr": 1000}
+    assert [len(split) for split in splits.values()] == [-(-n // every) for n in sizes.values()]
     pairs = {pair.pair_id: pair for pair in splits["train"]}
     assert pairs["train-00001"].source == "Two young, White males are outside near many bushes."
     assert pairs["train-00001"].target.startswith("Zwei junge weiße Männer sind im Freien")

@@ -19,6 +19,7 @@ RAW = {
 }
 
 
+SLOW = pytest.mark.slow
 SMALL = {
     "data.min_count": 1,
     "encoder.name": "small",
@@ -49,7 +50,10 @@ def tiny_settings(name: str, folder: Path) -> Settings:
     return config.replaced(config.load_experiment(name), SMALL | places)
 
 
-@pytest.mark.parametrize("name", RAW)
+# The builders of the first two share everything but a file's format, which their tests cover.
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=SLOW if name.startswith("flickr") else ()) for name in RAW]
+)
 def test_raw_files_become_attention_maps(name, tmp_path, capsys):
     RAW[name](tmp_path / "raw")
     run = tmp_path / "run"

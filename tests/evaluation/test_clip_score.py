@@ -120,5 +120,5 @@ def test_what_is_missing_or_no_clip_is_named(tmp_path, monkeypatch):
 def test_sentences_have_no_clip_score(tmp_path):
     task = task_of(config.load_experiment("reversal").data)
     run = dataclasses.replace(tiny.run_of(tmp_path, 3, {}), task=task)
-    with pytest.raises(UserError, match="--clip scores captions of images, not sentences"):
+    with pytest.raises(UserError, match="--clip scores English captions of images, not sentences"):
         evaluate_split(run, "test", run.settings.decode, ("expected",), "weights")

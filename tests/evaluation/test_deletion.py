@@ -51,7 +51,8 @@ def test_curves_follow_the_order_of_alpha(tmp_path, kind, monkeypatch):
         kept[list(places)] = MEAN
         return kept
 
-    alpha = decoder(Annotations(jnp.asarray(vectors)), jnp.asarray(TOKENS)).alpha
+    run_over = jax.jit(lambda vectors, tokens: decoder(Annotations(vectors), tokens).alpha)
+    alpha = np.asarray(run_over(vectors, TOKENS))
     counts = [0, 0, 1, 2, 3]  # of five places, at the shares
     falls, rises, whole, of_one = [], [], [], []
     for image, row, step in STEPS.tolist():

@@ -49,7 +49,7 @@ def compared(found, wanted):
         np.testing.assert_allclose(b, a, atol=5e-6, err_msg=jax.tree_util.keystr(path))
 
 
-@pytest.mark.parametrize("reads", ["nothing", "expected"])
+@pytest.mark.parametrize("reads", ["nothing", pytest.param("expected", marks=pytest.mark.slow)])
 def test_the_exact_gradient_is_the_sum_over_all_paths(reads):
     graph, params, decoder = make(**PRODUCT, state_reads=reads)
     assert is_exact(decoder)

@@ -37,6 +37,7 @@ def rows(model):
     return gv.gradient_variance(model, params, batches, batches, samples=400, progress=False)
 
 
+@pytest.mark.slow  # the test with exact gradients below has another model's table
 def test_the_variance_is_that_of_the_training_loss(model, rows):
     # The same paths through the loss itself: baseline none, credits to go.
     graph, params = nnx.split(model, nnx.Param)
@@ -65,6 +66,7 @@ def test_the_variance_is_that_of_the_training_loss(model, rows):
     assert row["snr"] == pytest.approx(signal / wanted, rel=0.35)
 
 
+@pytest.mark.slow
 def test_baselines_lower_the_variance(rows):
     table = {
         (row["baseline"], row["credit"]): row["relative"]

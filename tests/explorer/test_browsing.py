@@ -1,14 +1,19 @@
 """The table of a split, against the runs' own captions and scores."""
 
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from show_attend_tell.data.task import ImageTask
 from show_attend_tell.evaluation import caption_metrics
 from show_attend_tell.evaluation.boxes import Places, box_cover
+from show_attend_tell.explorer.answers import Row, RunSummary
 from show_attend_tell.explorer.browsing import Browsing, disagreement
+from show_attend_tell.explorer.respondent import Respondent
 from show_attend_tell.explorer.turns import Turns
+from show_attend_tell.settings import ImageData
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +68,32 @@ def test_scores_are_those_of_the_metrics(table):
         assert scores["ROUGE-L"] == pytest.approx(found.per_image["ROUGE-L"][k])
         assert scores["CIDEr"] == pytest.approx(found.per_image["CIDEr"][k])
         assert scores["BLEU-4"] == pytest.approx(found.per_image["BLEU-4"][k])
+
+
+class Speaker(Respondent):
+    """A run that only has a language."""
+
+    def __init__(self, name, task):
+        settings = SimpleNamespace(data=task.data)
+        self.name = name
+        self.run = SimpleNamespace(task=task, language=task.language, settings=settings)
+
+
+def test_captions_in_another_language_than_the_references_have_no_scores(explorer):
+    data = ImageData(name="shapes", languages=("de", "en"), vocabulary="13a")
+    speakers = [Speaker(name, ImageTask(data).speaking(name)) for name in ("de", "en")]
+    ids, turns = explorer.pictures.split[:2], Turns()
+    browsing = Browsing("val", explorer.pictures, ids, speakers, turns.background)
+    for key, text in zip(ids, ("Ein Kreis, blau", "Zwei Sterne"), strict=True):
+        runs = {
+            name: RunSummary(caption=text, entropy=0.0, pointing=None, in_box=None, scores={})
+            for name in ("de", "en")
+        }
+        row = Row(picture=key, name=key, references=[text], runs=runs, disagreement=None)
+        browsing._rows[key] = row
+    browsing._score()
+    for row in browsing.table().rows:
+        assert row.runs["de"].scores["exact"] == 1 and row.runs["en"].scores == {}
 
 
 def test_people_come_first_and_a_stop_is_heeded(explorer):

@@ -295,7 +295,7 @@ def test_a_split_is_browsed(page, explorer, address):
 def test_training_is_watched(page, address, trained):
     page.goto(f"{address}/#/training")
     page.locator("canvas").first.wait_for()
-    sync_api.expect(page.locator("main")).to_contain_text("720")
+    sync_api.expect(page.locator("main")).to_contain_text("480")
     accessible(page)
 
 
@@ -390,7 +390,8 @@ def test_records_are_shown_without_what_they_lack(browser, tmp_path):
     assert wrong == []
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+# The other tests have checked the light scheme, on a wide screen.
+@pytest.mark.parametrize("scheme", [pytest.param("light", marks=pytest.mark.slow), "dark"])
 def test_a_narrow_screen_needs_no_sideways_scrolling(browser, address, picture, scheme):
     page = browser.new_page(
         viewport={"width": 400, "height": 800}, color_scheme=scheme, reduced_motion="reduce"

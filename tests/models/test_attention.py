@@ -68,10 +68,8 @@ def test_scores_and_their_gradient_equal_the_formula(score, temperature):
         attention.key.bias[...] = jnp.array(rng.normal(size=A), jnp.float32)
     a = rng.normal(size=(2, 3, features)).astype(np.float32)
     h = rng.normal(size=(2, 7, hidden)).astype(np.float32)
-    scores = scored(attention, a, h)
-    gradient = jax.grad(lambda a, h: scored(attention, a, h)[1, 2, 0], (0, 1))(
-        jnp.array(a), jnp.array(h)
-    )
+    scores = np.asarray(jax.jit(lambda a, h: scored(attention, a, h))(a, h))
+    gradient = jax.jit(jax.grad(lambda a, h: scored(attention, a, h)[1, 2, 0], (0, 1)))(a, h)
     for i, r, place in np.ndindex(2, 7, 3):
         expected = by_formula(score, attention, a[i, place], h[i, r]) / temperature
         np.testing.assert_allclose(scores[i, r, place], expected, atol=2e-5)
@@ -123,7 +121,7 @@ def test_scores_and_gradients_stay_finite_and_right_however_large_the_arguments(
         np.tanh(np.clip(values, -40, 40) + np.clip(values[:, None], -40, 40)),
         atol=1e-6,
     )
-    gradient = jax.grad(lambda a, h: scores(a, h).sum(), (0, 1))(a, a)
+    gradient = jax.jit(jax.grad(lambda a, h: scores(a, h).sum(), (0, 1)))(a, a)
     slopes = (1 - np.tanh(values + values[:, None], dtype=np.float64) ** 2) * (
         (np.abs(values) < 40) & (np.abs(values[:, None]) < 40)
     )
@@ -219,7 +217,7 @@ def test_padding_has_no_weight_and_no_gradient():
         return context.sum() - (jnp.exp(log_alpha) * log_alpha).sum()
 
     scores = jnp.array([[[0.3, -0.2, 50.0]]])
-    of_scores, of_a = jax.grad(entropy_and_context, (0, 1))(scores, a)
+    of_scores, of_a = jax.jit(jax.grad(entropy_and_context, (0, 1)))(scores, a)
     assert of_scores[0, 0, 2] == 0 and jnp.abs(of_scores[0, 0, :2]).min() > 1e-3
     np.testing.assert_array_equal(of_a[0, 2], 0)
     noise = jnp.array([[[0.0, 0.0, 30.0]]])
@@ -231,14 +229,16 @@ def test_without_attention_every_step_reads_the_mean():
     decoder = tiny.make_decoder(features=32, vocabulary=20, kind="none", grid=(2, 2))
     a = jnp.array(np.random.default_rng(0).normal(size=(2, 4, 32)), jnp.float32)
     tokens = jnp.array([[[5, 6, EOS]], [[7, 5, EOS]]])
-    np.testing.assert_allclose(decoder(Annotations(a), tokens).alpha, 0.25, rtol=1e-6)
 
-    def loss(decoder, a):
+    @nnx.jit
+    @nnx.grad(argnums=(0, 1), has_aux=True)
+    def gradient(decoder, a):
         out = decoder(Annotations(a), tokens)
         weights = {"doubly_stochastic": 1.0, "label_smoothing": 0.0}
-        return soft_loss(out.logits, out.alpha, tokens, **weights)[0]
+        return soft_loss(out.logits, out.alpha, tokens, **weights)[0], out.alpha
 
-    by_weight, by_place = nnx.grad(loss, argnums=(0, 1))(decoder, a)
+    (by_weight, by_place), alpha = gradient(decoder, a)
+    np.testing.assert_allclose(alpha, 0.25, rtol=1e-6)
     for leaf in jax.tree.leaves(nnx.state(by_weight.attention)):
         np.testing.assert_array_equal(leaf, 0)
     # All locations of an image are alike.
@@ -298,7 +298,8 @@ def test_gradients_of_additive_scores_are_those_of_the_formula():
     given = [jnp.asarray(x, jnp.float32) for x in (v, query, keys)]
     np.testing.assert_allclose(ours(*given), formula(*given), rtol=1e-5)
     for found, expected in zip(
-        jax.grad(ours, (0, 1, 2))(*given), jax.grad(formula, (0, 1, 2))(*given), strict=True
+        *(jax.jit(jax.grad(function, (0, 1, 2)))(*given) for function in (ours, formula)),
+        strict=True,
     ):
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 

@@ -27,6 +27,10 @@ def make(seed=0, **changes):
     return decoder
 
 
+# As one program: operation by operation, each would be compiled by itself.
+run = nnx.jit(lambda decoder, a, tokens, key=None: decoder(a, tokens, key))
+
+
 def annotations(seed=0):
     return np.random.default_rng(seed).normal(size=(B, L, F)).astype(np.float32)
 
@@ -96,8 +100,8 @@ def paper(decoder, a, caption):
 )
 def test_equals_the_papers_equations_for_every_caption_of_a_packed_row(changes):
     decoder, a = make(**changes), annotations()
-    out = decoder(Annotations(jnp.array(a)), jnp.array(TOKENS))
-    log_probs = jax.nn.log_softmax(out.logits)
+    out = run(decoder, Annotations(jnp.array(a)), jnp.array(TOKENS))
+    log_probs = np.asarray(jax.nn.log_softmax(out.logits))
     captions = 0
     for b, r in np.ndindex(B, 3):
         row = TOKENS[b, r].tolist()
@@ -120,7 +124,7 @@ def test_equals_the_papers_equations_for_every_caption_of_a_packed_row(changes):
 def test_steps_one_by_one_are_the_scan():
     decoder, a = make(), Annotations(jnp.array(annotations()))
     tokens = jnp.array(TOKENS[:, :1])
-    out = decoder(a, tokens)
+    out = run(decoder, a, tokens)
     memory = decoder.memory(a)
     state = recurrence.initial_state(decoder.weights(), memory, 1, T)
     words = input_words(tokens)
@@ -149,13 +153,13 @@ def test_information_flows_only_within_a_caption_and_its_image():
         return decoder(Annotations(a), tokens).logits[b, r, t].sum()
 
     a = jnp.array(annotations())
-    gradient = jax.grad(picked)(a, 0, 1, 3)
+    gradient = jax.jit(jax.grad(picked))(a, 0, 1, 3)
     assert jnp.abs(gradient[0]).min() > 0
     assert jnp.abs(gradient[1]).max() == 0
 
     # Changing the first caption of a packed row leaves the second one's numbers as they are.
     other = tokens.at[0, 1, 0].set(8)
-    before, after = (decoder(Annotations(a), t).logits for t in (tokens, other))
+    before, after = (run(decoder, Annotations(a), t).logits for t in (tokens, other))
     np.testing.assert_array_equal(before[0, 1, 2:], after[0, 1, 2:])
     assert jnp.abs(before[0, 1, 1] - after[0, 1, 1]).max() > 1e-4
 
@@ -163,11 +167,11 @@ def test_information_flows_only_within_a_caption_and_its_image():
 def test_dropout_needs_a_key_and_follows_it():
     decoder = make(dropout=0.5, annotation_dropout=0.2)
     a, tokens = Annotations(jnp.array(annotations())), jnp.array(TOKENS)
-    plain = make()(a, tokens).logits
-    np.testing.assert_array_equal(decoder(a, tokens).logits, plain)
-    one = decoder(a, tokens, jax.random.key(1)).logits
-    np.testing.assert_array_equal(one, decoder(a, tokens, jax.random.key(1)).logits)
-    assert jnp.abs(one - decoder(a, tokens, jax.random.key(2)).logits).max() > 1e-3
+    plain = run(make(), a, tokens).logits
+    np.testing.assert_array_equal(run(decoder, a, tokens).logits, plain)
+    one = run(decoder, a, tokens, jax.random.key(1)).logits
+    np.testing.assert_array_equal(one, run(decoder, a, tokens, jax.random.key(1)).logits)
+    assert jnp.abs(one - run(decoder, a, tokens, jax.random.key(2)).logits).max() > 1e-3
     assert jnp.abs(one - plain).max() > 1e-3
 
 
@@ -183,15 +187,16 @@ def test_each_dropout_drops_what_it_is_named_after():
     exact = decoder.output(embedded, h, z)
     assert jnp.abs(decoder.output(embedded, h, z, jax.random.key(1)) - exact).max() > 1e-2
     # Only the words' dropout reaches the states.
-    states = decoder(a, tokens).previous_h
-    assert jnp.abs(decoder(a, tokens, jax.random.key(1)).previous_h - states).max() > 1e-3
+    states = run(decoder, a, tokens).previous_h
+    assert jnp.abs(run(decoder, a, tokens, jax.random.key(1)).previous_h - states).max() > 1e-3
 
 
 def test_padded_places_change_nothing():
     decoder, a, tokens = make(), jnp.array(annotations()), jnp.array(TOKENS)
     padded = jnp.concatenate([a, 9 * jnp.ones_like(a)], axis=1)
     mask = jnp.broadcast_to(jnp.arange(2 * L) < L, (B, 2 * L))
-    without, got = decoder(Annotations(a), tokens), decoder(Annotations(padded, mask), tokens)
+    without = run(decoder, Annotations(a), tokens)
+    got = run(decoder, Annotations(padded, mask), tokens)
     for name in ("logits", "previous_h", "mean_annotation"):
         np.testing.assert_allclose(getattr(got, name), getattr(without, name), atol=1e-5)
     np.testing.assert_allclose(got.alpha[..., :L], without.alpha, atol=1e-6)
@@ -201,7 +206,7 @@ def test_padded_places_change_nothing():
 def test_only_hard_attention_renormalises_alpha_within_a_gaussian_window():
     a, tokens = Annotations(jnp.array(annotations())), jnp.array(TOKENS)
     soft, hard = (
-        make(window="local_p", reach=2, kind=kind, grid=(2, 2))(a, tokens).alpha.sum(axis=-1)
+        run(make(window="local_p", reach=2, kind=kind, grid=(2, 2)), a, tokens).alpha.sum(axis=-1)
         for kind in ("soft", "hard")
     )
     assert soft.max() < 0.999
@@ -226,16 +231,17 @@ def test_bfloat16_products_give_nearly_the_same_loss_and_gradient(tied):
     rounded = make(tied=tied, dtype="bfloat16")
     a, tokens = Annotations(jnp.array(annotations())), jnp.array(TOKENS)
 
-    def loss(params, decoder):
-        out = nnx.merge(nnx.graphdef(decoder), params)(a, tokens)
+    def loss(params, graph):
+        out = nnx.merge(graph, params)(a, tokens)
         assert out.logits.dtype == out.log_alpha.dtype == out.previous_h.dtype == jnp.float32
         return soft_loss(out.logits, out.alpha, tokens, doubly_stochastic=1.0, label_smoothing=0.0)[
             0
         ]
 
     params = nnx.state(exact, nnx.Param)
-    expected, gradient = jax.value_and_grad(loss)(params, exact)
-    got, near = jax.value_and_grad(loss)(params, rounded)
+    both = jax.jit(jax.value_and_grad(loss), static_argnums=1)
+    expected, gradient = both(params, nnx.graphdef(exact))
+    got, near = both(params, nnx.graphdef(rounded))
     assert got != expected  # or nothing was rounded
     np.testing.assert_allclose(got, expected, rtol=0.01)
     for (path, leaf), other in zip(
@@ -248,7 +254,7 @@ def test_bfloat16_products_give_nearly_the_same_loss_and_gradient(tied):
 def test_bfloat16_decodes_step_by_step_what_it_was_run_over():
     decoder = make(dtype="bfloat16")
     a, tokens = Annotations(jnp.array(annotations())), jnp.array(TOKENS[:, :1])
-    forced = decoder(a, tokens).logits[:, :, 0]
+    forced = run(decoder, a, tokens).logits[:, :, 0]
     memory = decoder.memory(a)
     state = recurrence.initial_state(decoder.weights(), memory, 1, T)
     first = jnp.full((B, 1), BOS)

@@ -57,7 +57,9 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("weights")
 
 
-@pytest.mark.parametrize(("name", "size"), [("0", 224), ("1", 240), ("2", 260)])
+@pytest.mark.parametrize(
+    ("name", "size"), [("0", 224), pytest.param("1", 240, marks=pytest.mark.slow), ("2", 260)]
+)
 def test_agrees_with_the_pytorch_implementation(name, size):
     endpoints = ("stage5", "stage7", "head")
     encoder = make(f"efficientnet_lite{name}", size, endpoints=endpoints, grid_stride=16)
@@ -68,7 +70,7 @@ def test_agrees_with_the_pytorch_implementation(name, size):
     ("name", "size", "endpoints", "stride"),
     [
         ("vgg19", 224, ("conv4", "conv5"), 8),
-        ("resnet50", 224, ("layer3", "layer4"), 16),
+        pytest.param("resnet50", 224, ("layer3", "layer4"), 16, marks=pytest.mark.slow),
         ("resnet50", 250, ("layer3", "layer4"), 16),
         pytest.param("resnet101", 224, ("layer3", "layer4"), 16, marks=pytest.mark.slow),
     ],
@@ -78,7 +80,7 @@ def test_cnns_agree_with_stored_activations_of_pytorch(cnns, folder, name, size,
     agrees_with_stored(encoder, f"{name}_{size}", endpoints)
 
 
-@pytest.mark.parametrize("name", ["vgg19", "resnet50"])
+@pytest.mark.parametrize("name", [pytest.param("vgg19", marks=pytest.mark.slow), "resnet50"])
 def test_trained_cnns_begin_with_the_vectors_of_frozen_ones(cnns, folder, name):
     # Of which frozen ones agree with PyTorch; the convolutions are computed in another way.
     images = random_images(1, 70)
@@ -271,8 +273,8 @@ def test_grid_and_features_of_cnns(cnns, folder, name, size, options, side, feat
     ("name", "stage", "expected"),
     [
         ("efficientnet_lite0", "stage7", {7, 8}),
-        ("resnet50", "layer4", {4}),
-        ("vgg19", "conv5", {4}),
+        pytest.param("resnet50", "layer4", {4}, marks=pytest.mark.slow),
+        pytest.param("vgg19", "conv5", {4}, marks=pytest.mark.slow),
     ],
 )
 def test_a_step_changes_only_the_trained_stages(cnns, folder, name, stage, expected):
@@ -426,11 +428,12 @@ def test_fields_of_the_lites_by_hand():
     np.testing.assert_allclose(fine, (3.5 + 16 * np.arange(17)) / 260)
 
 
-@pytest.mark.parametrize(("name", "endpoint"), [("vgg19", "conv4"), ("resnet50", "layer2")])
-def test_fields_of_cnns_are_the_middles_of_receptive_fields(cnns, folder, name, endpoint):
+@pytest.mark.parametrize("name", [pytest.param("vgg19", marks=pytest.mark.slow), "resnet50"])
+def test_fields_of_cnns_are_the_middles_of_receptive_fields(cnns, folder, name):
     # Trained, for the plain convolutions: by rounding, others' fields would seem to be wider.
-    options = {"endpoints": (endpoint,), "grid_stride": 8, "trainable_from": "all"}
-    encoder = cnns.make(name, 160, folder, **options)
+    early = {"vgg19": "conv4", "resnet50": "layer2"}[name]
+    how = {"endpoints": (early,), "grid_stride": 8, "trainable_from": "all"}
+    encoder = cnns.make(name, 160, folder, **how)
 
     @jax.jit
     @jax.grad

@@ -20,11 +20,22 @@ HARD = (
     *("reads nothing", "reads nothing, current", "reads expected"),
 )
 RELAXED = ("additive", "self-attention", "reads nothing")
+# A set in which every branch of a step occurs, for each kind of attention that takes it.
+EVERYDAY = {
+    *((variant, "soft") for variant in ENCODERS),
+    *((variant, "soft") for variant in ("masked", "without gate", "luong", "local_p on a grid")),
+    *((variant, "soft") for variant in ("luong, self-attention", "entmax")),
+    ("reads nothing, self-attention", "soft"),
+    *((variant, "hard") for variant in ("local_p, renormalised", "reads nothing, current")),
+    ("reads expected", "hard"),
+    *((variant, "relaxed") for variant in ("self-attention", "reads nothing")),
+}
 CASES = [
     *((variant, "soft") for variant in (*DECODERS, *ENCODERS)),
     *((variant, "hard") for variant in HARD),
     *((variant, "relaxed") for variant in RELAXED),
 ]
+CASES = [pytest.param(*case, marks=() if case in EVERYDAY else pytest.mark.slow) for case in CASES]
 
 
 def _order(settings):
@@ -79,7 +90,14 @@ def test_the_fast_run_has_the_plain_scans_values_and_gradients(kind, variant):
 
 
 @pytest.mark.parametrize(
-    "variant", ["additive", "luong", "local_m", "self-attention", "gru encoder"]
+    "variant",
+    [
+        pytest.param("additive", marks=pytest.mark.slow),  # `test_native_recurrence` has starts
+        "luong",
+        pytest.param("local_m", marks=pytest.mark.slow),
+        "self-attention",
+        "gru encoder",
+    ],
 )
 def test_a_caption_begins_with_the_initial_state(variant):
     weights, memory, words, starts = inputs(**(DECODERS | ENCODERS)[variant])

@@ -46,8 +46,15 @@ def inputs(dtype, H, D, A):
 
 
 @needs_compiler
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("hard", [False, True])
+@pytest.mark.parametrize(
+    ("hard", "dtype"),
+    [
+        pytest.param(False, "float32", marks=pytest.mark.slow),
+        (False, "bfloat16"),
+        (True, "float32"),
+        pytest.param(True, "bfloat16", marks=pytest.mark.slow),
+    ],
+)
 def test_values_and_gradients_are_those_of_xla(dtype, hard, monkeypatch):
     if not native.can_multiply(dtype):
         pytest.skip("no matrix units for bfloat16")

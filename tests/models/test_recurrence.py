@@ -1,5 +1,6 @@
 """Variants of a step against their papers' equations in NumPy."""
 
+import jax
 import numpy as np
 from recurrences import B, H, L, R, T, inputs
 
@@ -16,11 +17,16 @@ def lstm(c, gates):
     return sigmoid(o) * np.tanh(c), c
 
 
+def run(*given):
+    """`fast_scan.run` as one program, its results in NumPy."""
+    return jax.tree.map(np.asarray, jax.jit(fast_scan.run)(*given))
+
+
 def test_self_attention_is_the_lstmns_equations():
     """Cheng et al. 2016, eq. 5-11, one word after the other."""
     weights, memory, words, starts = inputs(memory=False, back=True)
     starts = starts.at[1:].set(False)
-    h, output = fast_scan.run(weights, memory, words, starts)
+    h, output = run(weights, memory, words, starts)
     m = {k: v if v is None else np.asarray(v) for k, v in weights.matrices._asdict().items()}
     v = np.asarray(weights.self_score)
     for b, r in np.ndindex(B, R):
@@ -45,7 +51,7 @@ def test_luongs_order_attends_with_the_present_state_and_feeds_its_output():
     """Luong et al. 2015, eq. 5 and section 3.3."""
     weights, memory, words, starts = inputs(order="current", product=True, gate=False)
     starts = starts.at[1:].set(False)
-    h, output = fast_scan.run(weights, memory, words, starts)
+    h, output = run(weights, memory, words, starts)
     w, combine = np.asarray(weights.matrices.lstm), np.asarray(weights.matrices.combine)
     for b, r in np.ndindex(B, R):
         a, keys = np.asarray(memory.annotations[b]), np.asarray(memory.keys[b])

@@ -12,10 +12,11 @@ from show_attend_tell.models.encoders.concatenated import Concatenated
 from show_attend_tell.models.encoders.small import SmallEncoder
 from show_attend_tell.runs.measuring import measure_centres
 
+SLOW = pytest.mark.slow
 LITES = ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
 
 
-@pytest.mark.parametrize("name", LITES)
+@pytest.mark.parametrize("name", [LITES[0], pytest.param(LITES[1], marks=SLOW), LITES[2]])
 def test_generated_pictures_show_the_stored_shift(name):
     encoder = make(name, 160, endpoints=("stage5",), grid_stride=16)
     measured = measure_centres(encoder, list(pictures_like_photographs(8, 176)))
@@ -31,7 +32,7 @@ def photographs(shared):
         return [file.read(name) for name in names[:: len(names) // 24][:24]]
 
 
-@pytest.mark.slow
+@SLOW
 @pytest.mark.parametrize("name", [*LITES, "+".join(reversed(LITES))])
 @pytest.mark.parametrize(("endpoint", "stride"), [("stage5", 16), ("head", 32)])
 @pytest.mark.parametrize("size", [224, 260, 288])

@@ -44,14 +44,27 @@ def loss_of(graph, params, choice, hard=GUMBEL, regularizers=PLAIN):
     return Relaxed(hard, regularizers).loss_along(given_of(graph, params), choice)
 
 
+@partial(jax.jit, static_argnames=("graph", "hard", "regularizers"))
+def reinforced(graph, params, choice, hard, regularizers):
+    given = given_of(graph, params)
+    return Reinforce(hard, regularizers).loss_along(given, choice, MovingAverage.start())
+
+
 def compared(found, wanted, tolerance=2e-5):
     paths = jax.tree_util.tree_leaves_with_path(wanted)
     for (path, a), b in zip(paths, jax.tree.leaves(found), strict=True):
         np.testing.assert_allclose(b, a, atol=tolerance, err_msg=jax.tree_util.keystr(path))
 
 
-@pytest.mark.parametrize("reads", ["drawn", "nothing"])
-@pytest.mark.parametrize("draws", [1, 4])
+@pytest.mark.parametrize(
+    ("draws", "reads"),
+    [
+        (1, "drawn"),
+        (4, "nothing"),
+        pytest.param(1, "nothing", marks=pytest.mark.slow),
+        pytest.param(4, "drawn", marks=pytest.mark.slow),
+    ],
+)
 def test_forwards_it_is_the_loss_along_the_drawn_places(reads, draws):
     graph, params = tiny.decoder(state_reads=reads)
     hard = dataclasses.replace(
@@ -65,9 +78,7 @@ def test_forwards_it_is_the_loss_along_the_drawn_places(reads, draws):
         # Without a score term that loss has the same terms.
         pure = dataclasses.replace(hard, objective="reinforce", reinforce=0.0)
         plain = along._replace(relaxation=None)
-        wanted, _, wanted_report = Reinforce(pure, regularizers).loss_along(
-            given_of(graph, params), plain, MovingAverage.start()
-        )
+        wanted, _, wanted_report = reinforced(graph, params, plain, pure, regularizers)
         np.testing.assert_allclose(found, wanted, rtol=1e-6)
         for name in ("nll", "entropy", "penalty", "tokens"):
             np.testing.assert_allclose(report[name], wanted_report[name], rtol=1e-6)
@@ -94,14 +105,22 @@ def reference(graph, params, choice, tau):
     return -token_log_probs(logits, TOKENS).sum() / COUNT
 
 
-@pytest.mark.parametrize("reads", ["nothing", "expected"])
-@pytest.mark.parametrize("draws", [1, 4])
+@pytest.mark.parametrize(
+    ("draws", "reads"),
+    [
+        (1, "nothing"),
+        (4, "expected"),
+        pytest.param(1, "expected", marks=pytest.mark.slow),
+        pytest.param(4, "nothing", marks=pytest.mark.slow),
+    ],
+)
 def test_the_gradient_is_that_of_the_relaxed_weights(reads, draws):
     graph, params = tiny.decoder(**PRODUCT, kind="hard", state_reads=reads)
     hard = dataclasses.replace(GUMBEL, rao_samples=draws)
     choice = of_key(5, hard)
     wanted = jax.jit(jax.grad(lambda p: reference(graph, p, choice, 0.8)))(params)
-    compared(jax.grad(lambda p: loss_of(graph, p, choice, hard)[0])(params), wanted)
+    found = jax.jit(jax.grad(lambda p: loss_of(graph, p, choice, hard)[0]))(params)
+    compared(found, wanted)
 
 
 def test_where_the_state_reads_the_drawn_place_later_words_count_too():
@@ -117,8 +136,9 @@ def test_where_the_state_reads_the_drawn_place_later_words_count_too():
         given = TeacherForcing(nnx.merge(graph, params), ANNOTATIONS, tokens)
         return given.along(choice).log_probs[0, 0, 1]
 
-    plain = jax.grad(second_word)(params, choice._replace(relaxation=None))
-    relaxed = jax.grad(second_word)(params, choice)
+    gradient = jax.jit(jax.grad(second_word))
+    plain = gradient(params, choice._replace(relaxation=None))
+    relaxed = gradient(params, choice)
     of_scores = lambda g: np.asarray(g["attention"]["score"]["kernel"][...])  # noqa: E731
     assert not of_scores(plain).any()
     assert np.abs(of_scores(relaxed)).max() > 1e-3
@@ -175,11 +195,16 @@ def test_a_step_draws_its_paths_by_the_settings():
     model = Captioner(Precomputed(4, (1, 3)), nnx.merge(graph, params))
     batch, key = {"inputs": ANNOTATIONS.vectors, "tokens": TOKENS}, jax.random.key(4)
     objective = Relaxed(hard, PLAIN)
-    for step, p in ((0, 1.0), (3, 0.5)):
-        value, state, report = objective.loss(model, batch, key, objective.init(), step)
+
+    @jax.jit
+    def both(step, p):
+        found = objective.loss(model, batch, key, objective.init(), step)
         given = TeacherForcing(model.decoder, ANNOTATIONS, TOKENS, key)
         choice = draw_relaxed(sampling_key(key), (1, 6, T, L), hard, p)
-        wanted, wanted_report = objective.loss_along(given, choice)
+        return found, objective.loss_along(given, choice)
+
+    for step, p in ((0, 1.0), (3, 0.5)):
+        (value, state, report), (wanted, wanted_report) = both(step, p)
         np.testing.assert_allclose(value, wanted, rtol=1e-6)
         assert state == {} and report.keys() == wanted_report.keys()
 

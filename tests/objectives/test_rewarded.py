@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -72,16 +73,19 @@ def error_of_the_expected_estimate(hard):
     """Its largest difference from the gradient of the expected reward, over that one's largest."""
     captions, noise = outcomes(hard)
     weight = distinct(captions, noise)
-    scores = caption_scores(captions[None], REFERENCES, TABLE)
+    scores = jax.jit(caption_scores)(captions[None], REFERENCES, TABLE)
     rewards = (scores.cider + 0.5 * scores.bleu + 0.3 * scores.f_mean)[0]
 
     def probabilities(params):
         words, path = log_p(params, captions, noise)
         return weight * jnp.exp(words + (path if hard else 0.0))
 
-    p = probabilities(PARAMS)
+    def loss_and_probabilities(params):
+        p = probabilities(params)
+        return -(p * rewards).sum(), p
+
+    exact, p = jax.jit(jax.grad(loss_and_probabilities, has_aux=True))(PARAMS)
     assert float(p.sum()) == pytest.approx(1.0, abs=1e-5)
-    exact = jax.grad(lambda params: -(probabilities(params) * rewards).sum())(PARAMS)
 
     # The loss is per drawn word, which would tie pairs of captions: take the division back.
     def estimate(params, first, second):
@@ -257,9 +261,8 @@ def test_every_term_has_its_sign_its_weight_and_its_steps(monkeypatch):
             decoder = nnx.merge(GRAPH, PARAMS)
             return objective.loss_of(decoder, annotations, tokens, sampled, choice)
 
-    (value, report), (by_word, by_choice, by_alpha) = jax.value_and_grad(
-        loss, argnums=(0, 1, 2), has_aux=True
-    )(logits, log_p_s, log_alpha)
+    both = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True))
+    (value, report), (by_word, by_choice, by_alpha) = both(logits, log_p_s, log_alpha)
     reward = np.array(scores.cider + 0.5 * scores.bleu + 0.3 * scores.f_mean)
     advantage = (reward - reward[:, ::-1])[..., None]
     drawn = real & np.array([True, False])[:, None, None]
@@ -306,8 +309,13 @@ def test_words_of_a_mixture_are_drawn_and_credited_with_places_summed_out(monkey
     scores = Scores(*(jnp.array([[1.0, 0.25]]) for _ in range(3)))
     monkeypatch.setattr(rewarded, "caption_scores", lambda *_: scores)
     objective = Rewarded(REWARD, None, PLAIN, TABLE, mixture=True)
-    value, _ = objective.loss_of(decoder, annotations, REFERENCES, sampled, None)
-    logits = decoder(annotations, sampled).factors
+
+    @jax.jit
+    def loss_and_factors():
+        loss, _ = objective.loss_of(decoder, annotations, REFERENCES, sampled, None)
+        return loss, decoder(annotations, sampled).factors
+
+    value, logits = loss_and_factors()
     words = jax.nn.softmax(logits.state[:, :, None] + logits.place[:, None])
     mixture = np.einsum("bnl,bnlv->bnv", np.exp(logits.log_alpha), words).reshape(1, 2, 3, 6)
     mixture[..., [0, 1, 3]] = 0.0
@@ -318,9 +326,8 @@ def test_words_of_a_mixture_are_drawn_and_credited_with_places_summed_out(monkey
     assert float(value) == pytest.approx(-(advantage * log_probs).sum() / 5, rel=1e-4)
 
     # Drawn captions have the frequencies of the mixture.
-    drawn = rewarded.draw_captions(
-        decoder, annotations, jax.random.key(0), None, samples=4000, max_length=1, mixture=True
-    )
+    many = partial(draw_captions, samples=4000, max_length=1, mixture=True)
+    drawn = jax.jit(lambda key: many(decoder, annotations, key, None))(jax.random.key(0))
     counts = np.bincount(np.array(drawn).ravel(), minlength=6) / 4000
     np.testing.assert_allclose(counts, mixture[0, 0, 0], atol=0.03)
 

@@ -88,15 +88,16 @@ def test_the_other_places_are_read_as_their_mean(k):
     assert decoder.projection is not None
     vectors = np.pad(decoder.projection(ANNOTATIONS.vectors)[0], ((0, 1), (0, 0)))
     total, merged = np.zeros((3, 3, 6)), np.zeros((3, 3))
-    out = decoder(ANNOTATIONS, TOKENS)
+    out = jax.tree.map(np.asarray, jax.jit(lambda: decoder(ANNOTATIONS, TOKENS))())
+    output = jax.jit(lambda *given: jax.nn.softmax(decoder.output(*given)[0]))
     for row, step in np.ndindex(3, 3):
         a = alpha[row, step]
         top, rest = np.split(np.argsort(-a), [k])
         mean = (a[rest, None] * vectors[rest]).sum(0) / a[rest].sum()
         embedded, h, beta = (x[:, row, step] for x in (out.embedded, out.h, out.beta))
-        logits = decoder.output(embedded, h, beta[:, None] * mean[None])[0]
+        words = output(embedded, h, beta[:, None] * mean[None])
         total[row, step] = a[top] @ np.exp(log_p[row, step, top])
-        total[row, step] += a[rest].sum() * jax.nn.softmax(logits)
+        total[row, step] += a[rest].sum() * words
         merged[row, step] = a[rest].sum()
     value, report = loss_of(graph, params, k)
     np.testing.assert_allclose(value, mean_of(jnp.log(total)), rtol=1e-5)
@@ -112,7 +113,7 @@ def test_entropy_is_rewarded_and_unpaid_places_are_penalised():
     log_alpha, _ = table(graph, params)
     entropy = -(np.exp(log_alpha) * log_alpha).sum(-1)[np.asarray(TOKENS[0] != PAD)].mean()
     np.testing.assert_allclose(report["entropy"], entropy, rtol=1e-5)
-    out = nnx.merge(graph, params)(ANNOTATIONS, TOKENS)
+    out = jax.jit(lambda params: nnx.merge(graph, params)(ANNOTATIONS, TOKENS))(params)
     penalty = doubly_stochastic_penalty(out.alpha[..., :L], TOKENS)  # without the null place
     np.testing.assert_allclose(report["penalty"], penalty / 4, rtol=1e-5)  # of four captions
     regularizers = dataclasses.replace(PLAIN, doubly_stochastic=0.5)

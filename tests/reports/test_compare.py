@@ -25,6 +25,7 @@ from show_attend_tell import pretrained
 from show_attend_tell.errors import UserError
 from show_attend_tell.inference.attention_record import load_attention, save_attention
 from show_attend_tell.reports.compare import compare
+from show_attend_tell.reports.tables import Cell, usual_scores
 from show_attend_tell.reports.uncertainty import METEOR_MEAN
 from show_attend_tell.settings import Decode
 
@@ -107,12 +108,15 @@ def test_what_is_written(three):
     assert "**0.750 ± 0.354** [0.650, 0.850]" in table
     assert "| B, seed 0 | none | to_go | 12.5 | 0.25 |" in table
     assert result["samples"] == 20000
+    # Both experiments were decoded with one beam, but read different contexts.
+    assert [*usual_scores(result).head][:5] == ["", "context", "seeds", "BLEU-1", "BLEU-4"]
+    assert usual_scores(result).rows[0][-1] == Cell("0.375 ± 0.177")
 
 
 def test_interval_of_a_binomial(tmp_path):
     # 10 of 20 right: a resample's share is binomial(20, 1/2) / 20, whose quantiles are 6 and 14.
     runs = [write_run(tmp_path / "a", half_right())]
-    result = compare(runs, "val", tmp_path / "out", samples=20000)
+    result = compare(runs, "val", tmp_path / "out", samples=6000)
     scores = result["scores"][0]["scores"]
     assert scores["exact"]["interval"] == [0.3, 0.7]
     assert scores[METEOR_MEAN]["interval"] == pytest.approx([0.1 + 0.3 * 0.3, 0.1 + 0.3 * 0.7])

@@ -1,16 +1,25 @@
 """A run of several languages: trained, validated, scored, and told which one to speak."""
 
+import jax
+import numpy as np
 import pytest
 import tiny
 
 from show_attend_tell import config
 from show_attend_tell.cli.describing import _print_scores
+from show_attend_tell.data.task import task_of
 from show_attend_tell.errors import UserError
 from show_attend_tell.evaluation.split_evaluation import evaluate_split
 from show_attend_tell.explorer.explorer import _speakers
 from show_attend_tell.inference.captioning import caption_split
 from show_attend_tell.inference.run import load_run
+from show_attend_tell.models.encoders import Precomputed
+from show_attend_tell.objectives.rewards import idf_table
+from show_attend_tell.runs.folder import RunFolder
 from show_attend_tell.settings import ImageData
+from show_attend_tell.terminal import Terminal
+from show_attend_tell.tokens import EOS
+from show_attend_tell.training import run_data, session
 from show_attend_tell.training.plan import by_language
 from show_attend_tell.training.session import train
 from show_attend_tell.training.validation import _means
@@ -51,6 +60,23 @@ def test_scores_are_means_over_languages():
     found = _means(["en", "de"], [{"CIDEr": 1.0, "METEOR": 0.2}, {"CIDEr": 0.5, "METEOR": None}])
     assert found["CIDEr"] == 0.75 and "METEOR" not in found
     assert (found["CIDEr (en)"], found["CIDEr (de)"]) == (1.0, 0.5)
+
+
+def test_rewards_rest_on_the_captions_of_each_language(tmp_path, monkeypatch):
+    scenes = tiny.use_bilingual_scenes(monkeypatch)
+    settings = tiny.settings(tmp_path / "data", BILINGUAL | {"reward.samples": 2})
+    task, console = task_of(settings.data), Terminal(quiet=True)
+    folder, encoder = RunFolder(tmp_path / "run"), Precomputed(4, (1, 2))
+    folder.claim(settings)
+    monkeypatch.setattr(run_data, "load_inputs", lambda *given, **named: np.zeros((8, 2, 4)))
+    data = run_data.load_data(settings, task, folder, encoder, console, print)
+    objective = session._Session(settings, task, folder, data, console, ()).objective
+    english = [example.captions[0] for example in scenes]
+    german = map(tiny.in_german, english)
+    for table, texts in ((objective.table, english), (objective.further[0], german)):
+        alone = idf_table([[[*data.vocabulary.encode_text(text), EOS]] for text in texts])
+        jax.tree.map(np.testing.assert_array_equal, table, alone)
+    assert not np.array_equal(objective.table.hashes, objective.further[0].hashes)
 
 
 def test_document_frequencies_are_of_one_language():

@@ -24,7 +24,7 @@ from show_attend_tell.runs.build import build_captioner, build_encoder, make_obj
 from show_attend_tell.runs.folder import RunFolder
 from show_attend_tell.runs.inputs import load_inputs
 from show_attend_tell.runs.metrics_log import MetricWriter, read_metrics
-from show_attend_tell.training import session
+from show_attend_tell.training import plan, run_data
 from show_attend_tell.training.optimizer import make_optimizer
 from show_attend_tell.training.phrase_maps import Supervision
 from show_attend_tell.training.session import train
@@ -33,15 +33,13 @@ from show_attend_tell.training.step import initial_state
 
 def final_state(workdir):
     """Step, arrays and record of a run's newest checkpoint."""
-    folder = RunFolder(workdir)
-    settings = folder.settings()
+    folder, settings = RunFolder(workdir), RunFolder(workdir).settings()
     words = len(json.loads((workdir / "vocabulary.json").read_text())["words"]) + 4
     model = build_captioner(settings, build_encoder(settings), words)
     rate = settings.encoder.learning_rate
     optimizer = make_optimizer(settings.optimizer, total_steps=1, encoder_learning_rate=rate)
     objective = make_objective(settings, idf_table([[[4, 2]]]))
-    keep_start = settings.train.init_share > 0
-    like = initial_state(model, objective, optimizer, keep_start=keep_start)
+    like = initial_state(model, objective, optimizer, keep_start=settings.train.init_share > 0)
     checkpoints = folder.checkpoints()
     found = checkpoints.restore(like)
     checkpoints.close()
@@ -71,8 +69,8 @@ def terminate():
 @pytest.mark.parametrize(
     ("kind", "action", "raised"),
     [
-        ("soft", terminate, KeyboardInterrupt),
-        ("hard", crash, RuntimeError),
+        pytest.param("soft", terminate, KeyboardInterrupt, marks=pytest.mark.slow),
+        pytest.param("hard", crash, RuntimeError, marks=pytest.mark.slow),
         ("reward", crash, RuntimeError),
     ],
 )
@@ -87,6 +85,7 @@ def test_a_cut_run_resumes_bit_for_bit(tmp_path, monkeypatch, trained, kind, act
             "hard.credit": "to_go",
         },
         "reward": {
+            "attention.kind": "hard",
             "train.init_from": str(trained[0]),
             "train.init_share": 0.25,
             "reward.samples": 2,
@@ -129,12 +128,21 @@ def test_a_cut_run_resumes_bit_for_bit(tmp_path, monkeypatch, trained, kind, act
     assert path.read_text() == text
 
 
-def test_another_seed_is_another_run(tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def short(tmp_path_factory):
+    """The folder of a run of one and a half epochs, and its progression."""
+    folder = tmp_path_factory.mktemp("short")
+    with pytest.MonkeyPatch.context() as patch:
+        tiny.use_scenes(patch)
+        settings = tiny.settings(folder / "data", {"train.epochs": 1.5})
+        return folder / "run", train(settings, folder / "run")
+
+
+def test_another_seed_is_another_run(tmp_path, monkeypatch, short):
     tiny.use_scenes(monkeypatch)
-    for name, seed in (("a", 0), ("b", 1)):
-        changes = {"train.epochs": 1.0, "seed": seed}
-        train(tiny.settings(tmp_path / "data", changes), tmp_path / name)
-    a, b = (final_state(tmp_path / name)[1].params for name in "ab")
+    changes = {"train.epochs": 1.5, "seed": 1}
+    train(tiny.settings(tmp_path / "data", changes), tmp_path / "run")
+    a, b = (final_state(run)[1].params for run in (short[0], tmp_path / "run"))
     differ = jax.tree.map(lambda x, y: bool((x != y).any()), a, b)
     assert differ["decoder"]["lstm_state"]["kernel"]
 
@@ -162,12 +170,10 @@ def test_what_cannot_be_trained_is_rejected_before_any_work(tmp_path, changes, m
     assert not list(tmp_path.iterdir())
 
 
-def test_a_run_may_end_within_an_epoch(tmp_path, monkeypatch):
-    tiny.use_scenes(monkeypatch)
-    settings = tiny.settings(tmp_path / "data", {"train.epochs": 1.5})
-    progression = train(settings, tmp_path / "run")
+def test_a_run_may_end_within_an_epoch(short):
+    run, progression = short
     assert progression.finished
-    metrics = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    metrics = read_metrics(run / "metrics.jsonl")
     assert [m["step"] for m in metrics if m["kind"] == "val"] == [2, 3]
 
 
@@ -179,7 +185,7 @@ def test_copies_of_an_image_are_not_counted_as_documents(tmp_path, monkeypatch, 
         raise Asked(f"{len(captions)} images")
 
     tiny.use_scenes(monkeypatch, copies=3)
-    monkeypatch.setattr(session, "idf_table", ask)
+    monkeypatch.setattr(plan, "idf_table", ask)
     changes = {"train.init_from": str(trained[0]), "reward.samples": 2}
     with pytest.raises(Asked, match="^8 images"):
         train(tiny.settings(tmp_path / "data", changes), tmp_path / "run")
@@ -224,7 +230,7 @@ def test_many_consecutive_steps_that_are_not_finite_stop_the_run(tmp_path, monke
         shape = (len(examples), encoder.grid[0] * encoder.grid[1], encoder.features)
         return np.full(shape, np.nan, np.float16)
 
-    monkeypatch.setattr(session, "load_inputs", poisoned)
+    monkeypatch.setattr(run_data, "load_inputs", poisoned)
     with pytest.raises(UserError, match="2 consecutive steps up to step 2 .*learning_rate"):
         train(tiny.settings(tmp_path / "data", changes), tmp_path / "run")
 
@@ -382,8 +388,8 @@ def test_supervision_needs_boxes_before_any_work(tmp_path, monkeypatch):
 
 
 def test_a_run_does_not_resume_on_other_data(tmp_path, monkeypatch):
-    scenes = tiny.use_scenes(monkeypatch)
-    settings = tiny.settings(tmp_path / "data", {"train.epochs": 2.0})
+    scenes = tiny.use_scenes(monkeypatch, copies=2)
+    settings = tiny.settings(tmp_path / "data", {"train.epochs": 1.0})
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
         during(patch, 1, terminate)
         train(settings, tmp_path / "run")
@@ -393,7 +399,10 @@ def test_a_run_does_not_resume_on_other_data(tmp_path, monkeypatch):
         train(moved, tmp_path / "run")
     scenes.fingerprint = found
     assert train(moved, tmp_path / "run").finished  # the same data in another place
-    assert RunFolder(tmp_path / "run").settings().data == moved.data
+    folder = RunFolder(tmp_path / "run")
+    assert folder.settings().data == moved.data
+    # A step's metrics are written in the next one, of four here: it stopped within the epoch.
+    assert [part["step"] for part in folder.record()["resumed"]] == [2]
 
 
 def test_a_fine_tuned_run_resumes_bit_for_bit(tmp_path, monkeypatch, on_frozen, fine_tuned):

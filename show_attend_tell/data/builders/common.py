@@ -379,5 +379,5 @@ def zip_members(path: Path, most: int | None = None) -> dict[str, Callable[[], b
     return {
         Path(member.filename).name: lambda member=member: read(member)
         for member in archive.infolist()
-        if not member.is_dir()
+        if member.filename and not member.is_dir()
     }

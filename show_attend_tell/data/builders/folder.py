@@ -23,7 +23,7 @@ from show_attend_tell.data.builders.common import (
 from show_attend_tell.data.builders.stems import Stems, holds_texts
 from show_attend_tell.data.builders.tables import Table
 from show_attend_tell.data.examples import Index
-from show_attend_tell.data.holdout import drawn
+from show_attend_tell.data.holdout import shared_out
 from show_attend_tell.data.objects import Object, Objects, parse_objects
 from show_attend_tell.data.origin import Origin
 from show_attend_tell.data.phrase_index import Annotations
@@ -317,16 +317,7 @@ def assign(rows: dict[str, Row]) -> dict[str, list[str]]:
         for name, row in rows.items():
             splits.setdefault(cast(str, row.split), []).append(name)
         return splits
-    numbers = {name: drawn(name) for name in rows}
-    # An image stays in its split when others are added or removed.
-    parts: dict[str, list[str]] = {"train": [], "val": [], "test": []}
-    for name, number in numbers.items():
-        parts["val" if number < SHARE else "test" if number < 2 * SHARE else "train"].append(name)
-    if not all(parts.values()):  # few images: those with the smallest numbers, one each
-        order = sorted(numbers, key=numbers.__getitem__)
-        held = 1 if len(order) >= 3 else 0
-        parts = {"train": order[2 * held :], "val": order[:held], "test": order[held : 2 * held]}
-    return {split: names for split, names in parts.items() if names}
+    return shared_out({name: name for name in rows}, {"val": SHARE, "test": SHARE}, "train")
 
 
 def digests(folder: Path, paths: Sequence[Path], rows: dict[str, Row]) -> tuple[str, str]:

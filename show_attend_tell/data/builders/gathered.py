@@ -20,7 +20,7 @@ from show_attend_tell.data.builders.common import (
     features,
     refuse,
 )
-from show_attend_tell.data.holdout import drawn
+from show_attend_tell.data.holdout import shared_out
 from show_attend_tell.data.origin import Origin
 from show_attend_tell.data.records import Record
 from show_attend_tell.errors import UserError
@@ -165,22 +165,9 @@ def assign(items: list[Item], place: str) -> tuple[dict[str, list[Item]], str]:
 
 def _shared_out(items: list[Item], shares: dict[str, float], rest: str) -> dict[str, list[Item]]:
     """Some shares of the items, and the rest."""
-    numbers = {item.name: drawn(item.key or item.name) for item in items}
-    parts: dict[str, list[Item]] = {split: [] for split in (rest, *shares)}
-    for item in items:
-        upper, chosen = 0.0, rest
-        for split, share in shares.items():
-            if upper <= numbers[item.name] < upper + share:
-                chosen = split
-            upper += share
-        parts[chosen].append(item)
-    if not all(parts.values()):  # few images: those with the smallest numbers, one each
-        order = sorted(items, key=lambda item: numbers[item.name])
-        held = 1 if len(order) > len(shares) else 0
-        for number, split in enumerate(shares):
-            parts[split] = order[number * held : (number + 1) * held]
-        parts[rest] = order[len(shares) * held :]
-    return {split: part for split, part in parts.items() if part}
+    named = {item.name: item for item in items}
+    parts = shared_out({item.name: item.key or item.name for item in items}, shares, rest)
+    return {split: [named[name] for name in part] for split, part in parts.items()}
 
 
 def _counts(parts: dict[str, list[Item]]) -> str:

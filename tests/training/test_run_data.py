@@ -1,0 +1,18 @@
+"""What a run trains on, and what is refused before it costs time."""
+
+import pytest
+import tiny
+
+from show_attend_tell.errors import UserError
+from show_attend_tell.training import run_data
+from show_attend_tell.training.session import train
+
+
+def test_a_warm_up_that_does_not_fit_is_refused_before_images_are_encoded(tmp_path, monkeypatch):
+    tiny.use_scenes(monkeypatch)
+    encoded = []
+    monkeypatch.setattr(run_data, "load_inputs", lambda *given, **named: encoded.append(given))
+    changes = {"optimizer.schedule": "cosine", "optimizer.warmup_steps": 10_000}
+    with pytest.raises(UserError, match="warmup_steps is 10000, but the whole run has only"):
+        train(tiny.settings(tmp_path / "data", changes), tmp_path / "run")
+    assert not encoded
