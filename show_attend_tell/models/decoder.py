@@ -124,18 +124,14 @@ class Decoder(nnx.Module):
         )
         self.gate = nnx.Linear(sizes.hidden, 1, rngs=rngs) if sizes.gate else None
         self._make_recurrent_layers(sizes, attention, features, rngs)
+        self.sight = (
+            sight.Sight(*picture, attention, features, sizes, self.dtype, rngs) if picture else None
+        )
         self._make_output_layers(sizes, vocabulary, features, rngs)
         self.dropout = Dropout(sizes.dropout, sizes.dropout_bits)
         self.annotation_dropout = Dropout(sizes.annotation_dropout, sizes.dropout_bits)
         constant = nnx.Param(jnp.zeros((2, sizes.hidden)))  # h_0 and c_0 before tanh
         self.first_state = constant if sizes.initial_state == "learned" else None
-        self.scene_dropout, self.scene_scale = sizes.scene_dropout, sizes.scene_scale
-        self.place_dropout, self.places_kept = sizes.place_dropout, sizes.places_kept
-        seen = self.parts.scene.size
-        self.output_scene = linear(seen, sizes.embedding, use_bias=False) if seen else None
-        self.sight = (
-            sight.Sight(*picture, attention, features, sizes, self.dtype, rngs) if picture else None
-        )
 
     def _make_recurrent_layers(
         self,
@@ -170,6 +166,10 @@ class Decoder(nnx.Module):
         self.output_z = linear(features, sizes.embedding) if sizes.deep_output else None
         self.output_word = None if sizes.tied else linear(sizes.embedding, vocabulary)
         self.output_bias = nnx.Param(jnp.zeros(vocabulary)) if sizes.tied else None
+        self.scene_dropout, self.scene_scale = sizes.scene_dropout, sizes.scene_scale
+        self.place_dropout, self.places_kept = sizes.place_dropout, sizes.places_kept
+        seen = self.parts.scene.size
+        self.output_scene = linear(seen, sizes.embedding, use_bias=False) if seen else None
 
     def places(self, locations: int) -> int:
         """The number of places that a step attends to, the null place included."""
@@ -266,7 +266,19 @@ class Decoder(nnx.Module):
 
     def weights(self) -> recurrence.Weights:
         """What every step of the recurrence computes with; see `step_weights`."""
-        return step_weights.of(self)
+        own = (self.lstm_state, self.gate, self.combine)
+        layers = step_weights.Layers(*own, self.attention, self.self_attention, self.sight)
+        return step_weights.weights(layers, self.step_config, self.dtype, self._predictor())
+
+    def _predictor(self) -> posterior_reading.Predictor | None:
+        if self.step_config.reads != "posterior":
+            return None
+        word, bias = self.embed.embedding[...].T, self.output_bias
+        if self.output_word is not None:
+            word, bias = self.output_word.kernel[...], self.output_word.bias
+        assert bias is not None
+        h, word = (jnp.asarray(x, self.dtype) for x in (self.output_h.kernel[...], word))
+        return posterior_reading.Predictor(h, word, jnp.asarray(bias[...]))
 
     def output(
         self,

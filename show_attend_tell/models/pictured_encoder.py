@@ -9,6 +9,7 @@ Symbols: B sentences, S source words, P places of the picture, F features of eac
 import math
 
 import jax.numpy as jnp
+from flax import nnx
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from show_attend_tell.models.attention import Annotations
@@ -39,6 +40,9 @@ class PicturedEncoder(Encoder):
     def __init__(self, words: SentenceEncoder, picture: int, places: tuple[int, int]):
         self.words, self.picture, self.places = words, picture, places
         self.features, self.grid = words.features, None
+
+    def share_words(self, vectors: nnx.Param) -> None:
+        self.words.share_words(vectors)
 
     def annotations(
         self, inputs: Float[Array, "B n"], key: PRNGKeyArray | None = None

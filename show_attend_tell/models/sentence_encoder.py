@@ -50,6 +50,10 @@ class SentenceEncoder(Encoder):
         self.grid = None
         self.all_states = options.annotations == "all"
 
+    def share_words(self, vectors: nnx.Param) -> None:
+        if self.tied:
+            self.embed.embedding = vectors
+
     def annotations(
         self, inputs: Int[Array, "B S"], key: PRNGKeyArray | None = None
     ) -> Annotations:

@@ -74,9 +74,6 @@ def build_captioner(settings: s.Settings, encoder: Encoder, vocabulary_size: int
             f"units of the state: set config.decoder.projection={sizes.hidden}"
         )
     rngs = nnx.Rngs(settings.seed)
-    beside = None
-    if isinstance(encoder, PicturedEncoder) and settings.picture is not None:
-        beside = settings.picture, encoder.picture
     decoder = Decoder(
         sizes,
         attention,
@@ -85,12 +82,10 @@ def build_captioner(settings: s.Settings, encoder: Encoder, vocabulary_size: int
         grid=encoder.grid,
         sections=encoder.sections,
         starts=Starts(starts_of(settings.data.spoken)),
-        picture=beside,
+        picture=(settings.picture, encoder.picture) if settings.picture else None,
         rngs=rngs,
     )
-    words = encoder.words if isinstance(encoder, PicturedEncoder) else encoder
-    if isinstance(words, SentenceEncoder) and words.tied:
-        words.embed.embedding = decoder.embed.embedding
+    encoder.share_words(decoder.embed.embedding)
     read = sizes.projection or decoder.parts.values.size
     return Captioner(
         encoder

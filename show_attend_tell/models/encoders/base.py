@@ -30,12 +30,17 @@ class Encoder(nnx.Module):
         sections: the stages that the features come from, in order, each with its number of
             features; a stage may occur several times. Empty where there is one part only.
         pooled: names of the sections that are equal at all places, a mean over them.
+        picture: features of each place of a picture that comes beside the words; 0: there is none.
     """
 
     features: int
     grid: tuple[int, int] | None
     sections: tuple[tuple[str, int], ...] = ()
     pooled: tuple[str, ...] = ()
+    picture: int = 0
+
+    def share_words(self, vectors: nnx.Param) -> None:
+        """Takes a decoder's word vectors (V, E) for its own, if it reads words and is tied."""
 
     @property
     def local_features(self) -> int:
