@@ -61,6 +61,9 @@ def add_verbs(verbs: Verbs) -> None:
     translate.add_argument(
         "sentences", nargs="*", metavar="SENTENCE", help="default: lines of standard input"
     )
+    translate.add_argument(
+        "--picture", metavar="IMAGE", type=user_path, help="that the sentences describe"
+    )
     translate.add_argument("--out", type=user_path, help="folder for pictures of the alignments")
 
     attend = add_verb(
@@ -187,6 +190,22 @@ def _members(
         yield one, dataclasses.replace(decoding, context=context), own
 
 
+def _looks(
+    run: "Run",
+    decoding: "Decode",
+    captions: Sequence["Caption"],
+    pictures: Sequence["Subject"],
+    folder: Path,
+) -> Iterator[tuple[Path, list["AttentionRecord"]]]:
+    """Where each model looked in the pictures beside sentences, and the folder for it."""
+    from show_attend_tell.inference.captioning import picture_records
+
+    for number, (one, how, folder_of) in enumerate(_members(run, decoding, folder)):
+        seen = [caption.seen_by(number) for caption in captions]
+        if one.settings.picture is not None:
+            yield folder_of / "pictures", picture_records(one, how, pictures, seen)
+
+
 def _suffix(run: "Run") -> str:
     """What sets the folder of captions in another than the run's first language apart."""
     first = next(iter(run.task.languages), "")
@@ -253,7 +272,7 @@ def _translate(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     run, decoding = load(arguments, overrides)
     expect(run.task, "translate", run.workdir)
     sentences = _sentences(arguments.sentences or _lines(sys.stdin.buffer.read()))
-    captions, cut = translate(run, sentences, decoding)
+    captions, cut = translate(run, sentences, decoding, arguments.picture)
     if cut:
         say(
             f"{len(cut)} of {len(sentences)} sentences were cut (config.data.max_source_length)",
@@ -269,6 +288,13 @@ def _translate(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
         for folder, records in _records(run, decoding, batch, arguments.out):
             for path in _dump(folder, records, subjects):
                 say(path, error=True)
+        if arguments.picture:
+            looked = [
+                dataclasses.replace(subject, picture=arguments.picture) for subject in subjects
+            ]
+            for folder, records in _looks(run, decoding, captions, looked, arguments.out):
+                for path in _dump(folder, records, looked):
+                    say(path, error=True)
 
 
 def _lines(content: bytes) -> list[str]:
@@ -328,6 +354,9 @@ def _attend(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
             records = attention_records(one, how, map(run.task.subject, examples), seen)
             _dump(folder_of, records[:count], map(run.task.subject, islice(examples, count)))
             made[folder_of] = records
+        beside = [seen for one in islice(examples, count) if (seen := run.task.beside(one))]
+        for folder_of, records in _looks(run, decoding, captions[: len(beside)], beside, folder):
+            _dump(folder_of, records, beside)
     for one, how, folder_of in _members(run, decoding, folder):
         if made.get(folder_of):
             origin = {"decoding": dataclasses.asdict(how), "step": one.step} | one.provenance()

@@ -8,6 +8,8 @@ the split of its picture, whichever file its sentences come from.
 
 import hashlib
 from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,13 @@ REMEDY = (
     f"set --config.data.manual_dir to Multi30k's folder, with {LISTS}/train.txt, val.txt and "
     "test_2016_flickr.txt beside the sentences"
 )
+
+
+@dataclass(frozen=True)
+class PicturedPair(Pair):
+    """A pair, and a function that reads the image that it describes, encoded as in the data."""
+
+    picture: Callable[[], bytes]
 
 
 class PicturedPairs:
@@ -60,7 +69,10 @@ class PicturedPairs:
             )
         self.images, self.rows = images, [row for row, _, _ in found]
         self._pairs = [
-            Pair(image_id, hide(pair.source, hidden), pair.target) for _, image_id, pair in found
+            PicturedPair(
+                image_id, hide(pair.source, hidden), pair.target, partial(_image, images, row)
+            )
+            for row, image_id, pair in found
         ]
         self.name, self.split, self.stored = name, images.split, len(found)
         self.splits, self.ids = images.splits, [image_id for _, image_id, _ in found]
@@ -75,10 +87,10 @@ class PicturedPairs:
     def __len__(self) -> int:
         return len(self._pairs)
 
-    def __getitem__(self, index: int, /) -> Pair:
+    def __getitem__(self, index: int, /) -> PicturedPair:
         return self._pairs[index]
 
-    def __iter__(self) -> Iterator[Pair]:
+    def __iter__(self) -> Iterator[PicturedPair]:
         return iter(self._pairs)
 
     def captions(self) -> list[tuple[str, ...]]:
@@ -92,6 +104,10 @@ class PicturedPairs:
     def phrase_counts(self) -> Counts:
         """Empty, as there are no phrases."""
         return {}
+
+
+def _image(images: ImageSource, row: int) -> bytes:
+    return images[row].image
 
 
 def _digest(pairs: Sequence[Pair]) -> str:

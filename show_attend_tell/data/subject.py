@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float
 
 from show_attend_tell.data.examples import Box
-from show_attend_tell.data.images import Picture
+from show_attend_tell.data.images import Picture, naming, picture_size
 
 
 @runtime_checkable
@@ -58,3 +58,17 @@ class Places:
     boxes: tuple[Box, ...] = ()
     source: tuple[str, ...] = ()
     measured: bool = False
+
+
+def places_in_picture(subject: Subject, viewer: Viewer) -> Places:
+    """The places of a picture that an encoder annotates.
+
+    Raises:
+      UserError: the picture cannot be read.
+    """
+    assert subject.picture is not None
+    centres = np.array(viewer.centres)
+    with naming(subject.name):
+        size = picture_size(subject.picture)
+    side, measured = viewer.image_size, viewer.shift is not None
+    return Places(centres, centres, size, side, subject.boxes, measured=measured)

@@ -22,12 +22,17 @@ from show_attend_tell.data.examples import (
     Pair,
     PairSource,
 )
-from show_attend_tell.data.images import naming, picture_size
 from show_attend_tell.data.in_languages import InLanguages
 from show_attend_tell.data.load import check_split, load_images, load_pairs
-from show_attend_tell.data.pictured_pairs import REMEDY, PicturedPairs, read_pairs, words_to_hide
+from show_attend_tell.data.pictured_pairs import (
+    REMEDY,
+    PicturedPair,
+    PicturedPairs,
+    read_pairs,
+    words_to_hide,
+)
 from show_attend_tell.data.row_cache import ChosenRows, RowCache
-from show_attend_tell.data.subject import Places, Subject, Viewer
+from show_attend_tell.data.subject import Places, Subject, Viewer, places_in_picture
 from show_attend_tell.data.vocabulary import AnyVocabulary, build_vocabulary
 from show_attend_tell.errors import UserError
 from show_attend_tell.settings import ImageData, PicturedData, SentenceData
@@ -119,6 +124,10 @@ class Task(ABC):
     @abstractmethod
     def subject(self, example: Example | Pair) -> Subject:
         """An example from `load`, as a subject to describe."""
+
+    def beside(self, example: Example | Pair) -> Subject | None:
+        """The picture beside an example; None if there is none."""
+        return None
 
     @abstractmethod
     def places(
@@ -232,18 +241,8 @@ class ImageTask(Task):
     def places(
         self, subject: Subject, count: int, encoder: object, source: AnyVocabulary | None
     ) -> Places:
-        assert subject.picture is not None and isinstance(encoder, Viewer)
-        centres = np.array(encoder.centres)
-        with naming(subject.name):
-            size = picture_size(subject.picture)
-        return Places(
-            centres,
-            centres,
-            size,
-            encoder.image_size,
-            subject.boxes,
-            measured=encoder.shift is not None,
-        )
+        assert isinstance(encoder, Viewer)
+        return places_in_picture(subject, encoder)
 
 
 @dataclass(frozen=True)
@@ -304,11 +303,14 @@ class SentenceTask(Task):
         limit = self.data.max_source_length
         ids, cut = source_ids([pair.source for pair in examples], source, limit)
         if cut:
-            warn(
-                f"{examples.name} {examples.split}: {cut} of {len(ids)} source sentences cut to "
-                f"{limit} tokens (config.data.max_source_length)"
-            )
+            warn(self._cut(examples, cut))
         return ids
+
+    def _cut(self, examples: ExampleSource, count: int) -> str:
+        return (
+            f"{examples.name} {examples.split}: {count} of {len(examples)} source sentences cut to "
+            f"{self.data.max_source_length} tokens (config.data.max_source_length)"
+        )
 
     def encode(
         self, sentences: Sequence[str], source: AnyVocabulary
@@ -380,7 +382,10 @@ class PicturedTask(SentenceTask):
         warn: Callable[[str], object],
     ) -> Inputs:
         assert isinstance(examples, PicturedPairs) and source is not None
-        words = pack_words(self.encode([pair.source for pair in examples], source)[0])
+        ids, cut = self.encode([pair.source for pair in examples], source)
+        if cut:
+            warn(self._cut(examples, len(cut)))
+        words = pack_words(ids)
         return np.concatenate([words, self.picture_rows(examples, make(examples.images))], axis=1)
 
     def picture_rows(self, examples: PicturedPairs, cache: RowCache) -> Float16[np.ndarray, "N n"]:
@@ -389,6 +394,10 @@ class PicturedTask(SentenceTask):
 
     def input_lengths(self, inputs: Inputs) -> Int[np.ndarray, " N"] | None:
         return None
+
+    def beside(self, example: Example | Pair) -> Subject:
+        assert isinstance(example, PicturedPair)
+        return Subject(example.pair_id, example.picture())
 
 
 def task_of(data: ImageData | SentenceData) -> Task:

@@ -50,7 +50,7 @@ def reported_contexts(settings: Settings) -> tuple[str, ...]:
     `mixture`, which it was trained for, in place of `expected`, if its output allows it.
     """
     own = settings.decode.context
-    if not settings.attention.hard:
+    if not settings.draws_places:
         return (own,)
     summed = settings.hard.objective in ("marginal", "top_k", "variational")
     whole = "mixture" if summed and settings.decoder.product_form else "expected"

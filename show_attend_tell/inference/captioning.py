@@ -16,11 +16,12 @@ from show_attend_tell import devices, programs
 from show_attend_tell.data import vocabulary as vocabularies
 from show_attend_tell.data.batches import Inputs, eval_batches
 from show_attend_tell.data.examples import ExampleSource
-from show_attend_tell.data.images import naming
-from show_attend_tell.data.subject import Places, Subject
+from show_attend_tell.data.images import Picture, naming
+from show_attend_tell.data.subject import Places, Subject, places_in_picture
 from show_attend_tell.data.vocabulary import AnyVocabulary
 from show_attend_tell.errors import UserError
 from show_attend_tell.inference.attention_record import COMPUTED, MEASURED, AttentionRecord
+from show_attend_tell.inference.beside import beside_picture, encoder_of_pictures
 from show_attend_tell.inference.decoding import DecodeFunction
 from show_attend_tell.inference.ensemble import (
     Images,
@@ -60,6 +61,14 @@ class Spoken:
         return vocabularies.join(token for token in self.tokens if token != EOS_WORD)
 
 
+class Look(NamedTuple):
+    """Where a second attention looked, in the picture beside a sentence; see `Caption`."""
+
+    alpha: Float[np.ndarray, "T P"]
+    beta: Float[np.ndarray, " T"]
+    location: Int[np.ndarray, " T"]
+
+
 class Maps(NamedTuple):
     """Where one model of an ensemble looked; see `Caption`."""
 
@@ -67,6 +76,7 @@ class Maps(NamedTuple):
     beta: Float[np.ndarray, " T"]
     location: Int[np.ndarray, " T"]
     self_alpha: Float[np.ndarray, "T T"] | None
+    look: Look | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,6 +89,7 @@ class Caption(Spoken):
       location: the place read by hard attention; otherwise, or if it read a null place, the real
         place with the largest alpha.
       self_alpha: weights of self-attention.
+      look: at the picture beside the sentence, if the model has one.
       n_best: the best captions, this one first: at most `n_best` of the settings.
       others: the same of the further models of an ensemble.
     """
@@ -87,6 +98,7 @@ class Caption(Spoken):
     beta: Float[np.ndarray, " T"]
     location: Int[np.ndarray, " T"]
     self_alpha: Float[np.ndarray, "T T"] | None = None
+    look: Look | None = None
     n_best: tuple[Spoken, ...] = ()
     others: tuple[Maps, ...] = ()
 
@@ -147,12 +159,13 @@ def _spoken(found: search.Hypotheses, k: int, vocabulary: AnyVocabulary) -> Spok
 
 def _maps(trace: Mapping[str, np.ndarray], i: int, steps: int) -> Maps:
     """The maps of input `i`'s best caption."""
-    self_alpha = trace.get("self_alpha")
+    self_alpha, look = trace.get("self_alpha"), trace.get("picture")
     return Maps(
         alpha=trace["alpha"][i, 0, :steps],
         beta=trace["beta"][i, 0, :steps],
         location=trace["location"][i, 0, :steps],
         self_alpha=None if self_alpha is None else self_alpha[i, 0, :steps, :steps],
+        look=None if look is None else Look(*(each[i, 0, :steps] for each in look)),
     )
 
 
@@ -305,16 +318,27 @@ def image_inputs(run: Run, images: Sequence[UInt8[np.ndarray, "S S 3"]]) -> Inpu
 
 
 def translate(
-    run: Run, sentences: Sequence[str], decoding: Decode
+    run: Run, sentences: Sequence[str], decoding: Decode, picture: Picture | None = None
 ) -> tuple[list[Caption], list[int]]:
-    """Translations of sentences, and the indices (from 0) of those that were cut."""
+    """Translations of sentences, and the indices (from 0) of those that were cut.
+
+    Args:
+      run: on sentences, or an ensemble of such runs.
+      sentences: to translate.
+      decoding: how to search.
+      picture: that all of them describe, for a run that looks at one.
+
+    Raises:
+      UserError: the picture cannot be read, or the run reads none.
+    """
     if not sentences:
         return [], []
     inputs, cut = [], set()
     for one in run.members:
         assert one.source_vocabulary is not None
         ids, here = one.task.encode(sentences, one.source_vocabulary)
-        inputs.append(ids)
+        seen = picture is not None or one.settings.picture is not None
+        inputs.append(beside_picture(one, ids, picture) if seen else ids)
         cut |= {*here}
     captions = _caption_all(run, tuple(inputs) if run.others else inputs[0], decoding)
     return list(captions), sorted(cut)
@@ -337,6 +361,25 @@ def attention_records(
         count = caption.alpha.shape[1]
         places = run.task.places(subject, count, run.encoder, run.source_vocabulary)
         records.append(attention_record(subject.name, places, caption, decoding, normalised))
+    return records
+
+
+def picture_records(
+    run: Run, decoding: Decode, subjects: Iterable[Subject], captions: Sequence[Caption]
+) -> list[AttentionRecord]:
+    """The attention of translations over the pictures beside their sentences.
+
+    Args:
+      run, decoding: those that translated.
+      subjects: the pictures, taken one at a time.
+      captions: the translation of each.
+    """
+    encoder, records = encoder_of_pictures(run.settings), []
+    for subject, caption in zip(subjects, captions, strict=True):
+        assert caption.look is not None
+        looked = dataclasses.replace(caption, **caption.look._asdict(), self_alpha=None)
+        places = places_in_picture(subject, encoder)
+        records.append(attention_record(subject.name, places, looked, decoding, True))
     return records
 
 

@@ -26,6 +26,7 @@ from show_attend_tell.tokens import EOS, PAD, UNK
 # (parameters, inputs (B, ...), numbers (B,), given steps if any) -> hypotheses.
 DecodeFunction = Callable[..., search.Hypotheses]
 _WORDS = 0x3A3  # folded into the key of drawn words, apart from that of drawn places
+_PICTURE = 0x1000  # for places of a picture, apart from those of words
 _MODELS = 0x3A40  # with a number, into those of an ensemble's further models
 
 
@@ -163,15 +164,25 @@ def _step_of(
     memory, locations = decoder.memory(annotations), annotations.vectors.shape[1]
     weights = decoder.weights()
 
+    def noise_of(time: Int[Array, "B K"], places: int, keys: Key[Array, " B"]) -> Array:
+        shape = (*time.shape, places)
+        if context != "sample":
+            return jnp.zeros(shape)
+        step_keys = jax.vmap(jax.random.fold_in)(keys, time[:, 0])
+        return jax.vmap(lambda key: jax.random.gumbel(key, shape[1:]))(step_keys)
+
     def choose(time: Int[Array, "B K"]) -> Choice | None:
         assert memory.annotations is not None
-        shape = (*time.shape, memory.annotations.shape[1])
-        noise = jnp.zeros(shape)
-        if context == "sample":
-            step_keys = jax.vmap(jax.random.fold_in)(keys, time[:, 0])
-            noise = jax.vmap(lambda key: jax.random.gumbel(key, shape[1:]))(step_keys)
+        noise = noise_of(time, memory.annotations.shape[1], keys)
         places = None if given is None else jnp.asarray(given.places)[:, time[0, 0]]
-        return choice_of(context, noise, places)
+        choice = choice_of(context, noise, places)
+        if choice is None or memory.seen is None or not (decoder.sight and decoder.sight.hard):
+            return choice
+        # The context is that of every attention which is hard.
+        noise = noise_of(time, memory.seen.annotations.shape[1], _of_model(keys, _PICTURE))
+        if not decoder.step_config.renormalise:
+            choice = choice._replace(expected=jnp.ones_like(choice.expected))
+        return choice._replace(of_picture=choice_of(context, noise))
 
     def step(state: recurrence.State, words: Int[Array, "B K"]):
         choice = choose(state.time)
@@ -182,6 +193,9 @@ def _step_of(
         trace = {"alpha": alpha, "beta": output.beta, "location": location}
         if output.self_log_alpha is not None:
             trace["self_alpha"] = jnp.exp(output.self_log_alpha)
+        if output.look is not None:
+            look = output.look
+            trace["picture"] = jnp.exp(look.log_alpha), look.beta, look.location
         return logits, state, trace
 
     initial = recurrence.initial_state(weights, memory, 1, max_length)
