@@ -109,7 +109,7 @@ def _readings(found: Mapping[str, Any]) -> Table:
     if not found["depends"]:
         notes.append(
             "Hardly anything that this model says depends on where it looks: with the places of "
-            f"an image shuffled it loses {_text(nll['shuffled'] - nll['own'])} nats a token."
+            f"an input shuffled it loses {_text(nll['shuffled'] - nll['own'])} nats a token."
         )
     head = ["what steps read", "nats a token", "more than as trained"]
     return Table("What attention is worth", head, rows, notes)
