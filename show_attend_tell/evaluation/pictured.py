@@ -6,6 +6,7 @@ evaluation of multimodal machine translation"). Where words of the source are hi
 """
 
 import math
+from collections.abc import Sequence
 from typing import cast
 
 import numpy as np
@@ -13,7 +14,7 @@ from jaxtyping import Float16
 
 from show_attend_tell.data.examples import ExampleSource
 from show_attend_tell.evaluation.scoring import SCORERS
-from show_attend_tell.inference.captioning import caption_examples
+from show_attend_tell.inference.captioning import Caption, caption_examples
 from show_attend_tell.inference.run import Run
 from show_attend_tell.models.pictured_encoder import PicturedEncoder
 from show_attend_tell.settings import Decode
@@ -39,7 +40,11 @@ def with_pictures(
 
 
 def scores_by_picture(
-    run: Run, examples: ExampleSource, inputs: Float16[np.ndarray, "N n"], decoding: Decode
+    run: Run,
+    examples: ExampleSource,
+    inputs: Float16[np.ndarray, "N n"],
+    decoding: Decode,
+    captions: Sequence[Caption],
 ) -> dict[str, dict[str, float]]:
     """The scores of a split's translations with the right, a wrong and no picture.
 
@@ -47,14 +52,16 @@ def scores_by_picture(
       run: on sentences with pictures.
       examples, inputs: of the split.
       decoding: how to search.
+      captions: the translations with the right pictures.
     """
     encoder, scorer = cast(PicturedEncoder, run.encoder), SCORERS[run.task.scorer]
     size = math.prod(encoder.places) * encoder.picture
     truth = dict(zip(examples.ids, examples.captions(), strict=True))
     found = {}
     for which in PICTURES:
-        given = with_pictures(np.asarray(inputs), size, which)
-        captions = caption_examples(run, examples, given, decoding)
+        if which != "right":
+            given = with_pictures(np.asarray(inputs), size, which)
+            captions = caption_examples(run, examples, given, decoding)
         said = dict(zip(examples.ids, (caption.text for caption in captions), strict=True))
         found[which] = scorer.score(truth, said).values
     return found

@@ -54,9 +54,9 @@ def evaluate_split(
     records, captions = [], []
     for context in contexts:
         decoding = dataclasses.replace(decoding, context=context)
-        if run.settings.picture is not None and not run.others:
-            measured["pictures"] = scores_by_picture(run, examples, inputs, decoding)
         captions = caption_examples(run, examples, inputs, decoding)
+        if run.settings.picture is not None and not run.others:
+            measured["pictures"] = scores_by_picture(run, examples, inputs, decoding, captions)
         what = (decoding, examples, captions, measured)
         records.append(score_split(run, split, *what, clip=scorer))
     spoken = (caption.text for caption in captions)

@@ -87,7 +87,7 @@ def run(folders, tmp_path_factory):
 
 def test_only_the_right_picture_tells_what_is_hidden(run, capsys):
     main(["evaluate", "--workdir", str(run)])
-    [scores] = [json.loads(path.read_text()) for path in run.glob("eval/*.json")]
+    [scores] = [json.loads(path.read_text()) for path in run.glob("test-*.scores.json")]
     pictures = scores["pictures"]
     assert pictures["right"]["exact"] == 1.0
     assert pictures["wrong"]["exact"] <= 0.5
