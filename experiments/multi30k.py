@@ -77,6 +77,9 @@ VARIANTS = {
         "picture.name": "efficientnet_lite0",
         "picture.image_size": 224,
         "picture.withheld": 0.1,
+        "train.epochs": 12.0,
+        "train.buckets": 3,
+        "decode.max_length": 40,
     },
 }
 
