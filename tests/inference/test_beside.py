@@ -1,5 +1,6 @@
 """Translation with a picture: only it can tell the colour that the sentence hides."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -9,6 +10,8 @@ from PIL import Image
 
 from show_attend_tell import config
 from show_attend_tell.cli.parser import main
+from show_attend_tell.inference.captioning import translate
+from show_attend_tell.inference.run import load_run
 from show_attend_tell.training.session import train
 
 COLOURS = {"red": ("roter", (230, 20, 20)), "green": ("grüner", (20, 200, 20))}
@@ -117,3 +120,19 @@ def test_where_a_split_is_looked_at_is_drawn(run, tmp_path):
     )
     assert len(words) == 2 and words == pictures
     assert len([*(tmp_path / "pictures").glob("*.png")]) == 2
+
+
+def test_a_context_is_that_of_the_hard_attention(run, folders):
+    loaded = load_run(run)
+    decoder = loaded.model.decoder
+    picture = folders[1] / "Flicker8k_Dataset" / "200_a.jpg"
+
+    def log_prob(context, picture):
+        decoding = dataclasses.replace(loaded.decoding, context=context)
+        [said], _ = translate(loaded, ["a [v] dog runs"], decoding, picture)
+        return said.log_prob
+
+    decoder.sight.hard = True
+    assert abs(log_prob("argmax", picture) - log_prob("expected", picture)) > 1e-4
+    # Of no picture, any place reads the same; of the words, the expectation is read.
+    assert log_prob("argmax", None) == pytest.approx(log_prob("expected", None), abs=1e-6)
