@@ -28,9 +28,9 @@ from show_attend_tell.data.records import (
     first_line,
     lock_path,
 )
-from show_attend_tell.data.terms import OWN, Terms
+from show_attend_tell.data.terms import OWN, Terms, of_both
 from show_attend_tell.errors import UserError
-from show_attend_tell.settings import IMAGE_SETS, PAIR_SETS
+from show_attend_tell.settings import IMAGE_SETS, PAIR_SETS, PICTURED_SETS
 
 SPLITS = ("train", "val", "test")
 HOLD_OUT = (
@@ -219,6 +219,8 @@ def check_split(
 
 def terms_of(name: str) -> Terms:
     """The terms of a data set. One that is not known has those of a user's own."""
+    if name in PICTURED_SETS:
+        return of_both(terms_of("multi30k"), terms_of("flickr8k"))
     return _builder_class(name).TERMS if name in (*IMAGE_SETS, *PAIR_SETS) else OWN
 
 

@@ -20,6 +20,12 @@ class Terms:
     generated: bool = False
 
 
+def of_both(one: Terms, other: Terms) -> Terms:
+    """The terms of a data set that joins two, whose licence is the same."""
+    assert one.licence == other.licence
+    return Terms(f"{one.title} with {other.title}", f"{one.text} {other.text}", one.licence)
+
+
 # Of data that a user supplies.
 OWN = Terms(
     "the uploader's own data",

@@ -3,7 +3,7 @@
 import pytest
 import sources
 
-from show_attend_tell.data.load import load_images
+from show_attend_tell.data.load import load_images, terms_of
 from show_attend_tell.data.masking import COLOURS, HIDDEN, NUMBERS, heads, hide
 from show_attend_tell.data.phrases import Description, Phrase
 from show_attend_tell.data.pictured_pairs import PicturedPairs, read_pairs
@@ -96,3 +96,9 @@ def test_words_are_hidden(texts, images):
     assert hidden[0].source == f"Two {HIDDEN} dogs en 10.jpg."
     assert hidden[0].target == shown[0].target
     assert hidden.fingerprint != shown.fingerprint
+
+
+def test_the_terms_are_those_of_sentences_and_photographs():
+    both = terms_of("multi30k_pictures")
+    for one in map(terms_of, ("multi30k", "flickr8k")):
+        assert one.title in both.title and one.text in both.text and one.licence == both.licence
