@@ -7,7 +7,7 @@ initial state and the words stay. Readings:
     uniform        every real place weighs the same
     shuffled       a step looks where it did, but the vectors of the image have changed places
     mean           every place holds the image's mean vector
-    other_image    the places of another image
+    other_image    the places of another input
     none           vectors of zeros
 
 A state that reads a posterior still does, from the changed prior or places.

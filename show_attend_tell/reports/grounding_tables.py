@@ -28,9 +28,9 @@ _DIFFERENCES = {
 _READINGS = {
     "own": "as trained",
     "uniform": "every place alike",
-    "shuffled": "places of the image shuffled",
+    "shuffled": "places shuffled",
     "mean": "mean vector at every place",
-    "other_image": "places of another image",
+    "other_image": "places of another input",
     "none": "nothing",
 }
 _BY_KIND = (
