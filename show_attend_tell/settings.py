@@ -743,6 +743,12 @@ class Decode(Group):
         most=1,
     )
     seed: int = setting(0, "of the words that `sample` draws", least=0)
+    consensus: bool = setting(
+        False,
+        "of the captions found, put that first which agrees most with the others, weighed by their "
+        "probabilities, not the most probable one; see `models.consensus`",
+        later=True,
+    )
 
     def check(self) -> None:
         if self.beam % self.groups:
@@ -775,7 +781,7 @@ class Decode(Group):
     def greedy(self) -> "Decode":
         """The same, but the one caption that always says the most probable word."""
         beam = {"beam": 1, "groups": 1, "n_best": 1}
-        plain = {"search": "beam", "temperature": 1.0, "top_k": 0, "top_p": 1.0}
+        plain = {"search": "beam", "temperature": 1.0, "top_k": 0, "top_p": 1.0, "consensus": False}
         return replace(self, **beam, **plain)
 
 

@@ -141,6 +141,11 @@ def add_run(parser: argparse.ArgumentParser, default: str | None = None) -> None
     for name, kind, text in _DECODING:
         metavar = {int: "N", float: "X", str: "NAME"}[kind]
         search.add_argument(f"--{name.replace('_', '-')}", type=kind, metavar=metavar, help=text)
+    search.add_argument(
+        "--consensus",
+        action=argparse.BooleanOptionalAction,
+        help="of the captions found, take that which agrees most with the others",
+    )
 
 
 def load(arguments: argparse.Namespace, overrides: Sequence[str]) -> tuple["Run", "Decode"]:
@@ -156,7 +161,8 @@ def load(arguments: argparse.Namespace, overrides: Sequence[str]) -> tuple["Run"
         runs = [pretrained.load(name, overrides) for name in names]
     if arguments.language is not None:
         runs = [run.speaking(arguments.language) for run in runs]
-    given = {name: getattr(arguments, name) for name, *_ in _DECODING}
+    names = (*(name for name, *_ in _DECODING), "consensus")
+    given = {name: getattr(arguments, name) for name in names}
     changed = {name: value for name, value in given.items() if value is not None}
     if len(runs) == 1:
         return runs[0], dataclasses.replace(runs[0].decoding, **changed)

@@ -20,6 +20,7 @@ from show_attend_tell.models import recurrence, search
 from show_attend_tell.models.attention import Choice
 from show_attend_tell.models.captioner import Captioner
 from show_attend_tell.models.choosing import Sampling
+from show_attend_tell.models.consensus import by_consensus
 from show_attend_tell.settings import Decode
 from show_attend_tell.tokens import EOS, PAD, UNK
 
@@ -95,7 +96,7 @@ def _decode_function(
                 return logits[0], states, traces[0]
             return mean_of_distributions(logits), states, traces
 
-        return search.beam_search(
+        found = search.beam_search(
             step,
             states,
             batch=len(numbers),
@@ -114,6 +115,7 @@ def _decode_function(
             sampling=_sampling(decoding, numbers),
             per_token=per_token,
         )
+        return by_consensus(found) if decoding.consensus else found
 
     return run
 

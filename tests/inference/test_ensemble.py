@@ -18,6 +18,7 @@ from show_attend_tell.inference.attention_record import load_attention
 from show_attend_tell.inference.decoding import make_decode, mean_of_distributions
 from show_attend_tell.inference.ensemble import contexts_of, ensemble
 from show_attend_tell.inference.given_steps import GivenSteps
+from show_attend_tell.models.consensus import by_consensus
 from show_attend_tell.settings import Decode
 
 DECODING = Decode(beam=2, max_length=4, min_length=3, n_best=2)
@@ -62,6 +63,21 @@ def test_an_ensemble_says_what_its_models_say_on_average(tmp_path):
     np.testing.assert_allclose(itself.scores, alone.scores, atol=1e-5)
     for trace in itself.trace:
         np.testing.assert_allclose(trace["alpha"], alone.trace["alpha"], atol=1e-5)
+
+
+def test_consensus_reorders_what_the_search_finds(tmp_path):
+    run = tiny.run_of(tmp_path, 3, {})
+    vectors = jax.random.normal(jax.random.key(0), (8, 3, 4))
+    decoding = Decode(beam=4, max_length=6, min_length=4)
+    agreeing = dataclasses.replace(decoding, consensus=True)
+    found, reordered = (
+        make_decode(run.model, how)(run.params, vectors, jnp.arange(8))
+        for how in (decoding, agreeing)
+    )
+    expected = by_consensus(found)
+    np.testing.assert_array_equal(reordered.tokens, expected.tokens)
+    np.testing.assert_array_equal(reordered.trace["alpha"], expected.trace["alpha"])
+    assert (reordered.tokens[:, 0] != found.tokens[:, 0]).any()
 
 
 def test_runs_of_an_ensemble_share_their_vocabulary(tmp_path):
