@@ -13,10 +13,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from show_attend_tell.data.builders.multi30k import SPLITS, find_text
 from show_attend_tell.data.examples import ImageSource, Pair
 from show_attend_tell.data.further_captions import number_of
 from show_attend_tell.data.masking import COLOURS, NUMBERS, heads, hide
+from show_attend_tell.data.multi30k_files import SPLITS, find_text
 from show_attend_tell.data.phrases import Counts, Description
 from show_attend_tell.data.text_files import read_lines
 from show_attend_tell.errors import UserError

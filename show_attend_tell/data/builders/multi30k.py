@@ -7,16 +7,11 @@ import tensorflow_datasets as tfds
 
 from show_attend_tell.data.builders.common import ManualBuilder, pair_features, read_pair
 from show_attend_tell.data.examples import Pair
+from show_attend_tell.data.multi30k_files import REMEDY, SPLITS, find_text
 from show_attend_tell.data.records import Record
 from show_attend_tell.data.terms import RESEARCH, Terms
 from show_attend_tell.data.text_files import read_lines
 from show_attend_tell.errors import UserError
-
-SPLITS = {"train": "train", "val": "val", "test": "test_2016_flickr"}
-REMEDY = (
-    "set --config.data.manual_dir to the folder with train, val and test_2016_flickr of both "
-    "languages (train.en.gz or train.en, and so on)"
-)
 
 
 class Multi30k(ManualBuilder):
@@ -107,20 +102,3 @@ class Multi30k(ManualBuilder):
         for i, (source, target) in enumerate(pairs):
             pair_id = f"{split}-{i + 1:05}"  # the line number
             yield pair_id, {"pair_id": pair_id, "source": source, "target": target}
-
-
-def find_text(folder: Path, stem: str, language: str) -> Path:
-    """Finds the file of a split in a language.
-
-    Raises:
-      UserError: there is none; the message names the available languages.
-    """
-    for name in (f"{stem}.{language}.gz", f"{stem}.{language}"):
-        if (folder / name).is_file():
-            return folder / name
-    found = {path.name.removesuffix(".gz") for path in folder.glob(f"{stem}.*")}
-    languages = ", ".join(sorted(name.removeprefix(f"{stem}.") for name in found)) or "no language"
-    raise UserError(
-        f"{folder}: no {stem}.{language}.gz or {stem}.{language} (there is {languages}); "
-        f"choose other config.data.source and .target, or {REMEDY}"
-    )
