@@ -130,7 +130,11 @@ def test_a_home_folder_is_meant_by_a_tilde(file, monkeypatch, tmp_path):
     assert config.find_experiment("~/experiment.py:wide") == (Path(file), "wide")
     of_data = ("data.dir", "data.manual_dir", "data.captions_dir")
     names = (*of_data, "encoder.weights", "train.init_from")
-    assert names == config.PATHS
+    of_pictures = ("data.pictures_dir", "picture.weights")
+    assert {*names, *of_pictures} == {*config.PATHS}
+    given = [f"--config.{name}=~/x" for name in of_pictures]
+    beside = dict(config.flatten(config.load_experiment("multi30k:pictured", given)))
+    assert {beside[name] for name in of_pictures} == {str(tmp_path / "x")}
     settings = config.load_experiment("~/experiment.py", [f"--config.{n}=~/x" for n in names])
     found = dict(config.flatten(settings))
     assert {found[name] for name in names} == {str(tmp_path / "x")}
