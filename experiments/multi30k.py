@@ -68,6 +68,7 @@ VARIANTS = {
         "data.subwords": 6000,
         "train.epochs": 15.0,
         "train.buckets": 4,
+        "decode.length_penalty": 0.5,
     },
     "pictured": SHARED
     | {
