@@ -16,8 +16,8 @@ import hashlib
 from pathlib import Path
 
 from show_attend_tell.config import load_experiment
+from show_attend_tell.data.base_task import data_folder
 from show_attend_tell.data.load import load_images
-from show_attend_tell.data.task import data_folder
 
 # Split of the folder to the split of Flickr8k that its pictures come from. Never `train`.
 FROM = {"train": "val", "test": "test"}

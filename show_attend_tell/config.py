@@ -260,11 +260,12 @@ def changes(saved: Settings, wanted: Settings) -> list[str]:
     weights lie changes none if both checksums are known; an empty checksum matches any. Two
     spellings of one path are the same.
     """
-    sum_, weights = "encoder.weights_sha256", "encoder.weights"
     values = [dict(flatten(settings)) for settings in (saved, wanted)]
-    known = all(value.get(sum_) for value in values)
-    same = {*_FOLDERS_OF_DATA, "picture.weights", weights if known else sum_}
-    for name in (weights, "train.init_from"):
+    same, weights = {*_FOLDERS_OF_DATA}, ("encoder.weights", "picture.weights")
+    for name in weights:
+        known = all(value.get(f"{name}_sha256") for value in values)
+        same.add(name if known else f"{name}_sha256")
+    for name in (*weights, "train.init_from"):
         paths = [value.get(name) for value in values]
         if all(paths) and len({os.path.abspath(str(path)) for path in paths}) == 1:
             same.add(name)

@@ -23,9 +23,9 @@ from typing import Any
 from PIL import Image
 
 from show_attend_tell import config, files, hub
+from show_attend_tell.data.base_task import expect
 from show_attend_tell.data.images import Picture, naming, read_picture
 from show_attend_tell.data.subject import Subject
-from show_attend_tell.data.task import expect
 from show_attend_tell.errors import UserError
 from show_attend_tell.files import parse_json
 from show_attend_tell.inference import ensemble as ensembles

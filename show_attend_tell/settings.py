@@ -20,8 +20,8 @@ FORMATS = ("float32", "bfloat16")  # of numbers in products
 SCORES = ("additive", "concat", "dot", "general", "scaled_dot")
 WINDOWS = ("global", "local_m", "local_p")
 SUMMED_OVER_PLACES = ("marginal", "top_k", "variational")
-# Objectives under which no word depends on an earlier step's place.
 MASKED = ("colours", "numbers", "nouns")  # kinds of source words that can be hidden
+# Objectives under which no word depends on an earlier step's place.
 STEPWISE = (*SUMMED_OVER_PLACES, "rebar")
 LANGUAGE = "[a-z]{2,3}(-[A-Za-z0-9]{2,8})*"  # the form of a language's code, as in BCP 47
 MIRRORED = ("en", "de")  # languages whose words for left and right are known, see `data.copies`
@@ -173,10 +173,17 @@ class PicturedData(SentenceData):
     pictures_dir: str = setting("", "folder of the user's download of Flickr8k")
     masked: str = setting(
         "",
-        "kind of source words that are hidden, so that only the picture tells: colours, numbers or "
-        "nouns; empty: none",
+        "kind of English source words that are hidden, so that only the picture tells: colours, "
+        "numbers or nouns; empty: none",
         choices=("", *MASKED),
     )
+
+    def check(self) -> None:
+        if self.masked and self.source not in ("", "en"):
+            raise UserError(
+                f"config.data.masked hides English words, but config.data.source is "
+                f"{self.source!r}: leave it empty, or translate from en"
+            )
 
 
 @dataclass(frozen=True)
@@ -286,10 +293,10 @@ class Picture(ImageEncoder):
     )
 
     def check(self) -> None:
-        if self.trainable_from or self.pooled:
+        if self.trainable_from or self.pooled or self.learning_rate or self.checkpointing:
             raise UserError(
-                "config.picture is encoded once, place by place: leave .trainable_from and .pooled "
-                "empty"
+                "config.picture is encoded once, place by place: leave .trainable_from, .pooled, "
+                ".learning_rate and .checkpointing as they are"
             )
 
 
@@ -839,7 +846,7 @@ class Settings:
             raise UserError(
                 "config.decode.context 'mixture' needs config.decoder.product_form=True"
             )
-        if self.attention.hard and self.hard.released:
+        if self.draws_places and self.hard.released:
             if self.attention.temperature != 1:
                 raise UserError("config.hard.released needs config.attention.temperature=1")
             if self.reward.samples:

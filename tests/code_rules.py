@@ -16,7 +16,7 @@ BROAD = {"Exception", "BaseException"}
 OUR_TYPES = {
     "settings": "a group of settings, or Settings",
     "config": "a ConfigDict at the edge, a group of settings inside",
-    "task": "data.task.Task",
+    "task": "data.base_task.Task",
     "example": "data.examples.Example or Pair",
     "examples": "a source of examples",
     "source": "a source of examples",

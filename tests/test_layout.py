@@ -92,6 +92,8 @@ BROAD_HANDLERS = {
 
 # Who may ask whether data are images or sentences.
 KIND_OF_DATA = {
+    "data/base_task.py": "declares what the tasks of both kinds have",
+    "data/sentence_task.py": "is the task of sentences",
     "data/task.py": "the one place that decides",
     "settings.py": "declares which groups a data set has, and checks groups against each other",
 }

@@ -132,7 +132,7 @@ def _print_scores(records: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _caption(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
-    from show_attend_tell.data.task import expect
+    from show_attend_tell.data.base_task import expect
     from show_attend_tell.inference.captioning import caption_files
 
     run, decoding = load(arguments, overrides)
@@ -265,8 +265,8 @@ def _reject(wrong: Sequence[str]) -> None:
 
 
 def _translate(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
+    from show_attend_tell.data.base_task import expect
     from show_attend_tell.data.subject import Subject
-    from show_attend_tell.data.task import expect
     from show_attend_tell.inference.captioning import Described, translate
 
     run, decoding = load(arguments, overrides)
@@ -321,7 +321,7 @@ def _sentences(given: Sequence[str]) -> list[str]:
 
 
 def _attend(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
-    from show_attend_tell.data.task import expect
+    from show_attend_tell.data.base_task import expect
     from show_attend_tell.inference.captioning import (
         attention_records,
         caption_files,

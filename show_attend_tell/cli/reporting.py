@@ -184,6 +184,11 @@ def _gradient_variance(arguments: argparse.Namespace, overrides: Sequence[str]) 
         if getattr(arguments, name) < least:
             raise UserError(f"--{name} {getattr(arguments, name)}: must be {least} or more")
     run = load_run(arguments.workdir, overrides)
+    if run.settings.picture is not None:
+        raise UserError(
+            f"{arguments.workdir}: gradient-variance measures attention of one kind, and this run "
+            "attends to a picture, too"
+        )
     params = run.params
     if arguments.fresh:
         params = fresh_weights(run)

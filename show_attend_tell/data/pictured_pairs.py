@@ -76,7 +76,9 @@ class PicturedPairs:
         ]
         self.name, self.split, self.stored = name, images.split, len(found)
         self.splits, self.ids = images.splits, [image_id for _, image_id, _ in found]
-        self.left_out: dict[str, list[str]] = {}
+        known = set(self.ids)
+        without = [image_id for image_id in images.ids if image_id not in known]
+        self.left_out = {} if limit or not without else {"no sentence of Multi30k": without}
         self.drawn = ""
         self.fingerprint: dict[str, Any] = images.fingerprint | {
             "name": name,
@@ -159,7 +161,10 @@ def read_pairs(folder: Path, languages: Sequence[str]) -> dict[str, Pair]:
                     f"{path}: names {len(names)} images, but {stem}.{language} has {len(lines)} "
                     "lines: they do not belong together; get both again"
                 )
-        for name, source, target in zip(names, *texts, strict=True):
+        for line, (name, source, target) in enumerate(zip(names, *texts, strict=True), 1):
             number = number_of(name)
+            if not number or number in pairs:
+                what = "is listed twice" if number else "does not begin with a picture's number"
+                raise UserError(f"{path}: line {line}: {name!r} {what}; get the lists again")
             pairs[number] = Pair(number, source, target)
     return pairs

@@ -65,6 +65,11 @@ class Respondent:
     """
 
     def __init__(self, name: str, run: Run):
+        if run.settings.picture is not None:
+            raise UserError(
+                f"{run.workdir}: the explorer shows no pictures beside sentences; use `attend` or "
+                "`translate --picture`"
+            )
         self.name, self.run = name, run
         self.words = [*SPECIALS, *run.vocabulary.words]
         self._ids = {word: i for i, word in enumerate(self.words)}

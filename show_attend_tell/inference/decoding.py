@@ -183,7 +183,8 @@ def _step_of(
         # The context is that of every attention which is hard.
         noise = noise_of(time, memory.seen.annotations.shape[1], _of_model(keys, _PICTURE))
         if not decoder.step_config.renormalise:
-            choice = choice._replace(expected=jnp.ones_like(choice.expected))
+            free = True if places is None else (places < 0)[:, None]
+            choice = choice._replace(expected=choice.expected | free)
         return choice._replace(of_picture=choice_of(context, noise))
 
     def step(state: recurrence.State, words: Int[Array, "B K"]):

@@ -45,6 +45,11 @@ def ensemble(runs: Sequence[Run]) -> Run:
                 f"{other.workdir}: a run on {other.task.noun}, {first.workdir} one on "
                 f"{first.task.noun}; an ensemble has one kind"
             )
+        if (other.settings.picture is None) != (first.settings.picture is None):
+            raise UserError(
+                f"{other.workdir} and {first.workdir}: only one of them looks at pictures beside "
+                "its sentences; an ensemble has one kind"
+            )
         if tuple(other.vocabulary.words) != tuple(first.vocabulary.words):
             raise UserError(
                 f"{other.workdir}: its vocabulary ({len(other.vocabulary)} words) is not that of "

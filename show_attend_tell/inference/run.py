@@ -11,7 +11,8 @@ from flax import nnx
 
 from show_attend_tell import devices
 from show_attend_tell.data import vocabulary as vocabularies
-from show_attend_tell.data.task import Task, task_of
+from show_attend_tell.data.base_task import Task
+from show_attend_tell.data.task import task_of
 from show_attend_tell.data.vocabulary import AnyVocabulary
 from show_attend_tell.errors import UserError
 from show_attend_tell.models.captioner import (

@@ -41,8 +41,8 @@ class PicturedEncoder(Encoder):
         self.words, self.picture, self.places = words, picture, places
         self.features, self.grid = words.features, None
 
-    def share_words(self, vectors: nnx.Param) -> None:
-        self.words.share_words(vectors)
+    def sharing(self, vectors: nnx.Param) -> "PicturedEncoder":
+        return PicturedEncoder(self.words.sharing(vectors), self.picture, self.places)
 
     def annotations(
         self, inputs: Float[Array, "B n"], key: PRNGKeyArray | None = None

@@ -50,9 +50,12 @@ class SentenceEncoder(Encoder):
         self.grid = None
         self.all_states = options.annotations == "all"
 
-    def share_words(self, vectors: nnx.Param) -> None:
-        if self.tied:
-            self.embed.embedding = vectors
+    def sharing(self, vectors: nnx.Param) -> "SentenceEncoder":
+        if not self.tied:
+            return self
+        shared = nnx.clone(self)
+        shared.embed.embedding = vectors
+        return shared
 
     def annotations(
         self, inputs: Int[Array, "B S"], key: PRNGKeyArray | None = None

@@ -160,5 +160,5 @@ def baseline_of(
         return every_sample(average_credit(average, weights, hard)) + correction
     if hard.baseline == "leave_one_out":
         return others_credit(rollout.log_probs, weights)
-    argmax = most_probable(given.paths(1)) if hard.baseline == "self_critical" else None
+    argmax = most_probable(given) if hard.baseline == "self_critical" else None
     return every_sample(credit_of(given.along(argmax).log_probs, weights))

@@ -39,7 +39,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from show_attend_tell import settings
-from show_attend_tell.models.attention import Annotations, Choice
+from show_attend_tell.models.attention import Choice
 from show_attend_tell.models.captioner import Captioner
 from show_attend_tell.models.packed import same_caption
 from show_attend_tell.objectives.baselines import LearnedBaseline, MovingAverage, baseline_of
@@ -51,7 +51,7 @@ from show_attend_tell.objectives.sampling import (
     Rollout,
     TeacherForcing,
     draw_both,
-    entropies,
+    entropies_of_hard,
     probability_of_soft,
 )
 from show_attend_tell.objectives.supervision import maps_over, supervised
@@ -157,7 +157,7 @@ class Reinforce:
                 report["baseline_error"] = fit
         advantage = jax.lax.stop_gradient(jnp.where(steps.hard, advantage, 0.0))
 
-        loss, shown = self._regularized(nll, advantage, rollout, steps, given.annotations)
+        loss, shown = self._regularized(nll, advantage, rollout, steps, given)
         loss, shown = supervised(loss, shown, self.attention, given.maps, rollout.log_alpha)
         seen = averaged(steps, hard)
         by = jnp.tile(averaged_by(weights, hard.credit), (1, hard.samples, 1))
@@ -175,7 +175,7 @@ class Reinforce:
         advantage: Float[Array, "B Q T"],
         rollout: Rollout,
         steps: Steps,
-        annotations: Annotations,
+        given: TeacherForcing,
     ) -> tuple[Float[Array, ""], Report]:
         """The loss: `nll`, smoothed, minus the score and entropy terms, plus the penalty."""
         hard, count = self.hard, steps.real_count
@@ -183,7 +183,7 @@ class Reinforce:
         scale = (steps.captions if hard.released else 1.0) / count
         reinforce = score_term(advantage, rollout.log_p_s) * scale
         alpha = jnp.exp(rollout.log_alpha)
-        of_steps = entropies(alpha, rollout.log_alpha)
+        of_steps, annotations = entropies_of_hard(given.decoder, rollout), given.annotations
         entropy = jnp.where(steps.hard | hard.released, of_steps, 0.0).sum() * scale
         locations = annotations.vectors.shape[1]  # a null place owes nothing
         penalty = doubly_stochastic_penalty(

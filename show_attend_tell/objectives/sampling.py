@@ -4,6 +4,7 @@ Symbols as in `models.decoder`; N paths of each row, Q = N R, row n R + r being 
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -79,24 +80,42 @@ def draw_both(
 ) -> Choice:
     """The choice of N paths a row: of places, and of those of a picture beside a sentence.
 
-    An attention that is soft reads its expectation whatever the coin says.
+    The coin decides for both. A soft attention reads its expectation, whatever falls.
     """
     assert given.key is not None
     key, shape = sampling_key(given.key), given.paths(samples)
     choice = draw_choice(key, shape, soft_probability, coin)
+    of_picture = jax.random.fold_in(key, _PICTURE)
+    return _of_hard_ones(given, choice, lambda shape: draw_choice(of_picture, shape))
+
+
+def most_probable(given: "TeacherForcing") -> Choice:
+    """The choice of every step's most probable place, by each attention that is hard."""
+
+    def largest(shape: tuple[int, int, int, int]) -> Choice:
+        return Choice(jnp.zeros(shape), jnp.zeros(shape[:2], bool))
+
+    return _of_hard_ones(given, largest(given.paths(1)), largest)
+
+
+def _of_hard_ones(
+    given: "TeacherForcing",
+    choice: Choice,
+    of_picture: Callable[[tuple[int, int, int, int]], Choice],
+) -> Choice:
+    """A choice of words, with that of a picture if its attention is hard.
+
+    Soft attention over the words beside a hard one reads its expectation.
+    """
     sight, picture = given.decoder.sight, given.annotations.picture
     if sight is None or picture is None or not sight.hard:
         return choice
-    other = draw_choice(jax.random.fold_in(key, _PICTURE), (*shape[:3], picture.shape[1]))
+    images, rows, steps, _ = choice.noise.shape
+    other = of_picture((images, rows, steps, picture.shape[1]))
     other = other._replace(expected=choice.expected)
     if not given.decoder.step_config.renormalise:
         choice = choice._replace(expected=jnp.ones_like(choice.expected))
     return choice._replace(of_picture=other)
-
-
-def most_probable(shape: tuple[int, int, int, int]) -> Choice:
-    """The choice of every step's most probable location; `shape` as for `draw_choice`."""
-    return Choice(jnp.zeros(shape), jnp.zeros(shape[:2], bool))
 
 
 class Rollout(NamedTuple):
@@ -109,6 +128,7 @@ class Rollout(NamedTuple):
     previous_h: Float[Array, "B Q T H"]
     mean_annotation: Float[Array, "B D"]
     logits: Float[Array, "B Q T V"]
+    seen: Float[Array, "B Q T P"] | None = None  # log alpha over a picture that is attended to hard
 
 
 def roll_out(
@@ -130,14 +150,14 @@ def roll_out(
         assert out.factors is not None
         logits = log_mixture(exponentials(out.factors)).reshape(logits.shape)
     log_p_s = jnp.take_along_axis(out.log_alpha, out.location[..., None], axis=-1)[..., 0]
-    if choice is not None and choice.of_picture is not None and out.look is not None:
-        look = out.look
+    look, hard = out.look, decoder.sight is not None and decoder.sight.hard
+    if choice is not None and choice.of_picture is not None and look is not None:
         seen = jnp.take_along_axis(look.log_alpha, look.location[..., None], axis=-1)[..., 0]
         log_p_s = seen + jnp.where(choice.expected[..., None], 0.0, log_p_s)
     log_probs = token_log_probs(logits, tokens)
-    return Rollout(
-        tokens, log_probs, log_p_s, out.log_alpha, out.previous_h, out.mean_annotation, logits
-    )
+    kept = (out.previous_h, out.mean_annotation, logits)
+    maps = look.log_alpha if look is not None and hard else None
+    return Rollout(tokens, log_probs, log_p_s, out.log_alpha, *kept, maps)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,3 +194,15 @@ def entropies(
 ) -> Float[Array, "B Q T"]:
     """H(alpha_t) of each step in nats."""
     return -(alpha * log_alpha).sum(axis=-1)
+
+
+def entropies_of_hard(decoder: Decoder, rollout: Rollout) -> Float[Array, "B Q T"]:
+    """The entropy of each step's attention in nats, summed over the attentions that are hard.
+
+    Without a picture there is one, over the words or the places of an image.
+    """
+    own = entropies(jnp.exp(rollout.log_alpha), rollout.log_alpha)
+    if rollout.seen is None:
+        return own
+    of_picture = entropies(jnp.exp(rollout.seen), rollout.seen)
+    return of_picture + own if decoder.step_config.renormalise else of_picture

@@ -48,7 +48,8 @@ def measured_tables(record: Mapping[str, Any]) -> list[Table]:
         tables += grounding_tables(record["grounding"])
     if "pictures" in record:
         tables.append(_pictures(record["pictures"]))
-    return tables + faithfulness_tables(record["faithfulness"])
+    found = record.get("faithfulness")
+    return tables + (faithfulness_tables(found) if found else [])
 
 
 def grounding_tables(summary: Mapping[str, Any]) -> list[Table]:

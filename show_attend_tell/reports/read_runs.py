@@ -17,7 +17,8 @@ from jaxtyping import Float
 
 from show_attend_tell import config
 from show_attend_tell.data import vocabulary as vocabularies
-from show_attend_tell.data.task import Task, task_of
+from show_attend_tell.data.base_task import Task
+from show_attend_tell.data.task import task_of
 from show_attend_tell.errors import UserError
 from show_attend_tell.evaluation.results_file import read_results
 from show_attend_tell.files import parse_json

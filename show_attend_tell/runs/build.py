@@ -85,7 +85,7 @@ def build_captioner(settings: s.Settings, encoder: Encoder, vocabulary_size: int
         picture=(settings.picture, encoder.picture) if settings.picture else None,
         rngs=rngs,
     )
-    encoder.share_words(decoder.embed.embedding)
+    encoder = encoder.sharing(decoder.embed.embedding)
     read = sizes.projection or decoder.parts.values.size
     return Captioner(
         encoder

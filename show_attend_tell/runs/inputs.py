@@ -4,10 +4,10 @@ import logging
 from collections.abc import Callable
 from typing import cast
 
+from show_attend_tell.data.base_task import Task, data_folder
 from show_attend_tell.data.batches import Augmentation, Inputs
 from show_attend_tell.data.examples import ExampleSource
 from show_attend_tell.data.row_cache import RowCache
-from show_attend_tell.data.task import Task, data_folder
 from show_attend_tell.data.vocabulary import AnyVocabulary
 from show_attend_tell.models.encoders import Encoder, ImageEncoder
 from show_attend_tell.models.pictured_encoder import PicturedEncoder

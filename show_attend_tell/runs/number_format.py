@@ -24,7 +24,7 @@ FORCED = "SHOW_ATTEND_TELL_DTYPE"  # an environment variable that decides instea
 # bfloat16 must be faster by this factor: it also has to round what it multiplies.
 _GAIN = 1.2
 _ROUNDS = 5
-_SETTINGS = ("encoder.dtype", "decoder.dtype")
+_SETTINGS = ("encoder.dtype", "picture.dtype", "decoder.dtype")
 
 
 def pinned(settings: Settings, saved: Settings | None = None) -> Settings:
@@ -43,9 +43,9 @@ def pinned(settings: Settings, saved: Settings | None = None) -> Settings:
     if undecided and saved is None:
         faster = FORMATS[devices.from_first(FORMATS.index(fastest(settings)))]
         before = dict.fromkeys(undecided, faster)
-        encoder = str(given.get("encoder.name", ""))
-        if not has_option(encoder, "dtype"):
-            before["encoder.dtype"] = "float32"
+        for group in ("encoder", "picture"):
+            if not has_option(str(given.get(f"{group}.name", "")), "dtype"):
+                before[f"{group}.dtype"] = "float32"
     chosen |= {name: before[name] for name in undecided}
     return config.replaced(settings, chosen)
 

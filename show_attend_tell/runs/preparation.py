@@ -9,10 +9,11 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from show_attend_tell.data.base_task import Task, data_folder
 from show_attend_tell.data.examples import ExampleSource
 from show_attend_tell.data.load import SPLITS
 from show_attend_tell.data.row_cache import RowCache, check_room
-from show_attend_tell.data.task import Task, data_folder, task_of
+from show_attend_tell.data.task import task_of
 from show_attend_tell.runs import number_format
 from show_attend_tell.runs.build import build_encoder
 from show_attend_tell.runs.inputs import row_cache

@@ -7,9 +7,9 @@ from typing import Any
 
 from rich.console import Console
 
+from show_attend_tell.data.base_task import Task
 from show_attend_tell.data.batches import BatchPlan, Inputs
 from show_attend_tell.data.examples import ExampleSource
-from show_attend_tell.data.task import Task
 from show_attend_tell.data.vocabulary import AnyVocabulary
 from show_attend_tell.models.encoders import Encoder
 from show_attend_tell.objectives.rewards import IdfTable
@@ -98,7 +98,7 @@ def load_data(
         limit = settings.data.max_length
         supervision = supervise(descriptions, encoded, vocabulary.encode_text, limit)
         console.print(supervision.summary())
-    words = inputs(train) if task.reads_words else None
+    words = inputs(train) if task.sorts_inputs else None
     lengths = None if words is None else task.input_lengths(words)
     batch_size = settings.train.batch_size
     plan = plan_batches(settings, encoded, batch_size, lengths, supervision, languages_of(train))

@@ -16,14 +16,20 @@ from jaxtyping import Float16
 from rich.console import Console
 
 from show_attend_tell import config, devices
+from show_attend_tell.data.base_task import Task
 from show_attend_tell.data.batches import Batches, train_batches
-from show_attend_tell.data.task import Task, task_of
+from show_attend_tell.data.task import task_of
 from show_attend_tell.errors import UserError
 from show_attend_tell.evaluation.boxes import Places
 from show_attend_tell.models.captioner import all_weights, frozen_weights, trained_weights
 from show_attend_tell.models.encoders import Encoder, ImageEncoder
 from show_attend_tell.runs import number_format
-from show_attend_tell.runs.build import build_captioner, build_encoder, make_objective
+from show_attend_tell.runs.build import (
+    build_captioner,
+    build_encoder,
+    build_picture_encoder,
+    make_objective,
+)
 from show_attend_tell.runs.checkpoint import Checkpoints
 from show_attend_tell.runs.folder import RunFolder
 from show_attend_tell.runs.inputs import make_augmentation
@@ -97,7 +103,9 @@ def _train(
     encoder = None
     if not task.reads_words:
         encoder = build_encoder(settings)
-        settings = _pinned(settings, encoder)
+        settings = _pinned(settings, "encoder", encoder)
+    if settings.picture is not None:
+        settings = _pinned(settings, "picture", build_picture_encoder(settings))
     if devices.is_first():
         folder.claim(settings)
     devices.wait_for_all()
@@ -224,7 +232,7 @@ class _Session:
             self.data.plan,
             share=devices.local_slice(self.settings.train.batch_size),
             augmentation=make_augmentation(self.settings, self.data.vocabulary),
-            cut_to_bucket=self.task.reads_words and self.settings.picture is None,
+            cut_to_bucket=self.task.sorts_inputs,
             maps=self._maps(),
         )
 
@@ -323,12 +331,12 @@ def _warn(text: str) -> None:
     Terminal(stderr=True, quiet=not devices.is_first()).print(text, soft_wrap=True)
 
 
-def _pinned(settings: Settings, encoder: Encoder) -> Settings:
-    """Settings with the checksum of the encoder's weights, which ties the run to them."""
-    if getattr(settings.encoder, "weights_sha256", ""):
+def _pinned(settings: Settings, group: str, encoder: Encoder) -> Settings:
+    """Settings with the checksum of an encoder's weights, which ties the run to them."""
+    if getattr(getattr(settings, group), "weights_sha256", ""):
         return settings
     checksum = cast(ImageEncoder, encoder).checksum
-    return config.replaced(settings, {"encoder.weights_sha256": checksum})
+    return config.replaced(settings, {f"{group}.weights_sha256": checksum})
 
 
 def _check(settings: Settings, task: Task, folder: RunFolder) -> None:

@@ -12,10 +12,10 @@ from functools import partial
 import numpy as np
 from PIL import Image
 
+from show_attend_tell.data.base_task import Task
 from show_attend_tell.data.examples import ExampleSource
 from show_attend_tell.data.images import SIDE, read_picture
 from show_attend_tell.data.subject import Subject
-from show_attend_tell.data.task import Task
 from show_attend_tell.data.vocabulary import AnyVocabulary
 from show_attend_tell.errors import UserError
 from show_attend_tell.inference.attention_record import AttentionRecord

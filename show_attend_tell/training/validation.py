@@ -12,10 +12,10 @@ import numpy as np
 from jaxtyping import PyTree
 
 from show_attend_tell import devices
+from show_attend_tell.data.base_task import Task
 from show_attend_tell.data.batches import Inputs
 from show_attend_tell.data.examples import ExampleSource
 from show_attend_tell.data.in_languages import InLanguages
-from show_attend_tell.data.task import Task
 from show_attend_tell.data.vocabulary import AnyVocabulary
 from show_attend_tell.errors import UserError
 from show_attend_tell.evaluation.scores import Scores

@@ -34,6 +34,7 @@ SAME = (
     "decoder.output_tanh",
     "decoder.scene",
     "decoder.state_tanh",
+    "picture.",
 )
 # Exceptions: shapes reveal the units, and a checksum identifies the weights.
 MAY_DIFFER = (
@@ -46,6 +47,10 @@ MAY_DIFFER = (
     "encoder.learning_rate",
     "encoder.checkpointing",
     "encoder.weights",
+    "picture.dropout",
+    "picture.kind",
+    "picture.weights",
+    "picture.withheld",
 )
 
 
@@ -56,7 +61,10 @@ OF_WORDS = {
     ("decoder", "output_word", "bias"): 0,
     ("decoder", "output_word", "kernel"): 1,
 }
-OF_SOURCE_WORDS = {("encoder", "embed", "embedding"): 0}
+OF_SOURCE_WORDS = {
+    ("encoder", "embed", "embedding"): 0,
+    ("encoder", "words", "embed", "embedding"): 0,  # beside a picture
+}
 
 
 Weights = Float[Array | np.ndarray, "..."]

@@ -3,10 +3,12 @@
 import pytest
 import sources
 
+from show_attend_tell import config
 from show_attend_tell.data.load import load_images, terms_of
 from show_attend_tell.data.masking import COLOURS, HIDDEN, NUMBERS, heads, hide
 from show_attend_tell.data.phrases import Description, Phrase
 from show_attend_tell.data.pictured_pairs import PicturedPairs, read_pairs
+from show_attend_tell.data.task import check_has_split, task_of
 from show_attend_tell.errors import UserError
 
 NAMES = {
@@ -67,6 +69,7 @@ def test_pictures_without_sentences_are_left_out(texts, images):
     del pairs["11"]
     some = PicturedPairs(images("train"), pairs, name="both")
     assert some.ids == ["10_aa.jpg", "12_aa.jpg"] and some.rows == [0, 2]
+    assert some.left_out == {"no sentence of Multi30k": ["11_aa.jpg"]}
     assert PicturedPairs(images("train"), pairs, name="both", limit=1).ids == ["10_aa.jpg"]
     with pytest.raises(UserError, match="none of the pictures of the split 'train'"):
         PicturedPairs(images("train"), {"5": pairs["10"]}, name="both")
@@ -102,3 +105,37 @@ def test_the_terms_are_those_of_sentences_and_photographs():
     both = terms_of("multi30k_pictures")
     for one in map(terms_of, ("multi30k", "flickr8k")):
         assert one.title in both.title and one.text in both.text and one.licence == both.licence
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["31.jpg", "31.jpg"], "line 2: '31.jpg' is listed twice"),
+        (["31.jpg", "dog.jpg"], "line 2: 'dog.jpg' does not begin with a picture's number"),
+        (["31.jpg", "10.jpg"], "line 2: '10.jpg' is listed twice"),  # of train's list
+    ],
+)
+def test_a_list_names_every_picture_once(texts, names, message):
+    (texts / "image_splits" / "val.txt").write_text("\n".join(names) + "\n")
+    with pytest.raises(UserError, match=f"val\\.txt: {message}"):
+        read_pairs(texts, ("en", "de"))
+
+
+def test_folders_and_languages_that_are_not_named_are_asked_for(texts):
+    def load(*overrides):
+        given = (f"--config.data.{override}" for override in overrides)
+        settings = config.load_experiment("multi30k:pictured", [*given])
+        task_of(settings.data).load("train")
+
+    folder = f"manual_dir={texts}"
+    with pytest.raises(UserError, match=r"config\.data\.pictures_dir is empty"):
+        load(folder, "source=en", "target=de")
+    with pytest.raises(UserError, match=r"and config\.data\.source and \.target to their"):
+        load(folder, f"pictures_dir={texts}", "source=en", "target=")
+    with pytest.raises(UserError, match=r"hides English words, but config\.data\.source is 'de'"):
+        load(folder, "source=de", "target=en", "masked=colours")
+    with pytest.raises(UserError, match="no split 'tset'; the nearest is 'test'"):
+        settings = config.load_experiment(
+            "multi30k:pictured", [f"--config.data.pictures_dir={texts}"]
+        )
+        check_has_split(settings.data, "tset")

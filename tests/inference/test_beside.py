@@ -10,8 +10,11 @@ from PIL import Image
 
 from show_attend_tell import config
 from show_attend_tell.cli.parser import main
+from show_attend_tell.errors import UserError
 from show_attend_tell.inference.captioning import translate
+from show_attend_tell.inference.ensemble import ensemble
 from show_attend_tell.inference.run import load_run
+from show_attend_tell.runs.build import build_picture_encoder
 from show_attend_tell.training.session import train
 
 COLOURS = {"red": ("roter", (230, 20, 20)), "green": ("grüner", (20, 200, 20))}
@@ -136,3 +139,27 @@ def test_a_context_is_that_of_the_hard_attention(run, folders):
     assert abs(log_prob("argmax", picture) - log_prob("expected", picture)) > 1e-4
     # Of no picture, any place reads the same; of the words, the expectation is read.
     assert log_prob("argmax", None) == pytest.approx(log_prob("expected", None), abs=1e-6)
+
+
+def test_verbs_that_know_one_attention_say_so(run, capsys):
+    for verb in (["gradient-variance", "--workdir", str(run)], ["explore", str(run)]):
+        assert main(verb) == 2
+        assert "picture" in capsys.readouterr().err
+
+
+def test_a_run_keeps_the_checksum_of_its_pictures_weights(run):
+    settings = load_run(run).settings
+    assert settings.picture.weights_sha256 == build_picture_encoder(settings).checksum
+    one, other = (
+        config.replaced(settings, {"picture.weights_sha256": digit * 64, "picture.weights": digit})
+        for digit in "01"
+    )
+    assert config.changes(one, other) == ["picture.weights_sha256"]
+    assert config.changes(settings, one) == ["picture.weights"]
+
+
+def test_an_ensemble_looks_at_pictures_or_does_not(run):
+    loaded = load_run(run)
+    plain = dataclasses.replace(loaded, settings=dataclasses.replace(loaded.settings, picture=None))
+    with pytest.raises(UserError, match="only one of them looks at pictures"):
+        ensemble([loaded, plain])

@@ -16,7 +16,8 @@ from show_attend_tell.cli.parser import main
 from show_attend_tell.data import vocabulary as vocabularies
 from show_attend_tell.data.builders import reversal
 from show_attend_tell.data.load import load_pairs
-from show_attend_tell.data.task import SentenceTask, task_of
+from show_attend_tell.data.sentence_task import SentenceTask
+from show_attend_tell.data.task import task_of
 from show_attend_tell.errors import UserError
 from show_attend_tell.inference.attention_record import load_attention
 from show_attend_tell.inference.captioning import attention_records, caption_split, translate
@@ -175,6 +176,9 @@ def test_both_languages_can_share_a_vocabulary_and_its_vectors(data):
     before = model.annotations(words).vectors
     vectors = weights["decoder"]["embed"]["embedding"]
     weights["decoder"]["embed"]["embedding"] = vectors.at[5].add(1.0)
+    # Another model of the same encoder leaves this one its own vectors.
+    again = build_captioner(settings, model.encoder, 9)
+    assert len(jax.tree.leaves(trained_weights(again))) == len(jax.tree.leaves(weights))
     moved = nnx.merge(nnx.graphdef(model), weights)
     assert np.abs(moved.annotations(words).vectors - before).max() > 0.01
     for wrong in ({"data.joint": False}, {"encoder.embedding": 8}):

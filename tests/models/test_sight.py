@@ -10,7 +10,13 @@ from flax import nnx
 from show_attend_tell import settings
 from show_attend_tell.models import recurrence
 from show_attend_tell.models.attention import Annotations, Choice
-from show_attend_tell.objectives.sampling import TeacherForcing, draw_both, roll_out
+from show_attend_tell.objectives.sampling import (
+    TeacherForcing,
+    draw_both,
+    entropies_of_hard,
+    most_probable,
+    roll_out,
+)
 
 B, L, P, F, T, EOS = 2, 3, 5, 6, 4, 2
 TOKENS = jnp.array([[[5, 6, EOS, 0]], [[4, 7, 3, EOS]]], jnp.int32)
@@ -105,6 +111,32 @@ def test_either_attention_may_be_hard(kind, hard_words):
         np.testing.assert_allclose(rollout.log_p_s, wanted, rtol=1e-6)
         # The two paths of an image look at places of their own.
         assert (out.look.location[:, 0] != out.look.location[:, 1]).any()
+
+
+@pytest.mark.parametrize("hard_words", [False, True])
+def test_the_most_probable_path_is_that_of_the_hard_attentions(hard_words):
+    decoder, both = make("hard", hard_words), given()
+    choice = most_probable(TeacherForcing(decoder, both, TOKENS))
+    assert bool(choice.expected.all()) == (not hard_words)
+    assert not choice.of_picture.expected.any() and not choice.of_picture.noise.any()
+    out = decoder(both, TOKENS, None, choice)
+    np.testing.assert_array_equal(out.look.location, out.look.log_alpha.argmax(axis=-1))
+
+
+@pytest.mark.parametrize("hard_words", [False, True])
+def test_the_entropy_is_that_of_the_hard_attentions(hard_words):
+    decoder, both = make("hard", hard_words), given()
+    rollout = roll_out(decoder, both, TOKENS, None, None)
+    out = decoder(both, TOKENS)
+
+    def entropy(log_alpha):
+        return -(np.exp(log_alpha) * np.asarray(log_alpha)).sum(axis=-1)
+
+    wanted = entropy(out.look.log_alpha) + (entropy(out.log_alpha) if hard_words else 0)
+    np.testing.assert_allclose(entropies_of_hard(decoder, rollout), wanted, rtol=1e-5)
+    soft = make("soft", hard_words)
+    of_words = entropies_of_hard(soft, roll_out(soft, both, TOKENS, None, None))
+    np.testing.assert_allclose(of_words, entropy(soft(both, TOKENS).log_alpha), rtol=1e-5)
 
 
 def test_hard_attention_reads_the_place_that_was_chosen():

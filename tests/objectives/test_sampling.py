@@ -75,8 +75,10 @@ def test_paths_are_drawn_apart_from_dropout():
 
 
 def test_the_most_probable_path_reads_places_and_not_their_mean():
-    choice = most_probable((2, 3, 4, L))
-    assert not choice.noise.any() and not choice.expected.any()
+    decoder = tiny.make_decoder(kind="hard")
+    given = TeacherForcing(decoder, Annotations(jnp.zeros((2, L, 4))), jnp.ones((2, 3, 4), int))
+    choice = most_probable(given)
+    assert not choice.noise.any() and not choice.expected.any() and choice.of_picture is None
     assert choice.noise.shape == (2, 3, 4, L) and choice.expected.shape == (2, 3)
 
 

@@ -10,7 +10,8 @@ from rich.console import Console
 from show_attend_tell import config
 from show_attend_tell.data import row_cache
 from show_attend_tell.data.examples import Pair
-from show_attend_tell.data.task import SentenceTask, task_of
+from show_attend_tell.data.sentence_task import SentenceTask
+from show_attend_tell.data.task import task_of
 from show_attend_tell.errors import UserError
 from show_attend_tell.runs import encoding, preparation
 from show_attend_tell.runs.build import build_encoder

@@ -39,8 +39,9 @@ class Encoder(nnx.Module):
     pooled: tuple[str, ...] = ()
     picture: int = 0
 
-    def share_words(self, vectors: nnx.Param) -> None:
-        """Takes a decoder's word vectors (V, E) for its own, if it reads words and is tied."""
+    def sharing(self, vectors: nnx.Param) -> "Encoder":
+        """The encoder with a decoder's word vectors (V, E), if it reads words and is tied."""
+        return self
 
     @property
     def local_features(self) -> int:
