@@ -113,13 +113,15 @@ def code_lines(source: str) -> set[int]:
     return lines
 
 
-def function_sizes(source: str) -> dict[str, int]:
-    """Lines of code of each function, signature and inner functions included."""
-    code = code_lines(source)
-    return {
-        name: sum(line in code for line in range(node.lineno, node.end_lineno + 1))
-        for name, node in functions(ast.parse(source))
-    }
+def function_sizes(source: str, tree: ast.AST, more_than: int = 0) -> dict[str, int]:
+    """Lines of code of each function, signature and inner functions included.
+
+    Those of at most `more_than` lines, comments and blank ones included, are left out.
+    """
+    sizes = {name: range(node.lineno, node.end_lineno + 1) for name, node in functions(tree)}
+    sizes = {name: lines for name, lines in sizes.items() if len(lines) > more_than}
+    code = code_lines(source) if sizes else set()
+    return {name: sum(line in code for line in lines) for name, lines in sizes.items()}
 
 
 def last_name(node: ast.AST) -> str:
@@ -143,16 +145,15 @@ def root_name(node: ast.AST) -> str:
     return node.id
 
 
-def broad_handlers(source: str, ours: str) -> dict[str, list[str]]:
+def broad_handlers(tree: ast.AST, ours: str) -> dict[str, list[str]]:
     """The functions that catch every exception, each with the calls of our code that it guards.
 
     A handler that ends by raising the same exception again hides nothing and does not count.
 
     Args:
-      source: of the module.
+      tree: the module.
       ours: name of our package, whose functions a broad handler must not guard.
     """
-    tree = ast.parse(source)
     own = _our_names(tree, ours)
     found: dict[str, list[str]] = {}
     for name, attempt in _tries(tree):
@@ -161,19 +162,18 @@ def broad_handlers(source: str, ours: str) -> dict[str, list[str]]:
     return found
 
 
-def broad_guards(source: str) -> set[str]:
+def broad_guards(tree: ast.AST) -> set[str]:
     """The context managers whose broad handler guards the body of every `with` that uses them."""
     return {
         name.rpartition(".")[2]
-        for name, attempt in _tries(ast.parse(source))
+        for name, attempt in _tries(tree)
         if any(map(_is_broad, attempt.handlers))
         and any(isinstance(n, ast.Yield) for statement in attempt.body for n in ast.walk(statement))
     }
 
 
-def our_calls_in(guards: Collection[str], source: str, ours: str) -> list[str]:
+def our_calls_in(guards: Collection[str], tree: ast.AST, ours: str) -> list[str]:
     """The calls of our code in the bodies of `with` that these context managers guard."""
-    tree = ast.parse(source)
     own, found = _our_names(tree, ours), []
     for node in ast.walk(tree):
         if isinstance(node, ast.With | ast.AsyncWith) and any(
