@@ -50,9 +50,10 @@ def tiny_settings(name: str, folder: Path) -> Settings:
     return config.replaced(config.load_experiment(name), SMALL | places)
 
 
-# The builders of the first two share everything but a file's format, which their tests cover.
+# The builders of the first two share everything but a file's format, which their tests cover; a
+# notebook trains on a folder.
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=SLOW if name.startswith("flickr") else ()) for name in RAW]
+    "name", [pytest.param(name, marks=() if name == "coco" else SLOW) for name in RAW]
 )
 def test_raw_files_become_attention_maps(name, tmp_path, capsys):
     RAW[name](tmp_path / "raw")

@@ -109,6 +109,7 @@ def test_groups_and_rules_find_what_plain_loops_find(
     assert 0 < found.finished.sum() < found.finished.size
 
 
+@pytest.mark.slow  # plain loops are compared with groups of one and of several beams above
 def test_groups_without_diversity_are_so_many_equal_searches():
     model = TinyCaptioner(images=12, vocabulary=9, eos_bias=-1.0)
     settings = dict(max_length=7, banned=(UNK,), length_penalty=0.7)

@@ -16,7 +16,9 @@ SLOW = pytest.mark.slow
 LITES = ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
 
 
-@pytest.mark.parametrize("name", [LITES[0], pytest.param(LITES[1], marks=SLOW), LITES[2]])
+@pytest.mark.parametrize(
+    "name", [LITES[0], *(pytest.param(lite, marks=SLOW) for lite in LITES[1:])]
+)
 def test_generated_pictures_show_the_stored_shift(name):
     encoder = make(name, 160, endpoints=("stage5",), grid_stride=16)
     measured = measure_centres(encoder, list(pictures_like_photographs(8, 176)))

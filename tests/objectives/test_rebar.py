@@ -124,6 +124,7 @@ def test_the_control_variate_lowers_the_variance_and_leaves_the_output_alone(dra
         jax.tree.map(same, rebar[name], plain[name])
 
 
+@pytest.mark.slow  # the formula below has every term
 def test_without_control_it_is_reinforce_with_a_words_own_credit():
     graph, params = make("gate and tanh")
     hard = dataclasses.replace(PLAINLY, samples=2, reinforce=0.7)

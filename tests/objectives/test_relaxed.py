@@ -163,6 +163,7 @@ def gradients(graph, params, hard, draws=3000):
     return np.asarray(found), np.asarray(flat(jax.jit(jax.grad(bound))(params)))
 
 
+@pytest.mark.slow  # `evaluation/test_gradient_variance` measures bias and variance
 def test_it_is_biased_but_points_the_right_way_and_rao_lowers_the_variance():
     graph, params = tiny.decoder(**PRODUCT, kind="hard", state_reads="nothing")
     plain, exact = gradients(graph, params, GUMBEL)
