@@ -151,11 +151,13 @@ def test_a_words_own_credit_is_unbiased_where_no_state_reads_the_drawn_place(bas
     assert error(expectation(estimator, tokens, *BLIND[reads]), wanted) < 1e-5
 
 
+@pytest.mark.slow  # it tests the test above
 def test_a_words_own_credit_is_biased_where_the_state_reads_the_drawn_place():
     estimator = pure(credit="word")
     assert error(expectation(estimator, ROWS["one"]), exact(ROWS["one"])) > 0.05
 
 
+@pytest.mark.slow  # it tests the tests
 def test_the_score_term_matters_here():
     # Were the REINFORCE term negligible on this model, the tests above would prove nothing.
     assert error(expectation(pure(reinforce=0.0), ROWS["one"]), exact(ROWS["one"])) > 0.1
