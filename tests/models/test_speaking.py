@@ -1,5 +1,7 @@
 """A decoder of several languages: what captions begin with, and what is never said."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -24,6 +26,10 @@ VECTORS = jax.random.normal(jax.random.key(2), (2, L, 4))
 TABLES = [idf_table([[[6, 7, EOS], [6, EOS]], [[6, EOS]]]), idf_table([[[7, EOS]], [[7, 6, EOS]]])]
 
 
+# As one program: operation by operation, each would be compiled by itself.
+logits_of = nnx.jit(lambda decoder, annotations, rows: decoder(annotations, rows).logits)
+
+
 @pytest.fixture(scope="module")
 def model() -> Captioner:
     graph, params = tiny.decoder(**SIZES)
@@ -46,12 +52,16 @@ def test_each_row_is_read_as_a_model_of_its_language_reads_it(model, posterior):
             **SIZES, **form, order="current", state_reads="posterior", kind="hard"
         )
         model = Captioner(Precomputed(4, (1, L)), nnx.merge(graph, params))
-    both = model.decoder(Annotations(VECTORS), ROWS).logits
+
+    def read(model, rows):
+        return np.asarray(logits_of(model.decoder, Annotations(VECTORS), rows))
+
+    both = read(model, ROWS)
     for k in range(2):
-        one = speaking(model, k).decoder(Annotations(VECTORS), ROWS[:, k::2]).logits
+        one = read(speaking(model, k), ROWS[:, k::2])
         np.testing.assert_allclose(both[:, k::2], one, rtol=1e-5, atol=1e-6)
-    wrong = speaking(model, 0).decoder(Annotations(VECTORS), ROWS[:, 1::2]).logits
-    assert float(jnp.abs(both[:, 1::2] - wrong).max()) > 1e-3
+    wrong = read(speaking(model, 0), ROWS[:, 1::2])
+    assert np.abs(both[:, 1::2] - wrong).max() > 1e-3
 
 
 def test_no_place_says_the_token_of_a_language():
@@ -76,20 +86,20 @@ def test_captions_begin_in_the_chosen_language_and_say_no_token_of_one(model):
         captions = decode(weights, VECTORS, np.arange(2, dtype=np.int32))
         assert not {0, 1, 3, *STARTS} & set(np.ravel(captions.tokens[:, 0]).tolist()) - {0}
         given = jnp.asarray(captions.tokens)[:, :1]
-        out = speaking(model, k).decoder(Annotations(VECTORS), given)
-        biased = out.logits.at[..., jnp.array([1, *STARTS])].add(20.0)
-        log_p = jax.nn.log_softmax(biased)
-        each = jnp.take_along_axis(log_p, given[..., None], axis=-1)[..., 0]
-        own = jnp.where(given == 0, 0.0, each).sum(axis=-1)[:, 0]
+        biased = np.array(logits_of(speaking(model, k).decoder, Annotations(VECTORS), given))
+        biased[..., [1, *STARTS]] += 20.0
+        log_p = biased - np.log(np.exp(biased).sum(axis=-1, keepdims=True))
+        each = np.take_along_axis(log_p, np.asarray(given)[..., None], axis=-1)[..., 0]
+        own = np.where(given == 0, 0.0, each).sum(axis=-1)[:, 0]
         np.testing.assert_allclose(captions.log_probs[:, 0], own, rtol=1e-4)
         found.append(np.asarray(captions.log_probs))
     assert not np.allclose(*found)
 
 
 def test_samples_begin_in_turn_and_are_rewarded_by_their_own_references(model):
-    drawn = draw_captions(
-        model.decoder, Annotations(VECTORS), jax.random.key(1), None, samples=40, max_length=3
-    )
+    annotations = Annotations(VECTORS)
+    draw = partial(draw_captions, samples=40, max_length=3)
+    drawn = nnx.jit(draw)(model.decoder, annotations, jax.random.key(1), None)
     assert not {1, 3, *STARTS} & set(np.ravel(drawn).tolist())
     objective = Rewarded(
         Reward(samples=2, bleu=0.5, max_length=3),
@@ -99,13 +109,17 @@ def test_samples_begin_in_turn_and_are_rewarded_by_their_own_references(model):
         further=(TABLES[1],),
     )
     sampled = drawn[:, :4]
-    annotations = Annotations(VECTORS)
-    loss, report = objective.loss_of(model.decoder, annotations, ROWS, sampled, None)
+
+    @nnx.jit
+    def loss_of(decoder, objective, rows, sampled):
+        return objective.loss_of(decoder, annotations, rows, sampled, None)
+
+    loss, report = loss_of(model.decoder, objective, ROWS, sampled)
     whole, reward = 0.0, 0.0
     for k in range(2):
         alone = Rewarded(objective.reward, None, objective.regularizers, TABLES[k])
         decoder = speaking(model, k).decoder
-        one, of_one = alone.loss_of(decoder, annotations, ROWS[:, k::2], sampled[:, k::2], None)
+        one, of_one = loss_of(decoder, alone, ROWS[:, k::2], sampled[:, k::2])
         whole += one * of_one["tokens"]
         reward += of_one["reward"] / 2
     assert float(loss) == pytest.approx(float(whole / report["tokens"]), rel=1e-4)

@@ -108,6 +108,7 @@ def test_the_expected_estimate_is_the_gradient_of_the_expected_reward(hard):
     assert error_of_the_expected_estimate(hard) < 1e-5
 
 
+@pytest.mark.slow  # it tests the test above
 def test_a_baseline_that_contains_its_own_sample_is_found_out(monkeypatch):
     with_own = lambda r: r.mean(axis=1, keepdims=True) + 0 * r  # noqa: E731
     monkeypatch.setattr(rewarded, "leave_one_out", with_own)
@@ -145,10 +146,12 @@ def test_images_that_fill_a_batch_teach_nothing():
         objective = Rewarded(REWARD, None, loss, TABLE)
         return objective.loss_of(nnx.merge(GRAPH, params), annotations, tokens, drawn, None)[0]
 
-    gradient = jax.jit(jax.grad(loss))
-    alone = gradient(PARAMS, ANNOTATIONS, REFERENCES, drawn[:1])
-    filled = gradient(PARAMS, annotations, tokens, drawn)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), alone, filled)
+    @jax.jit
+    def gradients(params):
+        alone = params, ANNOTATIONS, REFERENCES, drawn[:1]
+        return jax.grad(loss)(*alone), jax.grad(loss)(params, annotations, tokens, drawn)
+
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), *gradients(PARAMS))
 
 
 def test_words_are_drawn_along_the_paths_whose_gradient_is_taken():
@@ -353,6 +356,7 @@ def test_captions_are_drawn_as_they_are_decoded(tmp_path):
     assert not drawn.mixture and drawn.hard.objective == "marginal" and drawn.likelihood is None
 
 
+@pytest.mark.slow  # the exact gradient is compared above
 def test_training_raises_the_reward():
     decoder = nnx.merge(GRAPH, jax.tree.map(jnp.copy, PARAMS))  # a step donates its own
     reward = dataclasses.replace(REWARD, samples=8)
