@@ -16,7 +16,8 @@ needs_compiler = pytest.mark.skipif(
 
 
 def drawn(number, *shape):
-    return jax.random.normal(jax.random.key(number), shape)
+    # By NumPy: of JAX, each shape would be a program.
+    return jnp.asarray(np.random.default_rng(number).standard_normal(shape), jnp.float32)
 
 
 # Units in whole blocks of 64, in parts of one, and both.
