@@ -4,6 +4,7 @@ import dataclasses
 import json
 import re
 import subprocess
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,7 @@ def commands_of(page: Path, folder: Path) -> list[list[str]]:
     return calls[:-1]
 
 
+@cache
 def keys() -> set[str]:
     """All keys of settings."""
     known = {"seed"}
@@ -69,12 +71,21 @@ def keys() -> set[str]:
     return known
 
 
+parser = cache(make_parser)
+
+
+@cache
+def load_experiment(reference: str, overrides: tuple[str, ...]) -> settings.Settings:
+    """Pages say much the same: each experiment is loaded once."""
+    return configs.load_experiment(reference, overrides)
+
+
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)
 def test_commands_of_the_documentation_parse(page, tmp_path):
     for call in commands_of(page, tmp_path):
         if not call or call[0] in OURS:
             continue
-        arguments, rest = make_parser().parse_known_args(call)
+        arguments, rest = parser().parse_known_args(call)
         overrides = [word for word in rest if word.startswith("--config.")]
         assert rest == overrides, f"{page.name}: {' '.join(call)}"
         for override in overrides:
@@ -83,7 +94,7 @@ def test_commands_of_the_documentation_parse(page, tmp_path):
         named = getattr(arguments, "config", None) or []
         for reference in [named] if isinstance(named, str) else named:
             if not reference.startswith(WRITTEN_BY_READERS):
-                configs.load_experiment(reference, overrides)
+                load_experiment(reference, tuple(overrides))
 
 
 def test_commands_are_found(tmp_path):
