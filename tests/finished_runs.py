@@ -3,7 +3,9 @@
 import html
 import json
 import re
+import tempfile
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from show_attend_tell.data.vocabulary import Vocabulary
 from show_attend_tell.evaluation import translation_metrics
 from show_attend_tell.evaluation.grounding import attention_statistics, write_statistics
 from show_attend_tell.evaluation.results_file import write_results
+from show_attend_tell.evaluation.scores import Scores
 from show_attend_tell.evaluation.scoring import SCORERS
 from show_attend_tell.inference.attention_record import safe_name, save_attention
 from show_attend_tell.reports.attention_pictures import draw_attention
@@ -129,11 +132,26 @@ def _write_metrics(path: Path, progress, watched: str) -> None:
     path.write_text("".join(json.dumps(r) + "\n" for r in records))
 
 
+# Many tests want the same runs: they are scored and drawn once.
+@cache
+def _scored(said: tuple[tuple[str, str], ...], scorer: str) -> Scores:
+    truth = {image_id: TRUTH[image_id] for image_id, _ in said}
+    return SCORERS[scorer].score(truth, dict(said), meteor=False)
+
+
+@cache
+def _drawn(said: tuple[tuple[str, str], ...], context: str, sentences: bool) -> dict[str, bytes]:
+    """The files of a folder of maps, by name."""
+    with tempfile.TemporaryDirectory() as folder:
+        _draw_maps(Path(folder), dict(said), context, sentences)
+        return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
+
+
 def _write_scores(
     workdir: Path, said: dict[str, str], split: str, context: str, scorer: str
 ) -> None:
     truth = {image_id: TRUTH[image_id] for image_id in said}
-    scores = SCORERS[scorer].score(truth, said, meteor=False)
+    scores = _scored(tuple(said.items()), scorer)
     values, per_image = dict(scores.values), dict(scores.per_image)
     record = {"tokenizer": "ptb 1"}
     if scorer == "captions":
@@ -162,6 +180,11 @@ def _write_scores(
 
 def _write_maps(folder: Path, said: dict[str, str], context: str, sentences: bool) -> None:
     folder.mkdir(parents=True)
+    for name, content in _drawn(tuple(said.items()), context, sentences).items():
+        (folder / name).write_bytes(content)
+
+
+def _draw_maps(folder: Path, said: dict[str, str], context: str, sentences: bool) -> None:
     generator = np.random.default_rng(0)
     attention = []
     for image_id, caption in said.items():
