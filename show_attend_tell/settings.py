@@ -160,7 +160,7 @@ class SentenceData(Data):
     subwords: int = setting(5000, "units per language, with vocabulary `subwords`", least=1)
     joint: bool = setting(
         False,
-        "one vocabulary for both languages, of as many subwords or words as one has otherwise",
+        "one vocabulary for both languages; data.subwords are then its units in all",
         later=True,
     )
     max_source_length: int = setting(60, "source tokens kept, without <eos>", least=1)

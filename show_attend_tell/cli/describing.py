@@ -62,7 +62,7 @@ def add_verbs(verbs: Verbs) -> None:
         "sentences", nargs="*", metavar="SENTENCE", help="default: lines of standard input"
     )
     translate.add_argument(
-        "--picture", metavar="IMAGE", type=user_path, help="that the sentences describe"
+        "--picture", metavar="IMAGE", type=user_path, help="the picture that all sentences describe"
     )
     translate.add_argument("--out", type=user_path, help="folder for pictures of the alignments")
 

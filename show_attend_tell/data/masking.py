@@ -29,7 +29,7 @@ _LEAST = 3  # times that a word must end a phrase to count as a noun
 
 
 def heads(descriptions: Iterable[Description]) -> frozenset[str]:
-    """The lower-case words in which annotated phrases end, those that do so often enough."""
+    """The lower-case words in which at least three annotated phrases end."""
     counts = Counter(
         described.text.split(" ")[phrase.last].lower()
         for described in descriptions

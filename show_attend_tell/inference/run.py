@@ -66,6 +66,8 @@ class Run:
     def __repr__(self) -> str:
         # Not the weights, which fill a notebook.
         kind, words = self.settings.attention.kind, len(self.vocabulary)
+        if self.settings.picture is not None:
+            kind += f" and, to pictures, {self.settings.picture.kind}"
         where = self.origin or self.workdir.as_posix()
         return f"<Run {where}: {kind} attention, {words} {self.task.token}, step {self.step}>"
 

@@ -81,15 +81,21 @@ def _metadata(run: Run, trained_on: Sequence[str], record: Mapping[str, Any]) ->
 
 def _what_it_is(run: Run) -> str:
     kind = "Translates sentences" if run.task.reads_words else "Captions images"
+    picture = run.settings.picture
+    beside = f", and {picture.kind} attention to a picture beside them" if picture else ""
     return (
-        f"{kind} with {run.settings.attention.kind} attention ([Xu et al. 2015]({SOURCES})), and "
-        f"shows where it looked for each {run.task.token.removesuffix('s')}. This card was "
-        "generated from the records of the run."
+        f"{kind} with {run.settings.attention.kind} attention{beside} "
+        f"([Xu et al. 2015]({SOURCES})), and shows where it looked for each "
+        f"{run.task.token.removesuffix('s')}. This card was generated from the records of the run."
     )
 
 
 def _usage(run: Run, repo: str) -> str:
     given = "'A sentence .'" if run.task.reads_words else "photo.jpg"
+    if run.settings.picture is not None:
+        given += " --picture photo.jpg"
+        own = run.settings.picture.weights
+        given += f" --config.picture.weights={own}" if own else ""
     weights = getattr(run.settings.encoder, "weights", "")
     if weights:  # the encoder's own, which the model lacks
         on_hub = hub.is_repo(weights) and not Path(weights).exists()

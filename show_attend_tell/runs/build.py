@@ -35,11 +35,8 @@ def build_encoder(settings: s.Settings, source_words: int = 0) -> Encoder:
 
     Args:
       settings: of the experiment.
-      source_words: size of the vocabulary of inputs, for encoders that read words. Without it, of
-        inputs with pictures, the encoder is that of the pictures.
+      source_words: size of the vocabulary of inputs, for encoders that read words.
     """
-    if settings.picture is not None and not source_words:
-        return build_picture_encoder(settings)
     if settings.picture is not None:
         picture = build_picture_encoder(settings)
         words = replace(settings, picture=None)
@@ -56,6 +53,13 @@ def build_picture_encoder(settings: s.Settings) -> ImageEncoder:
     """The frozen encoder of the picture beside a sentence (`config.picture`)."""
     assert settings.picture is not None
     return make_encoder(settings.picture, rngs=nnx.Rngs(settings.seed))
+
+
+def build_image_encoder(settings: s.Settings) -> ImageEncoder:
+    """The encoder of an experiment's images, or of the pictures beside its sentences."""
+    if settings.picture is not None:
+        return build_picture_encoder(settings)
+    return cast(ImageEncoder, build_encoder(settings))
 
 
 def build_captioner(settings: s.Settings, encoder: Encoder, vocabulary_size: int) -> Captioner:

@@ -15,7 +15,7 @@ from show_attend_tell.data.load import SPLITS
 from show_attend_tell.data.row_cache import RowCache, check_room
 from show_attend_tell.data.task import task_of
 from show_attend_tell.runs import number_format
-from show_attend_tell.runs.build import build_encoder
+from show_attend_tell.runs.build import build_image_encoder
 from show_attend_tell.runs.inputs import row_cache
 from show_attend_tell.settings import Settings
 
@@ -39,7 +39,7 @@ def prepare(settings: Settings, console: Console) -> list[Record]:
     """
     settings, task = number_format.pinned(settings), task_of(settings.data)
     splits = usable_splits(task, task.load("train", copies=True))
-    encoder = cache(partial(build_encoder, settings))  # built only if a cache needs it
+    encoder = cache(partial(build_image_encoder, settings))  # built only if a cache needs it
     caches = {}
     for split, examples in splits.items():
         found = task.row_cache(

@@ -1,12 +1,14 @@
 """Translation with a picture: only it can tell the colour that the sentence hides."""
 
 import dataclasses
+import io
 import json
 
 import numpy as np
 import pytest
 import sources
 from PIL import Image
+from rich.console import Console
 
 from show_attend_tell import config
 from show_attend_tell.cli.parser import main
@@ -15,6 +17,7 @@ from show_attend_tell.inference.captioning import translate
 from show_attend_tell.inference.ensemble import ensemble
 from show_attend_tell.inference.run import load_run
 from show_attend_tell.runs.build import build_picture_encoder
+from show_attend_tell.runs.preparation import prepare
 from show_attend_tell.training.session import train
 
 COLOURS = {"red": ("roter", (230, 20, 20)), "green": ("grüner", (20, 200, 20))}
@@ -163,3 +166,8 @@ def test_an_ensemble_looks_at_pictures_or_does_not(run):
     plain = dataclasses.replace(loaded, settings=dataclasses.replace(loaded.settings, picture=None))
     with pytest.raises(UserError, match="only one of them looks at pictures"):
         ensemble([loaded, plain])
+
+
+def test_what_training_read_is_prepared(run):
+    records = prepare(load_run(run).settings, Console(file=io.StringIO()))
+    assert [(one["split"], one["done"]) for one in records[:2]] == [("train", 12), ("val", 4)]
