@@ -225,8 +225,10 @@ def settings() -> str:
         (typed.Data, "data", "every data set"),
         (typed.ImageData, "data", "images"),
         (typed.SentenceData, "data", "sentences"),
+        (typed.PicturedData, "data", "sentences with pictures"),
         (typed.ImageEncoder, "encoder", "images"),
         (typed.SentenceEncoder, "encoder", "sentences"),
+        (typed.Picture, "picture", "sentences with pictures"),
         *((group, name, "") for name, group in typed.COMMON.items()),
     ]
     lines = [
@@ -247,7 +249,7 @@ def settings() -> str:
     ]
     for group, name, kind in shown:
         base = {f.name for b in group.__mro__[1:] if dataclasses.is_dataclass(b) for f in _own(b)}
-        inherited = base if kind in ("images", "sentences") and name == "data" else set()
+        inherited = base if kind != "every data set" and name == "data" else set()
         lines += ["", f"## {name}{f': {kind}' if kind else ''}", "", group.__doc__ or "", ""]
         lines += ["| key | type | default | range | meaning |", "|---|---|---|---|---|"]
         for field in dataclasses.fields(group):

@@ -65,8 +65,8 @@ def commands_of(page: Path, folder: Path) -> list[list[str]]:
 def keys() -> set[str]:
     """All keys of settings."""
     known = {"seed"}
-    for data, encoder in settings.GROUPS.values():
-        for name, group in {"data": data, "encoder": encoder, **settings.COMMON}.items():
+    for own in settings.GROUPS.values():
+        for name, group in {**own, **settings.COMMON}.items():
             known |= {f"{name}.{field.name}" for field in dataclasses.fields(group)}
     return known
 
@@ -140,8 +140,9 @@ def test_tables_have_both_markers():
 def test_settings_page_knows_every_group():
     """docs/site_hooks.py shows every group of `settings`."""
     hooks = (ROOT / "docs" / "site_hooks.py").read_text(encoding="utf-8")
-    for data, encoder in settings.GROUPS.values():
-        assert f"typed.{data.__name__}," in hooks and f"typed.{encoder.__name__}," in hooks
+    for groups in settings.GROUPS.values():
+        for group in groups.values():
+            assert f"typed.{group.__name__}," in hooks, group
     assert "typed.COMMON" in hooks
 
 

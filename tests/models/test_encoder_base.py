@@ -17,11 +17,11 @@ def make_small():
 
 def test_every_encoder_gives_annotations():
     encoder, images = make_small(), jnp.full((2, 16, 16, 3), 90, jnp.uint8)
-    vectors, mask, _ = encoder.annotations(images, jax.random.key(0))
+    vectors, mask, *_ = encoder.annotations(images, jax.random.key(0))
     np.testing.assert_array_equal(vectors, encoder(images))
     assert mask is None
     precomputed = Precomputed(encoder.features, encoder.grid)
-    again, mask, _ = precomputed.annotations(vectors)
+    again, mask, *_ = precomputed.annotations(vectors)
     assert again is vectors and mask is None
     assert not jax.tree.leaves(nnx.state(precomputed))
 

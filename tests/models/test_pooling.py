@@ -47,7 +47,7 @@ def test_unpacked_rows_are_the_vectors(pooled):
     assert found.dtype == jnp.float16
     np.testing.assert_array_equal(found, vectors)
     encoder = Precomputed(7, (1, 3), SECTIONS, pooled)
-    annotations, mask, _ = encoder.annotations(jnp.asarray(rows))
+    annotations, mask, *_ = encoder.annotations(jnp.asarray(rows))
     assert mask is None and encoder.local_features == 7 - pooled_features(SECTIONS, pooled)
     np.testing.assert_array_equal(annotations, vectors)
 

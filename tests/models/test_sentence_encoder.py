@@ -41,7 +41,7 @@ def gru(direction, embedded):
 
 def test_annotations_are_the_states_of_both_directions():
     encoder = make()
-    a, mask, _ = read(encoder, WORDS)
+    a, mask, *_ = read(encoder, WORDS)
     assert a.shape == (2, 5, 8) and mask.tolist() == [[True] * 5, [True] * 3 + [False] * 2]
     last = read(make(annotations="last"), WORDS)
     embedding = np.asarray(encoder.embed.embedding[...])
@@ -72,7 +72,7 @@ def test_padding_changes_nothing(name, annotations):
     @nnx.jit
     @nnx.grad(has_aux=True)
     def gradient_and_vectors(encoder):
-        a, mask, _ = encoder.annotations(WORDS)
+        a, mask, *_ = encoder.annotations(WORDS)
         return (a if mask is None else a * mask[..., None]).sum(), a
 
     gradient, vectors = gradient_and_vectors(encoder)
