@@ -77,11 +77,12 @@ def finish(*processes: subprocess.Popen) -> list[str]:
     return outputs
 
 
-def two(folder: Path, name: str, last: int) -> list[str]:
+def two(folder: Path, name: str, last: int, devices: int = 1) -> list[str]:
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
-    return finish(*(start(folder, name, last, address, "2", str(i)) for i in range(2)))
+    jobs = ((address, "2", str(i)) for i in range(2))
+    return finish(*(start(folder, name, last, *job, devices=devices) for job in jobs))
 
 
 def losses(workdir: Path) -> dict[int, float]:
@@ -105,22 +106,25 @@ def check_same(folder: Path, name: str) -> None:
     np.testing.assert_allclose(list(other.values()), list(one.values()), rtol=1e-5)
 
 
+def check_resumed_by_one(folder: Path, name: str, found: str, monkeypatch) -> None:
+    cut = json.loads((folder / name / "run.json").read_text())
+    assert cut["device"].startswith(found) and not cut["finished"]
+    tiny.use_scenes(monkeypatch, copies=2)
+    assert train(settings(folder / "data"), folder / name).finished
+    check_same(folder, name)
+
+
+def test_two_processes_of_two_devices_train_as_one_and_stop_together(whole, monkeypatch):
+    assert all("stopped" in output for output in two(whole, "two", 1, devices=2))
+    assert len(losses(whole / "two")) < 4
+    check_resumed_by_one(whole, "two", "4 x", monkeypatch)
+
+
+@pytest.mark.slow  # two processes have several devices, too
 def test_eight_devices_train_as_one_and_one_resumes_from_their_checkpoint(whole, monkeypatch):
     [output] = finish(start(whole, "eight", 2, devices=8))
     assert "stopped" in output
-    cut = json.loads((whole / "eight" / "run.json").read_text())
-    assert cut["device"].startswith("8 x") and not cut["finished"]
-    tiny.use_scenes(monkeypatch, copies=2)
-    assert train(settings(whole / "data"), whole / "eight").finished
-    check_same(whole, "eight")
-
-
-def test_two_processes_train_as_one_and_stop_together(whole, monkeypatch):
-    assert all("stopped" in output for output in two(whole, "two", 1))
-    assert len(losses(whole / "two")) < 4
-    tiny.use_scenes(monkeypatch, copies=2)
-    assert train(settings(whole / "data"), whole / "two").finished
-    check_same(whole, "two")
+    check_resumed_by_one(whole, "eight", "8 x", monkeypatch)
 
 
 @pytest.mark.slow
