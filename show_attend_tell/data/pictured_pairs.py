@@ -7,17 +7,16 @@ the split of its picture, whichever file its sentences come from.
 """
 
 import hashlib
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from show_attend_tell.data.examples import ImageSource, Pair
+from show_attend_tell.data.examples import ImageSource, Pair, PairSource
 from show_attend_tell.data.further_captions import number_of
 from show_attend_tell.data.masking import COLOURS, NUMBERS, heads, hide
 from show_attend_tell.data.multi30k_files import SPLITS, find_text
-from show_attend_tell.data.phrases import Counts, Description
 from show_attend_tell.data.text_files import read_lines
 from show_attend_tell.errors import UserError
 
@@ -35,7 +34,7 @@ class PicturedPair(Pair):
     picture: Callable[[], bytes]
 
 
-class PicturedPairs:
+class PicturedPairs(PairSource):
     """The pairs whose pictures are in a split of a data set of images.
 
     Attributes: as in `ExampleSource`, and
@@ -85,27 +84,6 @@ class PicturedPairs:
             "images": len(found),
             "texts": _digest(self._pairs),
         }
-
-    def __len__(self) -> int:
-        return len(self._pairs)
-
-    def __getitem__(self, index: int, /) -> PicturedPair:
-        return self._pairs[index]
-
-    def __iter__(self) -> Iterator[PicturedPair]:
-        return iter(self._pairs)
-
-    def captions(self) -> list[tuple[str, ...]]:
-        """The translation of each sentence, in the form of an image's captions."""
-        return [(pair.target,) for pair in self._pairs]
-
-    def descriptions(self) -> list[tuple[Description, ...]]:
-        """None for any pair."""
-        return [()] * len(self)
-
-    def phrase_counts(self) -> Counts:
-        """Empty, as there are no phrases."""
-        return {}
 
 
 def _image(images: ImageSource, row: int) -> bytes:

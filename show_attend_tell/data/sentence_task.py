@@ -92,23 +92,22 @@ class SentenceTask(Task):
         limit = self.data.max_source_length
         ids, cut = source_ids([pair.source for pair in examples], source, limit)
         if cut:
-            warn(self._cut(examples, cut))
+            warn(
+                f"{examples.name} {examples.split}: {cut} of {len(ids)} source sentences cut to "
+                f"{limit} tokens (config.data.max_source_length)"
+            )
         return ids
-
-    def _cut(self, examples: ExampleSource, count: int) -> str:
-        return (
-            f"{examples.name} {examples.split}: {count} of {len(examples)} source sentences cut to "
-            f"{self.data.max_source_length} tokens (config.data.max_source_length)"
-        )
 
     def encode(
         self, sentences: Sequence[str], source: AnyVocabulary
     ) -> tuple[Int[np.ndarray, "N S"], list[int]]:
         limit = self.data.max_source_length
         cut = [i for i, text in enumerate(sentences) if len(source.encode_text(text)) > limit]
-        ids, _ = source_ids(sentences, source, limit)
-        # The same length for any sentences, so that nothing compiles twice.
-        return np.pad(ids, ((0, 0), (0, limit + 1 - ids.shape[1]))), cut
+        return self.of_one_length(source_ids(sentences, source, limit)[0]), cut
+
+    def of_one_length(self, ids: Int[np.ndarray, "N _"]) -> Int[np.ndarray, "N S"]:
+        """Inputs of the same length for any sentences, so that nothing compiles twice."""
+        return np.pad(ids, ((0, 0), (0, self.data.max_source_length + 1 - ids.shape[1])))
 
     def input_lengths(self, inputs: Inputs) -> Int[np.ndarray, " N"] | None:
         return (cast(np.ndarray, inputs) != PAD).sum(axis=1)
@@ -174,11 +173,9 @@ class PicturedTask(SentenceTask):
         make: Callable[..., RowCache],
         warn: Callable[[str], object],
     ) -> Inputs:
-        assert isinstance(examples, PicturedPairs) and source is not None
-        ids, cut = self.encode([pair.source for pair in examples], source)
-        if cut:
-            warn(self._cut(examples, len(cut)))
-        words = pack_words(ids)
+        assert isinstance(examples, PicturedPairs)
+        ids = cast(np.ndarray, super().inputs(examples, source, make, warn))
+        words = pack_words(self.of_one_length(ids))
         return np.concatenate([words, self.picture_rows(examples, make(examples.images))], axis=1)
 
     def picture_rows(self, examples: PicturedPairs, cache: RowCache) -> Float16[np.ndarray, "N n"]:

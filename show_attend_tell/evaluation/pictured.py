@@ -14,12 +14,10 @@ from jaxtyping import Float16
 
 from show_attend_tell.data.examples import ExampleSource
 from show_attend_tell.evaluation.scoring import SCORERS
-from show_attend_tell.inference.captioning import Caption, caption_examples
+from show_attend_tell.inference.captioning import Caption, caption_examples, texts
 from show_attend_tell.inference.run import Run
 from show_attend_tell.models.pictured_encoder import PicturedEncoder
 from show_attend_tell.settings import Decode
-
-PICTURES = ("right", "wrong", "none")
 
 
 def with_pictures(
@@ -30,10 +28,8 @@ def with_pictures(
     Args:
       inputs: packed rows of `models.pictured_encoder`.
       picture: how many of a row's last numbers are those of the picture.
-      which: of `PICTURES`. The wrong one is that of the example before; zeros stand for none.
+      which: `wrong`, that of the example before, or `none`, for which zeros stand.
     """
-    if which == "right":
-        return inputs
     words, pictures = np.split(inputs, [inputs.shape[1] - picture], axis=1)
     pictures = np.roll(pictures, 1, axis=0) if which == "wrong" else np.zeros_like(pictures)
     return np.concatenate([words, pictures], axis=1)
@@ -45,7 +41,7 @@ def scores_by_picture(
     inputs: Float16[np.ndarray, "N n"],
     decoding: Decode,
     captions: Sequence[Caption],
-) -> dict[str, dict[str, float]]:
+) -> dict[str, dict[str, float | None]]:
     """The scores of a split's translations with the right, a wrong and no picture.
 
     Args:
@@ -57,11 +53,10 @@ def scores_by_picture(
     encoder, scorer = cast(PicturedEncoder, run.encoder), SCORERS[run.task.scorer]
     size = math.prod(encoder.places) * encoder.picture
     truth = dict(zip(examples.ids, examples.captions(), strict=True))
-    found = {}
-    for which in PICTURES:
-        if which != "right":
-            given = with_pictures(np.asarray(inputs), size, which)
-            captions = caption_examples(run, examples, given, decoding)
-        said = dict(zip(examples.ids, (caption.text for caption in captions), strict=True))
-        found[which] = scorer.score(truth, said).values
-    return found
+    told = {"right": captions}
+    for which in ("wrong", "none"):
+        given = with_pictures(np.asarray(inputs), size, which)
+        told[which] = caption_examples(run, examples, given, decoding)
+    return {
+        which: scorer.score(truth, texts(examples, said)).values for which, said in told.items()
+    }

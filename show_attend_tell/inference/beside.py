@@ -1,7 +1,5 @@
 """What a translator reads that has a picture beside its sentences."""
 
-from functools import lru_cache
-
 import numpy as np
 from jaxtyping import Float16, Int
 
@@ -9,16 +7,8 @@ from show_attend_tell.data.batches import pack_words
 from show_attend_tell.data.images import Picture, read_image
 from show_attend_tell.errors import UserError
 from show_attend_tell.inference.run import Run
-from show_attend_tell.models.encoders import ImageEncoder
 from show_attend_tell.runs.build import build_picture_encoder
 from show_attend_tell.runs.encoding import annotate_one
-from show_attend_tell.settings import Settings
-
-
-@lru_cache(maxsize=1)
-def encoder_of_pictures(settings: Settings) -> ImageEncoder:
-    """The encoder of the pictures beside sentences."""
-    return build_picture_encoder(settings)
 
 
 def beside_picture(
@@ -39,7 +29,7 @@ def beside_picture(
             f"{run.workdir}: this run reads sentences only; leave --picture out, or train with "
             "multi30k:pictured"
         )
-    encoder = encoder_of_pictures(run.settings)
+    encoder = build_picture_encoder(run.settings)
     if picture is None:
         seen = np.zeros((1, len(encoder.centres) ** 2 * encoder.features), np.float16)
     else:

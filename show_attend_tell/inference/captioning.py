@@ -21,7 +21,7 @@ from show_attend_tell.data.subject import Places, Subject, places_in_picture
 from show_attend_tell.data.vocabulary import AnyVocabulary
 from show_attend_tell.errors import UserError
 from show_attend_tell.inference.attention_record import COMPUTED, MEASURED, AttentionRecord
-from show_attend_tell.inference.beside import beside_picture, encoder_of_pictures
+from show_attend_tell.inference.beside import beside_picture
 from show_attend_tell.inference.decoding import DecodeFunction
 from show_attend_tell.inference.ensemble import (
     Images,
@@ -34,6 +34,7 @@ from show_attend_tell.inference.ensemble import (
 from show_attend_tell.inference.run import Run
 from show_attend_tell.models import search
 from show_attend_tell.models.encoders import ImageEncoder
+from show_attend_tell.runs.build import build_picture_encoder
 from show_attend_tell.runs.encoding import annotate_one, as_inputs, row_shape, structure
 from show_attend_tell.settings import Decode
 from show_attend_tell.tokens import EOS_WORD
@@ -374,7 +375,7 @@ def picture_records(
       subjects: the pictures, taken one at a time.
       captions: the translation of each.
     """
-    encoder, records = encoder_of_pictures(run.settings), []
+    encoder, records = build_picture_encoder(run.settings), []
     for subject, caption in zip(subjects, captions, strict=True):
         assert caption.look is not None
         looked = dataclasses.replace(caption, **caption.look._asdict(), self_alpha=None)

@@ -1,6 +1,7 @@
 """Builds models and objectives from settings. No other module does."""
 
 from dataclasses import replace
+from functools import lru_cache
 from typing import cast
 
 import jax
@@ -50,9 +51,17 @@ def build_encoder(settings: s.Settings, source_words: int = 0) -> Encoder:
 
 
 def build_picture_encoder(settings: s.Settings) -> ImageEncoder:
-    """The frozen encoder of the picture beside a sentence (`config.picture`)."""
+    """The frozen encoder of the picture beside a sentence (`config.picture`).
+
+    It is built once for several callers.
+    """
     assert settings.picture is not None
-    return make_encoder(settings.picture, rngs=nnx.Rngs(settings.seed))
+    return _picture_encoder(settings.picture, settings.seed)
+
+
+@lru_cache(maxsize=1)
+def _picture_encoder(options: s.Picture, seed: int) -> ImageEncoder:
+    return make_encoder(options, rngs=nnx.Rngs(seed))
 
 
 def build_image_encoder(settings: s.Settings) -> ImageEncoder:
