@@ -31,7 +31,8 @@ FOLDERS = (Path(__file__).parent / "experiments", Path(__file__).parents[1] / "e
 # identifies the weights.
 _FOLDERS_OF_DATA = ("data.dir", "data.manual_dir", "data.captions_dir", "data.pictures_dir")
 PLACES = (*_FOLDERS_OF_DATA, "data.download", "encoder.weights", "picture.weights")
-PATHS = (*_FOLDERS_OF_DATA, "encoder.weights", "picture.weights", "train.init_from")
+_FROM_OTHERS = ("train.init_from", "data.further_dir")  # made by other runs; change results
+PATHS = (*_FOLDERS_OF_DATA, "encoder.weights", "picture.weights", *_FROM_OTHERS)
 
 
 def load_experiment(reference: str, overrides: Sequence[str] = ()) -> Settings:
@@ -265,7 +266,7 @@ def changes(saved: Settings, wanted: Settings) -> list[str]:
     for name in weights:
         known = all(value.get(f"{name}_sha256") for value in values)
         same.add(name if known else f"{name}_sha256")
-    for name in (*weights, "train.init_from"):
+    for name in (*weights, *_FROM_OTHERS):
         paths = [value.get(name) for value in values]
         if all(paths) and len({os.path.abspath(str(path)) for path in paths}) == 1:
             same.add(name)

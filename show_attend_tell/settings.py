@@ -164,6 +164,12 @@ class SentenceData(Data):
         later=True,
     )
     max_source_length: int = setting(60, "source tokens kept, without <eos>", least=1)
+    further_dir: str = setting(
+        "",
+        "folder with further pairs to train on, train.SOURCE and train.TARGET, such as "
+        "back-translations; the vocabulary does not count them",
+        later=True,
+    )
 
 
 @dataclass(frozen=True)
@@ -179,6 +185,11 @@ class PicturedData(SentenceData):
     )
 
     def check(self) -> None:
+        if self.further_dir:
+            raise UserError(
+                f"config.data.further_dir: its pairs have no pictures, which {self.name} needs; "
+                "leave it empty"
+            )
         if self.masked and self.source not in ("", "en"):
             raise UserError(
                 f"config.data.masked hides English words, but config.data.source is "

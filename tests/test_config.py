@@ -131,7 +131,9 @@ def test_a_home_folder_is_meant_by_a_tilde(file, monkeypatch, tmp_path):
     of_data = ("data.dir", "data.manual_dir", "data.captions_dir")
     names = (*of_data, "encoder.weights", "train.init_from")
     of_pictures = ("data.pictures_dir", "picture.weights")
-    assert {*names, *of_pictures} == {*config.PATHS}
+    assert {*names, *of_pictures, "data.further_dir"} == {*config.PATHS}
+    pairs = config.load_experiment("multi30k:joint", ["--config.data.further_dir=~/x"])
+    assert pairs.data.further_dir == str(tmp_path / "x")
     given = [f"--config.{name}=~/x" for name in of_pictures]
     beside = dict(config.flatten(config.load_experiment("multi30k:pictured", given)))
     assert {beside[name] for name in of_pictures} == {str(tmp_path / "x")}

@@ -27,6 +27,7 @@ class Task(ABC):
 
     Attributes:
       noun: what examples are called: "images" or "sentences".
+      copies: what examples are called that only training sees.
       token: what the parts of a target are called: "words" or "tokens".
       verb: the command that describes new inputs: "caption" or "translate".
       scorer: name of the scorer in `evaluation.scoring`.
@@ -39,6 +40,7 @@ class Task(ABC):
     """
 
     noun: ClassVar[str]
+    copies: ClassVar[str]
     token: ClassVar[str]
     verb: ClassVar[str]
     scorer: str
@@ -59,7 +61,7 @@ class Task(ABC):
 
     @abstractmethod
     def load(self, split: str, *, copies: bool = False) -> ExampleSource:
-        """The examples of a split; with `copies`, also the copies that only training sees."""
+        """The examples of a split; with `copies`, also those that only training sees."""
 
     @abstractmethod
     def target_vocabulary(

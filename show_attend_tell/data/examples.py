@@ -1,7 +1,7 @@
 """Images with captions, sentences with translations, and the splits that hold them."""
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
@@ -315,6 +315,7 @@ class PairSource:
         name: str,
         split: str,
         limit: int = 0,
+        further: Sequence[Pair] = (),
     ):
         """Reads the pairs.
 
@@ -324,12 +325,13 @@ class PairSource:
           name: of the data set.
           split: its name.
           limit: number of pairs to take, from the first; 0 takes all.
+          further: pairs that follow those of the split; `stored` does not count them.
 
         Raises:
           UserError: a file of the records is damaged or missing.
         """
         count = min(limit or len(records), len(records))
-        self._pairs = [read(records[i]) for i in range(count)]
+        self._pairs = [*(read(records[i]) for i in range(count)), *further]
         self.name, self.split, self.stored = name, split, count
         self.splits = tuple(records.info.splits)
         self.ids = [pair.pair_id for pair in self._pairs]
@@ -337,6 +339,8 @@ class PairSource:
         self.drawn = ""
         self.fingerprint = _fingerprint(records, name, [split], self.ids)
         self.fingerprint["pair"] = records.info.config_name
+        if further:
+            self.fingerprint["further"] = texts_digest(further)
 
     def __len__(self) -> int:
         return len(self._pairs)
@@ -358,6 +362,12 @@ class PairSource:
     def phrase_counts(self) -> Counts:
         """Empty, as there are no phrases."""
         return {}
+
+
+def texts_digest(pairs: Iterable[Pair]) -> str:
+    """Twelve hexadecimal digits that identify the texts of pairs."""
+    texts = "\n".join(f"{pair.source}\t{pair.target}" for pair in pairs)
+    return hashlib.sha256(texts.encode()).hexdigest()[:12]
 
 
 def _left_out(metadata: Mapping[str, Any]) -> dict[str, list[str]]:

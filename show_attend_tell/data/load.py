@@ -13,6 +13,7 @@ from typing import Any, cast
 
 from show_attend_tell import files
 from show_attend_tell.data.examples import Example, ImageSource, Index, Pair, PairSource
+from show_attend_tell.data.further_pairs import read_further
 from show_attend_tell.data.holdout import Picked, held_out
 from show_attend_tell.data.in_languages import InLanguages, in_languages
 from show_attend_tell.data.index import read_index
@@ -165,6 +166,7 @@ def load_pairs(
     manual_dir: Path | None = None,
     limit: int = 0,
     languages: tuple[str, str] | None = None,
+    further_dir: Path | None = None,
 ) -> PairSource:
     """Opens a split of sentence pairs, and builds the data set first where needed.
 
@@ -176,9 +178,11 @@ def load_pairs(
       limit: number of pairs to take, from the first; 0 takes all.
       languages: to read and to write, such as ("en", "de"); a data set of one pair of languages
         ignores them.
+      further_dir: folder of further pairs, see `data.further_pairs`. They follow those of the
+        split, and their words are not counted for a vocabulary.
 
     Raises:
-      UserError: as for `load_images`; or multi30k needs `languages`.
+      UserError: as for `load_images`; multi30k needs `languages`; or further pairs cannot be read.
     """
     _check_known("data set of sentences", name, PAIR_SETS)
     _check_known("split", split, SPLITS)
@@ -187,7 +191,10 @@ def load_pairs(
     builder: Builder[Pair] = _built(name, data_dir, origin, needs, languages=languages)
     needs(builder, tuple(builder.info.splits))
     records = Records(builder, split)
-    return PairSource(records, builder.reader(), name=name, split=split, limit=limit)
+    further = () if further_dir is None else read_further(further_dir, languages)
+    return PairSource(
+        records, builder.reader(), name=name, split=split, limit=limit, further=further
+    )
 
 
 def check_split(

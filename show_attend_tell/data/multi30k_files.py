@@ -11,7 +11,7 @@ REMEDY = (
 )
 
 
-def find_text(folder: Path, stem: str, language: str) -> Path:
+def find_text(folder: Path, stem: str, language: str, remedy: str = REMEDY) -> Path:
     """Finds the file of a split in a language.
 
     Raises:
@@ -24,5 +24,5 @@ def find_text(folder: Path, stem: str, language: str) -> Path:
     languages = ", ".join(sorted(name.removeprefix(f"{stem}.") for name in found)) or "no language"
     raise UserError(
         f"{folder}: no {stem}.{language}.gz or {stem}.{language} (there is {languages}); "
-        f"choose other config.data.source and .target, or {REMEDY}"
+        f"choose other config.data.source and .target, or {remedy}"
     )

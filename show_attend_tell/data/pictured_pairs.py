@@ -6,14 +6,13 @@ describes, but the two are split in different ways. Flickr8k's official split de
 the split of its picture, whichever file its sentences come from.
 """
 
-import hashlib
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from show_attend_tell.data.examples import ImageSource, Pair, PairSource
+from show_attend_tell.data.examples import ImageSource, Pair, PairSource, texts_digest
 from show_attend_tell.data.further_captions import number_of
 from show_attend_tell.data.masking import COLOURS, NUMBERS, heads, hide
 from show_attend_tell.data.multi30k_files import SPLITS, find_text
@@ -82,17 +81,12 @@ class PicturedPairs(PairSource):
         self.fingerprint: dict[str, Any] = images.fingerprint | {
             "name": name,
             "images": len(found),
-            "texts": _digest(self._pairs),
+            "texts": texts_digest(self._pairs),
         }
 
 
 def _image(images: ImageSource, row: int) -> bytes:
     return images[row].image
-
-
-def _digest(pairs: Sequence[Pair]) -> str:
-    texts = "\n".join(f"{pair.source}\t{pair.target}" for pair in pairs)
-    return hashlib.sha256(texts.encode()).hexdigest()[:12]
 
 
 def words_to_hide(kind: str, train: Callable[[], ImageSource]) -> frozenset[str]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import cast
 
@@ -40,6 +41,7 @@ class SentenceTask(Task):
     data: SentenceData
     language: str = ""
     noun = "sentences"
+    copies = "further pairs"
     token = "tokens"
     verb = "translate"
     scorer = "translations"
@@ -50,6 +52,7 @@ class SentenceTask(Task):
 
     def load(self, split: str, *, copies: bool = False) -> PairSource:
         languages = (self.data.source, self.data.target) if self.data.source else None
+        further = self.data.further_dir
         return load_pairs(
             self.data.name,
             split,
@@ -57,6 +60,7 @@ class SentenceTask(Task):
             manual_dir=manual_dir(self.data),
             limit=self.data.limit,
             languages=languages,
+            further_dir=Path(further) if further and copies and split == "train" else None,
         )
 
     def target_vocabulary(
@@ -73,9 +77,10 @@ class SentenceTask(Task):
         )
 
     def source_vocabulary(self, examples: ExampleSource) -> AnyVocabulary | None:
-        texts = [pair.source for pair in examples]
+        own = list(islice(examples, examples.stored))
+        texts = [pair.source for pair in own]
         if self.data.joint:
-            texts += [pair.target for pair in examples]
+            texts += [pair.target for pair in own]
         return self.target_vocabulary(texts)
 
     def row_cache(self, examples: ExampleSource, make: Callable[..., RowCache]) -> RowCache | None:

@@ -36,6 +36,7 @@ class ImageTask(Task):
     data: ImageData
     language: str = ""
     noun = "images"
+    copies = "mirrored or cropped copies"
     token = "words"
     verb = "caption"
     progress_metric = "CIDEr"

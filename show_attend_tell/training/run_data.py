@@ -135,7 +135,7 @@ def _summary(
     """The captions of an epoch in a line."""
     known = "" if source is None else f" (vocabulary: {len(source)})"
     if len(train) > train.stored:
-        known += f" ({len(train)} with mirrored or cropped copies)"
+        known += f" ({len(train)} with {task.copies})"
     most = f"{settings.data.max_length} {task.token}"
     cut = f" ({plan.truncated} cut to {most})" if plan.truncated else ""
     padding = 1 - plan.tokens_per_epoch / plan.positions_per_epoch

@@ -4,8 +4,11 @@ import gzip
 
 import pytest
 
+from show_attend_tell import config
 from show_attend_tell.data.builders.multi30k import Multi30k
+from show_attend_tell.data.further_pairs import read_further
 from show_attend_tell.data.load import load_pairs
+from show_attend_tell.data.task import task_of
 from show_attend_tell.errors import UserError
 
 LINES = {
@@ -108,3 +111,54 @@ def test_the_real_files_have_their_published_sizes(tmp_path, shared, monkeypatch
     pairs = {pair.pair_id: pair for pair in splits["train"]}
     assert pairs["train-00001"].source == "Two young, White males are outside near many bushes."
     assert pairs["train-00001"].target.startswith("Zwei junge weiße Männer sind im Freien")
+
+
+@pytest.fixture
+def further(tmp_path):
+    folder = tmp_path / "further"
+    folder.mkdir()
+    (folder / "train.de").write_text("Drei  Katzen .\nZwei Vögel\nEin Baum\n")
+    (folder / "train.en").write_text("three cats .\n\na tree\n")
+    return folder
+
+
+def test_further_pairs_follow_and_are_not_counted_for_the_vocabulary(
+    tmp_path, files, further, caplog
+):
+    data = {"dir": str(tmp_path / "data"), "manual_dir": str(files), "further_dir": str(further)}
+    overrides = [f"--config.data.{name}={value}" for name, value in data.items()]
+    overrides += ["--config.data.vocabulary=words", "--config.data.min_count=1"]
+    task = task_of(config.load_experiment("multi30k:bahdanau", overrides).data)
+    train = task.load("train", copies=True)
+    assert "1 of 3 pairs have an empty line; left out" in caplog.text
+    assert [(pair.pair_id, pair.source, pair.target) for pair in train][3:] == [
+        ("further-000001", "three cats .", "Drei Katzen ."),
+        ("further-000003", "a tree", "Ein Baum"),
+    ]
+    own = task.load("train")
+    assert (len(train), train.stored, len(own)) == (5, 3, 3)
+    assert own.fingerprint == read(tmp_path, files, "train").fingerprint != train.fingerprint
+    vocabulary = task.source_vocabulary(train)
+    assert vocabulary is not None and "cats" not in vocabulary.words
+    assert vocabulary.words == task.source_vocabulary(own).words
+    assert len(task.load("val", copies=True)) == 1
+    (further / "train.en").write_text("three dogs .\n\na tree\n")
+    assert task.load("train", copies=True).fingerprint != train.fingerprint
+
+
+@pytest.mark.parametrize(
+    "remove, add, languages, message",
+    [
+        ("train.en", "", ("en", "de"), r"no train.en.gz or train.en .*data.further_dir"),
+        ("", "more\n", ("en", "de"), r"train.en has 4 lines, .*train.de has 3: .*make both again"),
+        ("", "", None, r"further_dir needs the names of the languages"),
+    ],
+)
+def test_further_pairs_that_cannot_be_used(further, remove, add, languages, message):
+    if add:
+        with (further / "train.en").open("a") as file:
+            file.write(add)
+    if remove:
+        (further / remove).unlink()
+    with pytest.raises(UserError, match=message):
+        read_further(further, languages)
