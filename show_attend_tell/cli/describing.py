@@ -30,6 +30,7 @@ IMAGE_HELP = "a file, a folder, a pattern in quotes ('photos/*.jpg'), or - for s
 STDIN = "standard input"  # in messages
 STDIN_NAME = "standard-input"  # of its picture
 MAX_STDIN_BYTES = 2**28  # no picture is so large, but a pipe may never end
+AT_ONCE = 1024  # sentences that are translated before their lines are printed
 
 
 def add_verbs(verbs: Verbs) -> None:
@@ -272,29 +273,39 @@ def _translate(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     run, decoding = load(arguments, overrides)
     expect(run.task, "translate", run.workdir)
     sentences = _sentences(arguments.sentences or _lines(sys.stdin.buffer.read()))
-    captions, cut = translate(run, sentences, decoding, arguments.picture)
+    cut = 0
+    for first in range(0, len(sentences), AT_ONCE):
+        part = sentences[first : first + AT_ONCE]
+        captions, here = translate(run, part, decoding, arguments.picture)
+        cut += len(here)
+        for caption in captions:
+            say(caption.text)
+            if decoding.n_best > 1:
+                say(*(f"    {one.score:.3f}  {one.text}" for one in caption.n_best))
+        if arguments.out:
+            subjects = [Subject(f"sentence {i}", text=t) for i, t in enumerate(part, first + 1)]
+            _draw_translations(run, decoding, Described(subjects, captions, []), arguments)
     if cut:
         say(
-            f"{len(cut)} of {len(sentences)} sentences were cut (config.data.max_source_length)",
+            f"{cut} of {len(sentences)} sentences were cut (config.data.max_source_length)",
             error=True,
         )
-    for caption in captions:
-        say(caption.text)
-        if decoding.n_best > 1:
-            say(*(f"    {one.score:.3f}  {one.text}" for one in caption.n_best))
-    if arguments.out:
-        subjects = [Subject(f"sentence {i}", text=text) for i, text in enumerate(sentences, 1)]
-        batch = Described(subjects, captions, [])
-        for folder, records in _records(run, decoding, batch, arguments.out):
-            for path in _dump(folder, records, subjects):
+
+
+def _draw_translations(
+    run: "Run", decoding: "Decode", batch: "Described", arguments: argparse.Namespace
+) -> None:
+    """Draws the alignments of some sentences and, beside a picture, where each word looked."""
+    for folder, records in _records(run, decoding, batch, arguments.out):
+        for path in _dump(folder, records, batch.subjects):
+            say(path, error=True)
+    if arguments.picture:
+        looked = [
+            dataclasses.replace(subject, picture=arguments.picture) for subject in batch.subjects
+        ]
+        for folder, records in _looks(run, decoding, batch.captions, looked, arguments.out):
+            for path in _dump(folder, records, looked):
                 say(path, error=True)
-        if arguments.picture:
-            looked = [
-                dataclasses.replace(subject, picture=arguments.picture) for subject in subjects
-            ]
-            for folder, records in _looks(run, decoding, captions, looked, arguments.out):
-                for path in _dump(folder, records, looked):
-                    say(path, error=True)
 
 
 def _lines(content: bytes) -> list[str]:

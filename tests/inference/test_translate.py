@@ -12,6 +12,7 @@ import pytest
 from flax import nnx
 
 from show_attend_tell import config, pretrained
+from show_attend_tell.cli import describing
 from show_attend_tell.cli.parser import main
 from show_attend_tell.data import vocabulary as vocabularies
 from show_attend_tell.data.builders import reversal
@@ -267,8 +268,11 @@ def test_the_verbs_score_draw_and_translate(trained, tmp_path, monkeypatch, caps
     assert capsys.readouterr().out == f"{pair.target}\n"
     assert [p.suffix for p in sorted((tmp_path / "out").iterdir())] == [".npz", ".png"]
     give(monkeypatch, f"{pair.source}\n{pair.source}\n".encode())
-    assert main(command) == 0
+    monkeypatch.setattr(describing, "AT_ONCE", 1)
+    assert main([*command, "--out", str(tmp_path / "two")]) == 0
     assert capsys.readouterr().out == f"{pair.target}\n" * 2
+    names = sorted(path.stem for path in (tmp_path / "two").glob("*.png"))
+    assert len(names) == 2 and names[1] == "sentence%202"
 
 
 def give(monkeypatch, content):
