@@ -13,6 +13,9 @@ Variants:
     hard-from-soft  the same as hard-best, from the weights of a soft run
     local           soft attention over local features, in the decoder of marginal
     local-reward    continues it, trained on the scores of its captions
+    local-best      continues local-reward for another round, and captions by consensus
+    local-bilingual         local in English and German
+    local-bilingual-reward  continues it, trained on the scores of its captions
     local-sparse    local with 1.5-entmax in place of softmax
     local-reinforce    hard attention trained with REINFORCE in the decoder of marginal
     local-variational  the same, trained on a bound by a posterior of its own
@@ -31,7 +34,7 @@ Variants:
     german          small, with the German descriptions of Multi30k
     bilingual       small, in English and German
 
-The last two also need the German descriptions, whose folder is config.data.captions_dir (see
+Variants with German also need its descriptions, whose folder is config.data.captions_dir (see
 docs/howto/languages.md).
 """
 
@@ -130,6 +133,10 @@ LOCAL_REWARD = REWARD | {
     "reward.likelihood": 0.1,
     "decoder.places_kept": 1.0,
 }
+# Rewarding the evaluated weights of the last round again: their share of the start is kept, too
+# (Ramé et al. 2024, WARP).
+ANOTHER_ROUND = LOCAL_REWARD | {"train.init_weights": "best", "decode.consensus": True}
+BILINGUAL = GERMAN | {"data.languages": ("en", "de")}
 VARIANTS = {
     "soft": {},
     "soft-printed": {"decoder.output_tanh": False},
@@ -148,6 +155,16 @@ VARIANTS = {
     "hard-from-soft": HARD_FROM_SOFT | {"train.init_from": "runs/flickr8k-soft"},
     "local": LOCAL,
     "local-reward": LOCAL | LOCAL_REWARD | {"train.init_from": "runs/flickr8k-local"},
+    "local-best": LOCAL | ANOTHER_ROUND | {"train.init_from": "runs/flickr8k-local-reward"},
+    "local-bilingual": LOCAL | BILINGUAL,
+    "local-bilingual-reward": LOCAL
+    | BILINGUAL
+    | LOCAL_REWARD
+    | {
+        "reward.samples": 5,  # in each language
+        "decode.consensus": True,
+        "train.init_from": "runs/flickr8k-local-bilingual",
+    },
     "local-sparse": LOCAL | {"attention.read_out": "entmax"},
     "local-reinforce": LOCAL | HARD_BEST | {"hard.credit": "word", "hard.soft_steps": 1125},
     # The bound sharpens maps by itself; pulled further they collapse.
@@ -167,7 +184,7 @@ VARIANTS = {
     "small-local": LOCAL | SMALL | SMALL_LOCAL,
     "small-marginal": MARGINAL | SMALL | SMALL_LOCAL,
     "german": SMALL | GERMAN | {"data.languages": ("de",)},
-    "bilingual": SMALL | GERMAN | {"data.languages": ("en", "de")},
+    "bilingual": SMALL | BILINGUAL,
     "small-hard": SMALL
     | HARD_FROM_SOFT
     | {"train.init_from": "runs/flickr8k-small", "train.init_weights": "last"},
