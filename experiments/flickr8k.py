@@ -13,7 +13,6 @@ Variants:
     hard-from-soft  the same as hard-best, from the weights of a soft run
     local           soft attention over local features, in the decoder of marginal
     local-reward    continues it, trained on the scores of its captions
-    local-best      continues local-reward for another round, and captions by consensus
     local-bilingual         local in English and German
     local-bilingual-reward  continues it, trained on the scores of its captions
     local-sparse    local with 1.5-entmax in place of softmax
@@ -133,9 +132,6 @@ LOCAL_REWARD = REWARD | {
     "reward.likelihood": 0.1,
     "decoder.places_kept": 1.0,
 }
-# Rewarding the evaluated weights of the last round again: their share of the start is kept, too
-# (Ramé et al. 2024, WARP).
-ANOTHER_ROUND = LOCAL_REWARD | {"train.init_weights": "best", "decode.consensus": True}
 BILINGUAL = GERMAN | {"data.languages": ("en", "de")}
 VARIANTS = {
     "soft": {},
@@ -155,7 +151,6 @@ VARIANTS = {
     "hard-from-soft": HARD_FROM_SOFT | {"train.init_from": "runs/flickr8k-soft"},
     "local": LOCAL,
     "local-reward": LOCAL | LOCAL_REWARD | {"train.init_from": "runs/flickr8k-local"},
-    "local-best": LOCAL | ANOTHER_ROUND | {"train.init_from": "runs/flickr8k-local-reward"},
     "local-bilingual": LOCAL | BILINGUAL,
     "local-bilingual-reward": LOCAL
     | BILINGUAL

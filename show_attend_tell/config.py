@@ -33,6 +33,7 @@ _FOLDERS_OF_DATA = ("data.dir", "data.manual_dir", "data.captions_dir", "data.pi
 PLACES = (*_FOLDERS_OF_DATA, "data.download", "encoder.weights", "picture.weights")
 _FROM_OTHERS = ("train.init_from", "data.further_dir")  # made by other runs; change results
 PATHS = (*_FOLDERS_OF_DATA, "encoder.weights", "picture.weights", *_FROM_OTHERS)
+LISTS_OF_PATHS = ("loss.teachers",)
 
 
 def load_experiment(reference: str, overrides: Sequence[str] = ()) -> Settings:
@@ -219,9 +220,19 @@ def _with_home(content: Mapping[str, Any]) -> dict[str, Any]:
     for name in PATHS:
         group, _, key = name.partition(".")
         value = changed.get(group, {}).get(key)
-        if isinstance(value, str) and value.startswith("~"):
-            changed[group] = {**changed[group], key: str(files.user_path(value))}
+        if isinstance(value, str):
+            changed[group] = {**changed[group], key: _at_home(value)}
+    for name in LISTS_OF_PATHS:
+        group, _, key = name.partition(".")
+        value = changed.get(group, {}).get(key)
+        if isinstance(value, list | tuple):
+            named = [_at_home(one) if isinstance(one, str) else one for one in value]
+            changed[group] = {**changed[group], key: type(value)(named)}
     return changed
+
+
+def _at_home(path: str) -> str:
+    return str(files.user_path(path)) if path.startswith("~") else path
 
 
 def flatten(content: Mapping[str, Any] | Settings, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -650,6 +650,16 @@ class Loss(Group):
     label_smoothing: float = setting(
         0.1, "share of each target spread over the vocabulary", least=0, below=1
     )
+    teachers: tuple[str, ...] = setting(
+        (),
+        "models whose distributions over words are learned, too: folders of runs or exported "
+        "models, or names of packaged ones, of the same vocabulary and encoder; soft attention "
+        "only",
+        later=True,
+    )
+    distillation: float = setting(
+        0.5, "the teachers' share of each target", above=0, most=1, later=True
+    )
 
 
 @dataclass(frozen=True)
@@ -864,6 +874,8 @@ class Settings:
                 raise UserError("config.hard.released and config.reward.samples exclude each other")
         if self.reward.likelihood and self.attention.hard:
             self._check_trains_nothing_else()
+        if self.loss.teachers:
+            self._check_taught()
 
     @property
     def draws_places(self) -> bool:
@@ -894,6 +906,17 @@ class Settings:
             raise UserError(
                 f"config.hard.objective {self.hard.objective!r} knows no second attention: with "
                 "config.picture, choose 'reinforce' or 'multi_sample'"
+            )
+
+    def _check_taught(self) -> None:
+        if self.draws_places:
+            raise UserError(
+                "config.loss.teachers is for soft attention: with hard attention, leave it empty"
+            )
+        if self.reward.samples and not self.reward.likelihood:
+            raise UserError(
+                "config.loss.teachers needs a likelihood to be a part of: set "
+                "config.reward.likelihood over 0, or leave it empty"
             )
 
     def _check_supervision(self) -> None:

@@ -4,6 +4,7 @@ Symbols as in `models.decoder`. A packed row holds several captions.
 """
 
 import dataclasses
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -11,23 +12,30 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from show_attend_tell import settings
 from show_attend_tell.models.captioner import Captioner
+from show_attend_tell.objectives.distillation import Teacher, cross_entropy, mean_distribution
 from show_attend_tell.objectives.objective import Batch, Report, encoder_key
 from show_attend_tell.objectives.supervision import maps_over, supervised
 from show_attend_tell.tokens import EOS, PAD
 
 
-@jax.tree_util.register_static
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["teachers"],
+    meta_fields=["regularizers", "attention"],
+)
 @dataclasses.dataclass(frozen=True)
 class Likelihood:
     """Minus the log-likelihood of the references under soft attention; see `soft_loss`.
 
     Attributes:
-      regularizers: the doubly stochastic penalty and label smoothing.
+      regularizers: the doubly stochastic penalty, label smoothing and the teachers' share.
       attention: of which the supervision applies.
+      teachers: whose words are a part of the target, see `distillation`; empty: none.
     """
 
     regularizers: settings.Loss
     attention: settings.Attention = settings.Attention()
+    teachers: tuple[Teacher, ...] = ()
 
     def init(self) -> dict[str, Array]:
         """No state."""
@@ -43,14 +51,19 @@ class Likelihood:
     ) -> tuple[Float[Array, ""], dict[str, Array], Report]:
         """See `Objective.loss`; reports what `soft_loss` and `supervised` do."""
         annotations = model.annotations(batch["inputs"], encoder_key(key))
-        out = model.decoder(annotations, batch["tokens"], key)
+        tokens, taught = batch["tokens"], None
+        out = model.decoder(annotations, tokens, key)
+        if self.teachers:
+            taught = mean_distribution(self.teachers, batch["inputs"], tokens)
         loss, report = soft_loss(
             out.logits,
             out.alpha[..., : annotations.vectors.shape[1]],
-            batch["tokens"],
+            tokens,
             doubly_stochastic=self.regularizers.doubly_stochastic,
             label_smoothing=self.regularizers.label_smoothing,
             mask=annotations.mask,
+            taught=taught,
+            distillation=self.regularizers.distillation,
         )
         maps = maps_over(annotations, batch)
         loss, report = supervised(loss, report, self.attention, maps, out.log_alpha)
@@ -114,6 +127,8 @@ def soft_loss(
     doubly_stochastic: float,
     label_smoothing: float,
     mask: Bool[Array, "B L"] | None = None,
+    taught: Float[Array, "B R T V"] | None = None,
+    distillation: float = 0.0,
 ) -> tuple[Float[Array, ""], Report]:
     """The loss of deterministic attention (Xu et al. 2015, eq. 14).
 
@@ -128,19 +143,26 @@ def soft_loss(
       label_smoothing: the share of each target spread evenly over the vocabulary, in [0, 1);
         0 is the paper's loss.
       mask: False at padded places, which the penalty leaves out.
+      taught: what teachers would say, see `distillation`; None: there are none.
+      distillation: lambda of `distillation`, the teachers' share of the target.
 
     Returns:
       The loss, and a report: `nll` (nats per real token, without smoothing), `penalty` (mean over
-      captions of the unweighted penalty) and `tokens` (the number of real tokens).
+      captions of the unweighted penalty), `tokens` (the number of real tokens) and, with teachers,
+      `taught_nll` (the cross-entropy with what they would say, nats per real token).
     """
     real = tokens != PAD
     count = jnp.maximum(real.sum(), 1)
     captions = jnp.maximum((tokens == EOS).sum(), 1)
     nll = -token_log_probs(logits, tokens).sum() / count
     penalty = doubly_stochastic_penalty(alpha, tokens, mask)
-    loss = smooth(nll, logits, real, label_smoothing) + doubly_stochastic * penalty / count
-    return loss, {
+    loss = smooth(nll, logits, real, label_smoothing)
+    report = {
         "nll": nll,
         "penalty": penalty / captions,
         "tokens": count.astype(jnp.float32),
     }
+    if taught is not None:
+        report["taught_nll"] = jnp.where(real, cross_entropy(taught, logits), 0.0).sum() / count
+        loss = (1 - distillation) * loss + distillation * report["taught_nll"]
+    return loss + doubly_stochastic * penalty / count, report

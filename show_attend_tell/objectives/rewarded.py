@@ -55,8 +55,8 @@ def _never(decoder: Decoder) -> tuple[int, ...]:
 
 @partial(
     jax.tree_util.register_dataclass,
-    data_fields=["table", "further"],
-    meta_fields=["reward", "hard", "regularizers", "mixture", "likelihood"],
+    data_fields=["table", "further", "likelihood"],
+    meta_fields=["reward", "hard", "regularizers", "mixture"],
 )
 @dataclasses.dataclass(frozen=True)
 class Rewarded:

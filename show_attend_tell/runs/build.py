@@ -16,6 +16,7 @@ from show_attend_tell.models.packed import Starts
 from show_attend_tell.models.pictured_encoder import PicturedEncoder
 from show_attend_tell.models.sentence_encoder import SentenceEncoder
 from show_attend_tell.objectives.baselines import LearnedBaseline
+from show_attend_tell.objectives.distillation import Teacher
 from show_attend_tell.objectives.likelihood import Likelihood
 from show_attend_tell.objectives.marginal import Marginal
 from show_attend_tell.objectives.objective import Objective
@@ -122,13 +123,16 @@ def _auxiliary_network(settings: s.Settings, features: int, rngs: nnx.Rngs) -> n
     return None
 
 
-def make_objective(settings: s.Settings, *tables: IdfTable) -> Objective:
+def make_objective(
+    settings: s.Settings, *tables: IdfTable, teachers: tuple[Teacher, ...] = ()
+) -> Objective:
     """What training minimises.
 
     Args:
       settings: of the experiment.
       tables: n-grams of the training captions in each language, in the order of the settings;
         needed for rewards.
+      teachers: of `loss.teachers`.
     """
     hard = settings.hard if settings.attention.hard else None
     if settings.reward.samples:
@@ -137,7 +141,7 @@ def make_objective(settings: s.Settings, *tables: IdfTable) -> Objective:
         marginal = hard is not None and hard.objective == "marginal"
         mixture = marginal and settings.decode.context == "mixture"
         drawn = None if mixture else hard
-        likelihood = _likelihood(settings) if settings.reward.likelihood else None
+        likelihood = _likelihood(settings, teachers) if settings.reward.likelihood else None
         return Rewarded(
             settings.reward,
             drawn,
@@ -147,10 +151,10 @@ def make_objective(settings: s.Settings, *tables: IdfTable) -> Objective:
             likelihood=likelihood,
             further=tables[1:],
         )
-    return _likelihood(settings)
+    return _likelihood(settings, teachers)
 
 
-def _likelihood(settings: s.Settings) -> Objective:
+def _likelihood(settings: s.Settings, teachers: tuple[Teacher, ...]) -> Objective:
     """The objective that teaches the references' words."""
     hard = settings.hard
     if settings.draws_places:
@@ -163,4 +167,4 @@ def _likelihood(settings: s.Settings) -> Objective:
         }
         kind = kinds.get(hard.objective, Reinforce)
         return kind(hard, settings.loss, settings.attention)
-    return Likelihood(settings.loss, settings.attention)
+    return Likelihood(settings.loss, settings.attention, teachers)

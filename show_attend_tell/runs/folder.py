@@ -168,7 +168,7 @@ class RunFolder:
         return content if isinstance(content, dict) else {}
 
     def trained_on(self) -> list[str]:
-        """The data sets that the weights were trained on, those of earlier runs first.
+        """The data sets that the weights were trained on, those of earlier runs and teachers first.
 
         `UNKNOWN` stands for those of an earlier run that recorded none and is not there any more.
         """
@@ -179,7 +179,8 @@ class RunFolder:
         earlier: list[str] = next((names for names in known if isinstance(names, list)), [])
         if not earlier and settings.train.init_from:
             earlier = start.trained_on() if start.has_config else [UNKNOWN]
-        return [*dict.fromkeys([*map(str, earlier), settings.data.name])]
+        taught = [name for of in record.get("teachers", ()) for name in of["trained_on"]]
+        return [*dict.fromkeys([*map(str, [*earlier, *taught]), settings.data.name])]
 
     def update_record(self, changes: Mapping[str, Any]) -> None:
         """Changes entries of run.json and keeps the others."""

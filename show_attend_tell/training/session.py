@@ -39,7 +39,7 @@ from show_attend_tell.runs.record import provenance
 from show_attend_tell.runs.tracking import Tracker
 from show_attend_tell.settings import Settings
 from show_attend_tell.terminal import Terminal
-from show_attend_tell.training import warm_start
+from show_attend_tell.training import teachers, warm_start
 from show_attend_tell.training.loop import Loop, Progression
 from show_attend_tell.training.optimizer import make_optimizer
 from show_attend_tell.training.run_data import RunData, load_data, total_steps
@@ -135,7 +135,9 @@ class _Session:
         self.model = build_captioner(settings, data.encoder, len(data.vocabulary))
         self.frozen = devices.replicate(frozen_weights(self.model))
         nnx.update(self.model, self.frozen)
-        self.objective = make_objective(settings, *data.tables)
+        vocabularies = data.vocabulary, data.source_vocabulary
+        taught, self.teachers = teachers.load(settings, *vocabularies)
+        self.objective = make_objective(settings, *data.tables, teachers=taught)
         self.optimizer = make_optimizer(
             settings.optimizer,
             total_steps=self.total_steps,
@@ -269,6 +271,8 @@ class _Session:
                 partial(self.console.print, markup=False, soft_wrap=True),
             )
         begun = {"data": self.data.fingerprints, "finished": False, "resumed": []}
+        if self.teachers:
+            begun["teachers"] = self.teachers
         if self.data.drawn:
             begun["splits_drawn"] = self.data.drawn
         self.folder.update_record(provenance(self.settings) | begun | origin)
@@ -353,4 +357,5 @@ def _check(settings: Settings, task: Task, folder: RunFolder) -> None:
         )
     if settings.train.init_from and not folder.begun:  # no longer needed once begun
         warm_start.check_init_from(settings)
+    teachers.check(settings, task)
     devices.check_batch(settings.train.batch_size, "config.train.batch_size")

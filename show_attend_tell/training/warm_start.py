@@ -159,16 +159,7 @@ def start_from(
     source_words = _shared(name, other.source_vocabulary, source)
     _check_settings(name, other.settings, settings)
     _update(name, other, model, words, source_words)
-    record = RunFolder(folder).record()
-    experiment = config.experiment(other.settings, record.get("init_from"))
-    origin = {
-        "workdir": name,
-        "step": other.step,
-        "commit": record.get("commit"),
-        "seed": other.settings.seed,
-        "experiment": config.digest(experiment),
-        "trained_on": RunFolder(folder).trained_on(),
-    }
+    origin = identified(name, folder, other)
     for key, noun, shared in (("words", "", words), ("source_words", "source ", source_words)):
         if shared is not None:
             origin[key] = shared.counts()
@@ -177,6 +168,25 @@ def start_from(
                 f"{shared.new} are new, {shared.dropped} of its words are dropped"
             )
     return origin
+
+
+def identified(name: str, folder: Path, run: Run) -> dict[str, Any]:
+    """What identifies a run and its weights, for the record of one that learns from it.
+
+    Args:
+      name: as the settings have it.
+      folder: where it was found.
+      run: loaded from there.
+    """
+    record = RunFolder(folder).record()
+    return {
+        "workdir": name,
+        "step": run.step,
+        "commit": record.get("commit"),
+        "seed": run.settings.seed,
+        "experiment": config.digest(config.experiment(run.settings, record.get("init_from"))),
+        "trained_on": RunFolder(folder).trained_on(),
+    }
 
 
 def pinned(settings: Settings, folder: RunFolder) -> Settings:

@@ -1,0 +1,91 @@
+"""Teachers of a run: what may teach it, and what its record says of them."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+import tiny
+
+from show_attend_tell import config
+from show_attend_tell.data.task import task_of
+from show_attend_tell.data.vocabulary import Vocabulary
+from show_attend_tell.errors import UserError
+from show_attend_tell.inference.run import load_run
+from show_attend_tell.runs.build import build_encoder
+from show_attend_tell.runs.folder import RunFolder
+from show_attend_tell.terminal import Terminal
+from show_attend_tell.training import run_data, session, teachers
+
+
+def pupil(folder, **changes):
+    named = {"loss.teachers": (str(folder),), "loss.distillation": 0.25}
+    return tiny.settings(folder.parent / "data", named | changes)
+
+
+def check(settings):
+    teachers.check(settings, task_of(settings.data))
+
+
+def test_a_run_learns_from_its_teachers_and_records_them(trained, tmp_path, monkeypatch):
+    folder, _ = trained
+    settings, run = pupil(folder), load_run(folder)
+    check(settings)
+    tiny.use_scenes(monkeypatch)
+    own = RunFolder(tmp_path / "run")
+    own.claim(settings)
+    monkeypatch.setattr(run_data, "load_inputs", lambda *given, **named: np.zeros((8, 2, 4)))
+    console, task = Terminal(quiet=True), task_of(settings.data)
+    data = run_data.load_data(settings, task, own, build_encoder(settings), console, print)
+    begun = session._Session(settings, task, own, data, console, ())
+    [teacher] = begun.objective.teachers
+    assert begun.objective.regularizers.distillation == 0.25
+    jax.tree.map(np.testing.assert_array_equal, teacher.weights, run.params)
+    begun._begin()
+    [known] = own.record()["teachers"]
+    assert (known["workdir"], known["step"]) == (str(folder), run.step)
+    assert known["experiment"] == config.digest(run.settings) and known["seconds"] > 0
+    record = own.record() | {"teachers": [known | {"trained_on": ["elsewhere"]}]}
+    (own.path / "run.json").write_text(json.dumps(record))
+    assert own.trained_on() == ["elsewhere", "shapes"]  # their data are in its weights, too
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"encoder.features": 16}, r"other values of encoder.features, so it reads other inputs"),
+        ({"data.languages": ("en", "de"), "data.vocabulary": "13a"}, r"values of data.languages"),
+        ({"loss.teachers": ("nowhere/",)}, r"nowhere/ holds no trained run; name a run's"),
+        ({"loss.teachers": ("owner/name",)}, r"owner/name is no folder here and no packaged"),
+        ({"attention.kind": "hard"}, r"loss.teachers is for soft attention"),
+        (
+            {"reward.samples": 2, "train.init_from": "run"},
+            r"teachers needs a likelihood to be a part of",
+        ),
+    ],
+)
+def test_teachers_that_cannot_teach_are_named(trained, changes, message):
+    with pytest.raises(UserError, match=message):
+        check(pupil(trained[0], **changes))
+
+
+def test_a_teacher_with_hard_attention_is_refused(trained, monkeypatch):
+    settings = pupil(trained[0])
+    hard = config.replaced(RunFolder(trained[0]).settings(), {"attention.kind": "hard"})
+    monkeypatch.setattr(RunFolder, "settings", lambda folder: hard)
+    with pytest.raises(UserError, match="has hard attention; choose teachers with soft"):
+        check(settings)
+
+
+def test_a_teacher_needs_the_same_words(trained):
+    words = load_run(trained[0]).vocabulary.words
+    other = Vocabulary((*words[1:], words[0]), tuple(range(len(words), 0, -1)), 1)
+    with pytest.raises(UserError, match=r"the vocabulary of .* is not this run's"):
+        teachers.load(pupil(trained[0]), other, None)
+
+
+def test_home_folders_are_meant_by_tildes(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    given = ["--config.loss.teachers=('~/a', 'flickr8k-soft')"]
+    found = config.load_experiment("shapes", given).loss.teachers
+    assert found == (str(tmp_path / "a"), "flickr8k-soft")
