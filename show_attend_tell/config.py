@@ -31,9 +31,10 @@ FOLDERS = (Path(__file__).parent / "experiments", Path(__file__).parents[1] / "e
 # identifies the weights.
 _FOLDERS_OF_DATA = ("data.dir", "data.manual_dir", "data.captions_dir", "data.pictures_dir")
 PLACES = (*_FOLDERS_OF_DATA, "data.download", "encoder.weights", "picture.weights")
-_FROM_OTHERS = ("train.init_from", "data.further_dir")  # made by other runs; change results
-PATHS = (*_FOLDERS_OF_DATA, "encoder.weights", "picture.weights", *_FROM_OTHERS)
-LISTS_OF_PATHS = ("loss.teachers",)
+# What other runs made, with the value that names none. It changes results; what identifies it is
+# in the run's record.
+ORIGINS = {"train.init_from": "", "data.further_dir": "", "loss.teachers": ()}
+PATHS = (*_FOLDERS_OF_DATA, "encoder.weights", "picture.weights", *ORIGINS)
 
 
 def load_experiment(reference: str, overrides: Sequence[str] = ()) -> Settings:
@@ -222,10 +223,7 @@ def _with_home(content: Mapping[str, Any]) -> dict[str, Any]:
         value = changed.get(group, {}).get(key)
         if isinstance(value, str):
             changed[group] = {**changed[group], key: _at_home(value)}
-    for name in LISTS_OF_PATHS:
-        group, _, key = name.partition(".")
-        value = changed.get(group, {}).get(key)
-        if isinstance(value, list | tuple):
+        elif isinstance(value, list | tuple):
             named = [_at_home(one) if isinstance(one, str) else one for one in value]
             changed[group] = {**changed[group], key: type(value)(named)}
     return changed
@@ -269,18 +267,22 @@ def changes(saved: Settings, wanted: Settings) -> list[str]:
     """The `differences` between a run's saved settings and the wanted ones that change results.
 
     Where data lie changes none: a run records what they contain (`RunFolder.check_data`). Where
-    weights lie changes none if both checksums are known; an empty checksum matches any. Two
-    spellings of one path are the same.
+    weights lie changes none if both checksums are known; an empty checksum matches any. The same
+    holds for teachers, of whom a run records the weights. Two spellings of one path are the same.
     """
     values = [dict(flatten(settings)) for settings in (saved, wanted)]
     same, weights = {*_FOLDERS_OF_DATA}, ("encoder.weights", "picture.weights")
     for name in weights:
         known = all(value.get(f"{name}_sha256") for value in values)
         same.add(name if known else f"{name}_sha256")
-    for name in (*weights, *_FROM_OTHERS):
+    for name in (*weights, "train.init_from"):
         paths = [value.get(name) for value in values]
         if all(paths) and len({os.path.abspath(str(path)) for path in paths}) == 1:
             same.add(name)
+    if all(value.get("data.further_dir") for value in values):
+        same.add("data.further_dir")
+    if len({len(value.get("loss.teachers", ())) for value in values}) == 1:
+        same.add("loss.teachers")
     return [name for name in differences(saved, wanted) if name not in same]
 
 
@@ -310,17 +312,28 @@ def without_places(settings: Settings) -> Settings:
     return replaced(settings, {n: type(values[n])() for n in PLACES if n in values})
 
 
-def experiment(settings: Settings, source: Mapping[str, Any] | None = None) -> Settings:
+def without_origins(settings: Settings) -> Settings:
+    """Settings without the paths of what other runs made, see `ORIGINS`."""
+    there = dict(flatten(settings))
+    return replaced(settings, {name: none for name, none in ORIGINS.items() if name in there})
+
+
+def experiment(settings: Settings, record: Mapping[str, Any] | None = None) -> Settings:
     """Settings without what differs between runs of one experiment: the seed and the paths.
 
     Args:
       settings: of a run.
-      source: what run.json records about the run that `train.init_from` names. Its experiment
-        replaces its path, since each seed may start from a run with that seed.
+      record: its run.json. What it says of earlier runs replaces their paths, since each seed may
+        start from a run with that seed, or learn from one.
     """
-    values: dict[str, Any] = {"seed": 0}
-    if source:
+    values, record = dict[str, Any](seed=0), record or {}
+    if source := record.get("init_from"):
         values["train.init_from"] = f"a run of experiment {source['experiment']}"
+    if teachers := record.get("teachers"):
+        named = [f"a run of experiment {teacher['experiment']}" for teacher in teachers]
+        values["loss.teachers"] = tuple(named)
+    if further := record.get("data", {}).get("train", {}).get("further"):
+        values["data.further_dir"] = f"pairs {further}"
     return replaced(without_places(settings), values)
 
 

@@ -232,7 +232,7 @@ def export(run: Run, folder: Path) -> int:
     # Without the frozen weights, which the encoder named in the config supplies.
     trained, _ = split_weights(run.model, run.params)
     write_weights(folder / WEIGHTS, trained, run.step)
-    settings = config.replaced(_shareable(run.settings), {"train.init_from": ""})
+    settings = config.without_origins(_shareable(run.settings))
     config.save(settings, folder / "config.json")
     trained_on = RunFolder(run.workdir).trained_on() if _is_run(run) else []
     if trained_on[:-1]:
@@ -383,7 +383,8 @@ def _is_run(run: Run) -> bool:
 
 def _shareable(settings: Settings) -> Settings:
     """Settings that name no path of this machine, but for the run that they start from."""
-    settings = config.without_places(settings)
+    start = {"train.init_from": settings.train.init_from}
+    settings = config.replaced(config.without_origins(config.without_places(settings)), start)
     repo = getattr(settings.data, "repo", "")
     return (
         settings
@@ -393,12 +394,12 @@ def _shareable(settings: Settings) -> Settings:
 
 
 def _without_places(content: Any) -> Any:
-    """A record whose commands no longer name paths of data, of the initial run or of a home."""
+    """A record whose commands no longer name paths of data, of earlier runs or of a home."""
     if isinstance(content, list):
         return [_without_places(value) for value in content]
     if not isinstance(content, dict):
         return content
-    places = tuple(f"--config.{name}=" for name in (*config.PLACES, "train.init_from"))
+    places = tuple(f"--config.{name}=" for name in (*config.PLACES, *config.ORIGINS))
     content = {key: _without_places(value) for key, value in content.items()}
     if isinstance(content.get("command"), list):
         content["command"] = [_named(a) for a in content["command"] if not a.startswith(places)]

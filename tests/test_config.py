@@ -131,7 +131,7 @@ def test_a_home_folder_is_meant_by_a_tilde(file, monkeypatch, tmp_path):
     of_data = ("data.dir", "data.manual_dir", "data.captions_dir")
     names = (*of_data, "encoder.weights", "train.init_from")
     of_pictures = ("data.pictures_dir", "picture.weights")
-    assert {*names, *of_pictures, "data.further_dir"} == {*config.PATHS}
+    assert {*names, *of_pictures, "data.further_dir", "loss.teachers"} == {*config.PATHS}
     pairs = config.load_experiment("multi30k:joint", ["--config.data.further_dir=~/x"])
     assert pairs.data.further_dir == str(tmp_path / "x")
     given = [f"--config.{name}=~/x" for name in of_pictures]
@@ -205,7 +205,7 @@ def test_where_files_lie_does_not_make_another_run(file, monkeypatch, tmp_path):
 def test_seeds_and_paths_do_not_tell_experiments_apart(file):
     a = config.load_experiment(file, ["--config.seed=3", "--config.data.manual_dir=/here"])
     assert config.experiment(a) == config.experiment(config.load_experiment(file))
-    b = config.experiment(a, {"experiment": "0123"})
+    b = config.experiment(a, {"init_from": {"experiment": "0123"}})
     assert b.train.init_from == "a run of experiment 0123"
 
 

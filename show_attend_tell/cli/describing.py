@@ -276,7 +276,7 @@ def _translate(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     cut = 0
     for first in range(0, len(sentences), AT_ONCE):
         part = sentences[first : first + AT_ONCE]
-        captions, here = translate(run, part, decoding, arguments.picture)
+        captions, here = translate(run, part, decoding, arguments.picture, begin=first)
         cut += len(here)
         for caption in captions:
             say(caption.text)

@@ -31,8 +31,8 @@ def read_further(folder: Path, languages: tuple[str, str] | None) -> list[Pair]:
       languages: to read and to write.
 
     Raises:
-      UserError: the languages are not named, a file is missing or cannot be read, or the two differ
-        in length.
+      UserError: the languages are not named, a file is missing or cannot be read, the two differ in
+        length, or no pair is left.
     """
     if languages is None:
         raise UserError(
@@ -48,6 +48,8 @@ def read_further(folder: Path, languages: tuple[str, str] | None) -> list[Pair]:
         )
     both = list(zip(source, target, strict=True))
     pairs = [Pair(f"further-{i:06}", *pair) for i, pair in enumerate(both, 1) if all(pair)]
+    if not pairs:
+        raise UserError(f"{files[0]}, {files[1]}: every pair has an empty line; make both again")
     if len(pairs) < len(both):
         _log.warning(
             "%s: %d of %d pairs have an empty line; left out",

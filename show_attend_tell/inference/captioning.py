@@ -117,12 +117,17 @@ def caption_inputs(
     vocabulary: AnyVocabulary,
     batch_size: int,
     n_best: int = 1,
+    *,
+    begin: int = 0,
 ) -> Iterator[Caption]:
-    """The best caption of every input, in order; for an ensemble `inputs` has those of each run."""
+    """The best caption of every input, in order; for an ensemble `inputs` has those of each run.
+
+    `begin` is the number of the first input, from which follows what is drawn for it.
+    """
     batch_size = math.ceil(batch_size / jax.device_count()) * jax.device_count()
     local = devices.local_slice(batch_size)
     for first, (batch, count) in enumerate(_batches(inputs, batch_size)):
-        numbers = np.arange(first * batch_size, (first + 1) * batch_size, dtype=np.int32)
+        numbers = begin + np.arange(first * batch_size, (first + 1) * batch_size, dtype=np.int32)
         batch, numbers = devices.shard_batch(jax.tree.map(lambda x: x[local], (batch, numbers)))
         found = jax.tree.map(np.asarray, decode(params, batch, numbers))
         for i in range(count):
@@ -196,11 +201,11 @@ def caption_examples(
 
 
 def _caption_all(
-    run: Run, inputs: Inputs | tuple[Inputs, ...], decoding: Decode
+    run: Run, inputs: Inputs | tuple[Inputs, ...], decoding: Decode, begin: int = 0
 ) -> Iterator[Caption]:
     decode, params = decode_of(run, decoding), weights_of(run)
     size, n_best = decoding.batch_size, decoding.n_best
-    return caption_inputs(decode, params, inputs, run.vocabulary, size, n_best)
+    return caption_inputs(decode, params, inputs, run.vocabulary, size, n_best, begin=begin)
 
 
 class Described(NamedTuple):
@@ -319,7 +324,12 @@ def image_inputs(run: Run, images: Sequence[UInt8[np.ndarray, "S S 3"]]) -> Inpu
 
 
 def translate(
-    run: Run, sentences: Sequence[str], decoding: Decode, picture: Picture | None = None
+    run: Run,
+    sentences: Sequence[str],
+    decoding: Decode,
+    picture: Picture | None = None,
+    *,
+    begin: int = 0,
 ) -> tuple[list[Caption], list[int]]:
     """Translations of sentences, and the indices (from 0) of those that were cut.
 
@@ -328,6 +338,8 @@ def translate(
       sentences: to translate.
       decoding: how to search.
       picture: that all of them describe, for a run that looks at one.
+      begin: number of the first sentence among all; what is drawn for a sentence follows from its
+        own.
 
     Raises:
       UserError: the picture cannot be read, or the run reads none.
@@ -341,7 +353,7 @@ def translate(
         seen = picture is not None or one.settings.picture is not None
         inputs.append(beside_picture(one, ids, picture) if seen else ids)
         cut |= {*here}
-    captions = _caption_all(run, tuple(inputs) if run.others else inputs[0], decoding)
+    captions = _caption_all(run, tuple(inputs) if run.others else inputs[0], decoding, begin)
     return list(captions), sorted(cut)
 
 

@@ -7,8 +7,7 @@ With teachers, the target of each word of a reference is their distribution besi
     (1 - lambda) L(y_t) - lambda sum_w p_T(w | y_<t, a) log p(w | y_<t, a)
 
 L is the loss of the word, smoothed; p_T is the mean of the teachers' distributions, in which
-nothing is dropped. The mean of several is more certain of its uncertainty than one model, which is
-what the pupil learns from them.
+nothing is dropped.
 
 Symbols: as in `models.decoder`; V words.
 """

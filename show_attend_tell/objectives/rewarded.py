@@ -96,7 +96,8 @@ class Rewarded:
     ) -> tuple[Float[Array, ""], PyTree, Report]:
         """See `Objective.loss` and, for what it reports, `loss_of`.
 
-        With a likelihood it also reports the references' `nll` (nats per token, with dropout).
+        With a likelihood it also reports the references' `nll` (nats per token, with dropout)
+        and, with teachers, `taught_nll`.
         """
         annotations = model.annotations(batch["inputs"])
         sampled, choice = self.draw(model.decoder, annotations, key)
@@ -105,7 +106,7 @@ class Rewarded:
             key = jax.random.fold_in(key, _REFERENCES)
             of_references, state, found = self.likelihood.loss(model, batch, key, state, step)
             loss += self.reward.likelihood * of_references
-            report["nll"] = found["nll"]
+            report |= {name: found[name] for name in ("nll", "taught_nll") if name in found}
         return loss, state, report
 
     def draw(

@@ -20,7 +20,7 @@ from show_attend_tell.runs.folder import UNKNOWN, RunFolder
 
 SOURCES = "https://arxiv.org/abs/1502.03044"
 # Options of a command that name places of one machine.
-_PLACES = tuple(f"--config.{name}" for name in (*config.PLACES, "train.init_from"))
+_PLACES = tuple(f"--config.{name}" for name in (*config.PLACES, *config.ORIGINS))
 
 
 def model_card(run: Run, repo: str, pictures: Sequence[str] = ()) -> str:

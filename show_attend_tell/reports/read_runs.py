@@ -133,10 +133,10 @@ def read_run(workdir: Path, split: str) -> Run:
         if record.get("finished") is not True:
             raise UserError(f"{workdir}: its training is not finished; `train` resumes it")
         step = int(record["best_step"])
-        source = record.get("init_from")
-        if source is not None:
-            source["experiment"]  # raises KeyError if it is missing
-    settings = _read_settings(workdir / "config.json", source)
+        for source in (record.get("init_from"), *record.get("teachers", ())):
+            if source is not None:
+                source["experiment"]  # raises KeyError if it is missing
+    settings = _read_settings(workdir / "config.json", record)
     metrics = _read_metrics(workdir / "metrics.jsonl", settings.task.progress_metric)
     scored = _read_all_scores(workdir, split, step)
     attention, context = _read_attention(workdir, split, step)
@@ -157,10 +157,10 @@ def read_run(workdir: Path, split: str) -> Run:
 # Settings: the only place that sees a config
 
 
-def _read_settings(path: Path, source: Mapping[str, Any] | None) -> RunSettings:
-    """The settings of a run; `source` is what run.json records about `init_from`."""
+def _read_settings(path: Path, record: Mapping[str, Any]) -> RunSettings:
+    """The settings of a run; `record` is its run.json."""
     settings = config.load_run(path)
-    experiment = config.experiment(settings, source)
+    experiment = config.experiment(settings, record)
     values = dict(config.flatten(settings))
     return RunSettings(
         seed=settings.seed,

@@ -155,7 +155,7 @@ class RunFolder:
             settings = other.settings()
         except UserError:
             return False
-        of = config.digest(config.experiment(settings, other.record().get("init_from")))
+        of = config.digest(config.experiment(settings, other.record()))
         same = (of, settings.seed) == (begun.get("experiment"), begun.get("seed"))
         return same and (weights / str(begun.get("step"))).is_dir()
 
@@ -226,7 +226,8 @@ class RunFolder:
         if self.begun and not _same_data(self.record().get("data", fingerprints), fingerprints):
             raise UserError(
                 f"{self.path}: the data set has changed since the run began (was a folder of "
-                "images edited?); choose another --workdir, or restore the data"
+                "images, or of further pairs, edited?); choose another --workdir, or restore "
+                "the data"
             )
 
     def keep_places(self, settings: Settings) -> None:

@@ -53,7 +53,7 @@ def fetch(name: hub.Name) -> hub.Snapshot:
     """
     found = hub.fetch(name, NEEDED, OPTIONAL)
     settings = RunFolder(found.folder).settings()
-    own = config.replaced(config.without_places(settings), {"train.init_from": ""})
+    own = config.without_origins(config.without_places(settings))
     if own != settings:
         # A stranger's config must not choose which files are read here.
         named = ", ".join(config.differences(own, settings))

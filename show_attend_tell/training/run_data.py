@@ -12,11 +12,13 @@ from show_attend_tell.data.batches import BatchPlan, Inputs
 from show_attend_tell.data.examples import ExampleSource
 from show_attend_tell.data.vocabulary import AnyVocabulary
 from show_attend_tell.models.encoders import Encoder
+from show_attend_tell.objectives.distillation import Teacher
 from show_attend_tell.objectives.rewards import IdfTable
 from show_attend_tell.runs.build import build_encoder
 from show_attend_tell.runs.folder import SOURCE, TARGET, RunFolder, contents
 from show_attend_tell.runs.inputs import load_inputs
 from show_attend_tell.settings import Settings
+from show_attend_tell.training import teachers
 from show_attend_tell.training.optimizer import check_schedule
 from show_attend_tell.training.phrase_maps import Supervision, boxed_descriptions, supervise
 from show_attend_tell.training.plan import (
@@ -25,6 +27,7 @@ from show_attend_tell.training.plan import (
     languages_of,
     plan_batches,
 )
+from show_attend_tell.training.teachers import Origins
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +45,8 @@ class RunData:
     val_examples: ExampleSource
     fingerprints: dict[str, Any]
     drawn: str  # how splits that the source lacks were made
+    teachers: tuple[Teacher, ...]
+    origins: Origins  # of the teachers
 
 
 def load_data(
@@ -92,6 +97,7 @@ def load_data(
     texts = [caption for of_one in stored for caption in of_one]
     vocabulary = folder.vocabulary(TARGET, lambda: task.target_vocabulary(texts, source))
     assert vocabulary is not None
+    taught, origins = teachers.load(settings, task, folder, vocabulary, source)
     encoded = encode(train, vocabulary)
     supervision = None
     if descriptions is not None:
@@ -116,6 +122,8 @@ def load_data(
         val_examples=val,
         fingerprints=fingerprints,
         drawn=train.drawn,
+        teachers=taught,
+        origins=origins,
     )
 
 

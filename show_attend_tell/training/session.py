@@ -135,9 +135,7 @@ class _Session:
         self.model = build_captioner(settings, data.encoder, len(data.vocabulary))
         self.frozen = devices.replicate(frozen_weights(self.model))
         nnx.update(self.model, self.frozen)
-        vocabularies = data.vocabulary, data.source_vocabulary
-        taught, self.teachers = teachers.load(settings, *vocabularies)
-        self.objective = make_objective(settings, *data.tables, teachers=taught)
+        self.objective = make_objective(settings, *data.tables, teachers=data.teachers)
         self.optimizer = make_optimizer(
             settings.optimizer,
             total_steps=self.total_steps,
@@ -271,8 +269,8 @@ class _Session:
                 partial(self.console.print, markup=False, soft_wrap=True),
             )
         begun = {"data": self.data.fingerprints, "finished": False, "resumed": []}
-        if self.teachers:
-            begun["teachers"] = self.teachers
+        if self.data.origins:
+            begun["teachers"] = self.data.origins
         if self.data.drawn:
             begun["splits_drawn"] = self.data.drawn
         self.folder.update_record(provenance(self.settings) | begun | origin)
@@ -357,5 +355,6 @@ def _check(settings: Settings, task: Task, folder: RunFolder) -> None:
         )
     if settings.train.init_from and not folder.begun:  # no longer needed once begun
         warm_start.check_init_from(settings)
-    teachers.check(settings, task)
+    if not folder.begun:
+        teachers.check(settings, task)
     devices.check_batch(settings.train.batch_size, "config.train.batch_size")

@@ -1,9 +1,13 @@
 """The teachers of a run (`loss.teachers`), see `objectives.distillation`."""
 
+import hashlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from show_attend_tell import config
+import jax
+import numpy as np
+
 from show_attend_tell.data.base_task import Task
 from show_attend_tell.data.vocabulary import AnyVocabulary
 from show_attend_tell.errors import UserError
@@ -13,27 +17,30 @@ from show_attend_tell.objectives.distillation import Teacher
 from show_attend_tell.runs import packaged
 from show_attend_tell.runs.folder import RunFolder
 from show_attend_tell.settings import Settings
-from show_attend_tell.training.warm_start import identified
+from show_attend_tell.training.warm_start import differing, identified, same_file
+
+Origins = Sequence[Mapping[str, Any]]
 
 
 def folder_of(name: str) -> Path:
     """The folder of a teacher.
 
     Raises:
-      UserError: it is not on this machine, or holds no run.
+      UserError: it is not on this machine, or has no trained weights.
     """
+    known = f"or a packaged model ({', '.join(packaged.names())})"
     if packaged.on_hub(name) is not None:
         raise UserError(
-            f"config.loss.teachers: {name} is no folder here and no packaged model "
-            f"({', '.join(packaged.names())}); fetch it into a folder first"
+            f"config.loss.teachers: {name} is no folder here; name a run's or an exported model's "
+            f"folder, {known}"
         )
-    folder = packaged.find(name)
-    if not RunFolder(folder).has_config:
+    folder = RunFolder(packaged.find(name))
+    if folder.exported_weights is None and not (folder.path / "best").is_dir():
         raise UserError(
-            f"config.loss.teachers: {name} holds no trained run; name a run's or an exported "
-            f"model's folder, or a packaged model ({', '.join(packaged.names())})"
+            f"config.loss.teachers: {name} has no weights of a trained run; train it first, or "
+            f"name another run's or an exported model's folder, {known}"
         )
-    return folder
+    return folder.path
 
 
 def check(settings: Settings, task: Task) -> None:
@@ -51,11 +58,7 @@ def check(settings: Settings, task: Task) -> None:
             )
         # Words may be read by other networks; what is known of pictures is read by all.
         read = ("picture.",) if task.reads_words else ("encoder.", "data.languages")
-        differ = [
-            key
-            for key in config.changes(theirs, settings)
-            if key.startswith(read) and key not in ("encoder.weights", "picture.weights")
-        ]
+        differ = differing(theirs, settings, read)
         if differ:
             raise UserError(
                 f"config.loss.teachers: {name} was trained with other values of "
@@ -65,22 +68,32 @@ def check(settings: Settings, task: Task) -> None:
 
 
 def load(
-    settings: Settings, vocabulary: AnyVocabulary, source: AnyVocabulary | None
-) -> tuple[tuple[Teacher, ...], list[dict[str, Any]]]:
-    """The teachers, and what identifies each of them, for run.json.
+    settings: Settings,
+    task: Task,
+    folder: RunFolder,
+    vocabulary: AnyVocabulary,
+    source: AnyVocabulary | None,
+) -> tuple[tuple[Teacher, ...], Origins]:
+    """The teachers, and what identifies each of them and its weights, for run.json.
 
     Args:
-      settings: of the run that learns.
+      settings: of the run that learns, with the checksums of its encoders' weights.
+      task, folder: its own. A finished run needs no teachers any more.
       vocabulary: of its output.
       source: of its input, if that is text.
 
     Raises:
-      UserError: a teacher cannot be loaded, or has another vocabulary.
+      UserError: a teacher cannot be loaded, has another vocabulary, reads other inputs, or has
+        other weights than when the run began.
     """
+    record = folder.record()
+    if record.get("finished"):
+        return (), []
+    check(settings, task)
     teachers, origins = [], []
     for name in settings.loss.teachers:
-        folder = folder_of(name)
-        run = load_run(folder)
+        where = folder_of(name)
+        run = load_run(where, same_file(where, settings))
         for theirs, ours, side in (
             (run.vocabulary, vocabulary, ""),
             (run.source_vocabulary, source, "source "),
@@ -91,6 +104,21 @@ def load(
                     "choose teachers that were trained on the same data"
                 )
         teachers.append(Teacher.of(speaking(run.model, None), run.params))
-        seconds = RunFolder(folder).record().get("seconds")
-        origins.append(identified(name, folder, run) | {"seconds": seconds})
+        seconds = RunFolder(where).record().get("seconds")
+        of_weights = {"weights": _digest(run.params), "seconds": seconds}
+        origins.append(identified(name, where, run) | of_weights)
+    for before, now in zip(record.get("teachers", ()), origins, strict=False):
+        if before["weights"] != now["weights"]:
+            raise UserError(
+                f"config.loss.teachers: {now['workdir']} has other weights than when "
+                f"{folder.path} began; restore them, or choose another --workdir"
+            )
     return tuple(teachers), origins
+
+
+def _digest(params: Any) -> str:
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        digest.update(jax.tree_util.keystr(path).encode())
+        digest.update(np.asarray(leaf).tobytes())
+    return digest.hexdigest()[:16]

@@ -148,7 +148,7 @@ def start_from(
     name = settings.train.init_from
     folder = packaged.find(name)
     which = settings.train.init_weights
-    other = load_run(folder, _same_file(folder, settings), weights=which, half=False)
+    other = load_run(folder, same_file(folder, settings), weights=which, half=False)
     spoken, wanted = (getattr(of.data, "languages", ()) for of in (other.settings, settings))
     words = _shared(name, other.vocabulary, vocabulary, *wanted[:1])
     if spoken != wanted:
@@ -184,7 +184,7 @@ def identified(name: str, folder: Path, run: Run) -> dict[str, Any]:
         "step": run.step,
         "commit": record.get("commit"),
         "seed": run.settings.seed,
-        "experiment": config.digest(config.experiment(run.settings, record.get("init_from"))),
+        "experiment": config.digest(config.experiment(run.settings, record)),
         "trained_on": RunFolder(folder).trained_on(),
     }
 
@@ -224,7 +224,7 @@ def check_init_from(settings: Settings) -> None:
     _check_settings(name, folder.settings(), settings)
 
 
-def _same_file(folder: Path, settings: Settings) -> list[str]:
+def same_file(folder: Path, settings: Settings) -> list[str]:
     """Overrides for an exported model, which does not know where the encoder's file lies."""
     weights = getattr(settings.encoder, "weights", "")
     known = getattr(RunFolder(folder).settings().encoder, "weights", "")
@@ -245,19 +245,29 @@ def _shared(
     return None if theirs.words == ours.words else SharedWords.between(theirs, ours, language)
 
 
-def _check_settings(name: str, theirs: Settings, ours: Settings) -> None:
-    may_differ = MAY_DIFFER
-    given, wanted = (dict(config.flatten(settings)) for settings in (theirs, ours))
-    if not given.get("encoder.trainable_from"):  # its stages may be trained from now on
-        may_differ += ("encoder.trainable_from",)
-    # An empty checksum matches any, and so does a number format that is not chosen yet.
-    changed = [
+def differing(theirs: Settings, ours: Settings, same: tuple[str, ...]) -> list[str]:
+    """The settings that differ although they must agree between two runs.
+
+    An empty checksum matches any, and so does a number format that is not chosen yet.
+
+    Args:
+      theirs, ours: of the runs.
+      same: how the names of those begin that must agree, but for `MAY_DIFFER`.
+    """
+    both = [dict(config.flatten(settings)) for settings in (theirs, ours)]
+    return [
         key
         for key in config.changes(theirs, ours)
-        if key.startswith(SAME)
-        and key not in may_differ
-        and not (key == "encoder.dtype" and "auto" in (given.get(key), wanted.get(key)))
+        if key.startswith(same)
+        and key not in MAY_DIFFER
+        and not (key.endswith(".dtype") and "auto" in (values.get(key) for values in both))
     ]
+
+
+def _check_settings(name: str, theirs: Settings, ours: Settings) -> None:
+    changed = differing(theirs, ours, SAME)
+    if not getattr(theirs.encoder, "trainable_from", ""):  # its stages may be trained from now on
+        changed = [key for key in changed if key != "encoder.trainable_from"]
     if changed:
         raise UserError(
             f"config.train.init_from={name}: it was trained with other values of "

@@ -25,7 +25,7 @@ def test_the_target_is_shared_between_the_word_and_the_teachers():
     logits = jnp.log(jnp.array([[[[0.1, 0.2, 0.7], [0.5, 0.25, 0.25]]]]))
     tokens = jnp.array([[[2, 0]]])
     taught = jnp.array([[[[0.5, 0.5, 0.0], [0.0, 0.0, 1.0]]]])
-    alpha = jnp.ones((1, 1, 2, 1))
+    alpha = jnp.full((1, 1, 2, 1), 0.5)
     loss, report = soft_loss(
         logits,
         alpha,
@@ -38,7 +38,7 @@ def test_the_target_is_shared_between_the_word_and_the_teachers():
     nll, uniform = -np.log(0.7), -np.log([0.1, 0.2, 0.7]).mean()
     words = 0.9 * nll + 0.1 * uniform
     by_teachers = -(np.log(0.1) + np.log(0.2)) / 2  # the second step is padding
-    penalty = 0.0  # alpha pays its one place once
+    penalty = 2.0 * 0.5**2  # of which nothing goes to the teachers
     assert float(report["taught_nll"]) == pytest.approx(by_teachers, rel=1e-6)
     assert float(report["nll"]) == pytest.approx(nll, rel=1e-6)
     assert float(loss) == pytest.approx(0.75 * words + 0.25 * by_teachers + penalty, rel=1e-6)

@@ -30,7 +30,7 @@ def check(settings):
 def test_a_run_learns_from_its_teachers_and_records_them(trained, tmp_path, monkeypatch):
     folder, _ = trained
     settings, run = pupil(folder), load_run(folder)
-    check(settings)
+    check(config.replaced(settings, {"encoder.dtype": "auto"}))
     tiny.use_scenes(monkeypatch)
     own = RunFolder(tmp_path / "run")
     own.claim(settings)
@@ -49,14 +49,28 @@ def test_a_run_learns_from_its_teachers_and_records_them(trained, tmp_path, monk
     (own.path / "run.json").write_text(json.dumps(record))
     assert own.trained_on() == ["elsewhere", "shapes"]  # their data are in its weights, too
 
+    # It resumes with the same weights only, wherever they lie.
+    moved = pupil(tmp_path / "elsewhere")
+    assert not own.changes(moved) and own.changes(pupil(folder, **{"loss.teachers": ()}))
+    again = [settings, task, own, data.vocabulary, None]
+    assert teachers.load(*again)[1] == data.origins
+    own.update_record({"teachers": [known | {"weights": "0123"}]})
+    with pytest.raises(UserError, match=r"has other weights than when .*run began; restore them"):
+        teachers.load(*again)
+    digests = [config.digest(config.experiment(s, own.record())) for s in (settings, moved)]
+    assert digests[0] == digests[1] != config.digest(config.experiment(settings))
+    own.update_record({"finished": True})
+    assert teachers.load(*again) == ((), [])  # it needs them no more
+    assert "elsewhere" not in str(config.without_origins(moved))
+
 
 @pytest.mark.parametrize(
     "changes, message",
     [
         ({"encoder.features": 16}, r"other values of encoder.features, so it reads other inputs"),
         ({"data.languages": ("en", "de"), "data.vocabulary": "13a"}, r"values of data.languages"),
-        ({"loss.teachers": ("nowhere/",)}, r"nowhere/ holds no trained run; name a run's"),
-        ({"loss.teachers": ("owner/name",)}, r"owner/name is no folder here and no packaged"),
+        ({"loss.teachers": ("nowhere/",)}, r"nowhere/ has no weights of a trained run; train it"),
+        ({"loss.teachers": ("owner/name",)}, r"owner/name is no folder here; name a run's"),
         ({"attention.kind": "hard"}, r"loss.teachers is for soft attention"),
         (
             {"reward.samples": 2, "train.init_from": "run"},
@@ -77,11 +91,12 @@ def test_a_teacher_with_hard_attention_is_refused(trained, monkeypatch):
         check(settings)
 
 
-def test_a_teacher_needs_the_same_words(trained):
+def test_a_teacher_needs_the_same_words(trained, tmp_path):
     words = load_run(trained[0]).vocabulary.words
     other = Vocabulary((*words[1:], words[0]), tuple(range(len(words), 0, -1)), 1)
     with pytest.raises(UserError, match=r"the vocabulary of .* is not this run's"):
-        teachers.load(pupil(trained[0]), other, None)
+        settings = pupil(trained[0])
+        teachers.load(settings, task_of(settings.data), RunFolder(tmp_path), other, None)
 
 
 def test_home_folders_are_meant_by_tildes(monkeypatch, tmp_path):
