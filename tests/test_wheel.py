@@ -156,7 +156,7 @@ def test_experiments_and_models_are_included(installed):
     settings = installed.run("show-attend-tell", "config", "--config", "shapes:hard")
     assert "attention.kind" in settings and "'hard'" in settings
     names = "from show_attend_tell import pretrained; print(*pretrained.names())"
-    packaged = "flickr8k-hard flickr8k-hard-0.1 flickr8k-soft flickr8k-soft-0.1"
+    packaged = "flickr8k-bilingual flickr8k-hard flickr8k-hard-0.1 flickr8k-soft flickr8k-soft-0.1"
     assert installed.run("python", "-c", names) == packaged
 
 
