@@ -13,7 +13,7 @@ Variants:
     hard-from-soft  the same as hard-best, from the weights of a soft run
     local           soft attention over local features, in the decoder of marginal
     local-reward    continues it, trained on the scores of its captions
-    local-bilingual         local in English and German
+    local-bilingual  local in English and German
     local-bilingual-reward  continues it, trained on the scores of its captions
     local-sparse    local with 1.5-entmax in place of softmax
     local-reinforce    hard attention trained with REINFORCE in the decoder of marginal
