@@ -11,7 +11,7 @@ import json
 import os
 import traceback
 import types
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -312,9 +312,9 @@ def without_places(settings: Settings) -> Settings:
     return replaced(settings, {n: type(values[n])() for n in PLACES if n in values})
 
 
-def without_origins(settings: Settings) -> Settings:
-    """Settings without the paths of what other runs made, see `ORIGINS`."""
-    there = dict(flatten(settings))
+def without_origins(settings: Settings, kept: Collection[str] = ()) -> Settings:
+    """Settings without the paths of what other runs made, see `ORIGINS`; but for those `kept`."""
+    there = dict(flatten(settings)).keys() - set(kept)
     return replaced(settings, {name: none for name, none in ORIGINS.items() if name in there})
 
 

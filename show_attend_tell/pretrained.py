@@ -383,8 +383,7 @@ def _is_run(run: Run) -> bool:
 
 def _shareable(settings: Settings) -> Settings:
     """Settings that name no path of this machine, but for the run that they start from."""
-    start = {"train.init_from": settings.train.init_from}
-    settings = config.replaced(config.without_origins(config.without_places(settings)), start)
+    settings = config.without_origins(config.without_places(settings), {"train.init_from"})
     repo = getattr(settings.data, "repo", "")
     return (
         settings

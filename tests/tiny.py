@@ -98,7 +98,7 @@ def use_scenes(monkeypatch, count: int = 8, copies: int = 1) -> Scenes:
     splits = {"train": Scenes(count, copies=copies)}
     scenes = Scenes(count)
 
-    def load(task, split, *, copies=False):
+    def load(task, split, *, training=False):
         return splits.get(split, scenes)
 
     monkeypatch.setattr(ImageTask, "load", load)
@@ -111,7 +111,7 @@ def use_bilingual_scenes(monkeypatch, count: int = 8) -> Scenes:
     english = [example.captions for example in scenes]
     captions = {"en": english, "de": [list(map(in_german, of_one)) for of_one in english]}
 
-    def load(task, split, *, copies=False):
+    def load(task, split, *, training=False):
         chosen = (task.language,) if task.language else task.data.languages
         return InLanguages(scenes, [captions[name] for name in chosen], chosen)
 

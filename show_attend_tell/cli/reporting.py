@@ -221,7 +221,7 @@ def _batches(run: "Run", count: int, images: int) -> list[tuple[Any, Any]]:
     from show_attend_tell.runs.inputs import load_inputs
     from show_attend_tell.training.plan import make_plan
 
-    examples = run.task.load("train", copies=True)
+    examples = run.task.load("train", training=True)
     inputs = load_inputs(run.settings, run.task, examples, run.encoder, run.source_vocabulary)
     plan = make_plan(run.settings, examples, run.vocabulary, batch_size=images)
     if len(plan) < count * images:

@@ -60,8 +60,8 @@ class Task(ABC):
         raise UserError(f"there is no choice of languages for {self.noun}; leave --language out")
 
     @abstractmethod
-    def load(self, split: str, *, copies: bool = False) -> ExampleSource:
-        """The examples of a split; with `copies`, also those that only training sees."""
+    def load(self, split: str, *, training: bool = False) -> ExampleSource:
+        """The examples of a split; with `training`, also those that only training sees."""
 
     @abstractmethod
     def target_vocabulary(

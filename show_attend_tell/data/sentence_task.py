@@ -50,7 +50,7 @@ class SentenceTask(Task):
     reads_words = True
     sorts_inputs = True
 
-    def load(self, split: str, *, copies: bool = False) -> PairSource:
+    def load(self, split: str, *, training: bool = False) -> PairSource:
         languages = (self.data.source, self.data.target) if self.data.source else None
         further = self.data.further_dir
         return load_pairs(
@@ -60,7 +60,7 @@ class SentenceTask(Task):
             manual_dir=manual_dir(self.data),
             limit=self.data.limit,
             languages=languages,
-            further_dir=Path(further) if further and copies and split == "train" else None,
+            further_dir=Path(further) if further and training and split == "train" else None,
         )
 
     def target_vocabulary(
@@ -143,7 +143,7 @@ class PicturedTask(SentenceTask):
     data: PicturedData
     sorts_inputs = False
 
-    def load(self, split: str, *, copies: bool = False) -> PicturedPairs:
+    def load(self, split: str, *, training: bool = False) -> PicturedPairs:
         def images(split: str) -> ImageSource:
             found = load_images(
                 "flickr8k",

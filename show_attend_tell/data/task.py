@@ -67,15 +67,15 @@ class ImageTask(Task):
             )
         return replace(self, language=language if self.languages else "")
 
-    def load(self, split: str, *, copies: bool = False) -> ImageSource | InLanguages:
+    def load(self, split: str, *, training: bool = False) -> ImageSource | InLanguages:
         return load_images(
             self.data.name,
             split,
             data_dir=data_folder(self.data) / "datasets",
             manual_dir=manual_dir(self.data),
             limit=self.data.limit,
-            mirrored=copies and self.data.mirrored,
-            crops=self.data.crops if copies else 0,
+            mirrored=training and self.data.mirrored,
+            crops=self.data.crops if training else 0,
             restval=self.data.restval,
             download=self.data.download,
             repo=self.data.repo,

@@ -38,7 +38,7 @@ def prepare(settings: Settings, console: Console) -> list[Record]:
       UserError: the data cannot be built or read, or there is no room for them.
     """
     settings, task = number_format.pinned(settings), task_of(settings.data)
-    splits = usable_splits(task, task.load("train", copies=True))
+    splits = usable_splits(task, task.load("train", training=True))
     encoder = cache(partial(build_image_encoder, settings))  # built only if a cache needs it
     caches = {}
     for split, examples in splits.items():

@@ -72,7 +72,7 @@ def load_data(
       UserError: the data cannot be read or are not those of the run, or settings do not fit them.
     """
     val = task.load("val")  # first: without it, nothing is built in vain
-    train = task.load("train", copies=True)
+    train = task.load("train", training=True)
     fingerprints = {examples.split: contents(examples) for examples in (train, val)}
     folder.check_data(fingerprints)
     folder.keep_places(settings)

@@ -54,7 +54,7 @@ def test_runs_with_weights_are_asked_and_all_are_watched(trained, tmp_path, caps
 
 def test_an_export_is_one_file(trained, tmp_path, monkeypatch, capsys):
     workdir, scenes = trained
-    monkeypatch.setattr(ImageTask, "load", lambda task, split, copies=False: scenes)
+    monkeypatch.setattr(ImageTask, "load", lambda task, split, training=False: scenes)
     path = tmp_path / "out.html"
     assert main(["explore", str(workdir), "--num", "2", "--export", str(path)]) == 0
     assert f"{path}: 2 pictures, " in capsys.readouterr().out

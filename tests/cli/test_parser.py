@@ -38,7 +38,7 @@ PROBABILITIES = {"word_log_probs", "finished", "log_prob", "score"}
 @pytest.fixture
 def workdir(trained, monkeypatch):
     folder, scenes = trained
-    monkeypatch.setattr(ImageTask, "load", lambda task, split, copies=False: scenes)
+    monkeypatch.setattr(ImageTask, "load", lambda task, split, training=False: scenes)
     return str(folder)
 
 

@@ -129,7 +129,7 @@ def test_further_pairs_follow_and_are_not_counted_for_the_vocabulary(
     overrides = [f"--config.data.{name}={value}" for name, value in data.items()]
     overrides += ["--config.data.vocabulary=words", "--config.data.min_count=1"]
     task = task_of(config.load_experiment("multi30k:bahdanau", overrides).data)
-    train = task.load("train", copies=True)
+    train = task.load("train", training=True)
     assert "1 of 3 pairs have an empty line; left out" in caplog.text
     assert [(pair.pair_id, pair.source, pair.target) for pair in train][3:] == [
         ("further-000001", "three cats .", "Drei Katzen ."),
@@ -141,9 +141,9 @@ def test_further_pairs_follow_and_are_not_counted_for_the_vocabulary(
     vocabulary = task.source_vocabulary(train)
     assert vocabulary is not None and "cats" not in vocabulary.words
     assert vocabulary.words == task.source_vocabulary(own).words
-    assert len(task.load("val", copies=True)) == 1
+    assert len(task.load("val", training=True)) == 1
     (further / "train.en").write_text("three dogs .\n\na tree\n")
-    assert task.load("train", copies=True).fingerprint != train.fingerprint
+    assert task.load("train", training=True).fingerprint != train.fingerprint
 
 
 @pytest.mark.parametrize(

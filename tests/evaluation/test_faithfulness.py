@@ -13,7 +13,7 @@ from show_attend_tell.inference.run import load_run
 
 def test_a_run_that_has_learnt_scenes_by_heart_needs_its_places(trained, monkeypatch):
     workdir, scenes = trained
-    monkeypatch.setattr(ImageTask, "load", lambda task, split, copies=False: scenes)
+    monkeypatch.setattr(ImageTask, "load", lambda task, split, training=False: scenes)
     given = GivenSplit.load(load_run(workdir), "val")
     nats = nats_of_readings(given)
     assert nats["own"] < 0.1

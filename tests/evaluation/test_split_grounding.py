@@ -21,7 +21,7 @@ def run(trained, monkeypatch):
     workdir, scenes = trained
     splits = {"train": TRAIN}
     monkeypatch.setattr(
-        ImageTask, "load", lambda task, split, copies=False: splits.get(split, scenes)
+        ImageTask, "load", lambda task, split, training=False: splits.get(split, scenes)
     )
     return load_run(workdir)
 

@@ -79,7 +79,7 @@ def explorer(trained, translator, tmp_path_factory) -> Iterator[Explorer]:
     run, folder = load_run(workdir), tmp_path_factory.mktemp("latent")
     latent = untrained(tiny.settings(folder, LATENT), run.vocabulary, folder)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ImageTask, "load", lambda task, split, copies=False: scenes)
+        patch.setattr(ImageTask, "load", lambda task, split, training=False: scenes)
         made = open_explorer(
             {"one": run, "latent": latent, "translator": translator}, split="val", count=6
         )

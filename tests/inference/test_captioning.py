@@ -33,7 +33,7 @@ from show_attend_tell.runs.inputs import load_inputs
 @pytest.fixture
 def run(trained, monkeypatch):
     workdir, scenes = trained
-    monkeypatch.setattr(ImageTask, "load", lambda task, split, copies=False: scenes)
+    monkeypatch.setattr(ImageTask, "load", lambda task, split, training=False: scenes)
     return load_run(workdir)
 
 
@@ -230,7 +230,7 @@ def test_copies_are_only_for_training(tmp_path, monkeypatch):
         raise UserError("enough")
 
     monkeypatch.setattr(tasks, "load_images", load)
-    for copies in (False, True):
+    for training in (False, True):
         with pytest.raises(UserError):
-            tasks.task_of(settings.data).load("train", copies=copies)
+            tasks.task_of(settings.data).load("train", training=training)
     assert asked == [(False, 0), (True, 2)]

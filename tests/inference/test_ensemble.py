@@ -105,7 +105,7 @@ def test_each_run_reads_what_it_was_trained_for_unless_told(tmp_path):
 
 def test_verbs_take_several_runs(trained, tmp_path, monkeypatch, capsys):
     folder, scenes = trained
-    monkeypatch.setattr(ImageTask, "load", lambda task, split, copies=False: scenes)
+    monkeypatch.setattr(ImageTask, "load", lambda task, split, training=False: scenes)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "scene.png").write_bytes(scenes[0].image)
     both = ["--workdir", str(folder), "--workdir", str(folder)]

@@ -20,7 +20,7 @@ def test_the_texts_become_rows():
 
 def test_maps_are_those_of_the_decoder(trained, monkeypatch):
     workdir, scenes = trained
-    monkeypatch.setattr(ImageTask, "load", lambda task, split, copies=False: scenes)
+    monkeypatch.setattr(ImageTask, "load", lambda task, split, training=False: scenes)
     run = load_run(workdir)
     monkeypatch.setattr("show_attend_tell.inference.forced.IMAGES_AT_ONCE", 3)
     examples = run.task.load("val")

@@ -86,9 +86,9 @@ def repeat_training_pairs(patch: pytest.MonkeyPatch, times: int) -> None:
     """An epoch has the pairs many times over: steps without as many validations and checkpoints."""
     load = SentenceTask.load
 
-    def load_repeated(task, split, *, copies=False):
+    def load_repeated(task, split, *, training=False):
         pairs = load(task, split)
-        if copies:
+        if training:
             pairs._pairs, pairs.ids = pairs._pairs * times, pairs.ids * times
             pairs.stored = len(pairs.ids)
         return pairs
@@ -115,7 +115,7 @@ def train_on_many(tmp_path_factory):
             patch.setattr(
                 SentenceTask,
                 "load",
-                lambda task, _, copies=False: pairs if copies else load(task, "train"),
+                lambda task, _, training=False: pairs if training else load(task, "train"),
             )
             train(settings, workdir)
         return workdir

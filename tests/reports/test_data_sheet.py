@@ -62,9 +62,9 @@ def test_splits_that_the_data_lack_are_not_asked_for(tmp_path, monkeypatch):
     tiny.use_scenes(monkeypatch)
     load_any = ImageTask.load
 
-    def load(task, split, *, copies=False):
+    def load(task, split, *, training=False):
         assert split != "test"
-        examples = load_any(task, split, copies=copies)
+        examples = load_any(task, split, training=training)
         examples.splits = ("train", "val")
         return examples
 
@@ -79,8 +79,8 @@ def test_what_was_left_out_is_reported(tmp_path, monkeypatch):
     scenes = tiny.use_scenes(monkeypatch)
     load_any = ImageTask.load
 
-    def load(task, split, *, copies=False):
-        examples = load_any(task, split, copies=copies)
+    def load(task, split, *, training=False):
+        examples = load_any(task, split, training=training)
         examples.left_out = {"it has no caption": ["a.jpg", "b.jpg"]}
         return examples
 
@@ -96,8 +96,8 @@ def test_what_is_wrong_with_phrases_is_reported_by_split(tmp_path, monkeypatch):
     counts = {"phrases without a box": Counted(1234, ("[a] b", "c", "d")), "x": Counted(1, ("e",))}
     load_any = ImageTask.load
 
-    def load(task, split, *, copies=False):
-        examples = load_any(task, split, copies=copies)
+    def load(task, split, *, training=False):
+        examples = load_any(task, split, training=training)
         if split == "train":
             monkeypatch.setattr(examples, "descriptions", lambda: [()] * 7 + [(words, words)])
             monkeypatch.setattr(examples, "phrase_counts", lambda: counts)

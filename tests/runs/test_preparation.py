@@ -77,7 +77,7 @@ def test_sentences_are_only_built(tmp_path, monkeypatch):
             return {}
 
     pairs = Three([Pair("1", "a b", "b a")] * 3)
-    monkeypatch.setattr(SentenceTask, "load", lambda task, split, copies=False: pairs)
+    monkeypatch.setattr(SentenceTask, "load", lambda task, split, training=False: pairs)
     settings = config.load_experiment("reversal", [f"--config.data.dir={tmp_path}"])
     records, _ = prepare(settings)
     assert records == [{"split": s, "sentences": 3} for s in ("train", "val", "test")]

@@ -71,6 +71,7 @@ def terminate():
     [
         pytest.param("soft", terminate, KeyboardInterrupt, marks=pytest.mark.slow),
         pytest.param("hard", crash, RuntimeError, marks=pytest.mark.slow),
+        pytest.param("taught", crash, RuntimeError, marks=pytest.mark.slow),
         ("reward", crash, RuntimeError),
     ],
 )
@@ -84,6 +85,7 @@ def test_a_cut_run_resumes_bit_for_bit(tmp_path, monkeypatch, trained, kind, act
             "hard.baseline": "learned",
             "hard.credit": "to_go",
         },
+        "taught": {"loss.teachers": (str(trained[0]),)},
         "reward": {
             "attention.kind": "hard",
             "train.init_from": str(trained[0]),
