@@ -101,8 +101,7 @@ def test_a_cut_run_resumes_bit_for_bit(tmp_path, monkeypatch, trained, kind, act
         during(patch, 4, action)  # of six steps, between checkpoints
         with pytest.raises(raised):
             train(settings, tmp_path / "cut")
-    progression = train(settings, tmp_path / "cut")
-    assert progression.finished
+    assert train(settings, tmp_path / "cut").finished
 
     step, whole, record = final_state(tmp_path / "whole")
     cut_step, cut, cut_record = final_state(tmp_path / "cut")
@@ -423,8 +422,7 @@ def test_a_fine_tuned_run_resumes_bit_for_bit(tmp_path, monkeypatch, on_frozen, 
 def test_a_fine_tuned_model_is_exported_without_its_frozen_weights(tmp_path, fine_tuned):
     run = load_run(fine_tuned)
     size = pretrained.export(run, tmp_path / "out")
-    whole = sum(leaf.size for leaf in jax.tree.leaves(run.params)) * 2
-    assert size < whole
+    assert size < sum(leaf.size for leaf in jax.tree.leaves(run.params)) * 2
     again = load_run(tmp_path / "out")
     jax.tree.map(np.testing.assert_array_equal, run.params, again.params)
     image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
