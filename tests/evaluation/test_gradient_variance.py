@@ -37,7 +37,7 @@ def rows(model):
     return gv.gradient_variance(model, params, batches, batches, samples=400, progress=False)
 
 
-@pytest.mark.slow  # the test with exact gradients below has another model's table
+@pytest.mark.slow
 def test_the_variance_is_that_of_the_training_loss(model, rows):
     # The same paths through the loss itself: baseline none, credits to go.
     graph, params = nnx.split(model, nnx.Param)
@@ -157,6 +157,7 @@ def exact_rows():
     }
 
 
+@pytest.mark.slow  # objectives/ has the mean of each, against exact gradients
 def test_reinforce_and_rebar_have_no_bias_and_the_relaxations_have_one(exact_rows):
     for (estimator, *_), row in exact_rows.items():
         if estimator in ("reinforce", "rebar"):
@@ -168,6 +169,7 @@ def test_reinforce_and_rebar_have_no_bias_and_the_relaxations_have_one(exact_row
     assert rao["bias"] == pytest.approx(plain["bias"], rel=0.2)
 
 
+@pytest.mark.slow
 def test_a_words_own_credit_has_the_least_variance_of_credits_and_rebar_less(exact_rows):
     by_credit = [
         exact_rows["reinforce", "none", credit, 1]["variance"]
@@ -180,6 +182,7 @@ def test_a_words_own_credit_has_the_least_variance_of_credits_and_rebar_less(exa
     assert four["variance"] < exact_rows["reinforce", "leave_one_out", "word", 2]["variance"]
 
 
+@pytest.mark.slow
 def test_the_marginal_has_no_noise_and_is_measured_against_itself(exact_rows):
     marginal = exact_rows["marginal", None, None, 1]
     assert marginal["against"] == "marginal"

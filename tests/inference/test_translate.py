@@ -33,7 +33,7 @@ from show_attend_tell.training.session import train
 VARIANTS = (
     "seq2seq",
     pytest.param("luong_local", marks=pytest.mark.slow),
-    "lstmn",
+    pytest.param("lstmn", marks=pytest.mark.slow),  # tests/models has its step and its gradients
     pytest.param("hard", marks=pytest.mark.slow),
 )
 
@@ -319,7 +319,7 @@ def test_an_exported_run_translates_the_same(trained, tmp_path):
 
 
 def test_runs_are_compared_on_one_page_with_their_length_curve(run_of, tmp_path):
-    runs = [str(run_of(variant)) for variant in ("lstmn", "seq2seq")]
+    runs = [str(run_of(variant)) for variant in ("bahdanau", "seq2seq")]
     for run in runs:
         for verb in ("evaluate", "attend"):
             assert main([verb, "--workdir", run, "--split", "val"]) == 0

@@ -325,10 +325,8 @@ def test_freezing_is_the_default_and_changes_no_vector():
     assert {path[:2] for path in paths} == {("encoders", 0), ("encoders", 1)}
 
 
-@pytest.mark.parametrize(
-    ("name", "stage"),
-    [("resnet50", "layer4"), pytest.param("vgg19", "conv5", marks=pytest.mark.slow)],
-)
+@pytest.mark.slow  # compiles long
+@pytest.mark.parametrize(("name", "stage"), [("resnet50", "layer4"), ("vgg19", "conv5")])
 def test_checkpointing_keeps_less_and_gives_the_same(cnns, folder, name, stage):
     images = jnp.asarray(random_images(2, 32))
 

@@ -66,16 +66,13 @@ def terminate():
     os.kill(os.getpid(), signal.SIGTERM)
 
 
+@pytest.mark.slow  # a fine-tuned run, see below, and one of version 0.1 resume every day
 @pytest.mark.parametrize(
-    ("kind", "action", "raised"),
-    [
-        pytest.param("soft", terminate, KeyboardInterrupt, marks=pytest.mark.slow),
-        pytest.param("hard", crash, RuntimeError, marks=pytest.mark.slow),
-        pytest.param("taught", crash, RuntimeError, marks=pytest.mark.slow),
-        ("reward", crash, RuntimeError),
-    ],
+    ("kind", "action"),
+    [("soft", terminate), ("hard", crash), ("taught", crash), ("reward", crash)],
 )
-def test_a_cut_run_resumes_bit_for_bit(tmp_path, monkeypatch, trained, kind, action, raised):
+def test_a_cut_run_resumes_bit_for_bit(tmp_path, monkeypatch, trained, kind, action):
+    raised = KeyboardInterrupt if action is terminate else RuntimeError
     tiny.use_scenes(monkeypatch)
     changes = {
         "soft": {},
