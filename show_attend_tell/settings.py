@@ -777,6 +777,13 @@ class Decode(Group):
         "probabilities, not the most probable one; see `models.consensus`",
         later=True,
     )
+    neighbours: int = setting(
+        0,
+        "training pictures whose captions speak for those that resemble them; needs consensus and "
+        "the training split; 0: none; see `inference.neighbours`",
+        least=0,
+        later=True,
+    )
 
     def check(self) -> None:
         if self.beam % self.groups:
@@ -799,6 +806,8 @@ class Decode(Group):
                 "config.decode.groups needs config.decode.search='beam': drawn captions form no "
                 "groups"
             )
+        if self.neighbours and not self.consensus:
+            raise UserError("config.decode.neighbours needs config.decode.consensus=True")
         if self.search == "beam" and (self.temperature, self.top_k, self.top_p) != (1, 0, 1):
             raise UserError(
                 "config.decode.temperature, .top_k and .top_p need config.decode.search='sample': "
@@ -809,8 +818,9 @@ class Decode(Group):
     def greedy(self) -> "Decode":
         """The same, but the one caption that always says the most probable word."""
         beam = {"beam": 1, "groups": 1, "n_best": 1}
-        plain = {"search": "beam", "temperature": 1.0, "top_k": 0, "top_p": 1.0, "consensus": False}
-        return replace(self, **beam, **plain)
+        plain = {"search": "beam", "temperature": 1.0, "top_k": 0, "top_p": 1.0}
+        agreed = {"consensus": False, "neighbours": 0}
+        return replace(self, **beam, **plain, **agreed)
 
 
 @dataclass(frozen=True)
@@ -838,6 +848,8 @@ class Settings:
                 f"config.seed is {self.seed!r}: it must be a whole number, at least 0 and below "
                 "2**63"
             )
+        if self.decode.neighbours and not isinstance(self.encoder, ImageEncoder):
+            raise UserError("config.decode.neighbours is for images; for sentences it must be 0")
         if isinstance(self.encoder, ImageEncoder):
             self._check_images(cast(ImageData, self.data), self.encoder)
         elif self.attention.position_code:

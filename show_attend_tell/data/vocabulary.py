@@ -313,6 +313,14 @@ def start_of(vocabulary: AnyVocabulary, language: str) -> int:
     return starts_of(vocabulary.languages)[vocabulary.languages.index(language)]
 
 
+def encode_captions(
+    captions: Iterable[Sequence[str]], vocabulary: AnyVocabulary
+) -> list[list[list[int]]]:
+    """The ids of each caption of each example, `<eos>` included."""
+    ids_of = cache(vocabulary.encode_text)  # most copies of an image share their captions
+    return [[[*ids_of(c), EOS] for c in of_one] for of_one in captions]
+
+
 def build_vocabulary(
     texts: Iterable[str],
     *,

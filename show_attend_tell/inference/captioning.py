@@ -31,6 +31,7 @@ from show_attend_tell.inference.ensemble import (
     read_for,
     weights_of,
 )
+from show_attend_tell.inference.neighbours import Neighbours, check_apart, neighbours_of
 from show_attend_tell.inference.run import Run
 from show_attend_tell.models import search
 from show_attend_tell.models.encoders import ImageEncoder
@@ -119,17 +120,19 @@ def caption_inputs(
     n_best: int = 1,
     *,
     begin: int = 0,
+    near: Neighbours | None = None,
 ) -> Iterator[Caption]:
     """The best caption of every input, in order; for an ensemble `inputs` has those of each run.
 
-    `begin` is the number of the first input, from which follows what is drawn for it.
+    `begin` is the number of the first input, from which follows what is drawn for it. `near` are
+    the training pictures that are asked for a consensus.
     """
     batch_size = math.ceil(batch_size / jax.device_count()) * jax.device_count()
     local = devices.local_slice(batch_size)
     for first, (batch, count) in enumerate(_batches(inputs, batch_size)):
         numbers = begin + np.arange(first * batch_size, (first + 1) * batch_size, dtype=np.int32)
         batch, numbers = devices.shard_batch(jax.tree.map(lambda x: x[local], (batch, numbers)))
-        found = jax.tree.map(np.asarray, decode(params, batch, numbers))
+        found = jax.tree.map(np.asarray, decode(params, batch, numbers, near=near))
         for i in range(count):
             best = jax.tree.map(lambda x, i=i: x[i, :n_best], found._replace(trace=()))
             spoken = [_spoken(best, k, vocabulary) for k in range(len(best.lengths))]
@@ -195,6 +198,8 @@ def caption_examples(
 
     from show_attend_tell.terminal import Terminal
 
+    if decoding.neighbours:
+        check_apart(examples)
     captions = _caption_all(run, inputs, decoding)
     bar = track(captions, "captions", total=len(examples), console=Terminal(stderr=True))
     return list(bar)
@@ -205,7 +210,15 @@ def _caption_all(
 ) -> Iterator[Caption]:
     decode, params = decode_of(run, decoding), weights_of(run)
     size, n_best = decoding.batch_size, decoding.n_best
-    return caption_inputs(decode, params, inputs, run.vocabulary, size, n_best, begin=begin)
+    near = _asked(run, decoding)
+    return caption_inputs(
+        decode, params, inputs, run.vocabulary, size, n_best, begin=begin, near=near
+    )
+
+
+def _asked(run: Run, decoding: Decode) -> Neighbours | None:
+    """The training pictures that are asked; None if none is."""
+    return neighbours_of(run.members[0]) if decoding.neighbours else None
 
 
 class Described(NamedTuple):
@@ -279,6 +292,7 @@ def caption_images(
                 run.vocabulary,
                 batch_size,
                 decoding.n_best,
+                near=_asked(run, decoding),
             )
         )
 
@@ -288,7 +302,7 @@ def _compiled_decode(
 ) -> DecodeFunction:
     """`decode_of` for images in batches of one size."""
     function = decode_of(run, decoding, per_token=per_token)
-    if any(one.encoder.trained for one in run.members):
+    if decoding.neighbours or any(one.encoder.trained for one in run.members):
         return function
     shapes = (row_shape(cast(ImageEncoder, one.encoder)) for one in run.members)
     inputs = tuple(jax.ShapeDtypeStruct((batch_size, *shape), np.float16) for shape in shapes)

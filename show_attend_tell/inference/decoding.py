@@ -16,15 +16,16 @@ from jaxtyping import Array, Float, Int, Key, PRNGKeyArray, PyTree
 
 from show_attend_tell import devices
 from show_attend_tell.inference.given_steps import GivenSteps, choice_of
+from show_attend_tell.inference.neighbours import Neighbours, seen_in
 from show_attend_tell.models import recurrence, search
-from show_attend_tell.models.attention import Choice
+from show_attend_tell.models.attention import Annotations, Choice
 from show_attend_tell.models.captioner import Captioner
 from show_attend_tell.models.choosing import Sampling
 from show_attend_tell.models.consensus import by_consensus
 from show_attend_tell.settings import Decode
 from show_attend_tell.tokens import EOS, PAD, UNK
 
-# (parameters, inputs (B, ...), numbers (B,), given steps if any) -> hypotheses.
+# (parameters, inputs (B, ...), numbers (B,), given steps and neighbours if any) -> hypotheses.
 DecodeFunction = Callable[..., search.Hypotheses]
 _WORDS = 0x3A3  # folded into the key of drawn words, apart from that of drawn places
 _PICTURE = 0x1000  # for places of a picture, apart from those of words
@@ -38,11 +39,12 @@ def make_decode(
     *,
     per_token: bool = False,
 ) -> DecodeFunction:
-    """A jitted function (parameters, inputs (B, ...), numbers (B,), given=None) -> hypotheses.
+    """A jitted function (parameters, inputs (B, ...), numbers (B,), ...) -> hypotheses.
 
     Only the structure of `model` matters. The numbers of the inputs seed their random draws (of
     places with context `sample`, of words with search `sample`). With `given` (`GivenSteps`) some
-    steps are decided from outside. The same arguments give the same function, so that nothing
+    steps are decided from outside; with `near` (`Neighbours`, of the first model) the consensus
+    asks training pictures, too. The same arguments give the same function, so that nothing
     compiles twice.
 
     Captions begin as the first model speaks (`packed.Starts`).
@@ -72,18 +74,23 @@ def _decode_function(
 
     @partial(jax.jit, out_shardings=devices.everywhere())
     def run(
-        params: Any, inputs: Any, numbers: Int[Array, " B"], given: GivenSteps | None = None
+        params: Any,
+        inputs: Any,
+        numbers: Int[Array, " B"],
+        given: GivenSteps | None = None,
+        near: Neighbours | None = None,
     ) -> search.Hypotheses:
         if len(graphs) == 1:
             params, inputs = (params,), (inputs,)
         models = [nnx.merge(*pair) for pair in zip(graphs, params, strict=True)]
         first = models[0].decoder  # the models of an ensemble share a vocabulary
         keys = _keys(jax.random.key(0), numbers)
+        annotated = [model.annotations(one) for model, one in zip(models, inputs, strict=True)]
         steps, states = zip(
             *(
                 _step_of(model, one, context, _of_model(keys, i), decoding.max_length, given)
                 for i, (model, one, context) in enumerate(
-                    zip(models, inputs, contexts, strict=True)
+                    zip(models, annotated, contexts, strict=True)
                 )
             ),
             strict=True,
@@ -115,7 +122,12 @@ def _decode_function(
             sampling=_sampling(decoding, numbers),
             per_token=per_token,
         )
-        return by_consensus(found) if decoding.consensus else found
+        if not decoding.consensus:
+            return found
+        if near is None:
+            return by_consensus(found)
+        seen = seen_in(models[0], annotated[0])
+        return by_consensus(found, near.agreement(found.tokens, seen, decoding.neighbours))
 
     return run
 
@@ -154,7 +166,7 @@ def _sampling(decoding: Decode, numbers: Int[Array, " B"]) -> Sampling | None:
 
 def _step_of(
     model: Captioner,
-    inputs: Array,
+    annotations: Annotations,
     context: str,
     keys: Key[Array, " B"],
     max_length: int,
@@ -162,7 +174,6 @@ def _step_of(
 ) -> tuple[search.Step, PyTree]:
     """The step function of one model, and its initial state."""
     decoder = model.decoder
-    annotations = model.annotations(inputs)
     memory, locations = decoder.memory(annotations), annotations.vectors.shape[1]
     weights = decoder.weights()
 

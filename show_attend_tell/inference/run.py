@@ -30,7 +30,7 @@ from show_attend_tell.runs.record import provenance
 from show_attend_tell.settings import Decode, Settings
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)  # can be a key
 class Run:
     """A trained run.
 

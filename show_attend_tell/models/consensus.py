@@ -5,11 +5,12 @@ same, and a short or a bland caption has more of it. Minimum Bayes risk (Kumar a
 "Minimum Bayes-risk decoding for statistical machine translation") takes the hypothesis with the
 highest expected score if another one, drawn from the model, were the reference:
 
-    argmax_i sum_j p_j F(i, j)
+    argmax_i sum_j p_j F(i, j) + e_i
 
 p_j is the model's probability of hypothesis j, divided by the sum over those found. F is the
 F_mean of METEOR 1.5 with exact matches only (`objectives.rewards`): m / (0.85 r + 0.15 c) for m
-common words, c words of the hypothesis and r of the reference.
+common words, c words of the hypothesis and r of the reference. e_i is what else speaks for
+hypothesis i (`inference.neighbours`), 0 if nothing does.
 
 Symbols: as in `search`.
 """
@@ -43,10 +44,14 @@ def f_mean(tokens: Int[Array, "B K T"], lengths: Int[Array, "B K"]) -> Float[Arr
     return matches / jnp.maximum(RECALL * r + (1 - RECALL) * c, 1e-6)
 
 
-def by_consensus(found: Hypotheses) -> Hypotheses:
+def by_consensus(found: Hypotheses, evidence: Float[Array, "B K"] | None = None) -> Hypotheses:
     """The same hypotheses, by falling expected F_mean; finished ones come first.
 
     `<eos>` is no word here. Scores and log-probabilities stay with their hypotheses.
+
+    Args:
+      found: the hypotheses.
+      evidence: e >= 0, what else speaks for each of them.
     """
     # Unfinished hypotheses are references only where nothing finished.
     counts = found.finished | ~found.finished.any(axis=1, keepdims=True)
@@ -54,5 +59,7 @@ def by_consensus(found: Hypotheses) -> Hypotheses:
     p = jax.nn.softmax(jnp.where(counts, found.log_probs, -jnp.inf), axis=1, where=counts)
     words = found.lengths - found.finished
     expected = jnp.einsum("bij,bj->bi", f_mean(found.tokens, words), p)
+    if evidence is not None:
+        expected += evidence
     order = jnp.argsort(-jnp.where(counts, expected, -1.0), axis=1)
     return take(found, order)

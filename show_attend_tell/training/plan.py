@@ -1,7 +1,6 @@
 """The batches of a run's training split."""
 
 from collections.abc import Sequence
-from functools import cache
 
 import numpy as np
 from jaxtyping import Int
@@ -9,10 +8,9 @@ from jaxtyping import Int
 from show_attend_tell.data.batches import BatchPlan
 from show_attend_tell.data.examples import ExampleSource
 from show_attend_tell.data.in_languages import InLanguages
-from show_attend_tell.data.vocabulary import AnyVocabulary
+from show_attend_tell.data.vocabulary import AnyVocabulary, encode_captions
 from show_attend_tell.objectives.rewards import IdfTable, idf_table
 from show_attend_tell.settings import Settings
-from show_attend_tell.tokens import EOS
 from show_attend_tell.training.phrase_maps import Supervision
 
 
@@ -20,7 +18,8 @@ def make_plan(
     settings: Settings, examples: ExampleSource, vocabulary: AnyVocabulary, *, batch_size: int
 ) -> BatchPlan:
     """Plans a training split's batches of `batch_size` inputs, for a known vocabulary."""
-    encoded, languages = encode(examples, vocabulary), languages_of(examples)
+    encoded = encode_captions(examples.captions(), vocabulary)
+    languages = languages_of(examples)
     return plan_batches(settings, encoded, batch_size, None, languages=languages)
 
 
@@ -31,12 +30,6 @@ def languages_of(examples: ExampleSource) -> list[tuple[int, ...]] | None:
     return None
 
 
-def encode(examples: ExampleSource, vocabulary: AnyVocabulary) -> list[list[list[int]]]:
-    """The ids of each caption of each example, <eos> included."""
-    ids_of = cache(vocabulary.encode_text)  # most copies of an image share their captions
-    return [[[*ids_of(c), EOS] for c in of_one] for of_one in examples.captions()]
-
-
 def document_frequencies(
     examples: ExampleSource, encoded: Sequence[list[list[int]]]
 ) -> tuple[IdfTable, ...]:
@@ -44,7 +37,7 @@ def document_frequencies(
 
     Args:
       examples: a training split.
-      encoded: of `encode`.
+      encoded: their captions, see `encode_captions`.
     """
     stored = encoded[: examples.stored]
     return tuple(map(idf_table, by_language(stored, languages_of(examples))))
@@ -82,7 +75,7 @@ def plan_batches(
 
     Args:
       settings: of the run.
-      encoded: of `encode`.
+      encoded: their captions, see `encode_captions`.
       batch_size: inputs of a batch.
       input_lengths: tokens of each of the N inputs, if they are text.
       supervision: maps of phrases, if attention is supervised.

@@ -10,7 +10,7 @@ from rich.console import Console
 from show_attend_tell.data.base_task import Task
 from show_attend_tell.data.batches import BatchPlan, Inputs
 from show_attend_tell.data.examples import ExampleSource
-from show_attend_tell.data.vocabulary import AnyVocabulary
+from show_attend_tell.data.vocabulary import AnyVocabulary, encode_captions
 from show_attend_tell.models.encoders import Encoder
 from show_attend_tell.objectives.distillation import Teacher
 from show_attend_tell.objectives.rewards import IdfTable
@@ -23,7 +23,6 @@ from show_attend_tell.training.optimizer import check_schedule
 from show_attend_tell.training.phrase_maps import Supervision, boxed_descriptions, supervise
 from show_attend_tell.training.plan import (
     document_frequencies,
-    encode,
     languages_of,
     plan_batches,
 )
@@ -98,7 +97,7 @@ def load_data(
     vocabulary = folder.vocabulary(TARGET, lambda: task.target_vocabulary(texts, source))
     assert vocabulary is not None
     taught, origins = teachers.load(settings, task, folder, vocabulary, source)
-    encoded = encode(train, vocabulary)
+    encoded = encode_captions(train.captions(), vocabulary)
     supervision = None
     if descriptions is not None:
         limit = settings.data.max_length

@@ -1,0 +1,185 @@
+"""What people said of the training pictures most like a picture, when its caption is chosen.
+
+A search finds several captions that the model holds probable. People have described similar
+pictures, and the caption that resembles these descriptions is more often the right one: Devlin et
+al. 2015 (arXiv:1505.04467) caption with nothing else. `models.consensus` adds to the expected
+F_mean of caption i
+
+    1/2 sum_k w_k CIDEr-D(i, R_k)
+
+R_k are the captions of the k-th most similar training picture; CIDEr-D, in [0, 10], is that of
+`objectives.rewards`. The similarity of two pictures is the cosine of their mean annotation vectors,
+each feature standardised over the training pictures; a model with a scene compares the scenes. With
+z a similarity that is standardised over all training pictures, w_k is the softmax of 2 z_k over the
+nearest: one picture that is much like this one outweighs many that are somewhat so.
+
+Symbols: B pictures, K captions found for each, T steps; M training pictures with R rows of W
+reference words, D features.
+"""
+
+import dataclasses
+from functools import lru_cache, partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float, Float16, Int, Int32
+
+from show_attend_tell import devices
+from show_attend_tell.data.examples import ExampleSource
+from show_attend_tell.data.packing import pack_captions
+from show_attend_tell.data.vocabulary import AnyVocabulary, encode_captions
+from show_attend_tell.errors import UserError
+from show_attend_tell.inference.run import Run
+from show_attend_tell.models.attention import Annotations, mean_vector
+from show_attend_tell.models.captioner import Captioner
+from show_attend_tell.objectives.rewards import IdfTable, caption_scores, idf_table
+from show_attend_tell.runs.inputs import load_inputs, row_cache
+from show_attend_tell.tokens import PAD
+
+SHARPNESS = 2.0  # of the weights of the nearest pictures
+SHARE = 0.5  # of CIDEr-D, beside the expected F_mean
+_AT_ONCE = 100  # training pictures whose keys are computed together
+_ROWS = 2  # that the captions of a picture are packed into
+
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["keys", "mean", "deviation", "captions", "table"],
+    meta_fields=[],
+)
+@dataclasses.dataclass(frozen=True)
+class Neighbours:
+    """The training pictures, by what a model sees in them, and their captions.
+
+    Attributes:
+      keys: standardised features of each, of unit length.
+      mean, deviation: of the features.
+      captions: of each, packed into rows.
+      table: of all captions.
+    """
+
+    keys: Float16[Array, "M D"]
+    mean: Float[Array, "1 D"]
+    deviation: Float[Array, "1 D"]
+    captions: Int32[Array, "M R W"]
+    table: IdfTable
+
+    @classmethod
+    def of(
+        cls,
+        seen: Float[np.ndarray, "M D"],
+        captions: Int32[np.ndarray, "M R W"],
+        table: IdfTable,
+    ) -> "Neighbours":
+        """Of the features of the training pictures, see `seen_in`."""
+        mean = seen.mean(axis=0, keepdims=True)
+        deviation = seen.std(axis=0, keepdims=True) + 1e-3
+        keys = _unit((seen - mean) / deviation)
+        given = (keys.astype(np.float16), mean, deviation, captions)
+        return cls(*map(jnp.asarray, given), table)
+
+    def nearest(
+        self, seen: Float[Array, "B D"], count: int
+    ) -> tuple[Int[Array, "B k"], Float[Array, "B k"]]:
+        """The numbers of the `count` most similar training pictures, and their weights."""
+        sought = _unit((seen - self.mean) / self.deviation)
+        similarity = sought @ self.keys.astype(jnp.float32).T
+        z, numbers = jax.lax.top_k(jax.nn.standardize(similarity), min(count, len(self.keys)))
+        return numbers, jax.nn.softmax(SHARPNESS * z)
+
+    def agreement(
+        self, tokens: Int[Array, "B K T"], seen: Float[Array, "B D"], count: int
+    ) -> Float[Array, "B K"]:
+        """How much captions resemble those of the `count` nearest training pictures.
+
+        Args:
+          tokens: the captions, each closed by `<eos>`, then `<pad>`.
+          seen: what the model sees in the pictures that they describe.
+          count: training pictures that are asked.
+        """
+
+        def of_one(args: tuple[Array, Array, Array]) -> Float[Array, " K"]:
+            said, numbers, weights = args
+            said = jnp.broadcast_to(said, (len(numbers), *said.shape))
+            scores = caption_scores(said, self.captions[numbers], self.table)
+            return weights @ (SHARE * scores.cider)
+
+        # One picture after the other: the n-grams of all at once would fill the memory.
+        return jax.lax.map(of_one, (tokens, *self.nearest(seen, count)))
+
+
+def _unit(x):
+    """Vectors of unit length, of NumPy or JAX."""
+    return x / (jnp if isinstance(x, jax.Array) else np).linalg.norm(x, axis=-1, keepdims=True)
+
+
+def seen_in(model: Captioner, annotations: Annotations) -> Float[Array, "B D"]:
+    """What a model sees in whole pictures: its scene if it has one, else the mean of all places."""
+    scene, vectors = model.decoder.parts.scene, annotations.vectors
+    return mean_vector(scene.of(vectors) if scene.size else vectors, annotations.mask)
+
+
+@lru_cache(maxsize=1)
+def neighbours_of(run: Run) -> Neighbours:
+    """The training pictures of a run, without mirrored and cropped copies.
+
+    Their annotation vectors are computed unless training has left them.
+
+    Raises:
+      UserError: the training split cannot be read.
+    """
+    examples = _training_examples(run)
+    inputs = load_inputs(run.settings, run.task, examples, run.encoder)
+    graph = nnx.graphdef(run.model)
+
+    @jax.jit
+    def features(params, inputs):
+        model = nnx.merge(graph, params)
+        return seen_in(model, model.annotations(inputs))
+
+    seen = [
+        np.asarray(features(run.params, inputs[start : min(start + _AT_ONCE, examples.stored)]))
+        for start in range(0, examples.stored, _AT_ONCE)
+    ]
+    captions, table = _captions(examples, run.vocabulary)
+    return devices.replicate(Neighbours.of(np.concatenate(seen), captions, table))
+
+
+def _training_examples(run: Run) -> ExampleSource:
+    """The training split; with its copies if training has left the inputs of all."""
+    with_copies = run.task.load("train", training=True)
+    cache = run.task.row_cache(
+        with_copies, lambda examples: row_cache(run.settings, run.encoder, examples, "")
+    )
+    if cache is not None and cache.finished() == len(with_copies):
+        return with_copies
+    return run.task.load("train")
+
+
+def _captions(
+    examples: ExampleSource, vocabulary: AnyVocabulary
+) -> tuple[Int32[np.ndarray, "M R W"], IdfTable]:
+    """The captions of the stored examples in rows, and their document frequencies."""
+    encoded = encode_captions(examples.captions()[: examples.stored], vocabulary)
+    rows = [pack_captions(of_one, _ROWS) for of_one in encoded]
+    longest = max(len(row) for of_one in rows for row in of_one)
+    packed = np.full((len(rows), _ROWS, longest), PAD, np.int32)
+    for i, of_one in enumerate(rows):
+        for r, row in enumerate(of_one):
+            packed[i, r, : len(row)] = row
+    return packed, idf_table(encoded)
+
+
+def check_apart(examples: ExampleSource) -> None:
+    """Rejects the split whose captions are asked.
+
+    Raises:
+      UserError: it is the training split.
+    """
+    if examples.split == "train":
+        raise UserError(
+            "config.decode.neighbours: a training picture would be told its own captions; choose "
+            "another split, or 0 neighbours"
+        )
