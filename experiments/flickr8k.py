@@ -13,6 +13,7 @@ Variants:
     hard-from-soft  the same as hard-best, from the weights of a soft run
     local           soft attention over local features, in the decoder of marginal
     local-reward    continues it, trained on the scores of its captions
+    local-neighbours  the same, with captions chosen by consensus and similar training pictures
     local-bilingual  local in English and German
     local-bilingual-reward  continues it, trained on the scores of its captions
     local-sparse    local with 1.5-entmax in place of softmax
@@ -151,6 +152,14 @@ VARIANTS = {
     "hard-from-soft": HARD_FROM_SOFT | {"train.init_from": "runs/flickr8k-soft"},
     "local": LOCAL,
     "local-reward": LOCAL | LOCAL_REWARD | {"train.init_from": "runs/flickr8k-local"},
+    "local-neighbours": LOCAL
+    | LOCAL_REWARD
+    | {
+        "decode.consensus": True,
+        "decode.no_repeat": 2,
+        "decode.neighbours": 60,
+        "train.init_from": "runs/flickr8k-local",
+    },
     "local-bilingual": LOCAL | BILINGUAL,
     "local-bilingual-reward": LOCAL
     | BILINGUAL
