@@ -218,7 +218,8 @@ def export(run: Run, folder: Path) -> int:
 
     What was measured about its encoder goes there, too.
 
-    The config no longer names the paths of data or the run that the weights started from.
+    The config no longer names the paths of data or the run that the weights started from, nor asks
+    similar training pictures, which stay behind.
 
     Returns:
       The size of the weights file in bytes.
@@ -233,6 +234,7 @@ def export(run: Run, folder: Path) -> int:
     trained, _ = split_weights(run.model, run.params)
     write_weights(folder / WEIGHTS, trained, run.step)
     settings = config.without_origins(_shareable(run.settings))
+    settings = config.replaced(settings, {"decode.neighbours": 0})
     config.save(settings, folder / "config.json")
     trained_on = RunFolder(run.workdir).trained_on() if _is_run(run) else []
     if trained_on[:-1]:

@@ -175,6 +175,13 @@ def test_export_is_a_verb(trained, tmp_path, capsys):
     assert pretrained.load(out).step == load_run(trained[0], weights="last").step
 
 
+def test_an_exported_model_does_not_ask_training_pictures(trained, tmp_path):
+    run = load_run(trained[0], ["--config.decode.consensus=True", "--config.decode.neighbours=9"])
+    pretrained.export(run, tmp_path / "model")
+    decoding = pretrained.load(tmp_path / "model").decoding
+    assert decoding == dataclasses.replace(run.decoding, neighbours=0)
+
+
 def test_what_is_not_a_model_is_reported(trained, exported, tmp_path):
     with pytest.raises(UserError, match="nothing: neither a folder, nor a model of the package"):
         pretrained.load("nothing")

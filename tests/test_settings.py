@@ -209,5 +209,6 @@ def test_numbers_come_in_the_settings_type():
 def test_greedy_decoding_keeps_the_rules_of_a_search_and_nothing_else():
     rules = Decode(max_length=9, no_repeat=2, min_length=3)
     drawn = dataclasses.replace(rules, search="sample", top_k=3, top_p=0.5, temperature=2.0)
-    for decoding in (drawn, dataclasses.replace(rules, beam=6, groups=3, n_best=6, consensus=True)):
+    agreed = dataclasses.replace(rules, beam=6, groups=3, n_best=6, consensus=True, neighbours=9)
+    for decoding in (drawn, agreed):
         assert decoding.greedy == dataclasses.replace(rules, beam=1)
