@@ -13,7 +13,8 @@ Variants:
     hard-from-soft  the same as hard-best, from the weights of a soft run
     local           soft attention over local features, in the decoder of marginal
     local-reward    continues it, trained on the scores of its captions
-    local-neighbours  the same, with captions chosen by consensus and similar training pictures
+    local-neighbours  local-reward, whose captions are chosen by consensus and similar training
+                    pictures and do not say two words in a row twice
     local-bilingual  local in English and German
     local-bilingual-reward  continues it, trained on the scores of its captions
     local-sparse    local with 1.5-entmax in place of softmax

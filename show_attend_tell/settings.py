@@ -779,8 +779,8 @@ class Decode(Group):
     )
     neighbours: int = setting(
         0,
-        "training pictures whose captions speak for those that resemble them; needs consensus and "
-        "the training split; 0: none; see `inference.neighbours`",
+        "similar training pictures whose captions help consensus to choose among the captions "
+        "found; needs the training split; 0: none; see `inference.neighbours`",
         least=0,
         later=True,
     )

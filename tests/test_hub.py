@@ -157,6 +157,7 @@ def test_the_card_says_what_the_run_recorded(trained, tmp_path, monkeypatch):
     command = ["show-attend-tell", "evaluate", "--workdir", "/home/me/run", "--split", "test"]
     command += ["--config.data.manual_dir=/home/me/data"]
     decoding = {"beam": 2, "length_penalty": 0.7, "context": "expected"}
+    decoding |= {"consensus": True, "neighbours": 9}  # an exported config asks no pictures
     scores = {"scores": {"BLEU-4": 0.2512, "CIDEr": None}, "decoding": decoding, "split": "test"}
     scores |= {"images": 8, "step": run.step, "command": command}
     (workdir / "test-a.scores.json").write_text(json.dumps(scores))
@@ -168,8 +169,9 @@ def test_the_card_says_what_the_run_recorded(trained, tmp_path, monkeypatch):
     for line in (
         f"show-attend-tell caption --pretrained {REPO} photo.jpg",
         f'model = show_attend_tell.load("{REPO}")',
-        "| test | 8 | beam 2, length penalty 0.7, expected context | 25.12 | — |",
-        f"show-attend-tell evaluate --pretrained {REPO} --split test",
+        "| test | 8 | beam 2, length penalty 0.7, expected context, consensus True, neighbours 9 "
+        "| 25.12 | — |",
+        f"show-attend-tell evaluate --pretrained {REPO} --split test --neighbours 9",
         "show-attend-tell train --workdir RUN --quiet",
         "- `shapes`: generated scenes of coloured shapes.",
         "![Attention for each word](pictures/1.png)",

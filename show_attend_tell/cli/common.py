@@ -69,7 +69,7 @@ _DECODING: tuple[tuple[str, type, str], ...] = (
     ("n_best", int, "captions to report for each input"),
     ("min_length", int, "least tokens of a caption, its end included"),
     ("no_repeat", int, "N: no caption says the same N words in a row twice; 0: any may"),
-    ("neighbours", int, "N training pictures whose captions count; needs --consensus"),
+    ("neighbours", int, "N similar training pictures that help --consensus to choose"),
     ("groups", int, "groups of diverse beam search"),
     ("diversity", float, "nats that a word costs for each use in an earlier group"),
     ("search", str, "beam, or sample: captions drawn word by word"),
@@ -165,7 +165,10 @@ def load(arguments: argparse.Namespace, overrides: Sequence[str]) -> tuple["Run"
     names = (*(name for name, *_ in _DECODING), "consensus")
     given = {name: getattr(arguments, name) for name in names}
     changed = {name: value for name, value in given.items() if value is not None}
+    if changed.get("consensus") is False:
+        changed.setdefault("neighbours", 0)
     if len(runs) == 1:
+        _decoding_like(runs[0], changed)  # checks whether it can decode like that
         return runs[0], dataclasses.replace(runs[0].decoding, **changed)
     # Each run checks whether it can decode like that, and reads what it is told to.
     runs = [_decoding_like(run, changed) for run in runs]

@@ -104,13 +104,12 @@ def _print_scores(records: Sequence[Mapping[str, Any]]) -> None:
     """Prints the scores of one split, with a column for each context."""
     from rich.table import Table
 
-    from show_attend_tell.evaluation.split_scores import further_options
+    from show_attend_tell.evaluation.split_scores import further_options, in_words
     from show_attend_tell.settings import Decode
     from show_attend_tell.terminal import Terminal
 
     first = records[0]
-    how = further_options(Decode(**first["decoding"]))
-    further = "".join(f", {name.replace('_', ' ')} {value}" for name, value in how.items())
+    further = in_words(further_options(Decode(**first["decoding"])))
     language = f" in {first['language']}" if "language" in first else ""
     table = Table(
         title=f"{first['split']}: {first['images']} {first['noun']}{language}, beam "

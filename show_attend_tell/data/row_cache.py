@@ -359,6 +359,8 @@ def _bar(total: int, start: int, shown: bool) -> Iterator[Callable[[int], None]]
         TimeRemainingColumn,
     )
 
+    from show_attend_tell.terminal import Terminal
+
     columns = (
         TextColumn("Reading images" if total > start else "Finishing"),
         BarColumn(),
@@ -367,7 +369,7 @@ def _bar(total: int, start: int, shown: bool) -> Iterator[Callable[[int], None]]
         TimeRemainingColumn(),
     )
     began = time.monotonic()
-    with Progress(*columns, disable=not shown) as bar:
+    with Progress(*columns, console=Terminal(stderr=True), disable=not shown) as bar:
         task, done = bar.add_task("", total=total, completed=start, rate=0.0), 0
 
         def update(more: int) -> None:

@@ -68,6 +68,11 @@ def further_options(decoding: Decode) -> dict[str, Any]:
     return {k: v for k, v in changed.items() if k not in _STATED}
 
 
+def in_words(options: Mapping[str, Any]) -> str:
+    """Such options after others: ", no repeat 2"; empty for none."""
+    return "".join(f", {name.replace('_', ' ')} {value}" for name, value in options.items())
+
+
 def score_stem(split: str, decoding: Decode, language: str = "") -> str:
     """How the names of a split's caption and score files begin.
 

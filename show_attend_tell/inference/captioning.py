@@ -31,7 +31,7 @@ from show_attend_tell.inference.ensemble import (
     read_for,
     weights_of,
 )
-from show_attend_tell.inference.neighbours import Neighbours, check_apart, neighbours_of
+from show_attend_tell.inference.neighbours import Neighbours, neighbours_of
 from show_attend_tell.inference.run import Run
 from show_attend_tell.models import search
 from show_attend_tell.models.encoders import ImageEncoder
@@ -125,14 +125,15 @@ def caption_inputs(
     """The best caption of every input, in order; for an ensemble `inputs` has those of each run.
 
     `begin` is the number of the first input, from which follows what is drawn for it. `near` are
-    the training pictures that are asked for a consensus.
+    the training pictures that help a consensus to choose.
     """
     batch_size = math.ceil(batch_size / jax.device_count()) * jax.device_count()
     local = devices.local_slice(batch_size)
+    helped = {} if near is None else {"near": near}  # compiled functions know no other arguments
     for first, (batch, count) in enumerate(_batches(inputs, batch_size)):
         numbers = begin + np.arange(first * batch_size, (first + 1) * batch_size, dtype=np.int32)
         batch, numbers = devices.shard_batch(jax.tree.map(lambda x: x[local], (batch, numbers)))
-        found = jax.tree.map(np.asarray, decode(params, batch, numbers, near=near))
+        found = jax.tree.map(np.asarray, decode(params, batch, numbers, **helped))
         for i in range(count):
             best = jax.tree.map(lambda x, i=i: x[i, :n_best], found._replace(trace=()))
             spoken = [_spoken(best, k, vocabulary) for k in range(len(best.lengths))]
@@ -198,8 +199,6 @@ def caption_examples(
 
     from show_attend_tell.terminal import Terminal
 
-    if decoding.neighbours:
-        check_apart(examples)
     captions = _caption_all(run, inputs, decoding)
     bar = track(captions, "captions", total=len(examples), console=Terminal(stderr=True))
     return list(bar)
@@ -208,16 +207,16 @@ def caption_examples(
 def _caption_all(
     run: Run, inputs: Inputs | tuple[Inputs, ...], decoding: Decode, begin: int = 0
 ) -> Iterator[Caption]:
+    near = _asked(run, decoding)
     decode, params = decode_of(run, decoding), weights_of(run)
     size, n_best = decoding.batch_size, decoding.n_best
-    near = _asked(run, decoding)
     return caption_inputs(
         decode, params, inputs, run.vocabulary, size, n_best, begin=begin, near=near
     )
 
 
 def _asked(run: Run, decoding: Decode) -> Neighbours | None:
-    """The training pictures that are asked; None if none is."""
+    """The training pictures that help to choose; None if none does."""
     return neighbours_of(run.members[0]) if decoding.neighbours else None
 
 
@@ -279,7 +278,7 @@ def caption_images(
     """
     if not images:
         return []
-    batch_size = batch_size or min(len(images), decoding.batch_size)
+    batch_size, near = batch_size or min(len(images), decoding.batch_size), _asked(run, decoding)
     with ThreadPoolExecutor(1) as thread:
         # The program that decodes compiles while the encoder's compile and run.
         decode = thread.submit(_compiled_decode, run, decoding, batch_size, per_token)
@@ -292,7 +291,7 @@ def caption_images(
                 run.vocabulary,
                 batch_size,
                 decoding.n_best,
-                near=_asked(run, decoding),
+                near=near,
             )
         )
 

@@ -1,9 +1,9 @@
-"""What people said of the training pictures most like a picture, when its caption is chosen.
+"""Chooses among captions by what people said of similar training pictures.
 
 A search finds several captions that the model holds probable. People have described similar
-pictures, and the caption that resembles these descriptions is more often the right one: Devlin et
-al. 2015 (arXiv:1505.04467) caption with nothing else. `models.consensus` adds to the expected
-F_mean of caption i
+pictures, and the caption that resembles these descriptions is more often the right one. (Devlin et
+al. 2015, arXiv:1505.04467, take whole captions from similar pictures.) `models.consensus` adds to
+the expected F_mean of caption i
 
     1/2 sum_k w_k CIDEr-D(i, R_k)
 
@@ -11,7 +11,8 @@ R_k are the captions of the k-th most similar training picture; CIDEr-D, in [0, 
 `objectives.rewards`. The similarity of two pictures is the cosine of their mean annotation vectors,
 each feature standardised over the training pictures; a model with a scene compares the scenes. With
 z a similarity that is standardised over all training pictures, w_k is the softmax of 2 z_k over the
-nearest: one picture that is much like this one outweighs many that are somewhat so.
+nearest: one picture that is much like this one outweighs many that are somewhat so. A training
+picture is not told its own captions: one with a cosine over 0.999 is left out.
 
 Symbols: B pictures, K captions found for each, T steps; M training pictures with R rows of W
 reference words, D features.
@@ -36,11 +37,11 @@ from show_attend_tell.models.attention import Annotations, mean_vector
 from show_attend_tell.models.captioner import Captioner
 from show_attend_tell.objectives.rewards import IdfTable, caption_scores, idf_table
 from show_attend_tell.runs.inputs import load_inputs, row_cache
-from show_attend_tell.tokens import PAD
+from show_attend_tell.tokens import EOS, PAD
 
 SHARPNESS = 2.0  # of the weights of the nearest pictures
+SAME = 0.999  # cosine of two pictures from which on they are one
 SHARE = 0.5  # of CIDEr-D, beside the expected F_mean
-_AT_ONCE = 100  # training pictures whose keys are computed together
 _ROWS = 2  # that the captions of a picture are packed into
 
 
@@ -77,27 +78,36 @@ class Neighbours:
         mean = seen.mean(axis=0, keepdims=True)
         deviation = seen.std(axis=0, keepdims=True) + 1e-3
         keys = _unit((seen - mean) / deviation)
-        given = (keys.astype(np.float16), mean, deviation, captions)
-        return cls(*map(jnp.asarray, given), table)
+        return cls(
+            keys=jnp.asarray(keys, jnp.float16),
+            mean=jnp.asarray(mean),
+            deviation=jnp.asarray(deviation),
+            captions=jnp.asarray(captions),
+            table=table,
+        )
 
     def nearest(
         self, seen: Float[Array, "B D"], count: int
     ) -> tuple[Int[Array, "B k"], Float[Array, "B k"]]:
-        """The numbers of the `count` most similar training pictures, and their weights."""
+        """The numbers of the `count` most similar training pictures, and their weights.
+
+        The picture itself does not count, nor does a copy of it.
+        """
         sought = _unit((seen - self.mean) / self.deviation)
         similarity = sought @ self.keys.astype(jnp.float32).T
-        z, numbers = jax.lax.top_k(jax.nn.standardize(similarity), min(count, len(self.keys)))
+        z = jnp.where(similarity > SAME, -jnp.inf, jax.nn.standardize(similarity))
+        z, numbers = jax.lax.top_k(z, min(count, len(self.keys)))
         return numbers, jax.nn.softmax(SHARPNESS * z)
 
     def agreement(
         self, tokens: Int[Array, "B K T"], seen: Float[Array, "B D"], count: int
     ) -> Float[Array, "B K"]:
-        """How much captions resemble those of the `count` nearest training pictures.
+        """Half the weighted CIDEr-D of captions against those of similar training pictures.
 
         Args:
-          tokens: the captions, each closed by `<eos>`, then `<pad>`.
+          tokens: the captions, closed by `<eos>` where finished, then `<pad>`.
           seen: what the model sees in the pictures that they describe.
-          count: training pictures that are asked.
+          count: training pictures, the nearest ones.
         """
 
         def of_one(args: tuple[Array, Array, Array]) -> Float[Array, " K"]:
@@ -116,7 +126,7 @@ def _unit(x):
 
 
 def seen_in(model: Captioner, annotations: Annotations) -> Float[Array, "B D"]:
-    """What a model sees in whole pictures: its scene if it has one, else the mean of all places."""
+    """The mean of the encoder's vectors, or of the scene's part of them if the model has one."""
     scene, vectors = model.decoder.parts.scene, annotations.vectors
     return mean_vector(scene.of(vectors) if scene.size else vectors, annotations.mask)
 
@@ -125,11 +135,13 @@ def seen_in(model: Captioner, annotations: Annotations) -> Float[Array, "B D"]:
 def neighbours_of(run: Run) -> Neighbours:
     """The training pictures of a run, without mirrored and cropped copies.
 
-    Their annotation vectors are computed unless training has left them.
+    All their annotation vectors are read, or computed if training has not left them.
 
     Raises:
-      UserError: the training split cannot be read.
+      UserError: the training split cannot be read, or the run is on sentences.
     """
+    if run.task.reads_words:
+        raise UserError("config.decode.neighbours is for images; for sentences it must be 0")
     examples = _training_examples(run)
     inputs = load_inputs(run.settings, run.task, examples, run.encoder)
     graph = nnx.graphdef(run.model)
@@ -139,11 +151,12 @@ def neighbours_of(run: Run) -> Neighbours:
         model = nnx.merge(graph, params)
         return seen_in(model, model.annotations(inputs))
 
+    size, count = run.decoding.batch_size, examples.stored
     seen = [
-        np.asarray(features(run.params, inputs[start : min(start + _AT_ONCE, examples.stored)]))
-        for start in range(0, examples.stored, _AT_ONCE)
+        np.asarray(features(run.params, inputs[start : min(start + size, count)]))
+        for start in range(0, count, size)
     ]
-    captions, table = _captions(examples, run.vocabulary)
+    captions, table = _captions(examples, run.vocabulary, run.settings.data.max_length)
     return devices.replicate(Neighbours.of(np.concatenate(seen), captions, table))
 
 
@@ -153,16 +166,17 @@ def _training_examples(run: Run) -> ExampleSource:
     cache = run.task.row_cache(
         with_copies, lambda examples: row_cache(run.settings, run.encoder, examples, "")
     )
-    if cache is not None and cache.finished() == len(with_copies):
+    if cache is not None and cache.finished() == cache.shape[0]:
         return with_copies
     return run.task.load("train")
 
 
 def _captions(
-    examples: ExampleSource, vocabulary: AnyVocabulary
+    examples: ExampleSource, vocabulary: AnyVocabulary, max_length: int
 ) -> tuple[Int32[np.ndarray, "M R W"], IdfTable]:
-    """The captions of the stored examples in rows, and their document frequencies."""
+    """The stored examples' captions in rows, cut as in training, and their frequencies."""
     encoded = encode_captions(examples.captions()[: examples.stored], vocabulary)
+    encoded = [[[*c[:-1][:max_length], EOS] for c in of_one] for of_one in encoded]
     rows = [pack_captions(of_one, _ROWS) for of_one in encoded]
     longest = max(len(row) for of_one in rows for row in of_one)
     packed = np.full((len(rows), _ROWS, longest), PAD, np.int32)
@@ -170,16 +184,3 @@ def _captions(
         for r, row in enumerate(of_one):
             packed[i, r, : len(row)] = row
     return packed, idf_table(encoded)
-
-
-def check_apart(examples: ExampleSource) -> None:
-    """Rejects the split whose captions are asked.
-
-    Raises:
-      UserError: it is the training split.
-    """
-    if examples.split == "train":
-        raise UserError(
-            "config.decode.neighbours: a training picture would be told its own captions; choose "
-            "another split, or 0 neighbours"
-        )

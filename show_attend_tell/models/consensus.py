@@ -45,7 +45,7 @@ def f_mean(tokens: Int[Array, "B K T"], lengths: Int[Array, "B K"]) -> Float[Arr
 
 
 def by_consensus(found: Hypotheses, evidence: Float[Array, "B K"] | None = None) -> Hypotheses:
-    """The same hypotheses, by falling expected F_mean; finished ones come first.
+    """The same hypotheses, by falling expected F_mean plus evidence; finished ones come first.
 
     `<eos>` is no word here. Scores and log-probabilities stay with their hypotheses.
 

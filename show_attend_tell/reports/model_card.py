@@ -10,6 +10,7 @@ from typing import Any
 from show_attend_tell import config, hub
 from show_attend_tell.data.load import terms_of
 from show_attend_tell.errors import UserError
+from show_attend_tell.evaluation.split_scores import further_options, in_words
 from show_attend_tell.files import parse_json
 from show_attend_tell.inference.run import Run
 from show_attend_tell.printable import markdown as escaped
@@ -17,6 +18,7 @@ from show_attend_tell.printable import printable
 from show_attend_tell.reports import markdown
 from show_attend_tell.reports.results_tables import SCORES
 from show_attend_tell.runs.folder import UNKNOWN, RunFolder
+from show_attend_tell.settings import Decode
 
 SOURCES = "https://arxiv.org/abs/1502.03044"
 # Options of a command that name places of one machine.
@@ -232,8 +234,8 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _decoding(values: Mapping[str, Any]) -> str:
-    penalty = f"{values['length_penalty']:g}"
-    return f"beam {values['beam']}, length penalty {penalty}, {values['context']} context"
+    penalty, further = f"{values['length_penalty']:g}", in_words(further_options(Decode(**values)))
+    return f"beam {values['beam']}, length penalty {penalty}, {values['context']} context{further}"
 
 
 def _needs_folder(run: Run) -> bool:
@@ -253,6 +255,9 @@ def _command(record: Mapping[str, Any], verb: str, instead: str, folder: bool) -
         return []
     arguments = iter(map(str, words[words.index(verb) + 1 :]))
     kept = list(_without_places(arguments))
+    asked = record.get("decoding", {}).get("neighbours")
+    if asked and "--neighbours" not in kept:
+        kept += ["--neighbours", str(asked)]  # an exported config asks none
     line = f"show-attend-tell {verb} {instead} {shlex.join(kept)}".strip()
     if folder:
         line += " --config.data.manual_dir=FOLDER"

@@ -1,21 +1,25 @@
 """What the captions of similar training pictures do, against NumPy and a trained run."""
 
-import copy
 import dataclasses
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny
+from flax import nnx
 
 from show_attend_tell import config
+from show_attend_tell.cli.parser import main
 from show_attend_tell.data.task import ImageTask
 from show_attend_tell.errors import UserError
+from show_attend_tell.inference import neighbours
 from show_attend_tell.inference.captioning import caption_images, caption_split
 from show_attend_tell.inference.ensemble import read_for
-from show_attend_tell.inference.neighbours import Neighbours, neighbours_of
+from show_attend_tell.inference.neighbours import Neighbours
 from show_attend_tell.inference.run import load_run
 from show_attend_tell.objectives.rewards import caption_scores, idf_table
+from show_attend_tell.runs.inputs import load_inputs
 
 EOS = 2
 SEEN = np.random.default_rng(0).normal(3, [0.1, 1, 10, 1, 1], (7, 5)).astype(np.float32)
@@ -49,11 +53,19 @@ def test_the_nearest_are_those_of_the_largest_standardised_cosine(near):
     assert near.nearest(jnp.asarray(sought), 100)[0].shape == (3, 7)
 
 
+def test_a_picture_is_not_its_own_neighbour(near):
+    numbers, weights = near.nearest(jnp.asarray(SEEN), 7)
+    np.testing.assert_array_equal(numbers[:, -1], range(7))
+    assert not weights[:, -1].any()
+    np.testing.assert_allclose(weights.sum(axis=1), 1, rtol=1e-5)
+
+
 def test_agreement_is_the_weighted_score_against_each_ones_captions(near):
     said = np.array(
         [[[5, 5, 6, 7, EOS], [8, 9, EOS, 0, 0]], [[4, 5, 9, 7, EOS], [9, EOS, 0, 0, 0]]]
     )
-    seen = jnp.asarray(SEEN[[1, 0]])
+    noise = np.random.default_rng(2).normal(size=(2, 5)).astype(np.float32)
+    seen = jnp.asarray(SEEN[[1, 0]] + 0.15 * SEEN.std(axis=0) * noise)
     numbers, weights = near.nearest(seen, 3)
     expected, score = np.zeros((2, 2)), jax.jit(caption_scores)
     for i in range(2):
@@ -62,19 +74,18 @@ def test_agreement_is_the_weighted_score_against_each_ones_captions(near):
             expected[i] += weight * scores.cider[0] / 2
     found = jax.jit(near.agreement, static_argnums=2)(jnp.asarray(said), seen, 3)
     np.testing.assert_allclose(found, expected, rtol=1e-5)
-    assert found[0, 0] > found[0, 1]  # the very words of the picture itself
+    assert found[0, 0] > found[0, 1]  # the words of the picture most like it
 
 
 @pytest.fixture
 def run(trained, monkeypatch):
-    """A run whose training pictures are those of validation, but described otherwise."""
-    workdir, scenes = trained
-    train, scenes = copy.copy(scenes), copy.copy(scenes)
-    scenes.split = "val"
+    """A run whose training pictures, each there twice, are those of validation."""
+    train, scenes = tiny.Scenes(8, copies=2), trained[1]
     monkeypatch.setattr(
         ImageTask, "load", lambda task, split, training=False: train if split == "train" else scenes
     )
-    return load_run(workdir), train
+    monkeypatch.setattr(neighbours, "SAME", 2.0)  # or the picture itself would be left out
+    return load_run(trained[0]), train
 
 
 def test_captions_that_similar_pictures_have_come_first(run):
@@ -84,7 +95,7 @@ def test_captions_that_similar_pictures_have_come_first(run):
     # Each training picture is given the last of its own finished hypotheses as its caption.
     closed = [[one for one in c.n_best if one.tokens[-1] == "<eos>"] for c in alone]
     others = [finished[-1].text for finished in closed]
-    train.captions = lambda: [(other,) for other in others]
+    train.captions = lambda: [(other,) for other in others] * 2
     asking = dataclasses.replace(decoding, neighbours=1)
     examples, told = caption_split(run, "val", asking)
     assert [caption.text for caption in told] == others != [caption.text for caption in alone]
@@ -94,18 +105,20 @@ def test_captions_that_similar_pictures_have_come_first(run):
     assert [one.text for one in caption_images(run, images, asking)] == others[:2]
 
 
-def test_every_training_picture_is_there_once(run):
+def test_every_training_picture_is_there_once_in_order(run):
     run, train = run
-    near = neighbours_of(run)
-    assert len(near.keys) == len(near.captions) == len(train)
-    np.testing.assert_allclose(np.linalg.norm(near.keys.astype(np.float32), axis=1), 1, rtol=1e-3)
+    near = neighbours.neighbours_of(run)
+    assert len(near.keys) == len(near.captions) == 8 == len(train) // 2
+    inputs = jnp.asarray(load_inputs(run.settings, run.task, train, run.encoder)[:8])
+    model = nnx.merge(nnx.graphdef(run.model), run.params)
+    seen = neighbours.seen_in(model, model.annotations(inputs))
+    np.testing.assert_array_equal(near.nearest(seen, 1)[0][:, 0], range(8))
 
 
-def test_training_pictures_are_not_told_their_own_captions(run):
-    run, _ = run
-    asking = dataclasses.replace(run.decoding, consensus=True, neighbours=3)
-    with pytest.raises(UserError, match=r"decode\.neighbours.*choose another split"):
-        caption_split(run, "train", asking)
+def test_what_cannot_ask_says_so(trained, capsys):
+    where = ["evaluate", "--workdir", str(trained[0]), "--split", "val"]
+    assert main([*where, "--neighbours", "5"]) == 2
+    assert "needs config.decode.consensus=True" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
