@@ -137,16 +137,19 @@ def _caption(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
 
     run, decoding = load(arguments, overrides)
     expect(run.task, "caption", run.workdir)
-    # While XLA compiles and computes, Python has time to import what draws.
+    # While XLA compiles and computes, Python has time to import what draws. Not if it has to read a
+    # data set: while TFDS is imported, it replaces the import statement of all threads.
     drawing = threading.Thread(target=importlib.import_module, args=[DRAWING], daemon=True)
-    drawing.start()
+    if not decoding.neighbours:
+        drawing.start()
     subjects, wrong = _subjects(arguments.images)
     found: list[dict[str, Any]] = []
     for batch in caption_files(run, subjects, decoding, per_token=arguments.json):
         wrong += batch.wrong
         if not batch.subjects:
             continue
-        drawing.join()
+        if drawing.is_alive():
+            drawing.join()
         folder = arguments.out or run.workdir / f"captions{_suffix(run)}"
         drawn = [
             _dump(folder_of, records, batch.subjects)

@@ -9,10 +9,10 @@ the expected F_mean of caption i
 
 R_k are the captions of the k-th most similar training picture; CIDEr-D, in [0, 10], is that of
 `objectives.rewards`. The similarity of two pictures is the cosine of their mean annotation vectors,
-each feature standardised over the training pictures; a model with a scene compares the scenes. With
-z a similarity that is standardised over all training pictures, w_k is the softmax of 2 z_k over the
-nearest: one picture that is much like this one outweighs many that are somewhat so. A training
-picture is not told its own captions: one with a cosine over 0.999 is left out.
+each feature standardised over the training pictures; a model with a scene compares the scenes. z_k
+is that similarity, standardised over all training pictures; w_k is the softmax of 2 z_k over the
+nearest. One very similar picture thus outweighs many less similar ones. Training pictures with a
+cosine over 0.999 count as the picture itself and are left out.
 
 Symbols: B pictures, K captions found for each, T steps; M training pictures with R rows of W
 reference words, D features.
@@ -40,7 +40,7 @@ from show_attend_tell.runs.inputs import load_inputs, row_cache
 from show_attend_tell.tokens import EOS, PAD
 
 SHARPNESS = 2.0  # of the weights of the nearest pictures
-SAME = 0.999  # cosine of two pictures from which on they are one
+SAME = 0.999  # pictures with a larger cosine count as the same
 SHARE = 0.5  # of CIDEr-D, beside the expected F_mean
 _ROWS = 2  # that the captions of a picture are packed into
 
@@ -91,7 +91,7 @@ class Neighbours:
     ) -> tuple[Int[Array, "B k"], Float[Array, "B k"]]:
         """The numbers of the `count` most similar training pictures, and their weights.
 
-        The picture itself does not count, nor does a copy of it.
+        Those that count as the picture itself weigh nothing.
         """
         sought = _unit((seen - self.mean) / self.deviation)
         similarity = sought @ self.keys.astype(jnp.float32).T
@@ -161,7 +161,7 @@ def neighbours_of(run: Run) -> Neighbours:
 
 
 def _training_examples(run: Run) -> ExampleSource:
-    """The training split; with its copies if training has left the inputs of all."""
+    """The training split; with mirrored and cropped copies if the inputs of all are cached."""
     with_copies = run.task.load("train", training=True)
     cache = run.task.row_cache(
         with_copies, lambda examples: row_cache(run.settings, run.encoder, examples, "")
