@@ -360,7 +360,7 @@ def test_progress_shows_images_and_rate(tmp_path, capsys, process, shown):
     with pytest.raises(UserError):
         Numbers(6, broken=5).load(tmp_path)
     Numbers(6).cache(tmp_path, process=process, processes=2).load(progress=True)
-    assert ("6/6" in capsys.readouterr().out) == shown
+    assert ("6/6" in capsys.readouterr().err) == shown
 
 
 if __name__ == "__main__":

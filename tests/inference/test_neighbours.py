@@ -102,7 +102,7 @@ def test_captions_that_similar_pictures_have_come_first(run):
     for a, b in zip(alone, told, strict=True):
         assert {one.text for one in a.n_best} == {one.text for one in b.n_best}
     images = [read_for(run, examples[i].image) for i in range(2)]
-    assert [one.text for one in caption_images(run, images, asking)] == others[:2]
+    assert [one.text for one in caption_images(run, images, asking, 4)] == others[:2]
 
 
 def test_every_training_picture_is_there_once_in_order(run):
