@@ -31,7 +31,13 @@ def places(tmp_path_factory):
     return [f"--config.data.manual_dir={folder / 'scenes'}", f"--config.data.dir={folder}"]
 
 
-@pytest.mark.parametrize("folder, more", [("run", ()), ("exported", ("--config.data.limit=40",))])
+@pytest.mark.parametrize(
+    "folder, more",
+    [
+        ("run", ()),
+        pytest.param("exported", ("--config.data.limit=40",), marks=pytest.mark.slow),
+    ],
+)
 def test_scores_are_those_of_version_0_1(folder, more, places, tmp_path):
     overrides = [places[1], *more] if folder == "exported" else places
     run = dataclasses.replace(load_run(OLD / folder, overrides), workdir=tmp_path)
@@ -50,6 +56,7 @@ def test_scores_are_those_of_version_0_1(folder, more, places, tmp_path):
             assert scores[name] == value, name
 
 
+@pytest.mark.slow  # `training/test_session.py` has it for runs of today
 def test_a_cut_run_resumes_to_the_same_end(places, tmp_path, capsys):
     workdir = tmp_path / "run"
     shutil.copytree(OLD / "run", workdir)

@@ -318,6 +318,7 @@ def test_an_exported_run_translates_the_same(trained, tmp_path):
     assert (one.text, one.log_prob) == (two.text, two.log_prob)
 
 
+@pytest.mark.slow  # `reports/test_compare.py` has it for runs made by hand
 def test_runs_are_compared_on_one_page_with_their_length_curve(run_of, tmp_path):
     runs = [str(run_of(variant)) for variant in ("bahdanau", "seq2seq")]
     for run in runs:
