@@ -168,8 +168,7 @@ def load(arguments: argparse.Namespace, overrides: Sequence[str]) -> tuple["Run"
     if changed.get("consensus") is False:
         changed.setdefault("neighbours", 0)
     if len(runs) == 1:
-        _decoding_like(runs[0], changed)  # checks whether it can decode like that
-        return runs[0], dataclasses.replace(runs[0].decoding, **changed)
+        return runs[0], _decoding_like(runs[0], changed).decoding
     # Each run checks whether it can decode like that, and reads what it is told to.
     runs = [_decoding_like(run, changed) for run in runs]
     whole = ensemble(runs)

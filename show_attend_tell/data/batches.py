@@ -105,18 +105,18 @@ class BatchPlan:
         self._maps: list[np.ndarray] = []  # likewise, if any
         for i, of_image in enumerate(captions):
             _check_captions(i, of_image)
-            cut = [_closed(c[:-1], max_length, EOS) for c in of_image]
+            cut = [closed(c[:-1], max_length, EOS) for c in of_image]
             self.captions += len(cut)
             self.tokens_per_epoch += sum(map(len, cut))
             self.truncated += sum(len(c) - 1 > max_length for c in of_image)
             numbers = [0] * len(cut) if languages is None else languages[i]
-            self._rows.append(_padded(_packed(cut, numbers, count, rows)))
+            self._rows.append(padded(_packed(cut, numbers, count, rows)))
             if maps is not None:
                 if list(map(len, maps[i])) != list(map(len, of_image)):
                     raise ValueError(f"image {i} has maps for other tokens than its captions'")
                 # Packing depends on lengths only: each number comes to lie where its token does.
-                of_tokens = [_closed(m[:-1], max_length, m[-1]) for m in maps[i]]
-                self._maps.append(_padded(_packed(of_tokens, numbers, count, rows)))
+                of_tokens = [closed(m[:-1], max_length, m[-1]) for m in maps[i]]
+                self._maps.append(padded(_packed(of_tokens, numbers, count, rows)))
         row_lengths = np.array([tokens.shape[1] for tokens in self._rows])
         if input_lengths is not None:
             row_lengths = np.maximum(row_lengths, input_lengths)
@@ -203,16 +203,16 @@ def _packed(
     return [row for turn in zip(*of_each, strict=True) for row in turn]
 
 
-def _closed(words: Sequence[int], max_length: int, end: int) -> list[int]:
+def closed(words: Sequence[int], max_length: int, end: int) -> list[int]:
     """The first `max_length` words, and what ends them."""
     return [*words[:max_length], end]
 
 
-def _padded(rows: Sequence[Sequence[int]]) -> Int32[np.ndarray, "R T"]:
+def padded(rows: Sequence[Sequence[int]]) -> Int32[np.ndarray, "R T"]:
     """Rows of tokens, padded with `<pad>` to the longest."""
     tokens = np.full((len(rows), max(map(len, rows))), PAD, np.int32)
-    for padded, row in zip(tokens, rows, strict=True):
-        padded[: len(row)] = row
+    for into, row in zip(tokens, rows, strict=True):
+        into[: len(row)] = row
     return tokens
 
 
@@ -364,7 +364,7 @@ def source_ids(
     """
     ids = [vocabulary.encode_text(sentence) for sentence in sentences]
     cut = sum(len(words) > max_length for words in ids)
-    return _padded([[*words[:max_length], EOS] for words in ids]), cut
+    return padded([closed(words, max_length, EOS) for words in ids]), cut
 
 
 def pack_words(ids: Int32[np.ndarray, "N S"]) -> Float16[np.ndarray, "N S2"]:

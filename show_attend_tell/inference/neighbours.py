@@ -28,6 +28,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Float16, Int, Int32
 
 from show_attend_tell import devices
+from show_attend_tell.data.batches import closed, padded
 from show_attend_tell.data.examples import ExampleSource
 from show_attend_tell.data.packing import pack_captions
 from show_attend_tell.data.vocabulary import AnyVocabulary, encode_captions
@@ -37,7 +38,7 @@ from show_attend_tell.models.attention import Annotations, mean_vector
 from show_attend_tell.models.captioner import Captioner
 from show_attend_tell.objectives.rewards import IdfTable, caption_scores, idf_table
 from show_attend_tell.runs.inputs import load_inputs, row_cache
-from show_attend_tell.tokens import EOS, PAD
+from show_attend_tell.tokens import EOS
 
 SHARPNESS = 2.0  # of the weights of the nearest pictures
 SAME = 0.999  # pictures with a larger cosine count as the same
@@ -176,11 +177,6 @@ def _captions(
 ) -> tuple[Int32[np.ndarray, "M R W"], IdfTable]:
     """The stored examples' captions in rows, cut as in training, and their frequencies."""
     encoded = encode_captions(examples.captions()[: examples.stored], vocabulary)
-    encoded = [[[*c[:-1][:max_length], EOS] for c in of_one] for of_one in encoded]
-    rows = [pack_captions(of_one, _ROWS) for of_one in encoded]
-    longest = max(len(row) for of_one in rows for row in of_one)
-    packed = np.full((len(rows), _ROWS, longest), PAD, np.int32)
-    for i, of_one in enumerate(rows):
-        for r, row in enumerate(of_one):
-            packed[i, r, : len(row)] = row
-    return packed, idf_table(encoded)
+    encoded = [[closed(c[:-1], max_length, EOS) for c in of_one] for of_one in encoded]
+    rows = padded([row for of_one in encoded for row in pack_captions(of_one, _ROWS)])
+    return rows.reshape(len(encoded), _ROWS, -1), idf_table(encoded)
