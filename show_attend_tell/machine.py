@@ -1,5 +1,6 @@
 """What is known of this machine, and the folder of what was made for it."""
 
+import contextlib
 import os
 import platform
 from pathlib import Path
@@ -15,13 +16,11 @@ def cache_folder() -> Path:
 
 
 def processor() -> str:
-    """The processor and its instruction sets: a home folder may be shared between machines."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    wanted = ("model name", "flags", "Features")
-    found = {line.split("\t")[0].split(":")[0].strip(): line for line in lines}
-    return "\n".join(
-        [f"{os.cpu_count()} cores", *(found[name] for name in wanted if name in found)]
-    )
+    """The processor, its instruction sets and cores: machines may share a home folder."""
+    lines = []
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    kinds = ("model name", "flags", "Features", "CPU part")  # the latter two are ARM's
+    found = dict.fromkeys(line for line in lines if line.startswith(kinds))
+    named = found or (platform.machine(), platform.processor(), platform.platform())
+    return "\n".join((f"{os.cpu_count()} cores", *named))

@@ -29,7 +29,7 @@ import jax
 import jaxlib.version
 from jax.experimental import serialize_executable
 
-from show_attend_tell import files
+from show_attend_tell import files, machine
 
 _FOLDER = "show_attend_tell"  # inside JAX's cache
 _KEPT = 3  # versions of the package or its libraries whose programs stay on disk
@@ -163,17 +163,8 @@ def _version() -> str:
     versions = jax.__version__, jaxlib.version.__version__, flax.__version__
     settings = [item for item in jax.config.values.items() if not re.search("cache|log", item[0])]
     options = sorted(settings), os.environ.get("XLA_FLAGS", ""), platform.python_version()
-    digest = hashlib.sha256(repr((versions, _processor(), options)).encode())
+    digest = hashlib.sha256(repr((versions, machine.processor(), options)).encode())
     package = Path(__file__).parent
     for path in sorted(package.rglob("*.py")):
         digest.update(f"\n{path.relative_to(package)}\n".encode() + path.read_bytes())
     return digest.hexdigest()[:16]
-
-
-def _processor() -> str:
-    """The processor and its instruction sets, for folders that several machines share."""
-    with contextlib.suppress(OSError):
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        kinds = ("model name", "flags", "Features", "CPU part")
-        return "\n".join(dict.fromkeys(line for line in lines if line.startswith(kinds)))
-    return f"{platform.machine()} {platform.processor()} {platform.platform()}"
