@@ -32,8 +32,9 @@ Variants:
     small-hard      hard-from-soft of that size
     small-local     soft attention of that size in the decoder of marginal
     small-marginal  marginal of that size
-    german          small, with the German descriptions of Multi30k
-    bilingual       small, in English and German
+    english         small, but longer, over words that german, too, could be split into
+    german          the same in German, with the descriptions of Multi30k
+    bilingual       the same in both languages, with as many captions a step
 
 Variants with German also need its descriptions, whose folder is config.data.captions_dir (see
 docs/howto/languages.md).
@@ -188,8 +189,9 @@ VARIANTS = {
     "small": SMALL,
     "small-local": LOCAL | SMALL | SMALL_LOCAL,
     "small-marginal": MARGINAL | SMALL | SMALL_LOCAL,
-    "german": SMALL | GERMAN | {"data.languages": ("de",)},
-    "bilingual": SMALL | BILINGUAL,
+    "english": SMALL | GERMAN | {"train.epochs": 3.0},
+    "german": SMALL | GERMAN | {"train.epochs": 3.0, "data.languages": ("de",)},
+    "bilingual": SMALL | BILINGUAL | {"train.epochs": 3.0, "train.batch_size": 16},
     "small-hard": SMALL
     | HARD_FROM_SOFT
     | {"train.init_from": "runs/flickr8k-small", "train.init_weights": "last"},

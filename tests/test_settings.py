@@ -138,6 +138,15 @@ def test_settings_of_hard_attention_are_of_no_concern_to_soft_attention():
         ({"decode": {"temperature": 0}}, "temperature is 0.0: it must be over 0"),
         ({"decode": {"no_repeat": -1}}, "no_repeat is -1: it must be at least 0"),
         ({"decode": {"search": "greedy"}}, "search is 'greedy': choose one of 'beam', 'sample'"),
+        ({"decode": {"neighbours": 9}}, "neighbours needs config.decode.consensus=True"),
+        (
+            {
+                "data": {"name": "multi30k"},
+                "encoder": {"name": "gru"},
+                "decode": {"consensus": True, "neighbours": 9},
+            },
+            "neighbours is for images; for sentences it must be 0",
+        ),
     ],
 )
 def test_what_does_not_go_together_is_one_line(stated, message):

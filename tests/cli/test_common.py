@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from show_attend_tell.cli.common import Verbs, print_table
+from show_attend_tell.cli.common import Verbs, load, print_table
 from show_attend_tell.cli.parser import make_parser
 from show_attend_tell.files import user_path
 from show_attend_tell.reports.tables import Cell, Table
@@ -23,3 +23,11 @@ def test_every_path_may_begin_with_a_home_folder():
     options = [action for verb in verbs.choices.values() for action in verb._actions]
     assert sum(action.type is user_path for action in options) > 15
     assert not any(action.type is Path for action in options)
+
+
+def test_without_consensus_no_neighbours_are_asked(trained):
+    words = ["caption", "--workdir", str(trained[0]), "photo.jpg"]
+    agreeing = ["--config.decode.consensus=True", "--config.decode.neighbours=9"]
+    for option, consensus, neighbours in ([], True, 9), (["--no-consensus"], False, 0):
+        _, decoding = load(make_parser().parse_args(words + option), agreeing)
+        assert (decoding.consensus, decoding.neighbours) == (consensus, neighbours)
