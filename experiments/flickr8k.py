@@ -15,6 +15,7 @@ Variants:
     local-reward    continues it, trained on the scores of its captions
     local-neighbours  local-reward, whose captions are chosen by consensus and similar training
                     pictures and do not say two words in a row twice
+    local-german    local in German, with the descriptions of Multi30k
     local-bilingual  local in English and German
     local-bilingual-reward  continues it, trained on the scores of its captions
     local-sparse    local with 1.5-entmax in place of softmax
@@ -162,6 +163,7 @@ VARIANTS = {
         "decode.neighbours": 60,
         "train.init_from": "runs/flickr8k-local",
     },
+    "local-german": LOCAL | GERMAN | {"data.languages": ("de",)},
     "local-bilingual": LOCAL | BILINGUAL,
     "local-bilingual-reward": LOCAL
     | BILINGUAL
