@@ -33,7 +33,7 @@ Variants:
     small-hard      hard-from-soft of that size
     small-local     soft attention of that size in the decoder of marginal
     small-marginal  marginal of that size
-    english         small, but longer, over words that german, too, could be split into
+    english         small with three epochs, its captions split into words like german's
     german          the same in German, with the descriptions of Multi30k
     bilingual       the same in both languages, with as many captions a step
 
@@ -117,7 +117,7 @@ SMALL_LOCAL = {
     "encoder.image_size": 576,
     "encoder.sizes": (576, 288),
 }
-GERMAN = {"data.vocabulary": "13a"}
+GERMAN = {"data.vocabulary": "13a", "data.languages": ("de",)}
 # One place a word, and a likelihood that is a mixture over places.
 LATENT = LOCAL | {
     "attention.kind": "hard",
@@ -136,6 +136,7 @@ LOCAL_REWARD = REWARD | {
     "reward.likelihood": 0.1,
     "decoder.places_kept": 1.0,
 }
+LONGER = SMALL | {"train.epochs": 3.0}
 BILINGUAL = GERMAN | {"data.languages": ("en", "de")}
 VARIANTS = {
     "soft": {},
@@ -163,7 +164,7 @@ VARIANTS = {
         "decode.neighbours": 60,
         "train.init_from": "runs/flickr8k-local",
     },
-    "local-german": LOCAL | GERMAN | {"data.languages": ("de",)},
+    "local-german": LOCAL | GERMAN,
     "local-bilingual": LOCAL | BILINGUAL,
     "local-bilingual-reward": LOCAL
     | BILINGUAL
@@ -191,9 +192,9 @@ VARIANTS = {
     "small": SMALL,
     "small-local": LOCAL | SMALL | SMALL_LOCAL,
     "small-marginal": MARGINAL | SMALL | SMALL_LOCAL,
-    "english": SMALL | GERMAN | {"train.epochs": 3.0},
-    "german": SMALL | GERMAN | {"train.epochs": 3.0, "data.languages": ("de",)},
-    "bilingual": SMALL | BILINGUAL | {"train.epochs": 3.0, "train.batch_size": 16},
+    "english": LONGER | {"data.vocabulary": "13a"},
+    "german": LONGER | GERMAN,
+    "bilingual": LONGER | BILINGUAL | {"train.batch_size": 16},
     "small-hard": SMALL
     | HARD_FROM_SOFT
     | {"train.init_from": "runs/flickr8k-small", "train.init_weights": "last"},
