@@ -41,6 +41,7 @@ from show_attend_tell.models.captioner import split_weights
 from show_attend_tell.runs import packaged
 from show_attend_tell.runs.checkpoint import WEIGHTS, write_weights
 from show_attend_tell.runs.folder import CENTRES, SOURCE, TARGET, RunFolder
+from show_attend_tell.runs.record import without_places
 from show_attend_tell.settings import Decode, Settings
 
 # What `compare` and readers need from a run: neither weights nor pictures.
@@ -230,6 +231,9 @@ def export(run: Run, folder: Path) -> int:
     if RunFolder(folder).begun:
         raise UserError(f"{folder}: the folder of a run; export to another one")
     folder.mkdir(parents=True, exist_ok=True)
+    # What is written only where a model has it must not stay from an earlier export.
+    for name in packaged.OPTIONAL:
+        (folder / name).unlink(missing_ok=True)
     # Without the frozen weights, which the encoder named in the config supplies.
     trained, _ = split_weights(run.model, run.params)
     write_weights(folder / WEIGHTS, trained, run.step)
@@ -384,14 +388,14 @@ def _is_run(run: Run) -> bool:
 
 
 def _shareable(settings: Settings) -> Settings:
-    """Settings that name no path of this machine, but for the run that they start from."""
+    """Settings that name no path of this machine; of the run that they start from, its name."""
     settings = config.without_origins(config.without_places(settings), {"train.init_from"})
+    [origin] = without_places([settings.train.init_from])
+    settings = config.replaced(settings, {"train.init_from": origin})
     repo = getattr(settings.data, "repo", "")
-    return (
-        settings
-        if hub.is_dataset(repo) or not repo
-        else config.replaced(settings, {"data.repo": ""})
-    )
+    if repo and not hub.is_dataset(repo):
+        settings = config.replaced(settings, {"data.repo": ""})
+    return settings
 
 
 def _without_places(content: Any) -> Any:
@@ -400,16 +404,9 @@ def _without_places(content: Any) -> Any:
         return [_without_places(value) for value in content]
     if not isinstance(content, dict):
         return content
-    places = tuple(f"--config.{name}=" for name in (*config.PLACES, *config.ORIGINS))
     content = {key: _without_places(value) for key, value in content.items()}
     if isinstance(content.get("command"), list):
-        content["command"] = [_named(a) for a in content["command"] if not a.startswith(places)]
+        content["command"] = without_places(map(str, content["command"]))
     if isinstance(content.get("workdir"), str):
-        content["workdir"] = _named(content["workdir"])
+        [content["workdir"]] = without_places([content["workdir"]])
     return content
-
-
-def _named(word: str) -> str:
-    """A word of a command with the name of a folder in place of its absolute path."""
-    option, equals, value = word.rpartition("=") if word.startswith("--") else ("", "", word)
-    return f"{option}{equals}{Path(value).name}" if value.startswith(("/", "~")) else word

@@ -324,6 +324,7 @@ def test_what_cannot_be_fetched_is_reported(exported, server, monkeypatch):
         ({"data__dir": "/etc"}, "its config sets data.dir"),
         ({"encoder__weights": "acme/pickle"}, "its config sets encoder.weights"),
         ({"train__init_from": "/etc"}, "its config sets train.init_from"),
+        ({"data__name": "hub", "data__repo": "/etc"}, "its config sets data.repo"),
     ],
 )
 def test_a_strangers_config_names_no_files(changes, message, exported, server):

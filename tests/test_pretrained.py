@@ -62,7 +62,14 @@ def test_where_the_encoder_looks_is_exported_and_published(trained, exported, tm
     assert tmp_path / "out" / "centres.json" in pretrained.publish(trained[0], tmp_path / "out")
     assert json.loads((tmp_path / "out" / "centres.json").read_text()) == run.centres
     (exported / "centres.json").unlink()  # as of a model of 0.1
-    assert pretrained.load(exported).encoder.shift is None
+    older = pretrained.load(exported)
+    assert older.encoder.shift is None
+    # An export over another model takes nothing from it.
+    other = tmp_path / "other"
+    pretrained.export(model, other)
+    (other / "run.json").write_text('{"trained_on": ["coco", "flickr8k"]}')
+    pretrained.export(older, other)
+    assert pretrained.load(other).encoder.shift is None and not (other / "run.json").exists()
 
 
 def test_packaged_models_look_where_their_encoders_were_measured_to():

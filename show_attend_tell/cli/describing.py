@@ -315,7 +315,7 @@ def _lines(content: bytes) -> list[str]:
     lines = []
     for number, line in enumerate(content.removesuffix(b"\n").split(b"\n") if content else (), 1):
         try:
-            lines.append(line.decode())
+            lines.append(line.decode("utf-8-sig" if number == 1 else "utf-8"))
         except UnicodeDecodeError as error:
             raise UserError(f"line {number} of the input is not UTF-8; convert it") from error
     return lines

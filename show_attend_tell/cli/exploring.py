@@ -109,7 +109,7 @@ def _sorted(given: Sequence[str]) -> tuple[list[str], list[Path]]:
 
 
 def _loaded(given: Sequence[str], overrides: Sequence[str]) -> "dict[str, Run]":
-    """The loaded runs by the name of their folder, or by path if two folders share a name."""
+    """The loaded runs by the name of their folder, or by path where that name is taken."""
     from show_attend_tell import pretrained
 
     runs: dict[str, Run] = {}
@@ -118,15 +118,16 @@ def _loaded(given: Sequence[str], overrides: Sequence[str]) -> "dict[str, Run]":
         folder = run.workdir.resolve()
         if any(folder == other.workdir.resolve() for other in runs.values()):
             raise UserError(f"{path}: the same run is given twice; name each run once")
-        runs[path if folder.name in runs else folder.name] = run
+        free = next(name for name in (folder.name, path, str(folder)) if name not in runs)
+        runs[free] = run
     return runs
 
 
 def _listen(host: str, port: int) -> socket.socket:
     """Opens the socket before runs are loaded: loading takes seconds, the port may be in use."""
     try:
-        socket.getaddrinfo(host or None, None, type=socket.SOCK_STREAM)
-        return socket.create_server((host, port), reuse_port=False)
+        [family, *_], *_ = socket.getaddrinfo(host or "0.0.0.0", None, type=socket.SOCK_STREAM)
+        return socket.create_server((host, port), family=family, reuse_port=False)
     except socket.gaierror as error:
         raise UserError(
             f"--host {host}: {error.strerror}; give a name or an address of this machine"
@@ -157,7 +158,8 @@ def _serve(explorer: "Explorer", watched: Sequence[Path], listening: socket.sock
     watch = Watch(watched) if watched else None
     host, port = listening.getsockname()[:2]
     # A server for other machines has names that cannot be listed here.
-    app = make_app(explorer, watch, LOCAL if ip_address(host).is_loopback else None)
+    names = {*LOCAL, _in_addresses(host)} if ip_address(host).is_loopback else None
+    app = make_app(explorer, watch, names)
     # An open stream of events must not keep the server alive.
     server = uvicorn.Server(
         uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1, lifespan="off")
@@ -177,6 +179,9 @@ def _begin(explorer: "Explorer", server: "uvicorn.Server", host: str, port: int)
     """Prints the address once the server answers, then starts the work in the background."""
     while not server.started:
         time.sleep(0.01)
-    shown = f"[{host}]" if ":" in host else host
-    say(f"open http://{shown}:{port} (Ctrl-C ends it)")
+    say(f"open http://{_in_addresses(host)}:{port} (Ctrl-C ends it)")
     explorer.start()
+
+
+def _in_addresses(host: str) -> str:
+    return f"[{host}]" if ":" in host else host

@@ -5,6 +5,7 @@ import dataclasses
 import itertools
 import json
 import math
+import re
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -74,6 +75,13 @@ def add_verbs(verbs: Verbs) -> None:
     add_trackers(sweep)
 
 
+def _once(option: str, values: Sequence[object]) -> None:
+    """Rejects values of which one comes twice: two runs would share a folder."""
+    for value in values:
+        if values.count(value) > 1:
+            raise UserError(f"{option}: {value} comes twice; name it once")
+
+
 def _sweep(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     from show_attend_tell.integrations.trackers import make_trackers
 
@@ -83,18 +91,17 @@ def _sweep(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
         key, _, values = setting.partition("=")
         if not key or not values:
             raise UserError(f"--set {setting}: give values, as in --set {key or 'KEY'}=VALUE,VALUE")
-        settings[key] = values.split(",")
+        if key in settings:
+            raise UserError(f"--set {setting}: {key} comes twice; name all its values at once")
+        settings[key] = re.split(r",(?![^(\[]*[)\]])", values)  # not inside brackets
+        _once(f"--set {setting}", settings[key])
     try:
         seeds = [int(seed) for seed in arguments.seeds.split(",")]
     except ValueError:
         raise UserError(
             f"--seeds {arguments.seeds}: give whole numbers separated by commas, as in --seeds 0,1"
         ) from None
-    repeated = [seed for seed in dict.fromkeys(seeds) if seeds.count(seed) > 1]
-    if repeated:
-        raise UserError(
-            f"--seeds {arguments.seeds}: {repeated[0]} comes twice; name each seed once"
-        )
+    _once(f"--seeds {arguments.seeds}", seeds)
     check_pictures(arguments.pictures)  # now, not after hours of training
     options = tracker_options(arguments)
     chains = grid(arguments.config, settings, seeds, arguments.workdir, overrides, options)

@@ -3,11 +3,11 @@
 import dataclasses
 import json
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from show_attend_tell import config, hub
+from show_attend_tell import hub
 from show_attend_tell.data.load import terms_of
 from show_attend_tell.errors import UserError
 from show_attend_tell.evaluation.split_scores import further_options, in_words
@@ -18,11 +18,10 @@ from show_attend_tell.printable import printable
 from show_attend_tell.reports import markdown
 from show_attend_tell.reports.results_tables import SCORES
 from show_attend_tell.runs.folder import UNKNOWN, RunFolder
+from show_attend_tell.runs.record import without_places
 from show_attend_tell.settings import Decode
 
 SOURCES = "https://arxiv.org/abs/1502.03044"
-# Options of a command that name places of one machine.
-_PLACES = tuple(f"--config.{name}" for name in (*config.PLACES, *config.ORIGINS))
 
 
 def model_card(run: Run, repo: str, pictures: Sequence[str] = ()) -> str:
@@ -96,12 +95,11 @@ def _usage(run: Run, repo: str) -> str:
     given = "'A sentence .'" if run.task.reads_words else "photo.jpg"
     if run.settings.picture is not None:
         given += " --picture photo.jpg"
-        own = run.settings.picture.weights
-        given += f" --config.picture.weights={own}" if own else ""
-    weights = getattr(run.settings.encoder, "weights", "")
-    if weights:  # the encoder's own, which the model lacks
-        on_hub = hub.is_repo(weights) and not Path(weights).exists()
-        given += f" --config.encoder.weights={weights if on_hub else 'FILE'}"
+    for group in ("encoder", "picture"):  # weights of networks that the model lacks
+        weights = getattr(getattr(run.settings, group), "weights", "")
+        if weights:
+            on_hub = hub.is_repo(weights) and not Path(weights).exists()
+            given += f" --config.{group}.weights={weights if on_hub else 'FILE'}"
     lines = [
         "```bash",
         "pip install 'show-attend-tell[hub]'",
@@ -253,8 +251,8 @@ def _command(record: Mapping[str, Any], verb: str, instead: str, folder: bool) -
     words = record.get("command")
     if not isinstance(words, list) or verb not in words:
         return []
-    arguments = iter(map(str, words[words.index(verb) + 1 :]))
-    kept = list(_without_places(arguments))
+    arguments = map(str, words[words.index(verb) + 1 :])
+    kept = without_places(arguments, also=("--workdir", "--pretrained"))
     asked = record.get("decoding", {}).get("neighbours")
     if asked and "--neighbours" not in kept:
         kept += ["--neighbours", str(asked)]  # an exported config asks none
@@ -262,17 +260,6 @@ def _command(record: Mapping[str, Any], verb: str, instead: str, folder: bool) -
     if folder:
         line += " --config.data.manual_dir=FOLDER"
     return ["```bash", printable(line), "```"]
-
-
-def _without_places(arguments: Iterable[str]) -> Iterable[str]:
-    following = iter(arguments)
-    for argument in following:
-        option = argument.partition("=")[0]
-        if option in ("--workdir", "--pretrained", *_PLACES):
-            if "=" not in argument:
-                next(following, None)
-        else:
-            yield argument
 
 
 def _limits(run: Run, trained_on: Sequence[str]) -> str:

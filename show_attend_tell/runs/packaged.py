@@ -54,6 +54,8 @@ def fetch(name: hub.Name) -> hub.Snapshot:
     found = hub.fetch(name, NEEDED, OPTIONAL)
     settings = RunFolder(found.folder).settings()
     own = config.without_origins(config.without_places(settings))
+    if (repo := getattr(own.data, "repo", "")) and not hub.is_dataset(repo):
+        own = config.replaced(own, {"data.repo": ""})
     if own != settings:
         # A stranger's config must not choose which files are read here.
         named = ", ".join(config.differences(own, settings))

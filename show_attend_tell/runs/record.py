@@ -4,12 +4,13 @@ import importlib.metadata
 import os
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from show_attend_tell import config
+from show_attend_tell import config, hub
 from show_attend_tell.settings import Settings
 
 PACKAGES = ("jax", "flax", "optax", "grain", "orbax-checkpoint", "tensorflow-datasets", "numpy")
@@ -27,6 +28,37 @@ def provenance(settings: Settings) -> dict[str, Any]:
         "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}, {os.cpu_count()} cores",
         "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
     }
+
+
+def without_places(command: Iterable[str], also: Iterable[str] = ()) -> list[str]:
+    """The words of a command that mean something on another machine.
+
+    Options that say where data, weights or earlier runs lie go, as `--k=v` and as `--k v`. Of any
+    other absolute path the last name stays.
+
+    Args:
+      command: its words.
+      also: further options that go.
+    """
+    places = {*also, *(f"--config.{name}" for name in (*config.PLACES, *config.ORIGINS))}
+    kept: list[str] = []
+    words = iter(command)
+    for word in words:
+        option, joined, value = word.partition("=")
+        if option in places:
+            if not joined:
+                next(words, None)
+        elif option == "--config.data.repo":
+            value = value if joined else next(words, "")
+            kept += [f"{option}={value}"] if hub.is_dataset(value) else []
+        else:
+            kept.append(_last_name(word))
+    return kept
+
+
+def _last_name(word: str) -> str:
+    option, equals, value = word.rpartition("=") if word.startswith("--") else ("", "", word)
+    return f"{option}{equals}{Path(value).name}" if value.startswith(("/", "~")) else word
 
 
 def _commit() -> str | None:

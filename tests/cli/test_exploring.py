@@ -7,12 +7,16 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
+import pytest
 import requests
 
+from show_attend_tell import pretrained
 from show_attend_tell.cli import exploring
 from show_attend_tell.cli.parser import main
 from show_attend_tell.data.task import ImageTask
+from show_attend_tell.explorer import server
 
 
 def failing(capsys, *arguments) -> str:
@@ -39,6 +43,29 @@ def test_what_is_no_run_is_named(capsys, tmp_path):
 def test_the_same_run_twice_is_refused(capsys, trained):
     line = failing(capsys, str(trained[0]), str(trained[0]), "--port", "0")
     assert "the same run is given twice" in line
+
+
+def test_runs_of_one_name_stay_apart(monkeypatch, tmp_path):
+    def load(path, overrides):
+        return SimpleNamespace(
+            workdir=tmp_path / "packaged" / "soft" if path == "soft" else Path(path)
+        )
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(pretrained, "load", load)
+    runs = exploring._loaded(["old/soft", "new/soft", "soft"], ())
+    assert [*runs] == ["soft", "new/soft", str(tmp_path / "packaged" / "soft")]
+
+
+@pytest.mark.parametrize(("host", "called"), [("127.0.0.2", "127.0.0.2"), ("::1", "[::1]")])
+def test_other_loopback_addresses_are_served(host, called, monkeypatch):
+    allowed = []
+    monkeypatch.setattr(server, "make_app", lambda explorer, watch, hosts: allowed.extend(hosts))
+    monkeypatch.setattr("uvicorn.Server.run", lambda *_, **__: None)
+    monkeypatch.setattr(exploring, "_begin", lambda *_: None)
+    with exploring._listen(host, 0) as listening:
+        exploring._serve(SimpleNamespace(stop=lambda: None), (), listening)
+    assert called in allowed
 
 
 def test_runs_with_weights_are_asked_and_all_are_watched(trained, tmp_path, capsys):

@@ -13,9 +13,9 @@ import pytest
 import submitit
 
 from show_attend_tell import config
-from show_attend_tell.cli import side_by_side
+from show_attend_tell.cli import side_by_side, sweep
 from show_attend_tell.cli.common import tracker_options
-from show_attend_tell.cli.parser import make_parser
+from show_attend_tell.cli.parser import main, make_parser
 from show_attend_tell.cli.sweep import grid, run_all
 from show_attend_tell.errors import UserError
 
@@ -92,6 +92,32 @@ def test_a_grid_is_every_combination_with_every_seed(tmp_path):
     )
     with pytest.raises(UserError, match="nearest is --config.attention.kind"):
         grid([EXPERIMENT], {"attention.kin": ["soft"]}, [0], tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--set", "seed=1", "--set", "seed=2"), "--set seed=2: seed comes twice"),
+        (("--set", "decode.beam=1,2,1"), "--set decode.beam=1,2,1: 1 comes twice"),
+        (("--seeds", "0,1,0"), "--seeds 0,1,0: 0 comes twice"),
+    ],
+)
+def test_a_value_given_twice_is_refused(options, message, capsys, monkeypatch):
+    monkeypatch.setattr(sweep, "run_all", None)  # would fail
+    assert main(["sweep", EXPERIMENT, *options]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_values_in_brackets_keep_their_commas(monkeypatch):
+    grids = []
+    monkeypatch.setattr(sweep, "run_all", lambda chains, *_, **__: grids.append(chains))
+    monkeypatch.setattr(sweep, "show_comparison", lambda *_, **__: None)
+    values = "loss.teachers=('one','two'),()"
+    assert main(["sweep", EXPERIMENT, "--set", values]) == 0
+    assert [job.overrides[0] for [job] in grids[0]] == [
+        "--config.loss.teachers=('one','two')",
+        "--config.loss.teachers=()",
+    ]
 
 
 def test_a_sweep_runs_what_is_missing_and_nothing_twice(tmp_path, calls):

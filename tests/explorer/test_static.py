@@ -290,6 +290,19 @@ def test_a_split_is_browsed(page, explorer, address):
     assert "#/look?picture=split-" in page.url
     page.go_back()
     sync_api.expect(hook(page, "browse-card")).to_have_count(len(rows))
+    found = """async ([sought, words]) =>
+        (await import("/static/browsetable.js")).wordTest(sought)(new Set(words))"""
+    shirt = ["t", "shirt", "reddish"]
+    for sought, expected in {
+        "t-shirt": True,
+        "t-skirt": False,
+        "t-shi*": True,
+        "x-shi*": False,
+        "red*": True,
+        "-t-shirt": False,
+        "-t-skirt": True,
+    }.items():
+        assert page.evaluate(found, [sought, shirt]) is expected, sought
 
 
 def test_training_is_watched(page, address, trained):

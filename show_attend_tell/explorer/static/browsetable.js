@@ -48,9 +48,10 @@ export function wordTest(text) {
     .split(/\s+/)
     .filter((part) => part.match(BROWSE_WORD))
     .map((part) => {
-      const [word] = part.match(BROWSE_WORD);
-      const open = part.endsWith("*");
-      const found = (words) => (open ? [...words].some((one) => one.startsWith(word)) : words.has(word));
+      const whole = part.match(BROWSE_WORD); // "t-shirt" is two words in a row's, too
+      const begun = part.endsWith("*") ? whole.pop() : "";
+      const found = (words) =>
+        whole.every((word) => words.has(word)) && [...words].some((word) => word.startsWith(begun));
       return part.startsWith("-") ? (words) => !found(words) : found;
     });
   return (words) => tests.every((test) => test(words));
