@@ -7,6 +7,7 @@ differs from the defaults. A run keeps all settings in its `config.json`.
 import dataclasses
 import difflib
 import hashlib
+import inspect
 import json
 import os
 import traceback
@@ -71,6 +72,16 @@ def read_experiment(reference: str) -> dict[str, Any]:
         shown = " ".join(repr(config).split())[:80]
         raise UserError(f"{path}: get_config() must return a ConfigDict, not {shown}")
     return config.to_dict()
+
+
+def variant_of(reference: str) -> str:
+    """The variant that a reference names, else the experiment's default; "" if it has none."""
+    path, variant = find_experiment(reference)
+    get_config = _run(path).get("get_config")
+    if variant or not callable(get_config):
+        return variant
+    first = next(iter(inspect.signature(get_config).parameters.values()), None)
+    return first.default if first and isinstance(first.default, str) else ""
 
 
 def _run(path: Path) -> dict[str, Any]:

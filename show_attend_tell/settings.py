@@ -129,6 +129,11 @@ class ImageData(Data):
                 f"config.data.random_flip exchanges English words, but {path} has {others}: take "
                 "config.data.mirrored instead"
             )
+        if self.vocabulary in ("words", "subwords") and self.random_flip != "off":
+            raise UserError(
+                "config.data.random_flip exchanges whole lower-cased words, but "
+                f"config.data.vocabulary is {self.vocabulary!r}: take config.data.mirrored instead"
+            )
         silent = ", ".join(name for name in names if name not in MIRRORED)
         if silent and self.mirrored:
             raise UserError(
@@ -559,7 +564,9 @@ class Decoder(Group):
         choices=(8, 32),
     )
     self_attention: bool = setting(
-        False, "continue from an attended summary of all states (LSTMN), not from the last one"
+        False,
+        "continue from an attended summary of all states (LSTMN), not from the last one; a caption "
+        "begins with a state of zeros, so initial_state hardly matters",
     )
     initial_state: str = setting(
         "mean",
@@ -909,10 +916,11 @@ class Settings:
                 "config.picture is attended to with additive scores: set config.attention.score to "
                 f"'additive' or 'concat', not {self.attention.score!r}"
             )
-        if self.attention.state_reads != "drawn" or self.reward.samples:
+        reads = self.attention.state_reads
+        if reads != "drawn" or self.reward.samples or self.decoder.product_form:
             raise UserError(
                 "config.picture goes with config.attention.state_reads='drawn', and without "
-                "config.reward.samples"
+                "config.reward.samples and config.decoder.product_form"
             )
         if self.draws_places and self.hard.objective not in ("reinforce", "multi_sample"):
             raise UserError(

@@ -93,6 +93,14 @@ def test_settings_of_hard_attention_are_of_no_concern_to_soft_attention():
     [
         ({"data": {"random_crop": 0.5}}, "random_crop and .random_flip .*encoder.trainable_from"),
         ({"data": {"random_crop": 0.0}}, r"random_crop is 0.0: it must lie in \(0, 1\]"),
+        (
+            {"data": {"random_flip": "swap", "vocabulary": "subwords"}},
+            "random_flip exchanges whole lower-cased words, but .*vocabulary is 'subwords'",
+        ),
+        (
+            {"data": {"random_flip": "skip", "vocabulary": "words"}},
+            "random_flip exchanges whole lower-cased words, but .*vocabulary is 'words'",
+        ),
         ({"data": {"random_flip": "mirror"}}, "random_flip is 'mirror': choose one of 'off'"),
         ({"encoder": {"checkpointing": True}}, "need a trained encoder"),
         ({"encoder": {"learning_rate": -1.0}}, "encoder.learning_rate is -1.0"),

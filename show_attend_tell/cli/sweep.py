@@ -166,7 +166,7 @@ def grid(
     """
     from show_attend_tell import config
 
-    variants = [experiment.partition(":")[2] for experiment in experiments]
+    variants = [config.variant_of(experiment) for experiment in experiments]
     if len(set(variants)) < len(variants):
         raise UserError(f"{', '.join(experiments)}: name each variant once")
     chains = []

@@ -97,8 +97,39 @@ class InLanguages:
         """The annotated sentences, which are English; none in other languages."""
         if ANNOTATED not in self.languages:
             return [()] * len(self)
-        found = self.whole.descriptions()
-        return [found[number] for number in self.numbers]
+        found, texts = self.whole.descriptions(), self.whole.captions()
+        return [
+            self._described(found[number], texts[number], of_image)
+            for number, of_image in zip(self.numbers, self._captions, strict=True)
+        ]
+
+    def _described(
+        self,
+        found: Sequence[Description],
+        texts: Sequence[str],
+        of_image: Sequence[tuple[int, str]],
+    ) -> tuple[Description, ...]:
+        """An image's descriptions, each with the place of its caption among those in all languages.
+
+        Args:
+          found: with places among `texts`. Those of captions that are not here, or in another
+            language, are left out.
+          texts: captions of the whole split's example.
+          of_image: language and text of each caption here.
+        """
+        annotated = self.languages.index(ANNOTATED)
+        here = [(k, text) for k, (language, text) in enumerate(of_image) if language == annotated]
+        places: dict[int, int] = {-1: -1}
+        for number, text in enumerate(texts):
+            same = [pair for pair in here if pair[1] == _plain(text)]
+            if same:
+                places[number] = same[0][0]
+                here.remove(same[0])
+        return tuple(
+            replace(description, caption=places[description.caption])
+            for description in found
+            if description.caption in places
+        )
 
     def phrase_counts(self) -> Counts:
         """As in `ImageSource`; of the whole stored split."""
@@ -203,7 +234,11 @@ def _lacking(language: str, known: Sequence[str], captions_dir: Path | None, sou
 
 def _spoken(captions: Sequence[str]) -> tuple[str, ...]:
     """The captions with a word, without halves of characters and needless spaces."""
-    return tuple(" ".join(whole(text).split()) for text in captions if has_word(whole(text)))
+    return tuple(_plain(text) for text in captions if has_word(whole(text)))
+
+
+def _plain(text: str) -> str:
+    return " ".join(whole(text).split())
 
 
 def _warn_of_scripts(name: str, language: str, captions: Captions) -> None:

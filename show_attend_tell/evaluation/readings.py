@@ -40,7 +40,7 @@ from show_attend_tell.models.decoder import Decoder
 from show_attend_tell.models.product_form import exponentials, log_marginal
 from show_attend_tell.models.recurrence import Memory
 from show_attend_tell.objectives.likelihood import token_log_probs
-from show_attend_tell.objectives.sampling import draw_choice
+from show_attend_tell.objectives.sampling import TeacherForcing, draw_both, roll_out
 from show_attend_tell.settings import Settings
 from show_attend_tell.tokens import PAD
 
@@ -70,7 +70,7 @@ def likelihood(given: GivenSplit, own: float) -> dict[str, Any]:
       compare where vocabularies are the same.
     """
     settings, paths = given.run.settings, None
-    if settings.attention.hard and not exact_marginal(settings):
+    if settings.draws_places and not exact_marginal(settings):
         own, paths = _nats_of_paths(given), PATHS
     return {
         "nats": own,
@@ -151,7 +151,7 @@ def nats_of_readings(given: GivenSplit) -> dict[str, float]:
 
 
 def _nats_of_paths(given: GivenSplit) -> float:
-    """The same along paths of places that are drawn from alpha, averaged over `PATHS` of them."""
+    """The same along paths of places, of words and pictures, the mean over `PATHS` draws."""
     run = given.run
     along, key, total = _along(nnx.graphdef(run.model)), jax.random.key(SEED), 0.0
     for begin, (numbers, tokens) in enumerate(_batches(given)):
@@ -210,11 +210,8 @@ def _along(graph: nnx.GraphDef) -> Callable[..., Float[Array, ""]]:
     @jax.jit
     def run(params: Any, inputs: Array, tokens: Int[Array, "B R T"], key: Array) -> Array:
         model: Captioner = nnx.merge(graph, params)
-        memory = model.decoder.memory(model.annotations(inputs))
-        assert memory.keys is not None
-        images, rows, steps = tokens.shape
-        choice = draw_choice(key, (images, rows, steps, memory.keys.shape[1]))
-        out = model.decoder.over(memory, tokens, choice=choice)
-        return token_log_probs(out.logits, tokens).sum()
+        given = TeacherForcing(model.decoder, model.annotations(inputs), tokens, key)
+        choice = draw_both(given, samples=1, soft_probability=0.0, coin="image")
+        return roll_out(model.decoder, given.annotations, tokens, None, choice).log_probs.sum()
 
     return run

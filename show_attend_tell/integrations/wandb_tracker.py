@@ -56,6 +56,8 @@ class WeightsAndBiases(Tracker):
         self._run.log({f"{kind}/{name}": value for name, value in scalars.items()}, step=step)
 
     def pictures(self, step: int, pictures: Sequence[Picture]) -> None:
+        if not pictures:
+            return
         # Pictures of different sizes in one row are shown wrongly.
         widths, heights = zip(*(p.image.size for p in pictures), strict=True)
         images = []

@@ -7,7 +7,8 @@ highest expected score if another one, drawn from the model, were the reference:
 
     argmax_i sum_j p_j F(i, j) + e_i
 
-p_j is the model's probability of hypothesis j, divided by the sum over those found. F is the
+p_j is the model's probability of hypothesis j, divided by the sum over those found; one that was
+found several times, as samples are, counts once. F is the
 F_mean of METEOR 1.5 with exact matches only (`objectives.rewards`): m / (0.85 r + 0.15 c) for m
 common words, c words of the hypothesis and r of the reference. e_i is what else speaks for
 hypothesis i (`inference.neighbours`), 0 if nothing does.
@@ -17,7 +18,7 @@ Symbols: as in `search`.
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from show_attend_tell.models.choosing import take
 from show_attend_tell.models.search import Hypotheses
@@ -56,10 +57,19 @@ def by_consensus(found: Hypotheses, evidence: Float[Array, "B K"] | None = None)
     # Unfinished hypotheses are references only where nothing finished.
     counts = found.finished | ~found.finished.any(axis=1, keepdims=True)
     counts &= found.log_probs > -jnp.inf
-    p = jax.nn.softmax(jnp.where(counts, found.log_probs, -jnp.inf), axis=1, where=counts)
+    given = counts & ~_repeated(found)
+    p = jax.nn.softmax(jnp.where(given, found.log_probs, -jnp.inf), axis=1, where=given)
     words = found.lengths - found.finished
     expected = jnp.einsum("bij,bj->bi", f_mean(found.tokens, words), p)
     if evidence is not None:
         expected += evidence
     order = jnp.argsort(-jnp.where(counts, expected, -1.0), axis=1)
     return take(found, order)
+
+
+def _repeated(found: Hypotheses) -> Bool[Array, "B K"]:
+    """Which hypotheses have the words of an earlier one."""
+    inside = jnp.arange(found.tokens.shape[2])[None, None] < found.lengths[..., None]
+    words = jnp.where(inside, found.tokens, -1)
+    same = (words[:, :, None] == words[:, None]).all(axis=3)
+    return jnp.tril(same, k=-1).any(axis=2)

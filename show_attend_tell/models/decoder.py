@@ -287,20 +287,21 @@ class Decoder(nnx.Module):
         z: Float[Array, "*S D"],
         key: PRNGKeyArray | None = None,
         scene: Float[Array, "B E"] | None = None,
+        paths: int = 1,
     ) -> Float[Array, "*S V"]:
         """Logits of the deep output (eq. 7): L_o (E y_{t-1} + L_h h_t + L_z z_t).
 
         In product form the terms of state and place have dropouts of their own.
         """
         if self.product_form:
-            state = self._state_term(embedded, h, scene, key)
+            state = self._state_term(embedded, h, scene, key, paths)
             return self._logits(state + self._place_term(z, key))
         hidden = with_scene(self.output_h(h), scene)
         if self.output_z is not None:
             hidden = embedded + hidden + self.output_z(z)
         if self.output_tanh:
             hidden = jnp.tanh(hidden)
-        return self._logits(self.dropout(hidden, key))
+        return self._logits(self.dropout(hidden, key, paths))
 
     def _state_term(
         self,
@@ -308,11 +309,12 @@ class Decoder(nnx.Module):
         h: Float[Array, "*S H"],
         scene: Float[Array, "B E"] | None,
         key: PRNGKeyArray | None,
+        paths: int,
     ) -> Float[Array, "*S E"]:
         hidden = with_scene(embedded + self.output_h(h), scene)
         if self.state_tanh:
             hidden = jnp.tanh(hidden)
-        return self.dropout(hidden, key)
+        return self.dropout(hidden, key, paths)
 
     def _place_term(
         self, read: Float[Array, "B *S D"], key: PRNGKeyArray | None
@@ -334,10 +336,11 @@ class Decoder(nnx.Module):
         h: Float[Array, "B N H"],
         log_alpha: Float[Array, "B N L"],
         key: PRNGKeyArray | None = None,
+        paths: int = 1,
     ) -> product_form.Factors:
         """The terms of the logits of N steps, for sums over places; see `models.product_form`."""
         assert memory.annotations is not None
-        state = self._logits(self._state_term(embedded, h, memory.scene, key))
+        state = self._logits(self._state_term(embedded, h, memory.scene, key, paths))
         place = self.place_logits(memory.annotations, key)
         return product_form.Factors(*product_form.balanced(state, place, memory.mask), log_alpha)
 
@@ -392,6 +395,7 @@ class Decoder(nnx.Module):
         tokens: Int[Array, "B R T"],
         key: PRNGKeyArray | None = None,
         choice: Choice | None = None,
+        paths: int = 1,
     ) -> TeacherForced:
         """Runs over given captions (packed rows, see the module).
 
@@ -401,9 +405,10 @@ class Decoder(nnx.Module):
           key: switches dropout on.
           choice: hard attention's noise for every step (B, R, T, L), and the rows (B, R) that
             take the expectation; None is soft attention.
+          paths: N, where the rows are N times the same captions: all N lose the same features.
         """
         first, *rest = (None, None, None) if key is None else jax.random.split(key, 3)
-        return self.over(self.memory(annotations, first), tokens, (rest[0], rest[1]), choice)
+        return self.over(self.memory(annotations, first), tokens, (rest[0], rest[1]), choice, paths)
 
     def over(
         self,
@@ -411,20 +416,19 @@ class Decoder(nnx.Module):
         tokens: Int[Array, "B R T"],
         keys: tuple[PRNGKeyArray | None, PRNGKeyArray | None] = (None, None),
         choice: Choice | None = None,
+        paths: int = 1,
     ) -> TeacherForced:
         """Runs over given captions with a memory, which may have been changed.
 
         Args:
           memory: of `memory`.
-          tokens, choice: as above.
+          tokens, choice, paths: as above.
           keys: of the dropout of words and of the output.
         """
-        # Time comes first until after the recurrence, so that the gates, by far the largest arrays,
-        # are never transposed.
+        # Time comes first until after the recurrence: the gates, the largest arrays, stay in place.
         starts = caption_starts(tokens)
         given, memory = time_first(input_words(tokens, self.starts)), self.with_place_terms(memory)
-        embedded = self.embed(given)
-        embedded = self.dropout(embedded, keys[0])
+        embedded = self.dropout(self.embed(given), keys[0], paths, axis=2)
         if choice is not None:
             choice = choice.with_noises(jax.tree.map(time_first, choice.noises))
         words = self.word_inputs(memory, given, embedded)
@@ -433,7 +437,7 @@ class Decoder(nnx.Module):
         before = jnp.roll(h, 1, axis=2)
         previous_h = jnp.where(starts[..., None], memory.h0[:, None, None], before)
         current = h if out.attentional is None else out.attentional
-        logits = self.output(embedded, current, out.z, keys[1], memory.scene)
+        logits = self.output(embedded, current, out.z, keys[1], memory.scene, paths)
         assert memory.annotations is not None
         real = slice(None) if self.attention.null_key is None else slice(-1)
         mask = None if memory.mask is None else memory.mask[:, real]
@@ -441,6 +445,6 @@ class Decoder(nnx.Module):
         factors = None
         if self.product_form:
             rows = [x.reshape(len(x), -1, x.shape[-1]) for x in (embedded, current, out.log_alpha)]
-            factors = self.factors(memory, rows[0], rows[1], rows[2], keys[1])
+            factors = self.factors(memory, rows[0], rows[1], rows[2], keys[1], paths)
         read = (out.log_alpha, out.location, out.beta)
         return TeacherForced(logits, *read, previous_h, mean, factors, embedded, current, out.look)

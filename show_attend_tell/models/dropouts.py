@@ -3,6 +3,8 @@
 Symbols: B images, E features.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -16,7 +18,7 @@ class Dropout(nnx.Module):
     """Dropout of single features, each decided by few random bits.
 
     On CPUs random bits cost more than all else that dropout does. With 8 bits, rates are multiples
-    of 1/256: 0.2 becomes 0.199. What is left is scaled by the exact rate.
+    of 1/256, at most 255/256: 0.2 becomes 0.199. What is left is scaled by the exact rate.
 
     Args:
       rate: probability of losing a feature, in [0, 1).
@@ -26,15 +28,34 @@ class Dropout(nnx.Module):
     def __init__(self, rate: float, bits: int):
         self.rate, self.bits = rate, bits
 
-    def __call__(self, x: Float[Array, "*S"], key: PRNGKeyArray | None) -> Float[Array, "*S"]:
-        """Without a key nothing is dropped."""
-        if self.bits == 32 or key is None or not self.rate:
-            return nnx.Dropout(self.rate)(x, deterministic=key is None, rngs=key)
-        lost = max(1, round(256 * self.rate))
-        words = jax.random.bits(key, (-(-x.size // 4),))
-        octets = jax.lax.bitcast_convert_type(words, jnp.uint8).reshape(-1)[: x.size]
-        kept = octets.reshape(x.shape) >= jnp.uint8(lost)
-        return jnp.where(kept, x * (256 / (256 - lost)), 0.0)
+    def __call__(
+        self, x: Float[Array, "*S"], key: PRNGKeyArray | None, paths: int = 1, axis: int = 1
+    ) -> Float[Array, "*S"]:
+        """Drops features of x; without a key none.
+
+        Args:
+          x: of any shape.
+          key: of the draws.
+          paths: N, where `axis` holds N times the same rows, one time after the other: all of them
+            lose the same features.
+          axis: of the rows.
+        """
+        if key is None or not self.rate:
+            return x
+        shape = list(x.shape)
+        if paths > 1:
+            shape[axis] //= paths
+        if self.bits == 32:
+            kept, scaled = jax.random.bernoulli(key, 1 - self.rate, shape), x / (1 - self.rate)
+        else:
+            lost = min(255, max(1, round(256 * self.rate)))
+            size = math.prod(shape)
+            words = jax.random.bits(key, (-(-size // 4),))
+            octets = jax.lax.bitcast_convert_type(words, jnp.uint8).reshape(-1)[:size]
+            kept, scaled = octets.reshape(shape) >= jnp.uint8(lost), x * (256 / (256 - lost))
+        if paths > 1:
+            kept = jnp.concatenate([kept] * paths, axis)
+        return jnp.where(kept, scaled, 0.0)
 
 
 def withheld(

@@ -139,12 +139,13 @@ def roll_out(
     choice: Choice | None,
     *,
     mixture: bool = False,
+    paths: int = 1,
 ) -> Rollout:
     """Runs the decoder along the paths that `choice` fixes; see `Decoder.__call__`.
 
     With `mixture` the logits are the log-probabilities with the places summed out.
     """
-    out = decoder(annotations, tokens, key, choice)
+    out = decoder(annotations, tokens, key, choice, paths)
     logits = out.logits
     if mixture:
         assert out.factors is not None
@@ -184,9 +185,9 @@ class TeacherForcing:
         return images, samples * rows, steps, places
 
     def along(self, choice: Choice | None, samples: int = 1) -> Rollout:
-        """Runs N paths a row; the dropout masks are the same in every call."""
+        """Runs N paths a row; all paths of a row, in every call, lose the same features."""
         tokens = jnp.tile(self.tokens, (1, samples, 1))
-        return roll_out(self.decoder, self.annotations, tokens, self.key, choice)
+        return roll_out(self.decoder, self.annotations, tokens, self.key, choice, paths=samples)
 
 
 def entropies(

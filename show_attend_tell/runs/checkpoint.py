@@ -47,6 +47,7 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
         self._manager = ocp.CheckpointManager(LiteralPath(self._folder), options=options)
         self._args = ocp.args
+        self._damaged: list[int] = []  # steps after the one that was restored
 
     def steps(self) -> list[int]:
         """The saved steps, ascending."""
@@ -55,6 +56,8 @@ class Checkpoints:
     def save(self, step: int, arrays: Any, record: dict[str, Any]) -> None:
         """Starts to write `arrays` and the JSON-able `record`; never overwrites a saved step.
 
+        Damaged checkpoints that `restore` has passed over go: Orbax saves no step before its last.
+
         Raises:
           UserError: it cannot be written (for example, the disk is full).
         """
@@ -62,6 +65,8 @@ class Checkpoints:
             arrays=self._args.StandardSave(arrays), record=self._args.JsonSave(record)
         )
         try:
+            while self._damaged:
+                self._manager.delete(self._damaged.pop())
             self._manager.save(step, args=args)
         except Exception as error:
             raise self._unwritable(error) from error
@@ -93,6 +98,7 @@ class Checkpoints:
           UserError: there are checkpoints, but none can be read.
         """
         steps, reasons = self.steps(), list[str]()
+        damaged: list[int] = []
         for step in reversed(steps):
             reasons = []
             for form in (like, *others):
@@ -105,7 +111,9 @@ class Checkpoints:
                 except Exception as error:  # Orbax and TensorStore raise many kinds
                     reasons.append(_reason(error))
                 else:
+                    self._damaged = damaged
                     return step, restored["arrays"], restored["record"]
+            damaged.append(step)
             warn(f"warning: checkpoint {self._folder / str(step)} cannot be read: {reasons[0]}")
         if steps:
             raise UserError(

@@ -15,6 +15,7 @@ from show_attend_tell.settings import Settings
 
 PACKAGES = ("jax", "flax", "optax", "grain", "orbax-checkpoint", "tensorflow-datasets", "numpy")
 PACKAGES += ("sacrebleu", "sentencepiece")
+_DESCRIBED = ("--always", "--dirty")
 
 
 def provenance(settings: Settings) -> dict[str, Any]:
@@ -62,10 +63,17 @@ def _last_name(word: str) -> str:
 
 
 def _commit() -> str | None:
-    """The commit of the source tree, with "-dirty" if it has changes; None outside git."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+    """The commit of the source tree, with "-dirty" if it has changes; None outside git.
+
+    A package installed inside another project's tree is not part of that project's commits.
+    """
+    source = Path(__file__)
+    git = ("git", "-C", str(source.parent))
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
-    except (OSError, subprocess.TimeoutExpired):
+        for command in (("ls-files", "--error-unmatch", source.name), ("describe", *_DESCRIBED)):
+            done = subprocess.run(
+                [*git, *command], capture_output=True, text=True, timeout=10, check=True
+            )
+    except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip() or None

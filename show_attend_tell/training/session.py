@@ -99,7 +99,7 @@ def _train(
     trackers: Sequence[Tracker],
 ) -> Progression:
     """`train` in a folder that belongs to this process."""
-    settings = number_format.pinned(settings, folder.settings() if folder.has_config else None)
+    settings = number_format.pinned(settings, folder.settings() if folder.begun else None)
     encoder = None
     if not task.reads_words:
         encoder = build_encoder(settings)
@@ -147,14 +147,17 @@ class _Session:
         settings, folder = self.settings, self.folder
         self._record_centres(self.data.encoder)
         batches = self._batches()
+        # What is wrong with the run's origin must show before its checkpoints claim the folder.
+        fresh = None if devices.from_first(int(folder.begun)) else self._begin()
         checkpoints, best = folder.checkpoints(), folder.weights("best")
-        restored = self._restore(checkpoints)
+        restored = None if fresh else self._restore(checkpoints)
         if restored is None:
-            first_step, state = 0, self._begin()
+            first_step, state = 0, fresh or self._begin()
             progression = Progression(input_position=batches.get_state())
         else:
             first_step, state, record = restored
             progression = Progression(**record)
+            self._check_taught(first_step, progression)
             batches.set_state(progression.input_position)
             self.console.print(f"resuming {folder.path} at step {first_step} of {self.total_steps}")
         if progression.finished:
@@ -199,6 +202,16 @@ class _Session:
         self._check_kept(progression)
         self._report(progression)
         return progression
+
+    def _check_taught(self, step: int, progression: Progression) -> None:
+        """A finished run is opened without teachers; it needs them if its end is lost."""
+        taught = len(self.data.teachers) == len(self.settings.loss.teachers)
+        if not progression.finished and not taught:
+            self.folder.update_record({"finished": False})
+            raise UserError(
+                f"{self.folder.path}: the last checkpoint of this finished run is damaged; the "
+                f"same command trains it again from step {step}"
+            )
 
     def _train_step(self) -> Step:
         return make_train_step(

@@ -44,6 +44,7 @@ MAY_DIFFER = (
     "attention.supervised_map",
     "attention.supervision_loss",
     "decoder.scene_dropout",
+    "encoder.dropout",
     "encoder.learning_rate",
     "encoder.checkpointing",
     "encoder.weights",

@@ -90,6 +90,12 @@ def test_a_grid_is_every_combination_with_every_seed(tmp_path):
         "--config.loss.doubly_stochastic=0.1",
         "--config.seed=1",
     )
+    # Without a variant an experiment is its default one.
+    chain = grid([EXPERIMENT, f"{EXPERIMENT}:hard-from-soft"], {}, [3], tmp_path)[0]
+    assert [job.workdir.name for job in chain] == ["soft-seed=3", "hard-from-soft-seed=3"]
+    assert chain[1].source == tmp_path / "soft-seed=3"
+    with pytest.raises(UserError, match="name each variant once"):
+        grid([EXPERIMENT, f"{EXPERIMENT}:soft"], {}, [0], tmp_path)
     with pytest.raises(UserError, match="nearest is --config.attention.kind"):
         grid([EXPERIMENT], {"attention.kin": ["soft"]}, [0], tmp_path)
 

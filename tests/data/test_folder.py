@@ -14,6 +14,7 @@ from PIL import Image
 from show_attend_tell.data.builders import common
 from show_attend_tell.data.builders import folder as builder
 from show_attend_tell.data.builders.folder import assign
+from show_attend_tell.data.builders.tables import Table
 from show_attend_tell.data.examples import Example, ImageSource
 from show_attend_tell.data.images import read_image
 from show_attend_tell.data.load import load_images
@@ -67,6 +68,15 @@ def test_an_edited_folder_is_built_anew_and_an_unchanged_one_is_not(folder: Path
     assert "building" not in logged()
 
 
+def test_a_tables_name_says_the_split(folder: Path, logged):
+    assert len(load(folder)) < len(NAMES)
+    (folder / "metadata.csv").rename(folder / "train.csv")
+    assert len(load(folder)) > 6 and "building" in logged()
+    (folder / "train.csv").rename(folder / "test.csv")
+    with pytest.raises(UserError, match="has no split 'train'"):
+        load(folder)
+
+
 def test_a_copied_folder_is_the_same_data_set(folder: Path, logged, monkeypatch):
     first = load(folder)
     assert logged().count("building") == 1
@@ -84,7 +94,7 @@ def test_a_copied_folder_is_the_same_data_set(folder: Path, logged, monkeypatch)
 
 def test_a_data_set_of_an_earlier_version_stays_valid(folder: Path, logged, monkeypatch):
     rows = dict.fromkeys(NAMES, builder.Row(None, [], []))
-    by_time = builder.digests(folder, [folder / "metadata.csv"], rows)[1]
+    by_time = builder.digests(folder, [Table(folder / "metadata.csv")], rows)[1]
     with monkeypatch.context() as patch:
         patch.setattr(builder, "digests", lambda *given: (by_time, by_time))
         old = load(folder)
@@ -306,6 +316,11 @@ def test_one_file_under_two_names_is_in_one_split(folder: Path):
         ("metadata.csv", "file_name;caption\na.jpg;A; b\n", "2: more than 2 .* with ';'"),
         ("metadata.tsv", "file_name,caption\na.jpg,A dog .\n", "names file_name,caption; fix"),
         ("metadata.csv", "file_name\na.jpg\n", "but names file_name; fix it"),
+        (
+            "metadata.csv",
+            "file_name,caption,caption\na.jpg,A dog .,A cat .\n",
+            "has 2 columns 'caption'; give them different names, such as caption_1 and caption_2",
+        ),
         ("metadata.csv", "file_name,caption\n", "metadata.csv: no image in it; write a line for"),
         ("metadata.csv", "file_name,caption\n,A dog .\n", "line 2: no file_name; name the image"),
         ("metadata.csv", "file_name,caption\na.jpg,A dog, too .\n", "line 2: more than 2 columns"),

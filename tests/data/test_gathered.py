@@ -224,6 +224,21 @@ def test_tar_shards(tmp_path: Path, logged: Callable[[], str]):
         load("webdataset", folder, tmp_path)
 
 
+def test_shards_of_each_split_are_numbered_from_zero(tmp_path: Path):
+    folder = tmp_path / "raw"
+    folder.mkdir()
+    for number, split in enumerate(("train", "val", "test")):
+        members = {"000.jpg": sources.picture(number), "000.txt": b"a dog"}
+        shard(folder / split / "00000.tar", members)
+    found = splits_of("webdataset", folder, tmp_path)
+    assert ids_of(found) == [f"{split}/00000/000" for split in ("test", "train", "val")]
+    # The folders' names decide: after a change of theirs it is another data set.
+    for old, new in (("test", "spare"), ("val", "test"), ("spare", "val")):
+        (folder / old).rename(folder / new)
+    [example] = splits_of("webdataset", folder, tmp_path)["test"]
+    assert example.image == sources.picture(1)
+
+
 def test_patterns_of_shards():
     assert webdataset.expand("a-{08..10}-{x,y}.tar") == [
         f"a-{n}-{letter}.tar" for n in ("08", "09", "10") for letter in "xy"
@@ -340,10 +355,35 @@ def test_columns_of_the_hub():
     assert chosen["captions"] == ["a dog", "a cat"]
 
 
-@pytest.mark.parametrize("path", ["/etc/hostname", "../a.jpg", "https://example.org/a.jpg"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("/etc/hostname", "../a.jpg", "https://example.org/a.jpg"),
+        "/etc/hostname::hf://datasets/OWNER/NAME/a.zip",
+        "https://example.org/a.jpg::hf://datasets/OWNER/NAME/a.zip",
+        "zip://a.jpg::/home/a.zip::hf://datasets/OWNER/NAME/a.zip",
+        "hf://datasets/OWNER/NAMES/a.jpg",
+        "hf://datasets/OTHER/NAME/a.jpg",
+        "hf://datasets/OWNER/NAME/../../OTHER/NAME/a.jpg",
+        "hf://OWNER/NAME/a.jpg",
+    ],
+)
 def test_paths_in_a_table_of_the_hub_lead_nowhere(path):
     with pytest.raises(UserError, match="not encoded pictures"):
         hub._encoded({"bytes": None, "path": path}, "OWNER/NAME")
+
+
+@pytest.mark.parametrize(
+    ("repo", "path"),
+    [
+        ("OWNER/NAME", "hf://datasets/OWNER/NAME@0123/a.jpg"),
+        ("OWNER/NAME@v1:small", "zip://a.jpg::hf://datasets/OWNER/NAME@0123/a.zip"),
+        ("/folder/of/parquet", "hf://datasets/OWNER/NAME/a.jpg"),
+    ],
+)
+def test_files_beside_a_table_of_the_hub_are_fetched(repo, path, monkeypatch):
+    monkeypatch.setattr(hub, "_fetched", lambda path, repo: path.encode())
+    assert hub._encoded({"bytes": None, "path": path}, repo) == path.encode()
 
 
 def test_a_missing_library_is_one_clear_line(tmp_path: Path, monkeypatch):

@@ -1,6 +1,7 @@
 """Captions in several languages: from files beside the images, and from a table."""
 
 import gzip
+import json
 import logging
 import re
 
@@ -196,6 +197,25 @@ def test_a_table_that_says_nothing_has_the_first_language(tmp_path):
     place = {"data_dir": tmp_path / "data", "manual_dir": tmp_path / "own"}
     found = load_images("folder", "train", languages=("de",), **place)
     assert found.captions() == load_images("folder", "train", **place).captions()
+
+
+@pytest.mark.parametrize("languages", [("en", "de"), ("de", "en"), ("en",)])
+def test_descriptions_are_of_the_english_captions(languages, tmp_path):
+    folder = tmp_path / "own"
+    sources.own(folder)
+    (folder / "metadata.csv").unlink()
+    boxes = {"bbox": [[1, 1, 5, 5]], "category": ["animal"], "words": ["dog"]}
+    texts = {"caption_de": "Ein Hund dog links .", "caption_en": "A dog left ."}
+    rows = [{"file_name": f"{i}.jpg", "objects": boxes} | texts for i in range(10)]
+    (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    place = {"data_dir": tmp_path / "data", "manual_dir": folder, "mirrored": True}
+    found = load_images("folder", "train", languages=languages, **place)
+    descriptions = found.descriptions()
+    assert len(descriptions) == 2 * found.stored and all(descriptions)
+    for captions, [description] in zip(found.captions(), descriptions, strict=True):
+        assert description.text.split() == captions[description.caption].split()
+        assert description.text.startswith("A dog")
+    assert not any(load_images("folder", "train", languages=("de",), **place).descriptions())
 
 
 def test_generated_scenes_speak_german():

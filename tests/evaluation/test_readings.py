@@ -1,5 +1,6 @@
 """Likelihoods under changed readings, against decoders that are made to read so."""
 
+import dataclasses
 import itertools
 
 import jax
@@ -15,6 +16,7 @@ from show_attend_tell.models.attention import Annotations, Choice
 from show_attend_tell.models.captioner import Captioner
 from show_attend_tell.models.encoders import Precomputed
 from show_attend_tell.objectives.likelihood import token_log_probs
+from show_attend_tell.settings import Picture
 
 PRODUCT = {"product_form": True, "gate": False, "output_tanh": False}
 TOKENS = jnp.array([[[4, 5, 2], [5, 2, 0]], [[5, 4, 2], [4, 2, 0]]])
@@ -134,6 +136,15 @@ def test_drawn_places_have_a_bound(tmp_path, monkeypatch):
         bound += float((weights * said).sum())
     assert found["nats"] == pytest.approx(-bound / REAL, abs=0.02)
     assert found["perplexity"] == pytest.approx(np.exp(found["nats"]))
+
+
+def test_places_of_a_picture_that_are_drawn_have_a_bound_too(tmp_path, monkeypatch):
+    split = given(tmp_path, "soft")
+    settings = dataclasses.replace(split.run.settings, picture=Picture(kind="hard"))
+    split = dataclasses.replace(split, run=dataclasses.replace(split.run, settings=settings))
+    monkeypatch.setattr(readings, "_nats_of_paths", lambda _: 2.0)
+    found = readings.likelihood(split, 1.0)
+    assert (found["kind"], found["nats"]) == ("bound", 2.0)
 
 
 def test_one_image_has_no_other(tmp_path):

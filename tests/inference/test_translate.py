@@ -267,7 +267,7 @@ def test_the_verbs_score_draw_and_translate(trained, tmp_path, monkeypatch, caps
     assert main([*command, pair.source, "--out", str(tmp_path / "out")]) == 0
     assert capsys.readouterr().out == f"{pair.target}\n"
     assert [p.suffix for p in sorted((tmp_path / "out").iterdir())] == [".npz", ".png"]
-    give(monkeypatch, f"{pair.source}\n{pair.source}\n".encode("utf-8-sig"))
+    give(monkeypatch, f"{pair.source}\n{pair.source}\n".encode())
     monkeypatch.setattr(describing, "AT_ONCE", 1)
     assert main([*command, "--out", str(tmp_path / "two")]) == 0
     assert capsys.readouterr().out == f"{pair.target}\n" * 2
@@ -278,6 +278,10 @@ def test_the_verbs_score_draw_and_translate(trained, tmp_path, monkeypatch, caps
 def give(monkeypatch, content):
     """Provides content on standard input."""
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
+
+
+def test_a_byte_order_mark_is_no_word():
+    assert describing._lines("ba be\nbi\n".encode("utf-8-sig")) == ["ba be", "bi"]
 
 
 @pytest.mark.parametrize(

@@ -154,6 +154,11 @@ def test_a_killed_and_resumed_run_is_one_entry_with_every_step_once(resumed, nam
     assert entry(resumed, name)["logged"] == {"train": 6, "captions": 6, "val": 6}
 
 
+def test_weights_and_biases_goes_on_without_pictures():
+    tracker = object.__new__(WeightsAndBiases)  # `_run`, which would take them, is missing
+    assert tracker.pictures(1, []) is None
+
+
 def test_weights_and_biases_has_parts_of_one_id(resumed):
     library("wandb")
     parts = sorted((resumed / "run" / "wandb").glob("offline-run-*"))

@@ -63,6 +63,17 @@ def test_two_that_agree_beat_a_more_probable_one():
     assert np.asarray(found.trace["mark"])[0, :, 0].tolist() == [1, 2, 0]
 
 
+def test_a_caption_found_twice_counts_once():
+    a, b, c, d = [4, 5, 6], [7, 8, 9], [7, 8, 10], [7, 8, 11]
+    p = [0.4, 0.2, 0.2, 0.2]
+    order = [np.argsort(-np.array(expected_f_mean([a, b, c, d], p)), kind="stable")]
+    for captions in ([a, b, c, d], [a, b, a, c, d]):
+        log_probs = np.log([p[[a, b, c, d].index(caption)] for caption in captions])
+        found = by_consensus(hypotheses(captions, log_probs, [True] * len(captions)))
+        assert found.tokens[0, 0, :3].tolist() == [a, b, c, d][order[0][0]]
+        assert found.tokens[0, -1, :3].tolist() == a
+
+
 def test_unfinished_and_missing_ones_come_last_and_do_not_count():
     captions = [[4, 5, 6], [7, 8], [7, 8], [7, 8]]
     log_probs = [np.log(0.1), np.log(0.3), np.log(0.3), -np.inf]

@@ -25,6 +25,24 @@ def test_neighbours_are_dropped_independently():
     np.testing.assert_allclose(patterns, 1 / 16, atol=0.005)
 
 
+@pytest.mark.parametrize("bits", [8, 32])
+@pytest.mark.parametrize("axis", [1, 2])
+def test_paths_lose_the_same_features(bits, axis):
+    key, x = jax.random.key(0), jnp.ones((3, 4, 4, 5))
+    dropped = np.asarray(Dropout(0.5, bits)(x, key, 2, axis))
+    first, second = np.split(dropped, 2, axis)
+    np.testing.assert_array_equal(first, second)
+    shape = first.shape
+    np.testing.assert_array_equal(first, Dropout(0.5, bits)(jnp.ones(shape), key))
+    a, b = np.split(first, 2, axis)
+    assert (a != b).any()
+
+
+def test_almost_all_may_be_lost():
+    dropped = np.asarray(Dropout(0.9999, 8)(jnp.ones(2560), jax.random.key(0)))
+    assert 0 < np.count_nonzero(dropped) < 30 and dropped.max() == 256
+
+
 def test_the_key_decides():
     x = jnp.ones(64)
     first, again = (Dropout(0.5, 8)(x, jax.random.key(0)) for _ in range(2))

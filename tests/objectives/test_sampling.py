@@ -82,6 +82,18 @@ def test_the_most_probable_path_reads_places_and_not_their_mean():
     assert choice.noise.shape == (2, 3, 4, L) and choice.expected.shape == (2, 3)
 
 
+def test_the_paths_of_a_caption_lose_the_same_features():
+    decoder = tiny.make_decoder(dropout=0.5, annotation_dropout=0.5)
+    vectors = jax.random.normal(jax.random.key(2), (2, L, 4))
+    tokens = jnp.array([[[4, 5, EOS], [5, 4, EOS]], [[5, 5, EOS], [4, 4, EOS]]])
+    given = TeacherForcing(decoder, Annotations(vectors), tokens, jax.random.key(0))
+    [one, three] = (given.along(None, samples).log_probs for samples in (1, 3))
+    np.testing.assert_allclose(three, jnp.tile(one, (1, 3, 1)), rtol=1e-5)
+    assert not np.allclose(
+        one, TeacherForcing(decoder, given.annotations, tokens).along(None).log_probs
+    )
+
+
 def test_a_rollout_goes_along_the_drawn_path_and_no_gradient_passes_through_it():
     """Along a given path attention's weights change nothing but log p(s)."""
     tokens = jnp.array([[[4, 5, EOS]]])

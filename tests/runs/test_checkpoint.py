@@ -56,6 +56,21 @@ def test_a_damaged_one_is_named_and_the_one_before_is_used(tmp_path):
     assert len(told) == 1 and str(folder / "2") in told[0]
 
 
+def test_training_goes_on_past_a_damaged_one(tmp_path):
+    folder = tmp_path / "c"
+    saved(folder, 10, 20)
+    cut(folder / "20")
+    checkpoints = Checkpoints(folder, keep=2)
+    checkpoints.restore(arrays(0), warn=lambda line: None)
+    assert checkpoints.steps() == [10, 20]  # a reader takes nothing away
+    checkpoints.save(15, arrays(15), {})
+    checkpoints.save(20, arrays(21), {})
+    checkpoints.close()
+    again = Checkpoints(folder, keep=2)
+    step, restored, _ = again.restore(arrays(0))
+    assert (step, restored["n"], again.steps()) == (20, 21, [15, 20])
+
+
 def test_only_damaged_ones_is_an_error_that_names_the_folder(tmp_path):
     folder = tmp_path / "c"
     saved(folder, 1)

@@ -1,5 +1,6 @@
 """Teachers of a run: what may teach it, and what its record says of them."""
 
+import dataclasses
 import json
 
 import jax
@@ -16,6 +17,7 @@ from show_attend_tell.runs.build import build_encoder
 from show_attend_tell.runs.folder import RunFolder
 from show_attend_tell.terminal import Terminal
 from show_attend_tell.training import run_data, session, teachers
+from show_attend_tell.training.loop import Progression
 
 
 def pupil(folder, **changes):
@@ -61,6 +63,12 @@ def test_a_run_learns_from_its_teachers_and_records_them(trained, tmp_path, monk
     assert digests[0] == digests[1] != config.digest(config.experiment(settings))
     own.update_record({"finished": True})
     assert teachers.load(*again) == ((), [])  # it needs them no more
+    unfinished = session._Session(
+        settings, task, own, dataclasses.replace(data, teachers=()), console, ()
+    )
+    with pytest.raises(UserError, match="last checkpoint of this finished run is damaged"):
+        unfinished._check_taught(3, Progression(input_position={}))
+    assert not own.record()["finished"]
     assert "elsewhere" not in str(config.without_origins(moved))
 
 

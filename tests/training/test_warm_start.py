@@ -101,6 +101,12 @@ def test_a_run_of_that_name_comes_first(tmp_path, monkeypatch):
         check_init_from(settings)
 
 
+def test_dropout_may_differ():
+    run = config.load_experiment("multi30k:bahdanau")
+    more = {"encoder.dropout": 0.4, "decoder.dropout": 0.4}
+    assert not warm_start.differing(run, config.replaced(run, more), warm_start.SAME)
+
+
 def test_another_model_is_rejected_before_any_work():
     with pytest.raises(UserError, match="init_from=flickr8k-soft: it was trained with other"):
         check_init_from(own("flickr8k-soft", "folder"))

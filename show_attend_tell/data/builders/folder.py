@@ -114,7 +114,7 @@ class Folder(ImagesBuilder):
         rows = read_rows(folder, self._tables)
         self._matches = {name: self._pictures.find(name) for name in rows}
         self._rows = _by_file(self.source, rows, self._matches)
-        name, timed = digests(folder, [table.path for table in self._tables], self._rows)
+        name, timed = digests(folder, self._tables, self._rows)
         built = Path(kwargs.get("data_dir") or "") / self.name / timed / str(self.VERSION)
         if built.is_dir():  # its caches and its runs are named after it
             name = timed
@@ -320,7 +320,7 @@ def assign(rows: dict[str, Row]) -> dict[str, list[str]]:
     return shared_out({name: name for name in rows}, {"val": SHARE, "test": SHARE}, "train")
 
 
-def digests(folder: Path, paths: Sequence[Path], rows: dict[str, Row]) -> tuple[str, str]:
+def digests(folder: Path, tables: Sequence[Table], rows: dict[str, Row]) -> tuple[str, str]:
     """Two names for a folder's content.
 
     Returns:
@@ -328,10 +328,12 @@ def digests(folder: Path, paths: Sequence[Path], rows: dict[str, Row]) -> tuple[
       and the one also of their times of change, which named data sets until version 0.2.
     """
     content = hashlib.sha256()
-    for path in paths:
-        content.update(path.read_bytes())
-        if len(paths) > 1:
-            content.update(f"{path.relative_to(folder)}\n".encode())
+    for table in tables:
+        content.update(table.path.read_bytes())
+        if len(tables) > 1:
+            content.update(f"{table.path.relative_to(folder)}\n".encode())
+        else:
+            content.update((table.split or "").encode())
     timed = content.copy()
     for name in sorted(rows):
         path = _inside(folder, name)

@@ -206,6 +206,8 @@ def content_digest(paths: Iterable[Path]) -> str:
 def ends_digest(paths: Iterable[Path], ends: int = 2**16) -> str:
     """Identifies the content of some large files by their names, sizes, heads and tails.
 
+    Of a folder's name counts which split it speaks of, where the file's own speaks of none.
+
     Raises:
       UserError: one of them cannot be read.
     """
@@ -215,6 +217,8 @@ def ends_digest(paths: Iterable[Path], ends: int = 2**16) -> str:
             with path.open("rb") as file:
                 size = file.seek(0, 2)
                 content.update(f"{path.name} {size} ".encode(errors="surrogateescape"))
+                if not split_in(path.stem):
+                    content.update((split_in(path.parent.name) or "").encode())
                 for start in (0, max(0, size - ends)):
                     file.seek(start)
                     content.update(file.read(ends))

@@ -20,6 +20,7 @@ CAPTIONS = (
     *("caption", "captions", "text", "texts", "sentence", "sentences", "description"),
     *("comment", "alt_text", "en_text", "raw", "txt", "json"),
 )
+ARCHIVES = ("zip://", "tar://", "gzip://", "bz2://", "xz://", "zstd://", "lz4://")
 NAMES = ("filename", "file_name", "image_id", "img_id", "image_name", "cocoid", "__key__", "id")
 REPORT_EVERY = 10_000
 
@@ -161,16 +162,33 @@ def _encoded(image: Any, repo: str) -> bytes | None:
     """The encoded image in a cell; None if it is empty.
 
     Raises:
-      UserError: the cell holds something else, or the path of a file outside the hub.
+      UserError: the cell holds something else, or the path of a file outside the data set.
     """
     if isinstance(image, Mapping):
         path = image.get("path") or ""
-        image = image.get("bytes") or (_fetched(path, repo) if "hf://" in path else path or None)
+        inside = _on_hub(path, repo)
+        image = image.get("bytes") or (_fetched(path, repo) if inside else path or None)
     if image is None or isinstance(image, bytes):
         return image
     raise UserError(
         f"{repo}: the column of images holds {type(image).__name__}, not encoded pictures; name "
         "another in --config.data.image_column"
+    )
+
+
+def _on_hub(path: str, repo: str) -> bool:
+    """Whether a path leads to a file of the hub, or into an archive there.
+
+    It comes from a stranger, and each part of a chain such as `zip://a.jpg::hf://...` may lead
+    somewhere else. A data set of the hub names its own files only.
+    """
+    *archives, last = path.split("::")
+    own = re.split("[@:]", repo)[0] if hub.is_dataset(repo) else ""
+    return (
+        all(archive.startswith(ARCHIVES) for archive in archives)
+        and last.startswith(f"hf://datasets/{own}")
+        and (not own or last.removeprefix(f"hf://datasets/{own}")[:1] in ("/", "@"))
+        and ".." not in last.split("/")
     )
 
 

@@ -213,6 +213,12 @@ def separated_rows(text: str, where: str) -> Iterator[tuple[str, dict[str, Any]]
     try:
         separator = separator_of(where, header)
         columns = split_line(header, separator)
+        for column in filter(None, columns):
+            if columns.count(column) > 1:
+                raise UserError(
+                    f"{where}: has {columns.count(column)} columns {column!r}; give them different "
+                    f"names, such as {column}_1 and {column}_2"
+                )
         rows = csv.reader(io.StringIO(text, newline=""), dialect(separator))
         below_header = False
         for cells in rows:

@@ -59,12 +59,14 @@ class Webdataset(Gathered):
     def items(self) -> Iterator[Item]:
         shards = self._shards()
         splits = [split_in(s.stem) or split_in(s.parent.name) for s in shards]
+        # Programs that write each split to its own folder begin with 00000.tar in all of them.
+        twice = len({shard.stem for shard in shards}) < len(shards)
         for shard, split in zip(shards, splits, strict=True):
             for key, members in read_shard(shard).items():
                 image = next((members[s] for s in SUFFIXES if s in members), None)
                 if image is None:
                     continue
-                name = f"{shard.stem}/{key}"
+                name = f"{shard.parent.name}/{shard.stem}/{key}" if twice else f"{shard.stem}/{key}"
                 read = partial(_read, shard, *image)
                 yield Item(name, _captions(shard, key, members), read, split)
 
