@@ -3,8 +3,8 @@
     ./launch.sh train --config coco:soft --workdir runs/coco-soft \\
         --config.data.manual_dir=FOLDER_OF_THE_FOUR_ZIPS
 
-Missing files are downloaded; see `data/builders/coco.py`. The annotation vectors take 15 GB on
-disk, or 25 GB with VGG-19.
+`--config.data.download=True` fetches what is missing (20 GB); see `data/builders/coco.py`. The
+annotation vectors take 15 GB on disk, or 25 GB with VGG-19.
 
 Variants:
     soft, hard              over EfficientNet-Lite0

@@ -59,8 +59,8 @@ def stands_in(start: bytes) -> str:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
-    """Opens a file that replaces `path` once it is complete and synced to disk.
+def replacing(path: Path, *, sync: bool = True) -> Iterator[BinaryIO]:
+    """Opens a file that replaces `path` once it is complete and, with `sync`, on disk.
 
     If writing fails, nothing of the new file remains, and an old file stays. What a killed process
     left in the folder goes when this process first writes there.
@@ -73,7 +73,8 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         with _own(written) as file:
             yield file
             file.flush()
-            os.fsync(file.fileno())
+            if sync:
+                os.fsync(file.fileno())
             os.replace(written, path)  # while it is locked: an unlocked one is anybody's to remove
     except BaseException as error:
         with contextlib.suppress(OSError):
@@ -150,13 +151,18 @@ def _remove_unlocked(path: Path) -> None:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Admits one process at a time. The lock ends with its process: a killed one blocks nobody."""
+    """Admits one process at a time. The lock ends with its process: a killed one blocks nobody.
+
+    A file system without locks admits all.
+    """
     with path.open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             logging.warning("%s: waiting for the process that holds it", path)
             fcntl.flock(lock, fcntl.LOCK_EX)
+        except OSError as error:
+            logging.warning("%s: no lock (%s); start one process at a time", path, error.strerror)
         yield
 
 

@@ -10,9 +10,16 @@ import platformdirs
 
 
 def cache_folder() -> Path:
-    """Folder of files made for this machine, beside JAX's compiled programs; may not exist yet."""
+    """Folder of files made for this machine, beside JAX's compiled programs; may not exist yet.
+
+    Where the user chose a folder for these, the files are in one of their own inside it: what
+    surrounds it may be anybody's, and libraries in it are loaded.
+    """
+    own = Path(platformdirs.user_cache_dir("show_attend_tell"))
     kept = getattr(jax.config, "jax_compilation_cache_dir", None)
-    return Path(kept).parent if kept else Path(platformdirs.user_cache_dir("show_attend_tell"))
+    if not kept or "://" in kept or Path(kept).parent == own:
+        return own
+    return Path(kept).absolute() / "show_attend_tell_machine"
 
 
 def processor() -> str:

@@ -129,11 +129,9 @@ def _read(path: Path) -> Callable[..., Any] | None:
 def _write(path: Path, program: Any) -> None:
     content = pickle.dumps(serialize_executable.serialize(program))
     path.parent.mkdir(parents=True, exist_ok=True)
-    files.remove_stale(path.parent)
-    temporary = files.temporary(path)
     # Not synced to disk, which would take longer than compiling: the checksum tells.
-    temporary.write_bytes(hashlib.sha256(content).digest() + content)
-    temporary.replace(path)
+    with files.replacing(path, sync=False) as file:
+        file.write(hashlib.sha256(content).digest() + content)
 
 
 @cache

@@ -144,6 +144,16 @@ def test_json_that_nests_too_deep_is_no_json():
             parse_json(content)
 
 
+def test_a_file_system_without_locks_admits_all_to_what_is_locked(tmp_path, monkeypatch, caplog):
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(files.fcntl, "flock", refuse)
+    with files.locked(tmp_path / "lock"):
+        pass
+    assert "No locks available" in caplog.text
+
+
 def test_a_temporary_file_that_is_removed_before_it_is_locked_is_made_again(tmp_path, monkeypatch):
     path, calls, flock = tmp_path / "a", [], fcntl.flock
 

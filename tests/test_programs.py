@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from show_attend_tell import programs
+from show_attend_tell import files, programs
 
 SECONDS = "jax_persistent_cache_min_compile_time_secs"
 ROWS = np.arange(6, dtype=np.float32).reshape(2, 3)
@@ -119,6 +119,18 @@ def test_an_error_is_raised_each_time_and_not_kept(folder):
         with pytest.raises(ValueError, match="not today"):
             programs.compiled("bad", jax.jit(bad), ROWS)
     assert not folder.exists()
+
+
+def test_another_process_leaves_a_program_that_is_being_written(folder, counted, monkeypatch):
+    replace = os.replace
+
+    def late(*names):
+        files.remove_stale(folder)  # as another process does in between
+        replace(*names)
+
+    monkeypatch.setattr(files.os, "replace", late)
+    programs._write(folder / "a", jax.jit(lambda x: x).lower(1.0).compile())
+    assert (folder / "a").is_file()
 
 
 def test_a_full_disk_costs_only_the_file(folder, counted):

@@ -62,15 +62,22 @@ def by_picture(
 ) -> list[tuple[str, ...]]:
     """The captions of each image of a data set.
 
-    An image has those of its own name. If there are none, it has those of its number, which is what
-    a name says before the first `_` or `.`: `1000268201_693b08cb0e.jpg` of Flickr8k is
-    `1000268201.jpg` of Flickr30k.
+    An image has those of its own name. If there are none, it has those of the name that is only its
+    number, which is what its own says before the first `_` or `.`: `1000268201_693b08cb0e.jpg` of
+    Flickr8k is `1000268201.jpg` of Flickr30k. A path with folders says no number: pictures in
+    several folders may have the same.
     """
-    by_number: dict[str, list[str]] = {}
-    for name, of_name in captions.items():
-        by_number.setdefault(number_of(name) or name, []).extend(of_name)
+    by_number = {
+        name.partition(".")[0]: of_name
+        for name, of_name in captions.items()
+        if re.fullmatch(r"\d+\.\w+", name)
+    }
     return [
-        tuple(captions.get(image_id) or by_number.get(number_of(image_id) or image_id, ()))
+        tuple(
+            captions.get(image_id)
+            or ("/" not in image_id and by_number.get(number_of(image_id)))
+            or ()
+        )
         for image_id in image_ids
     ]
 

@@ -114,7 +114,7 @@ def write_statistics(path: Path, statistics: dict[str, Any]) -> None:
 
 def _entropy(alpha: Float[np.ndarray, "T L"]) -> Float[np.ndarray, " T"]:
     """The entropy of each row, scaled to sum to 1, in nats; 0 log 0 = 0."""
-    alpha = alpha / alpha.sum(axis=1, keepdims=True)
+    alpha = alpha / np.maximum(alpha.sum(axis=1, keepdims=True), np.finfo(alpha.dtype).tiny)
     return -(alpha * np.log(alpha, where=alpha > 0, out=np.zeros_like(alpha))).sum(axis=1)
 
 

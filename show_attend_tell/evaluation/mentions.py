@@ -1,6 +1,7 @@
 """Words that name something in a picture, with the boxes of what they name."""
 
 import dataclasses
+import string
 from collections.abc import Iterator, Sequence
 
 from show_attend_tell.data.phrases import Description, Phrase
@@ -52,6 +53,7 @@ def mentions_of(
         for phrase in description.phrases:
             if phrase.boxes:
                 noun = words[phrase.last].lower()
+                noun = noun.strip(string.punctuation) or noun
                 yield row, phrase, Mention(name, phrase.kinds, noun, phrase.boxes)
 
 

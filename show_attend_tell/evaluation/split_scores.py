@@ -58,7 +58,7 @@ def reported_contexts(settings: Settings) -> tuple[str, ...]:
 
 
 # What the table of scores and names of files state anyhow, or what changes no best caption.
-_STATED = ("beam", "length_penalty", "context", "max_length", "ban_unk", "batch_size", "n_best")
+_STATED = ("beam", "length_penalty", "context", "max_length", "batch_size", "n_best")
 
 
 def further_options(decoding: Decode) -> dict[str, Any]:

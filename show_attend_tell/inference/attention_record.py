@@ -134,10 +134,11 @@ class AttentionRecord:
             raise ValueError(f"self_alpha {self.self_alpha.shape} does not fit {steps} tokens")
 
     def _check_distributions(self) -> None:
-        # Half-precision weights sum to 1 within a hundredth. "not all" also catches NaN.
+        # Half-precision weights sum to 1 within a hundredth; a null place may have all of them.
+        # "not all" also catches NaN.
         sums = self.alpha.sum(axis=1, dtype=np.float64)
         least = 0.99 if self.normalised else 0.0
-        if not (np.all(self.alpha >= 0) and np.all((sums > least) & (sums < 1.01))):
+        if not (np.all(self.alpha >= 0) and np.all((sums >= least) & (sums < 1.01))):
             raise ValueError("a row of alpha is not a distribution")
         if self.self_alpha is not None:
             sums = self.self_alpha.sum(axis=1)

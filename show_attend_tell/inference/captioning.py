@@ -22,7 +22,7 @@ from show_attend_tell.data.vocabulary import AnyVocabulary
 from show_attend_tell.errors import UserError
 from show_attend_tell.inference.attention_record import COMPUTED, MEASURED, AttentionRecord
 from show_attend_tell.inference.beside import beside_picture
-from show_attend_tell.inference.decoding import DecodeFunction
+from show_attend_tell.inference.decoding import DecodeFunction, as_compiled
 from show_attend_tell.inference.ensemble import (
     Images,
     contexts_of,
@@ -255,7 +255,7 @@ def caption_files(
                 wrong.append(str(error))
         # One size for all batches, so that nothing compiles twice.
         size = decoding.batch_size if many else None
-        captions = caption_images(run, images, decoding, size, per_token=per_token)
+        captions = caption_images(run, images, decoding, size, per_token=per_token, begin=begin)
         yield Described(readable, captions, wrong)
 
 
@@ -266,6 +266,7 @@ def caption_images(
     batch_size: int | None = None,
     *,
     per_token: bool = False,
+    begin: int = 0,
 ) -> list[Caption]:
     """Captions images as `ensemble.read_for` returns them.
 
@@ -275,6 +276,7 @@ def caption_images(
       decoding: how to search for captions.
       batch_size: images decoded together; None: all, but at most `decoding.batch_size`.
       per_token: whether captions have `token_log_probs`.
+      begin: the first image's number, which random draws depend on.
     """
     if not images:
         return []
@@ -291,6 +293,7 @@ def caption_images(
                 run.vocabulary,
                 batch_size,
                 decoding.n_best,
+                begin=begin,
                 near=near,
             )
         )
@@ -307,7 +310,7 @@ def _compiled_decode(
     inputs = tuple(jax.ShapeDtypeStruct((batch_size, *shape), np.float16) for shape in shapes)
     numbers = jax.ShapeDtypeStruct((batch_size,), np.int32)
     graphs = " ".join(structure(nnx.graphdef(one.model)) for one in run.members)
-    how = dataclasses.replace(decoding, n_best=1), contexts_of(run, decoding), per_token
+    how = as_compiled(decoding), contexts_of(run, decoding), per_token
     name = f"decode {how} {graphs}"
     given = inputs if run.others else inputs[0]
     return programs.compiled(name, function, weights_of(run), given, numbers)

@@ -61,9 +61,13 @@ def make_decode(
     """
     models = (model,) if isinstance(model, Captioner) else tuple(model)
     contexts = tuple(contexts or [decoding.context] * len(models))
-    # How many captions are reported does not change the program.
-    decoding = dataclasses.replace(decoding, n_best=1)
+    decoding = as_compiled(decoding)
     return _decode_function(tuple(map(nnx.graphdef, models)), contexts, decoding, per_token)
+
+
+def as_compiled(decoding: Decode) -> Decode:
+    """The options, equal where programs are: these ask whether one caption counts or several."""
+    return dataclasses.replace(decoding, n_best=min(decoding.n_best, 2))
 
 
 @lru_cache(maxsize=16)
@@ -121,6 +125,7 @@ def _decode_function(
             diversity=decoding.diversity,
             sampling=_sampling(decoding, numbers),
             per_token=per_token,
+            several=decoding.n_best > 1 or decoding.consensus,
         )
         if not decoding.consensus:
             return found

@@ -78,6 +78,7 @@ class _Method(NamedTuple):
     diversity: float
     sampling: Sampling | None
     per_token: bool
+    several: bool
 
 
 def beam_search(
@@ -99,6 +100,7 @@ def beam_search(
     diversity: float = 0.0,
     sampling: Sampling | None = None,
     per_token: bool = False,
+    several: bool = False,
 ) -> Hypotheses:
     """The K best captions of each image that a beam of K finds, with the trace of each.
 
@@ -113,7 +115,7 @@ def beam_search(
     - when no unfinished hypothesis can still beat the best finished one. Log-probabilities only
       fall (log p' <= log p <= 0) and a length never exceeds T, so for a penalty >= 0 every
       completion scores log p' / length ** penalty <= log p / T ** penalty. This exit never changes
-      the first hypothesis; those behind it are the ones found so far;
+      the first hypothesis, but those behind it may be cut off. With `several` it is not taken;
     - after T steps.
 
     Finished hypotheses are ranked before unfinished ones whatever their scores, so an unfinished
@@ -151,6 +153,7 @@ def beam_search(
       diversity: nats that a word costs for each hypothesis of an earlier group that says it.
       sampling: draw captions; None: search.
       per_token: whether to return the log-probability of each token.
+      several: whether hypotheses behind the first matter, too.
 
     Raises:
       UserError: an option out of range, options that exclude each other, or <eos> banned.
@@ -163,7 +166,7 @@ def beam_search(
     never = jnp.array(sorted({bos, pad, *banned}))
     rules = Rules(eos, never, given, min_length, no_repeat)
     divisors = jnp.arange(1, max_length + 1, dtype=jnp.float32) ** length_penalty
-    method = _Method(bos, pad, rules, divisors, groups, diversity, sampling, per_token)
+    method = _Method(bos, pad, rules, divisors, groups, diversity, sampling, per_token, several)
     search = lax.while_loop(
         lambda search: (search.time < max_length) & ~search.done.all(),
         partial(_advance, step, method),
@@ -277,7 +280,7 @@ def _is_done(finished: _Pool, unfinished: _Pool, method: _Method) -> Bool[Array,
     best = finished.scores.max(1, keepdims=True)
     behind = unfinished.scores.max(1, keepdims=True) <= best
     bound = unfinished.log_probs.max(1, keepdims=True) / method.divisors[-1]
-    return (full & behind) | (bound <= best)
+    return (full & behind) | (bound <= (-jnp.inf if method.several else best))
 
 
 def _collect(search: _Search, method: _Method) -> Hypotheses:

@@ -205,7 +205,8 @@ def _highlight(
     alpha = record.alpha[t].reshape(record.grid).astype(np.float64)
     down = _interpolation(height, record.row_centres)
     smooth = down @ alpha @ _interpolation(width, record.column_centres).T
-    strength = (smooth / smooth.max())[..., None]
+    largest = smooth.max()  # 0 where a null place has all of the attention
+    strength = (smooth / largest if largest > 0 else smooth)[..., None]
     grey = picture @ np.array([0.299, 0.587, 0.114])  # luma, ITU-R BT.601
     dim = 24 + 0.4 * grey[..., None]
     light = 0.68 * picture + 0.32 * 255

@@ -64,15 +64,25 @@ def check_comparable(runs: Sequence[Run]) -> None:
         "reference captions": again,
         "images": again,
         "tokenizers": "evaluate both again with one version of the program",
+        "weights of CLIP": "evaluate both again with the same --clip",
         "vocabularies": "train both on the same data with the same data.min_count",
     }
     firsts: dict[tuple[str, str], tuple[Path, Any]] = {}
     for run in runs:
         for scored in run.scored:
             data = (run.settings.data, run.settings.languages)
-            facts = data, scored.references, scored.image_ids, scored.tokenizer, run.words
+            facts = (
+                data,
+                scored.references,
+                scored.image_ids,
+                scored.tokenizer,
+                scored.clip,
+                run.words,
+            )
             for (what, remedy), fact in zip(remedies.items(), facts, strict=True):
                 language = "" if what in ("data sets", "vocabularies") else scored.language
+                if what == "weights of CLIP" and fact is None:
+                    continue
                 path, first = firsts.setdefault((what, language), (scored.path, fact))
                 if fact != first:
                     raise UserError(f"{scored.path} and {path} rest on different {what}; {remedy}")

@@ -210,9 +210,8 @@ def _likelihood(record: Mapping[str, Any]) -> str:
     parts = []
     if measured:
         least = "" if measured["kind"] == "exact" else "at most "
-        parts.append(
-            f"Perplexity of the {record['split']} references: {least}{measured['perplexity']:.2f}."
-        )
+        of = " ".join(filter(None, [record["split"], record.get("language"), "references"]))
+        parts.append(f"Perplexity of the {of}: {least}{measured['perplexity']:.2f}.")
     if grounding and grounding.get("prior"):
         parts.append(
             f"For {grounding['prior']['pointing']:.1%} of the phrases of human captions, the place "

@@ -43,6 +43,7 @@ class Scored:
       missing: the reason for each None.
       references: SHA-256 of the references.
       tokenizer: its name.
+      clip: what CLIPScore was computed with; None if it was not.
       image_ids: in the order of the table.
       table: what `uncertainty` measures.
       by_length: scores of sentences grouped by source length; empty for images.
@@ -56,6 +57,7 @@ class Scored:
     missing: dict[str, str]
     references: str
     tokenizer: str
+    clip: Mapping[str, Any] | None
     image_ids: tuple[str, ...]
     table: Float[np.ndarray, "N 16"]
     by_length: list[dict[str, float]]
@@ -263,6 +265,7 @@ def _read_scores(path: Path, split: str, best_step: int, remedy: str) -> Scored:
             missing={str(k): str(v) for k, v in dict(record["missing"]).items()},
             references=record["references"],
             tokenizer=record["tokenizer"],
+            clip=record.get("clip"),
             image_ids=image_ids,
             table=table,
             by_length=[

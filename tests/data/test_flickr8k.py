@@ -206,6 +206,14 @@ def test_an_empty_split_list(download: Path):
         load(download)
 
 
+def test_a_name_in_two_lists_is_refused(download: Path):
+    train = (download / "Flickr_8k.trainImages.txt").read_text().split()
+    path = download / "Flickr_8k.testImages.txt"
+    path.write_text(path.read_text() + f"{train[1]}\n")
+    with pytest.raises(UserError, match=f"names {train[1]}, which is in split train already"):
+        load(download)
+
+
 def test_a_name_listed_twice_is_one_image(download: Path):
     path = download / "Flickr_8k.devImages.txt"
     path.write_text(path.read_text() * 2)

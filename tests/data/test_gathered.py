@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import sys
 import tarfile
 import zipfile
@@ -154,6 +155,20 @@ def test_coco_without_the_splits_of_karpathy(tmp_path: Path, logged: Callable[[]
         load("coco", folder, tmp_path)
 
 
+def test_images_decide_what_a_set_of_an_archive_is(tmp_path: Path):
+    folder = coco_own(tmp_path / "raw", {"train2017": range(6), "val2017": range(6, 14)})
+    with zipfile.ZipFile(folder / "annotations_trainval2017.zip", "w") as archive:
+        for path in sorted((folder / "annotations").iterdir()):
+            archive.write(path, f"annotations/{path.name}")
+    shutil.rmtree(folder / "annotations")
+    (folder / "train2017").rename(tmp_path / "away")
+    assert {int(name[:12]) for name in load("coco", folder, tmp_path).ids} <= {*range(6, 14)}
+    (folder / "val2017").rename(tmp_path / "away too")
+    (tmp_path / "away").rename(folder / "train2017")
+    assert {int(name[:12]) for name in load("coco", folder, tmp_path).ids} <= {*range(6)}
+    assert load("coco", folder, tmp_path, languages=("en",)).captions()
+
+
 def test_nothing_large_is_fetched_unasked(tmp_path: Path, monkeypatch):
     monkeypatch.setattr("requests.Session.request", lambda *_, **__: pytest.fail("fetches"))
     with pytest.raises(UserError) as error:
@@ -186,6 +201,12 @@ def test_texts_beside_pictures(tmp_path: Path, logged: Callable[[], str]):
     (folder / "test/7_aa.txt").write_bytes(b"caf\xe9")
     with pytest.raises(UserError, match="7_aa.txt, line 1: not UTF-8"):
         load("folder", folder, tmp_path)
+    # A table counts, wherever it may be, and not what else lies beside the pictures.
+    (folder / "train" / "metadata.csv").write_text("file_name,caption\n0_aa.jpg,A dog .\n")
+    assert load("folder", folder, tmp_path).captions() == [("A dog .",)]
+    (folder / "train" / "metadata.csv").unlink()
+    (folder / "captions.txt").write_text("image,caption\ntrain/0_aa.jpg,A cat .\n")
+    assert not stems.holds_texts(Origin(manual_dir=folder))
 
 
 def shard(path: Path, members: dict[str, bytes]) -> None:
@@ -284,6 +305,12 @@ def test_splits_that_contradict_are_refused():
         gathered.assign(items(none=1) * 2, "here")
 
 
+def test_train_and_restval_need_no_val():
+    parts, how = gathered.assign(items(train=2, restval=1), "here")
+    assert {split: len(part) for split, part in parts.items()} == {"train": 2, "restval": 1}
+    assert how == ""
+
+
 def test_splits_are_read_from_names():
     names = {"train-0001": "train", "my_dev": "val", "trainer": None, "val-train": None}
     assert {name: gathered.split_in(name) for name in names} == names
@@ -332,6 +359,16 @@ def test_a_column_says_the_split(tmp_path: Path):
     parquet(folder / "all.parquet", rows + rows_of(range(5, 6), split="test"))
     found = splits_of("hub", None, tmp_path, repo=str(folder))
     assert [len(part) for part in found.values()] == [3, 2, 1] and found["val"].drawn == ""
+
+
+def test_a_split_that_a_row_lacks_is_named(tmp_path: Path):
+    pytest.importorskip("datasets", reason="the library datasets is not installed")
+    folder = tmp_path / "raw"
+    parquet(
+        folder / "all.parquet", rows_of(range(1), split=None) + rows_of(range(1, 3), split="train")
+    )
+    with pytest.raises(UserError, match="has no split, but others have"):
+        load("hub", None, tmp_path, repo=str(folder))
 
 
 def test_columns_of_the_hub():

@@ -153,6 +153,12 @@ def test_captions_of_other_pictures(load, german):
         load("train", "de")
 
 
+def test_only_a_name_that_is_a_number_stands_for_other_names():
+    captions = {"20190704_101010.jpg": ["one"], "7.jpg": ["two"], "a/8.jpg": ["three"]}
+    names = ["20190704_101530.jpg", "7_ab.jpg", "b/7_ab.jpg", "b/8.jpg", "a/8.jpg"]
+    assert by_picture(captions, names) == [(), ("two",), (), (), ("three",)]
+
+
 def test_captions_in_another_script_are_counted(load, german, caplog):
     text = "Eins\n一只狗\n一只猫\nVier\n"
     for k in (1, 2):

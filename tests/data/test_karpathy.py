@@ -66,6 +66,31 @@ def test_filepath_distinguishes_images_with_the_same_name(folder: Path, logged):
     assert images["a.jpg"] == sources.picture(1)
 
 
+def test_one_file_is_one_image(folder: Path, logged):
+    names = {"train": ["one/1.jpg", "one/2.jpg"], "val": ["two/1.jpg", "two/3.jpg"]}
+    for path in (p for p in folder.rglob("*.jpg")):
+        path.unlink()
+    for name in (*names["train"], "two/3.jpg"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(sources.picture(ord(name[4])))
+    write(folder, sources.karpathy(names))
+    assert sorted(load(folder).ids) == names["train"]
+    assert load(folder, "val").ids == ["two/3.jpg"]
+    assert "two/1.jpg" in logged()
+
+
+def test_its_own_english_captions_come_first(folder: Path):
+    further = folder.parent / "further"
+    further.mkdir()
+    (further / "train_images.txt").write_text("a.jpg\n")
+    for language in ("en", "de"):
+        (further / f"train.1.{language}").write_text(f"Other {language} .\n")
+    found = load(folder, languages=("de", "en"), captions_dir=further)
+    captions = dict(zip(found.ids, found.captions(), strict=True))
+    assert captions["a.jpg"][0] == "Other de ." and "Other en ." not in captions["a.jpg"]
+    assert len(captions) == 4
+
+
 def test_unusable_images_are_left_out_and_counted(folder: Path, logged):
     content = sources.karpathy(SPLITS)
     content["images"][1]["sentences"] = sources.sentences(" ", "")

@@ -31,5 +31,6 @@ def test_sums_over_places_are_scored_with_the_mixture_where_there_is_one(
 
 def test_names_of_files_tell_ways_of_searching_apart():
     assert score_stem("val", Decode(n_best=2, batch_size=7)) == "val-expected-beam5-lp0.7"
+    assert score_stem("val", Decode(ban_unk=False)).endswith("-ban_unk=False")
     drawn = Decode(search="sample", top_p=0.9, seed=3)
     assert score_stem("val", drawn) == "val-expected-beam5-lp0.7-search=sample-top_p=0.9-seed=3"

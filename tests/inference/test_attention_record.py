@@ -1,6 +1,7 @@
 """Attention records and their files: they round-trip, and inconsistent ones are rejected."""
 
 import dataclasses
+import warnings
 
 import numpy as np
 import pytest
@@ -8,12 +9,14 @@ from records import ONE, UNIFORM, even, record, sentence
 
 from show_attend_tell.data.examples import Box
 from show_attend_tell.errors import UserError
+from show_attend_tell.evaluation.grounding import attention_statistics
 from show_attend_tell.inference.attention_record import (
     AttentionRecord,
     load_attention,
     safe_name,
     save_attention,
 )
+from show_attend_tell.reports.attention_pictures import attention_picture
 
 
 def test_a_dump_comes_back(tmp_path):
@@ -71,6 +74,13 @@ def test_files_that_are_not_dumps_are_rejected(tmp_path):
 def test_an_inconsistent_record_is_rejected(changes):
     with pytest.raises(ValueError):
         dataclasses.replace(record([ONE]), **changes)
+
+
+def test_a_null_place_may_have_all_of_the_attention():
+    found = dataclasses.replace(record([ONE]), alpha=np.zeros((1, 4)), normalised=False)
+    assert attention_statistics([found])["mean_entropy"] == 0.0
+    with warnings.catch_warnings(action="error"):
+        attention_picture(np.zeros((8, 8, 3), np.uint8), found)
 
 
 def test_file_names_stay_in_their_folder_and_differ():

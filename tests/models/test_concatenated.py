@@ -87,6 +87,20 @@ def test_an_endpoint_is_pooled_in_every_part():
         make(LITES, 64, pooled=("head",))
 
 
+@pytest.mark.parametrize("name", ["efficientnet_lite0+efficientnet_lite0", LITES])
+def test_an_endpoint_of_another_part_makes_other_features(name):
+    first, second = (
+        make(
+            name, 128, sizes=(128, 64), grid_stride=32, endpoints=("stage4@128", other, "stage5@64")
+        )
+        for other in ("stage3@128", "stage3@64")
+    )
+    assert first.fingerprint() != second.fingerprint()
+    once = make("efficientnet_lite0", 64)
+    twice = make("efficientnet_lite0+efficientnet_lite0", 64)
+    assert once.fingerprint() != twice.fingerprint()
+
+
 def test_several_encoders_need_one_grid():
     with pytest.raises(UserError, match=r"grids of \(2, 2\) and \(8, 8\) cannot"):
         make("efficientnet_lite0+small", 64)

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -50,6 +51,17 @@ def test_the_library_is_that_of_these_sources_and_this_machine(tmp_path, monkeyp
 
 
 @needs_compiler
+def test_small_numbers_stay_what_they_are():
+    if not native.available():
+        pytest.skip("no compiler")
+    assert np.float32(1e-39) * np.float32(1) > 0 and float("5e-324") > 0
+    found = []
+    thread = threading.Thread(target=lambda: found.append(float("5e-324")))
+    thread.start()
+    thread.join()
+    assert found[0] > 0
+
+
 def test_several_devices_and_programs_traced_without_have_none(monkeypatch):
     with native.without():
         assert not native.available()

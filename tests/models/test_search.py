@@ -309,6 +309,31 @@ def test_poor_early_ends_do_not_cut_off_a_better_caption():
         )
 
 
+def test_hypotheses_behind_the_first_are_whole_if_they_matter():
+    # The first word ends at once, and nothing can beat it; the second best goes on for long.
+    ending, going = jnp.log(jnp.array([0.6, 0.4])), jnp.log(jnp.array([0.5, 0.5]))
+
+    def step(state, words):
+        chosen = jnp.where((state == 0)[..., None], ending, going)
+        logits = jnp.full((*words.shape, 5), -jnp.inf).at[..., 4].set(chosen[..., 1])
+        return logits.at[..., EOS].set(chosen[..., 0]), state + 1, {}
+
+    for several, finished in ((False, 1), (True, 3)):
+        found = beam_search(
+            step,
+            jnp.zeros(1),
+            batch=1,
+            beam=3,
+            max_length=6,
+            bos=BOS,
+            eos=EOS,
+            pad=PAD,
+            length_penalty=0.0,
+            several=several,
+        )
+        assert words_of(found, 0) == [EOS] and found.finished.sum() == finished
+
+
 def test_samples_are_drawn_anew_for_every_word_sample_and_image():
     """Two words of equal probability: every pair of words is as frequent as any other."""
     images, samples, length = 20, 50, 4

@@ -263,6 +263,10 @@ def test_a_hostile_pickle_is_refused_and_not_run(tmp_path, write):
         with pytest.raises(UserError, match=rf"{path.name}.*posix\.system"):
             read_state_dict(path)
     assert not marker.exists()
+    # A key of so many tuples, one within the other, would overflow the stack.
+    in_header.write_bytes(b"\x80\x02})" + b"\x85" * 60_000 + b"K\x01s.")
+    with pytest.raises(UserError, match="it is not what PyTorch writes"):
+        read_state_dict(in_header)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """COCO as its homepage hands it out: `captions_*.json` and a folder of images for each split."""
 
+import hashlib
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -40,13 +41,20 @@ class CocoOwn(Gathered, skip_registration=True):
 
     name = "coco"
     FORM = "own"
+    LANGUAGE = "en"
     REMEDY = (
         "set --config.data.manual_dir to the folder with annotations/captions_train2017.json, "
         "captions_val2017.json, train2017/ and val2017/"
     )
 
     def digest(self) -> str:
-        return content_digest(path for path, _ in self._parts().values())
+        parts = self._parts()
+        digest = content_digest(path for path, _ in parts.values())
+        # The archive has the captions of both splits: which images are there decides.
+        packed = any(path.suffix == ".zip" for path, _ in parts.values())
+        if not packed:
+            return digest
+        return hashlib.sha256(f"{digest} {' '.join(parts)}".encode()).hexdigest()
 
     def items(self) -> Iterator[Item]:
         for split, (captions, images) in self._parts().items():

@@ -132,6 +132,13 @@ class Flickr8k(ImagesBuilder):
         for split, file in SPLITS.items():
             if not names[split]:
                 raise UserError(f"{source.describe(file)}: names no image; get {TEXT_ZIP} again")
+        splits: dict[str, str] = {}
+        for split, name in ((split, name) for split, listed in names.items() for name in listed):
+            if splits.setdefault(name, split) != split:
+                raise UserError(
+                    f"{source.describe(SPLITS[split])}: names {name}, which is in split "
+                    f"{splits[name]} already; get {TEXT_ZIP} again"
+                )
         missing = sum(len(v) for name, v in captions.items() if name not in source.images)
         if missing:
             _log.warning("flickr8k: %d captions name an image that is not there; skipped", missing)

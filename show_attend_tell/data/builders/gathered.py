@@ -157,7 +157,7 @@ def assign(items: list[Item], place: str) -> tuple[dict[str, list[Item]], str]:
     if "train" not in named:
         raise UserError(f"{place}: has the splits {', '.join(named)} but no train; add it")
     how = ""
-    if "test" not in named:
+    if "test" not in named and "val" in named:
         named |= _shared_out(named["val"], {"test": 0.5}, "val")
         how = "no split test; half of val, drawn by a hash of each image"
     return named, f"{how}: {_counts(named)}" if how else ""

@@ -147,7 +147,7 @@ class Hub(Gathered):
             "image": images[:1],
             "captions": captions,
             "name": [c for c in NAMES if c in row][:1],
-            "split": ["split"] if isinstance(row.get("split"), str) else [],
+            "split": ["split"] if isinstance(row.get("split", 0), str | None) else [],
         }
 
 

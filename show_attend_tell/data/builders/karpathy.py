@@ -2,7 +2,8 @@
 
 import hashlib
 import logging
-from collections.abc import Collection, Iterator
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,10 @@ from show_attend_tell.data.builders.common import (
 )
 from show_attend_tell.data.builders.kaggle import KaggleFlickr30k, holds_table
 from show_attend_tell.data.entities import find_entities
+from show_attend_tell.data.examples import Index
 from show_attend_tell.data.origin import Origin
 from show_attend_tell.data.phrase_index import Annotations
-from show_attend_tell.data.picture_names import PictureNames
+from show_attend_tell.data.picture_names import ABSENT, Match, PictureNames
 from show_attend_tell.data.records import Record
 from show_attend_tell.data.terms import RESEARCH, Terms
 from show_attend_tell.errors import UserError
@@ -124,6 +126,10 @@ class Karpathy(ImagesBuilder):
     def stated_splits(self) -> Collection[str]:
         return self._entries.keys()
 
+    def captions_in(self, language: str, index: Index) -> Sequence[Sequence[str]] | None:
+        # The three data sets are English; others in this form may not be.
+        return [captions for _, captions in index] if language in ("", "en") else None
+
     def annotations(self) -> Annotations | None:
         return find_entities(self._manual_dir)
 
@@ -138,13 +144,15 @@ class Karpathy(ImagesBuilder):
 
     def _split_generators(self, dl_manager) -> dict[str, Iterator[tuple[str, Record]]]:
         pictures = PictureNames(self._folder())
-        return {s: self._generate_examples(s, e, pictures) for s, e in self._entries.items()}
+        places = {n: f for entries in self._entries.values() for n, (f, _) in entries.items()}
+        matches = find_all(places, pictures)
+        return {s: self._generate_examples(s, e, matches) for s, e in self._entries.items()}
 
     def _generate_examples(
-        self, split: str, entries: Entries, pictures: PictureNames
+        self, split: str, entries: Entries, matches: Mapping[str, Match]
     ) -> Iterator[tuple[str, Record]]:
         remedy = "put good ones anywhere below that folder"
-        found = _found(entries, pictures)
+        found = _found(entries, matches)
         return self._usable(split, found, len(entries), self._folder(), remedy)
 
 
@@ -218,9 +226,24 @@ def _caption(sentence: Any) -> str:
     return " ".join(text.split())
 
 
-def _found(entries: Entries, pictures: PictureNames) -> Iterator[Found]:
-    for name, (folder, captions) in entries.items():
-        match = pictures.find_below(name, folder)
-        record = {"image_id": name, "captions": captions, "objects": []}
-        yield name, read_match(match), record
+def find_all(places: Mapping[str, str], pictures: PictureNames) -> dict[str, Match]:
+    """The file of each image, by its name; `places` are the folders that entries say besides.
+
+    A file is one image: where others are called like it and lack a file of their own, it is that of
+    the entry with its whole path.
+    """
+    matches = {name: pictures.find_below(name, place) for name, place in places.items()}
+    named = Counter(match.path for match in matches.values())
+    for name, match in matches.items():
+        whole = f"/{match.name}".endswith(f"/{name}") and "/" in name
+        if match.path is not None and named[match.path] > 1 and not whole:
+            matches[name] = Match(None, name, ABSENT, match.name)
+            pictures.taken.pop(name, None)
     pictures.report("karpathy")
+    return matches
+
+
+def _found(entries: Entries, matches: Mapping[str, Match]) -> Iterator[Found]:
+    for name, (_, captions) in entries.items():
+        record = {"image_id": name, "captions": captions, "objects": []}
+        yield name, read_match(matches[name]), record

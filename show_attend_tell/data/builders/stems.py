@@ -64,7 +64,9 @@ def holds_texts(origin: Origin) -> bool:
         return False
     stems = {path.stem for path in folder.iterdir() if path.suffix.lower() in SUFFIXES}
     others = [path for path in folder.iterdir() if path.stem not in stems]
-    if any(path.suffix.lower() in tables.KINDS for path in others):
+    if any(p.suffix.lower() in tables.KINDS or p.name.lower() in tables.OTHERS for p in others):
+        return False
+    if any(tables.in_folders(folder)):
         return False
     return any(p.with_suffix(".txt").is_file() for p in _pictures(folder))
 

@@ -89,7 +89,7 @@ def find_tables(folder: Path) -> list[Table]:
     groups: list[list[Table]] = [
         whole,
         [Table(path, split) for path in files if (split := _split_of(path))],
-        list(_in_folders(folder)),
+        list(in_folders(folder)),
         [Table(path) for path in _named(files, OTHERS)],
     ]
     found = next(filter(None, groups), [])
@@ -294,7 +294,7 @@ def _split_of(path: Path) -> str | None:
     return split_name(match[1]) if match else None
 
 
-def _in_folders(folder: Path) -> Iterator[Table]:
+def in_folders(folder: Path) -> Iterator[Table]:
     """The tables in folders that are called like splits."""
     for place in _folders(folder):
         split = split_name(place.name)

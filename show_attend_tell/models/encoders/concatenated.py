@@ -84,7 +84,14 @@ class Concatenated(ImageEncoder):
     def fingerprint(self) -> dict[str, str | int]:
         parts = [encoder.fingerprint() for encoder in self.encoders]
         keys = dict.fromkeys(key for part in parts for key in part)
-        return {key: self._joined([part.get(key, "") for part in parts]) for key in keys}
+        found = {key: self._joined([part.get(key, "") for part in parts]) for key in keys}
+        # Joined endpoints do not say whose they are, unless a size has several encoders, whose
+        # endpoints repeat; and of equal parts one is said. The others' fingerprints stay.
+        each_size_once = len({encoder.image_size for encoder in self.encoders}) == len(parts)
+        if each_size_once or all(part == parts[0] for part in parts):
+            of_each = [str(part.get("endpoints", "")).count("+") + 1 for part in parts]
+            found["endpoints_of_each"] = "+".join(map(str, of_each))
+        return found
 
     @staticmethod
     def _joined(values: Sequence[str | int]) -> str | int:

@@ -31,6 +31,7 @@ _MAGIC = 0x1950A86A20F9469CFC6C
 _PROTOCOL = 1001
 _WRAPPERS = {"module", "model", "_orig_mod"}  # first words that wrappers put before all names
 _SINGLE = ((), (1,))  # shapes of one number
+_MOST_TUPLES = 50_000  # of a pickle; a checkpoint has four a tensor
 _MOST_WRAPPERS = 4  # around each other
 _STORAGE_DTYPES = {
     "DoubleStorage": "<f8",
@@ -150,7 +151,12 @@ def _load(unpickler: type[pickle.Unpickler], file: BufferedIOBase) -> Any:
     """
     start = file.tell()
     try:
+        tuples = 0
         for count, (opcode, argument, _) in enumerate(pickletools.genops(cast(IO[bytes], file))):
+            # One within the other, a hundred thousand as a key overflow the stack of their hash.
+            tuples += opcode.name in ("TUPLE", "TUPLE1", "TUPLE2", "TUPLE3")
+            if tuples > _MOST_TUPLES:
+                raise pickle.UnpicklingError("it is not what PyTorch writes")
             # The memo is as long as its largest index: one of 2^32 would take all memory.
             indexed = opcode.name in ("PUT", "BINPUT", "LONG_BINPUT")
             if indexed and (argument is None or not 0 <= argument <= count):
@@ -161,6 +167,10 @@ def _load(unpickler: type[pickle.Unpickler], file: BufferedIOBase) -> Any:
         raise
     except Exception as error:  # a damaged pickle can raise nearly anything
         raise ValueError(str(error)) from error
+
+
+def _shown(key: object) -> str:
+    return repr(key[:40]) if isinstance(key, str) else type(key).__name__
 
 
 def _load_tensors(file: BufferedIOBase) -> tuple[dict[str, _Tensor], list[_Tensor]]:
@@ -179,7 +189,7 @@ def _load_tensors(file: BufferedIOBase) -> tuple[dict[str, _Tensor], list[_Tenso
         # A single number, such as the best score, is no weight.
         beside = [v for v in content.values() if isinstance(v, _Tensor) and v.shape not in _SINGLE]
         if len(whole) != 1 or beside:
-            shown = [repr(key)[:40] for key in [*(whole or inner)][:3]]
+            shown = [_shown(key) for key in [*(whole or inner)][:3]]
             raise UserError(
                 f"it holds dictionaries in a dictionary ({', '.join(shown)}), and which one is "
                 "meant is not clear: save only that one, such as "

@@ -19,6 +19,7 @@ import ctypes
 import hashlib
 import logging
 import os
+import platform
 import shutil
 import subprocess
 import tempfile
@@ -48,9 +49,12 @@ SOURCES = {
 HEADERS = ("activations.h", "crew.h", "for_each.h", "matrix_product.h", "packed.h")
 _OPTIONS = (
     # -O3 takes three times as long to compile and gains nothing.
-    *("-std=c++17", "-O2", "-ftree-vectorize", "-march=native", "-mprefer-vector-width=512"),
-    *("-ffast-math", "-fPIC", "-w"),
+    *("-std=c++17", "-O2", "-ftree-vectorize", "-march=native", "-ffast-math", "-fPIC", "-w"),
+    *(("-mprefer-vector-width=512",) if platform.machine() in ("x86_64", "AMD64") else ()),
 )
+# Without -ffast-math: some compilers would have the library set the whole process to flush small
+# numbers to zero.
+_LINK = ("-shared",)
 _SECONDS = 120  # for the compiler
 
 _traced = threading.local()
@@ -108,7 +112,7 @@ def _library(compiler: str) -> ctypes.CDLL:
 def _built(compiler: str) -> Path:
     """The compiled library for this machine; made if it is not there yet."""
     command = [compiler, *_OPTIONS, f"-I{jax.ffi.include_dir()}"]
-    parts = [*command, version("jaxlib"), machine.processor()]
+    parts = [*command, *_LINK, version("jaxlib"), machine.processor()]
     sources = [Path(__file__).with_name(name) for name in SOURCES]
     headers = [Path(__file__).with_name(name) for name in HEADERS]
     content = b"".join(path.read_bytes() for path in (*sources, *headers))
@@ -133,7 +137,9 @@ def _build(command: list[str], sources: list[Path], path: Path) -> None:
             steps = [[*command, "-c", s, "-o", o] for s, o in zip(sources, objects, strict=True)]
             list(threads.map(_run, steps))
         made = Path(folder) / path.name
-        _run([*command, "-shared", *objects, "-o", made])
+        _run([command[0], *_LINK, *objects, "-o", made])
+        with made.open("rb") as library:  # a part of it would end every process that loads it
+            os.fsync(library.fileno())
         os.replace(made, path)
 
 
