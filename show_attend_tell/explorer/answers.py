@@ -48,6 +48,7 @@ class GazeQuestion(Asked):
     steps: list[GivenStep] = Field([], max_length=200, description="all earlier steps, with words")
     masks: list[Sides] = Field([], max_length=20)
     word: str | None = Field(None, description="to map; null: the likeliest if no gaze is forced")
+    context: str | None = Field(None, description="what a step reads; null: as for the run")
 
 
 class WordChance(BaseModel):

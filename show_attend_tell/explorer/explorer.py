@@ -71,7 +71,8 @@ class Explorer:
         """Answers a question; errors as for `caption`."""
         respondent = self._respondent(question.run)
         with self.turns.person():
-            return respondent.gaze(self._see(respondent, question), question.steps, question.word)
+            seen = self._see(respondent, question)
+            return respondent.gaze(seen, question.steps, question.word, question.context)
 
     def words(self, run: str, begins: str) -> list[str]:
         """A run's words that begin with `begins`; raises `Unknown`."""

@@ -19,6 +19,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, Field, FiniteFloat, ValidationError, model_validator
 
+from show_attend_tell.data.vocabulary import join
 from show_attend_tell.errors import UserError
 from show_attend_tell.explorer.run_files import (
     CONFIG,
@@ -30,6 +31,7 @@ from show_attend_tell.explorer.run_files import (
     read_json,
     written,
 )
+from show_attend_tell.tokens import EOS_WORD
 
 RUN, LATEST_CAPTIONS = "run.json", "latest_captions.json"
 TRAIN_CURVES = ("loss", "gradient_norm", "tokens_per_second")
@@ -102,6 +104,7 @@ class LatestCaption(BaseModel):
     grid: tuple[int, int] = Field(description="rows and columns of the L places")
     source: list[Text] = Field([], description="tokens of the source sentence; empty for a picture")
     picture: str | None = Field(None, description="id of the picture, where it is at hand")
+    text: str = Field("", description="the words as one writes them")
 
     @model_validator(mode="after")
     def _fits(self) -> "LatestCaption":
@@ -119,6 +122,7 @@ class LatestCaptions(BaseModel):
     run: str = ""
     step: int
     captions: list[LatestCaption] = Field(max_length=64)
+    gate: bool = Field(True, description="whether the run's steps have a gate β")
 
 
 # How they are found.
@@ -279,9 +283,10 @@ class Watch:
             latest = LatestCaptions.model_validate(content)
         except ValidationError as error:
             raise UserError(f"{name}: {LATEST_CAPTIONS} is damaged") from error
-        latest.run = name
+        latest.run, latest.gate = name, _has_gate(read_json(run.folder / CONFIG))
         for caption in latest.captions:
             caption.picture = picture_of(caption.id)
+            caption.text = join(word for word in caption.words if word != EOS_WORD)
         return latest
 
     async def events(self, gone: Callable[[], Awaitable[bool]] | None = None) -> AsyncIterator[str]:
@@ -413,3 +418,9 @@ def _best_step(validation: Sequence[Record], metric: str | None) -> int | None:
 
 def _event(kind: str, content: BaseModel) -> str:
     return f"event: {kind}\ndata: {json.dumps(content.model_dump(), separators=(',', ':'))}\n\n"
+
+
+def _has_gate(config: object) -> bool:
+    """Whether steps of a run have a gate; where its config does not say, they may."""
+    decoder = config.get("decoder") if isinstance(config, dict) else None
+    return not isinstance(decoder, dict) or decoder.get("gate") is not False

@@ -191,13 +191,19 @@ class Respondent:
         found = decode(self.run.params, inputs, np.zeros(len(seen), np.int32), given)
         return self._readings(seen, found, given, decoding)
 
-    def gaze(self, seen: Seen, steps: Sequence[GivenStep], word: str | None = None) -> Gaze:
+    def gaze(
+        self,
+        seen: Seen,
+        steps: Sequence[GivenStep],
+        word: str | None = None,
+        context: str | None = None,
+    ) -> Gaze:
         """What the step after the given ones would say, for each place that it might read.
 
         Raises:
           UserError: one of the given steps has no word, or a word is unknown.
         """
-        context = self.decoding(None, None).context
+        context = self.decoding(None, context).context
         length = self.run.decoding.max_length
         if any(step.word is None for step in steps):
             raise UserError("all steps before the one in question need words")
@@ -257,9 +263,11 @@ class Respondent:
         if context not in facts.contexts:
             known = ", ".join(facts.contexts)
             raise UserError(f"context {context!r}: steps of {self.name} read {known}")
-        return dataclasses.replace(
-            self.run.decoding, beam=beam or self.run.decoding.beam, context=context
-        )
+        own = self.run.decoding
+        if beam is not None:  # without the run's groups, and searching where it draws
+            agreed = {"consensus": own.consensus, "neighbours": own.neighbours} if beam > 1 else {}
+            own = dataclasses.replace(own.greedy, beam=beam, **agreed)
+        return dataclasses.replace(own, context=context)
 
     def begins(self, start: str, most: int = 20) -> list[str]:
         """Its most frequent words that begin with `start`."""

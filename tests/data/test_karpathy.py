@@ -158,7 +158,7 @@ def test_names_that_differ_a_little_and_links(folder: Path, logged):
     }
     assert len(load(folder, "val")) == 2 and load(folder, "test").ids == ["g.jpg"]
     out = logged()
-    assert "karpathy: 3 names were taken for files that are called a little differently: " in out
+    assert "karpathy: 5 names were taken for files that are called a little differently: " in out
     assert "it is not there (1: h.png (near: images/held out/h.jpg))" in out
 
 

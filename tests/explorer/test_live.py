@@ -207,8 +207,16 @@ def test_captions_are_those_of_the_newest_validation(tmp_path):
     assert [caption.picture for caption in latest.captions] == ["split/a.jpg", None]
     assert latest.captions[0].alpha == CAPTION["alpha"]
     assert latest.captions[1].source == ["ein", "Hund"]
+    assert latest.gate and latest.captions[0].text == "a dog"
     assert json.loads(latest.model_dump_json())["captions"][1]["words"] == ["?", "dog"]
     assert only(watching).run.captions_written is not None
+    pieces = CAPTION | {"words": ["▁snow", "board"]}
+    closed = CAPTION | {"words": ["dog", "<eos>"]}
+    (folder / LATEST_CAPTIONS).write_text(json.dumps(content | {"captions": [pieces, closed]}))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"decoder": {"gate": False}}))
+    latest = watching.captions("deep/run")
+    assert [caption.text for caption in latest.captions] == ["snowboard", "dog"] and not latest.gate
 
 
 @pytest.mark.parametrize(

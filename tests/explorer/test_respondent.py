@@ -152,6 +152,21 @@ def test_the_search_is_the_runs_unless_asked_otherwise(respondent):
     assert respondent.decoding(None, None) == own
     asked = dataclasses.replace(own, beam=3, context="argmax")
     assert respondent.decoding(3, "argmax") == asked
+    # Greedy is greedy, whatever else the run does.
+    for changes in ({"search": "sample"}, {"groups": 2}):
+        how = dataclasses.replace(own, beam=4, consensus=True, **changes)
+        settings = dataclasses.replace(respondent.run.settings, decode=how)
+        other = Respondent("other", dataclasses.replace(respondent.run, settings=settings))
+        assert other.decoding(None, None) == how
+        assert other.decoding(1, None) == how.greedy
+        assert other.decoding(3, None) == dataclasses.replace(how.greedy, beam=3, consensus=True)
+
+
+def test_a_gaze_reads_what_the_caption_reads(respondent, scenes):
+    seen = see(respondent, scenes)
+    step = respondent.caption(seen, beam=1, context="argmax").steps[0]
+    own = [respondent.gaze(seen, (), step.word, context).own for context in ("argmax", None)]
+    assert own[0] == pytest.approx(np.exp(step.log_p), rel=1e-4) and own[0] != own[1]
 
 
 def test_questions_that_make_no_sense_are_errors(respondent, scenes):

@@ -303,6 +303,9 @@ def test_a_split_is_browsed(page, explorer, address):
         "-t-skirt": True,
     }.items():
         assert page.evaluate(found, [sought, shirt]) is expected, sought
+    named = """async (word) => (await import("/static/geometry.js"))
+        .boxesNamed(word, [{ label: "a dog" }, { label: "hot-dog" }, { label: "dogs" }]).length"""
+    assert page.evaluate(named, "▁dog") == page.evaluate(named, "Dog") == 2
 
 
 def test_training_is_watched(page, address, trained):

@@ -68,7 +68,7 @@ def test_an_ensemble_says_what_its_models_say_on_average(tmp_path):
 def test_consensus_reorders_what_the_search_finds(tmp_path):
     run = tiny.run_of(tmp_path, 3, {})
     vectors = jax.random.normal(jax.random.key(0), (8, 3, 4))
-    decoding = Decode(beam=4, max_length=6, min_length=4)
+    decoding = Decode(beam=4, max_length=6, min_length=4, n_best=4)
     agreeing = dataclasses.replace(decoding, consensus=True)
     found, reordered = (
         make_decode(run.model, how)(run.params, vectors, jnp.arange(8))

@@ -258,14 +258,13 @@ def test_a_run_can_start_from_another(tmp_path, monkeypatch, trained):
     names = ", ".join(other)
     with pytest.raises(UserError, match=f"run: it was trained with other values of {names};"):
         train(config.replaced(hard, other), tmp_path / "other")
-    # An attempt that fails there leaves nothing that the next one would have to keep.
-    for bits in (8, 32):
-        changed = {"decoder.hidden": 24 + bits, "decoder.dropout_bits": bits}
-        with pytest.raises(UserError, match=r"init_from=.*run: its weights decoder.* do not fit"):
-            train(config.replaced(hard, changed), tmp_path / "misfit")
-        assert config.load_run(tmp_path / "misfit" / "config.json").decoder.dropout_bits == bits
+    with pytest.raises(UserError, match=r"init_from=.*run: its weights decoder.* do not fit"):
+        train(config.replaced(hard, {"decoder.hidden": 32}), tmp_path / "misfit")
+    # That attempt leaves nothing that the next one would have to keep.
+    other = {"decoder.initial_state": "zero", "decoder.dropout_bits": 32}
     with pytest.raises(UserError, match=r"no use for its weights decoder\.init_.*; choose a run"):
-        train(config.replaced(hard, {"decoder.initial_state": "zero"}), tmp_path / "dropped")
+        train(config.replaced(hard, other), tmp_path / "misfit")
+    assert config.load_run(tmp_path / "misfit" / "config.json").decoder.dropout_bits == 32
 
 
 LITE0 = {

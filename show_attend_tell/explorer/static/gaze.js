@@ -20,14 +20,21 @@ export function useGaze({ active, about, run, reading, at, state }) {
   const [looked, setLooked] = useState(null);
   const step = reading?.steps[at];
   const question = active && step
-    ? { run, ...about, steps: stepsBefore(reading, at), masks: state.masks, word: state.of ?? step.word }
+    ? {
+        run,
+        ...about,
+        steps: stepsBefore(reading, at),
+        masks: state.masks,
+        word: state.of ?? step.word,
+        context: reading.context,
+      }
     : null;
   const view = useAnswer(askGaze, question, GAZE_PAUSE);
   const alike = (...parts) => question && view.of
     && parts.every((part) => JSON.stringify(view.of[part]) === JSON.stringify(question[part]));
   // The map names its word, so the old one may stay a moment; the words of each place may not.
   const gaze = alike("picture", "masks") ? view.answer : null;
-  const cells = gaze && alike("steps") ? gaze.cells : null;
+  const cells = gaze && alike("steps", "context") ? gaze.cells : null;
   return { gaze, cells, error: view.error, loading: view.loading, looked: active ? looked : null, setLooked };
 }
 

@@ -115,7 +115,7 @@ export function regrid(values, from, to) {
 
 /** The boxes that a word names: those whose label has the word in it. */
 export function boxesNamed(word, boxes) {
-  const wanted = word.toLowerCase();
+  const wanted = word.toLowerCase().replace(/^▁/, ""); // with which a piece begins a word
   return boxes.filter(({ label }) => label.toLowerCase().split(/[^\p{L}\p{N}]+/u).includes(wanted));
 }
 

@@ -54,7 +54,7 @@ function firstShown(runs) {
 function useShown(runs, chosen) {
   // The first choice stays, or curves would come and go as runs take turns in writing.
   const [first, setFirst] = useState(null);
-  const begun = runs.size > 0;
+  const begun = [...runs.values()].some(({ run }) => run.step > 0);
   useEffect(() => {
     if (begun) setFirst((old) => old ?? firstShown(runs));
   }, [begun]);

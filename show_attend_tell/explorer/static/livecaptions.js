@@ -64,26 +64,26 @@ function SmallMap({ caption, at }) {
   </span>`;
 }
 
-function LiveWord({ caption, at }) {
+function LiveWord({ caption, at, gate }) {
   const beta = caption.beta[at];
   return html`<li class="live-word">
     <${SmallMap} caption=${caption} at=${at} />
     <span class="live-said" dir="auto">${shownWord(caption.words[at])}</span>
     ${caption.source.length > 0 &&
     html`<span class="hint">${shownWord(caption.source[mostRead(caption.alpha[at])])}</span>`}
-    <span class="live-beta" title=${`gate β ${beta}`}>
+    ${gate && html`<span class="live-beta" title=${`gate β ${beta}`}>
       <span aria-hidden="true"><span style=${{ width: `${100 * Math.min(1, Math.max(0, beta))}%` }}></span></span>
-      <${Num} value=${beta} text=${`β ${beta.toFixed(2)}`} /></span>
+      <${Num} value=${beta} text=${`β ${beta.toFixed(2)}`} /></span>`}
   </li>`;
 }
 
-function LiveCaption({ caption }) {
-  const text = caption.words.map(shownWord).join(" ");
+function LiveCaption({ caption, gate }) {
+  const { text } = caption;
   return html`<li class="card live-caption" data-test="live-caption" data-id=${caption.id}>
     <p class="live-text" dir="auto">${text}</p>
     <p class="hint live-id">${caption.source.length ? caption.source.map(shownWord).join(" ") : caption.id}</p>
     <ol class="live-words" tabindex="0" aria-label=${`Maps of “${text}”`}>
-      ${caption.words.map((_, at) => html`<${LiveWord} key=${at} caption=${caption} at=${at} />`)}
+      ${caption.words.map((_, at) => html`<${LiveWord} key=${at} caption=${caption} at=${at} gate=${gate} />`)}
     </ol>
   </li>`;
 }
@@ -105,7 +105,7 @@ export function LiveCaptions({ runs, name, onChoose }) {
     </div>
     <${ErrorLine} text=${error} test="live-captions-error" />
     ${latest && html`<ul class="live-list">${latest.captions.map(
-      (caption) => html`<${LiveCaption} key=${caption.id} caption=${caption} />`,
+      (caption) => html`<${LiveCaption} key=${caption.id} caption=${caption} gate=${latest.gate} />`,
     )}</ul>`}
   </section>`;
 }

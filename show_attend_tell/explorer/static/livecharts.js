@@ -162,7 +162,15 @@ export function LiveChart({ title, curves, log, smoothing, focus, test }) {
       plot.destroy();
     };
   }, [shape]);
-  useEffect(() => made.current.setData(chartData(drawn, log)), [curves, smoothing, log]);
+  useEffect(() => {
+    const plot = made.current;
+    const [steps] = plot.data;
+    const { min, max } = plot.scales.x;
+    // What somebody has zoomed into stays; a double click follows the run again.
+    const zoomed = steps.length > 1 && (min > steps[0] || max < steps[steps.length - 1]);
+    plot.setData(chartData(drawn, log), !zoomed);
+    if (zoomed) plot.redraw();
+  }, [curves, smoothing, log]);
   useEffect(() => {
     made.current.setSeries(null, { focus: false });
     drawn.forEach(({ name }, i) => {

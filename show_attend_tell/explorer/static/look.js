@@ -153,7 +153,7 @@ export function Look({ session }) {
     state.runs.map(({ name }) => [name, picture ? captionQuestion(state, name, { picture: picture.id }) : null]),
   );
   const views = useAnswers(askCaption, questions);
-  const onPicture = (facts) => changeSubject(values, { picture: facts.id });
+  const onPicture = (facts) => changeSubject({ picture: facts.id });
   return html`<h1 class="unseen">Pictures and words</h1>
     <${Shelf} session=${session} picture=${id} current=${picture} onPicture=${onPicture} />
     <${ErrorLine} text=${error} test="picture-error" />

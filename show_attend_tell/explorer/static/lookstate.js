@@ -2,7 +2,7 @@
 
 import { decodeGiven, encodeGiven, askedSteps } from "./given.js";
 import { decodeMasks } from "./masks.js";
-import { changeAddress } from "./address.js";
+import { changeAddress, currentAddress } from "./address.js";
 import { gazesKnown, offline } from "./api.js";
 
 const RUNS_AT_FIRST = 2;
@@ -77,8 +77,9 @@ export function setGiven(run, given) {
 }
 
 /** Another picture or sentence: what was decided of the old one means nothing there. */
-export function changeSubject(values, patch) {
-  const stale = Object.keys(values).filter((key) => key.startsWith("given."));
+export function changeSubject(patch) {
+  // As the address is now: an upload may have begun before the last decision.
+  const stale = Object.keys(currentAddress().values).filter((key) => key.startsWith("given."));
   const cleared = Object.fromEntries(stale.map((key) => [key, null]));
   changeAddress({ ...cleared, word: null, lead: null, masks: null, of: null, ...patch }, { push: true });
 }

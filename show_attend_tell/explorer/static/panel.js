@@ -81,7 +81,8 @@ function panelMap({ reading, step, state, largest, gaze }) {
 function PanelStage({ run, picture, state, reading, step, map, gaze, onMask, onForce }) {
   const [cursor, setCursor] = useState(null);
   const marks = !step ? [] : [
-    { kind: "read", place: reading.hard ? step.location : null },
+    // A step that reads the null place reads none of the picture.
+    { kind: "read", place: reading.hard && step.null <= largestOf(step.prior) ? step.location : null },
     { kind: "forced", place: step.gaze },
     { kind: "looked", place: gaze.looked },
   ];

@@ -57,15 +57,18 @@ function SentenceWord({ run, state, reading, given, index, onSay }) {
   </div>`;
 }
 
-function SentencePanel({ run, session, state, view, reading, index, largest, act }) {
+function SentencePanel({ run, session, state, text, view, reading, index, largest, act }) {
   const name = run.name;
   const given = state.given[name];
   const decide = (at, next) => {
     act.choose(name, at);
     setGiven(name, next);
   };
-  const onForce = offline ? null : (at, token) => decide(at, forceGaze(given, reading, at, token));
-  const onSay = (word) => decide(index, sayWord(given, reading, index, word));
+  // The old translation may still be on screen; what is decided about it means nothing for the new.
+  const current = view.of?.text === text;
+  const onForce =
+    offline || !current ? null : (at, token) => decide(at, forceGaze(given, reading, at, token));
+  const onSay = (word) => current && decide(index, sayWord(given, reading, index, word));
   const onChoose = (at) => act.choose(name, at);
   const onHover = (at) => act.hover(name, at);
   const shared = { reading, kind: state.map, index, onChoose, onHover };
@@ -127,12 +130,12 @@ export function Sentences({ session }) {
   );
   return html`<h1 class="unseen">Sentences</h1>
     <${SentenceField}
-      session=${session} text=${text} onText=${(next) => changeSubject(values, { text: next })} />
+      session=${session} text=${text} onText=${(next) => changeSubject({ text: next })} />
     <${SentenceControls}
       session=${session} state=${state} playing=${words.playing} onPlay=${words.onPlay} />
     <div class="panels" data-count=${state.runs.length}>
       ${state.runs.map((run) => html`<${SentencePanel}
-        key=${run.name} run=${run} session=${session} state=${state} view=${views[run.name]}
+        key=${run.name} run=${run} session=${session} state=${state} text=${text} view=${views[run.name]}
         reading=${readings[run.name]}
         index=${words.indexOf(run.name)}
         largest=${largestFor(readings[run.name], density)} act=${words} />`)}

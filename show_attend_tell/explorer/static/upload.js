@@ -1,6 +1,7 @@
 // Pictures to look at: the session's examples, and any other by dropping, pasting or choosing.
 
 import { html, classes, useEffect, useRef, useState, ErrorLine } from "./base.js";
+import { currentAddress } from "./address.js";
 import { offline, sendPicture, thumbnailAddress } from "./api.js";
 
 // Uploads live as long as the page, also while another tab is open.
@@ -21,12 +22,14 @@ export function useUpload(onPicture) {
   const send = async (files) => {
     if (files.length === 0) return;
     setError(null);
+    const { tab } = currentAddress();
     for (const file of files) {
       setSending(file.name);
       try {
         const facts = await sendPicture(file);
         if (!uploadsSent.some(({ id }) => id === facts.id)) uploadsSent.push(facts);
-        onPicture(facts);
+        // Whoever has gone to another tab stays there; the picture waits on the shelf.
+        if (currentAddress().tab === tab) onPicture(facts);
       } catch (failure) {
         setError(failure.message);
       }
