@@ -389,13 +389,9 @@ def _is_run(run: Run) -> bool:
 
 def _shareable(settings: Settings) -> Settings:
     """Settings that name no path of this machine; of the run that they start from, its name."""
-    settings = config.without_origins(config.without_places(settings), {"train.init_from"})
+    settings = packaged.without_files(settings, {"train.init_from"})
     [origin] = without_places([settings.train.init_from])
-    settings = config.replaced(settings, {"train.init_from": origin})
-    repo = getattr(settings.data, "repo", "")
-    if repo and not hub.is_dataset(repo):
-        settings = config.replaced(settings, {"data.repo": ""})
-    return settings
+    return config.replaced(settings, {"train.init_from": origin})
 
 
 def _without_places(content: Any) -> Any:

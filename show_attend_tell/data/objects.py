@@ -6,7 +6,6 @@ The form is that of the Hugging Face "imagefolder": `{"bbox": [[x, y, width, hei
 
 import json
 import math
-import string
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,15 @@ from show_attend_tell import files
 from show_attend_tell.data.copies import Sides
 from show_attend_tell.data.images import picture_size
 from show_attend_tell.data.phrase_index import Images, Stamp
-from show_attend_tell.data.phrases import Counts, Described, Description, Phrase, count, usable
+from show_attend_tell.data.phrases import (
+    Counts,
+    Described,
+    Description,
+    Phrase,
+    bare,
+    count,
+    usable,
+)
 
 
 @dataclass(frozen=True)
@@ -150,4 +157,4 @@ def _places(words: str, caption: str) -> list[tuple[int, int]]:
 
 def _compared(text: str) -> list[str]:
     """The words of a text without case and the punctuation around them."""
-    return [word.strip(string.punctuation) or word for word in text.lower().split()]
+    return [bare(word) for word in text.lower().split()]

@@ -1,5 +1,6 @@
 """Phrases of an image's captions, and the boxes of what they name."""
 
+import string
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -158,3 +159,8 @@ def usable(sides: Sides, name: str, counts: Counts) -> tuple[Sides, ...]:
     if cut != sides:
         count(counts, CUT, name)
     return (cut,)
+
+
+def bare(word: str) -> str:
+    """A word without the punctuation around it, unless it is nothing else."""
+    return word.strip(string.punctuation) or word

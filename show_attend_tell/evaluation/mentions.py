@@ -1,10 +1,9 @@
 """Words that name something in a picture, with the boxes of what they name."""
 
 import dataclasses
-import string
 from collections.abc import Iterator, Sequence
 
-from show_attend_tell.data.phrases import Description, Phrase
+from show_attend_tell.data.phrases import Description, Phrase, bare
 from show_attend_tell.evaluation.boxes import Boxes
 from show_attend_tell.evaluation.nouns import same_noun
 
@@ -52,8 +51,7 @@ def mentions_of(
         words = description.text.split(" ")
         for phrase in description.phrases:
             if phrase.boxes:
-                noun = words[phrase.last].lower()
-                noun = noun.strip(string.punctuation) or noun
+                noun = bare(words[phrase.last].lower())
                 yield row, phrase, Mention(name, phrase.kinds, noun, phrase.boxes)
 
 

@@ -146,6 +146,7 @@ class _Watched:
         self.metrics = MetricsReader(folder / METRICS)
         self._config: dict[str, Any] = {}
         self._record: dict[str, Any] = {}
+        self.gate = True
         # By name: when the file was last written, as of the last look.
         self._read_at: dict[str, float | None] = {}
 
@@ -156,6 +157,7 @@ class _Watched:
             config = read_json(self.folder / CONFIG)
             train = config.get("train") if isinstance(config, dict) else None
             self._config = train if isinstance(train, dict) else {}
+            self.gate = _has_gate(config)
         if self._changed(RUN):
             record = read_json(self.folder / RUN)
             self._record = record if isinstance(record, dict) else {}
@@ -283,7 +285,7 @@ class Watch:
             latest = LatestCaptions.model_validate(content)
         except ValidationError as error:
             raise UserError(f"{name}: {LATEST_CAPTIONS} is damaged") from error
-        latest.run, latest.gate = name, _has_gate(read_json(run.folder / CONFIG))
+        latest.run, latest.gate = name, run.gate
         for caption in latest.captions:
             caption.picture = picture_of(caption.id)
             caption.text = join(word for word in caption.words if word != EOS_WORD)

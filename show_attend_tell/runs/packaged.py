@@ -1,11 +1,13 @@
 """Models by name: those that come with the package, and those on the Hugging Face hub."""
 
+from collections.abc import Collection
 from pathlib import Path
 
 from show_attend_tell import config, hub
 from show_attend_tell.errors import UserError
 from show_attend_tell.runs.checkpoint import WEIGHTS
 from show_attend_tell.runs.folder import CENTRES, SOURCE, TARGET, RunFolder
+from show_attend_tell.settings import Settings
 
 PACKAGED = Path(__file__).parents[1] / "pretrained_models"
 # All that is ever fetched of a model on the hub: JSON and safetensors, which hold no code.
@@ -45,6 +47,15 @@ def on_hub(model: str) -> hub.Name | None:
     return hub.parsed(model)
 
 
+def without_files(settings: Settings, kept: Collection[str] = ()) -> Settings:
+    """Settings that name no file of any machine, but for the origins `kept` (`config.ORIGINS`)."""
+    settings = config.without_origins(config.without_places(settings), kept)
+    repo = getattr(settings.data, "repo", "")
+    if repo and not hub.is_dataset(repo):
+        settings = config.replaced(settings, {"data.repo": ""})
+    return settings
+
+
 def fetch(name: hub.Name) -> hub.Snapshot:
     """Fetches a model from the hub.
 
@@ -53,9 +64,7 @@ def fetch(name: hub.Name) -> hub.Snapshot:
     """
     found = hub.fetch(name, NEEDED, OPTIONAL)
     settings = RunFolder(found.folder).settings()
-    own = config.without_origins(config.without_places(settings))
-    if (repo := getattr(own.data, "repo", "")) and not hub.is_dataset(repo):
-        own = config.replaced(own, {"data.repo": ""})
+    own = without_files(settings)
     if own != settings:
         # A stranger's config must not choose which files are read here.
         named = ", ".join(config.differences(own, settings))

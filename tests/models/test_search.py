@@ -281,6 +281,12 @@ def test_impossible_settings_are_refused(settings, message):
         search_bigrams(np.zeros((6, 6), np.float32), **settings)
 
 
+def of_one(step, **settings):
+    """Six steps of a search for one image, whose state counts them."""
+    ids = {"bos": BOS, "eos": EOS, "pad": PAD}
+    return beam_search(step, jnp.zeros(1), batch=1, max_length=6, **ids, **settings)
+
+
 def test_poor_early_ends_do_not_cut_off_a_better_caption():
     # <eos> is the second best word at every step, until the fourth, where it is nearly certain.
     # After two steps two poor hypotheses have finished; the sure one still continues.
@@ -292,17 +298,7 @@ def test_poor_early_ends_do_not_cut_off_a_better_caption():
         return logits.at[..., EOS].set(chosen[..., 1]), state + 1, {}
 
     for length_penalty in (0.0, 0.7):
-        found = beam_search(
-            step,
-            jnp.zeros(1),
-            batch=1,
-            beam=2,
-            max_length=6,
-            bos=BOS,
-            eos=EOS,
-            pad=PAD,
-            length_penalty=length_penalty,
-        )
+        found = of_one(step, beam=2, length_penalty=length_penalty)
         assert words_of(found, 0) == [4, 4, 4, EOS]
         assert float(found.log_probs[0, 0]) == pytest.approx(
             3 * np.log(0.9) + np.log(0.99), abs=1e-5
@@ -319,18 +315,7 @@ def test_hypotheses_behind_the_first_are_whole_if_they_matter():
         return logits.at[..., EOS].set(chosen[..., 0]), state + 1, {}
 
     for several, finished in ((False, 1), (True, 3)):
-        found = beam_search(
-            step,
-            jnp.zeros(1),
-            batch=1,
-            beam=3,
-            max_length=6,
-            bos=BOS,
-            eos=EOS,
-            pad=PAD,
-            length_penalty=0.0,
-            several=several,
-        )
+        found = of_one(step, beam=3, length_penalty=0.0, several=several)
         assert words_of(found, 0) == [EOS] and found.finished.sum() == finished
 
 

@@ -181,6 +181,11 @@ def split_in(name: str) -> str | None:
     return next(iter(found)) if len(found) == 1 else None
 
 
+def split_of(path: Path) -> str | None:
+    """The split that a file's name speaks of, or else its folder's."""
+    return split_in(path.stem) or split_in(path.parent.name)
+
+
 def reader(path: Path) -> Callable[[], bytes]:
     """The function that reads an image file."""
     return path.read_bytes if path.is_file() else refuse("it is not there")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from show_attend_tell import hub
-from show_attend_tell.data.builders.gathered import SPLITS, Gathered, Item, ends_digest, split_in
+from show_attend_tell.data.builders.gathered import SPLITS, Gathered, Item, ends_digest, split_of
 from show_attend_tell.data.builders.webdataset import texts_of
 from show_attend_tell.data.records import first_line
 from show_attend_tell.errors import UserError, installing
@@ -228,7 +228,7 @@ def _parquet(folder: Path) -> list[Path]:
 
 def _by_split(files: list[Path]) -> dict[str, list[str]]:
     """Files by the split that their names, or those of their folders, speak of."""
-    splits = [split_in(path.stem) or split_in(path.parent.name) for path in files]
+    splits = list(map(split_of, files))
     if not any(splits):
         return {"all": list(map(str, files))}
     found: dict[str, list[str]] = {}

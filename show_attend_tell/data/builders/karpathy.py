@@ -145,7 +145,7 @@ class Karpathy(ImagesBuilder):
     def _split_generators(self, dl_manager) -> dict[str, Iterator[tuple[str, Record]]]:
         pictures = PictureNames(self._folder())
         places = {n: f for entries in self._entries.values() for n, (f, _) in entries.items()}
-        matches = find_all(places, pictures)
+        matches = _find_all(places, pictures)
         return {s: self._generate_examples(s, e, matches) for s, e in self._entries.items()}
 
     def _generate_examples(
@@ -226,7 +226,7 @@ def _caption(sentence: Any) -> str:
     return " ".join(text.split())
 
 
-def find_all(places: Mapping[str, str], pictures: PictureNames) -> dict[str, Match]:
+def _find_all(places: Mapping[str, str], pictures: PictureNames) -> dict[str, Match]:
     """The file of each image, by its name; `places` are the folders that entries say besides.
 
     A file is one image: where others are called like it and lack a file of their own, it is that of

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from show_attend_tell.data.builders.common import MAX_MEMBER_BYTES
-from show_attend_tell.data.builders.gathered import Gathered, Item, ends_digest, split_in
+from show_attend_tell.data.builders.gathered import Gathered, Item, ends_digest, split_of
 from show_attend_tell.data.picture_names import SUFFIXES
 from show_attend_tell.errors import UserError
 from show_attend_tell.files import parse_json
@@ -58,7 +58,7 @@ class Webdataset(Gathered):
 
     def items(self) -> Iterator[Item]:
         shards = self._shards()
-        splits = [split_in(s.stem) or split_in(s.parent.name) for s in shards]
+        splits = map(split_of, shards)
         # Programs that write each split to its own folder begin with 00000.tar in all of them.
         twice = len({shard.stem for shard in shards}) < len(shards)
         for shard, split in zip(shards, splits, strict=True):
