@@ -47,6 +47,26 @@ def join(tokens: Iterable[str]) -> str:
     return splitting.joined(tokens)
 
 
+def whole_words(tokens: Sequence[str]) -> list[tuple[int, str]]:
+    """The words that tokens spell, each with the number of the last token of it.
+
+    Tokens that are words stay as they are. Of pieces of words, those that end a word and those that
+    only punctuate are words of their own.
+    """
+    if not any(WORD_BEGINS in token for token in tokens):
+        return list(enumerate(tokens))
+    found: list[tuple[int, str]] = []
+    goes_on = False
+    for number, token in enumerate(tokens):
+        spelt = token.replace(WORD_BEGINS, "")
+        part = token not in SPECIALS and any(map(str.isalnum, spelt))
+        if part and goes_on and not token.startswith(WORD_BEGINS):
+            spelt = found.pop()[1] + spelt
+        goes_on = part or token == WORD_BEGINS
+        found.append((number, spelt))
+    return found
+
+
 @dataclass(frozen=True)
 class Vocabulary:
     """V words with ids 0 .. V-1, the first four of which are `<pad> <bos> <eos> <unk>`.

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float
 
 from show_attend_tell.data.examples import Box
+from show_attend_tell.data.vocabulary import whole_words
 from show_attend_tell.errors import UserError
 from show_attend_tell.evaluation.boxes import box_cover
 from show_attend_tell.evaluation.nouns import class_words
@@ -26,17 +27,18 @@ STATIC_CHANGE = 0.01  # a mean change below this counts as maps that never move
 
 
 def steps_naming(record: AttentionRecord, box: Box) -> list[int]:
-    """The steps whose token names the box's object.
+    """The steps that name the box's object; of a word of several pieces, that of the last.
 
-    If the true caption has the object's noun at a known position, that is the step at this
-    position, provided that it says the noun. If only the class is known, it is every step that says
-    a word for the class (see `class_words`).
+    If the true caption has the object's noun at a known position, that is the word at this
+    position, provided that it is the noun. If only the class is known, it is every word for the
+    class (see `class_words`).
     """
+    words = whole_words(record.tokens)
     if box.word_index >= 0:
-        said = record.tokens[box.word_index : box.word_index + 1] == (box.label,)
-        return [box.word_index] * said
-    words = class_words(box.label)
-    return [t for t, token in enumerate(record.tokens) if token in words]
+        there = words[box.word_index : box.word_index + 1]
+        return [t for t, word in there if word == box.label]
+    names = class_words(box.label)
+    return [t for t, word in words if word.lower() in names]
 
 
 # Statistics

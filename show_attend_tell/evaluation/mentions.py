@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 
 from show_attend_tell.data.phrases import Description, Phrase, bare
+from show_attend_tell.data.vocabulary import whole_words
 from show_attend_tell.evaluation.boxes import Boxes
 from show_attend_tell.evaluation.nouns import same_noun
 
@@ -64,18 +65,20 @@ def mentions_in_caption(
     word that fits several phrases names all of them: their boxes and kinds are joined.
 
     Args:
-      tokens: of the caption, in lower case.
+      tokens: of the caption, words or pieces of words.
       phrases: of the caption's image, from its reference captions.
 
     Returns:
-      Each step that names something, in order, with the word as a mention.
+      Each step that names something, in order, with the word as a mention. For a word of several
+      pieces it is the step of the last, as for the words of descriptions.
     """
     found = []
-    for step, token in enumerate(tokens):
-        named = [phrase for phrase in phrases if same_noun(token, phrase.noun)]
+    for step, word in whole_words(tokens):
+        word = word.lower()
+        named = [phrase for phrase in phrases if same_noun(word, phrase.noun)]
         if named:
             kinds = dict.fromkeys(kind for phrase in named for kind in phrase.kinds)
             boxes = dict.fromkeys(box for phrase in named for box in phrase.boxes)
-            mention = Mention(named[0].image_id, tuple(kinds), token, tuple(boxes))
+            mention = Mention(named[0].image_id, tuple(kinds), word, tuple(boxes))
             found.append((step, mention))
     return found

@@ -8,6 +8,7 @@ from statistics import fmean
 
 import numpy as np
 
+from show_attend_tell.data.splitting import tokenize
 from show_attend_tell.evaluation.boxes import Places
 from show_attend_tell.evaluation.mentions import mentions_in_caption
 from show_attend_tell.evaluation.pointing import measure
@@ -155,7 +156,7 @@ def summarise(kept: Kept, reading: Reading) -> tuple[str, RunSummary]:
 
 def disagreement(captions: Sequence[str]) -> float | None:
     """1 - the mean Jaccard index of two captions' words; None for fewer than two captions."""
-    words = [set(caption.split()) for caption in captions]
+    words = [set(tokenize(caption)) for caption in captions]
     pairs = list(itertools.combinations(words, 2))
     if not pairs:
         return None

@@ -10,6 +10,7 @@ from show_attend_tell.data.vocabulary import (
     join,
     load,
     split_words,
+    whole_words,
 )
 from show_attend_tell.errors import UserError
 from show_attend_tell.tokens import BOS, EOS, PAD, UNK
@@ -135,6 +136,16 @@ def test_subwords_write_any_text_of_known_letters_and_join_to_it(tmp_path):
     assert loaded.encode_text("Ein Mann") == subwords.encode_text("Ein Mann")
     with pytest.raises(IndexError):
         subwords.decode([len(subwords)])
+
+
+def test_pieces_are_put_together_to_words():
+    words = ["two", "dogs", ".", "<eos>"]
+    assert whole_words(words) == [(0, "two"), (1, "dogs"), (2, "."), (3, "<eos>")]
+    pieces = ["▁A", "▁", "T", "-", "sh", "irt", ",", "▁do", "g", "s", "<unk>", "x", ".", "<eos>"]
+    assert whole_words(pieces) == [
+        *((0, "A"), (2, "T"), (3, "-"), (5, "shirt"), (6, ","), (9, "dogs")),
+        *((10, "<unk>"), (11, "x"), (12, "."), (13, "<eos>")),
+    ]
 
 
 def test_a_vocabulary_is_built_from_texts():

@@ -11,6 +11,7 @@ from show_attend_tell.data.examples import Box
 from show_attend_tell.errors import UserError
 from show_attend_tell.evaluation.grounding import (
     attention_statistics,
+    steps_naming,
     write_statistics,
 )
 
@@ -92,6 +93,14 @@ def test_attention_in_the_union_of_a_class_by_hand():
         "uniform_in_box": pytest.approx(2 / 16),
         "uniform_in_grown_box": pytest.approx(8 / 16),
     }
+
+
+def test_an_object_is_named_by_the_last_piece_of_its_word():
+    sides = 0.0, 0.0, 1.0, 1.0
+    boxes = Box("person", -1, *sides), Box("circle", 3, *sides), Box("circle", 2, *sides)
+    tokens = ("▁Two", "▁wo", "men", "▁see", "▁cir", "cle", ".", "<eos>")
+    made = record([[1 / 4] * 4] * 8, tokens, (2, 2), boxes=boxes)
+    assert [steps_naming(made, box) for box in boxes] == [[2], [5], []]
 
 
 def test_entropy_of_weights_that_a_window_lowers_is_that_of_their_shares():

@@ -30,6 +30,12 @@ def test_words_of_a_caption_name_phrases_by_their_nouns():
     assert mentions_in_caption(["nothing", "here"], phrases) == []
 
 
+def test_a_word_of_several_pieces_is_named_at_its_last():
+    phrases = [Mention("a", ("animals",), "dog", (LEFT,))]
+    found = mentions_in_caption(["▁Two", "▁Do", "g", "s", ".", "<eos>"], phrases)
+    assert found == [(3, Mention("a", ("animals",), "dogs", (LEFT,)))]
+
+
 def test_phrases_of_one_noun_are_joined():
     phrases = [
         Mention("a", ("animals",), "dog", (LEFT,)),

@@ -117,6 +117,7 @@ def test_disagreement_is_one_minus_the_mean_jaccard_index():
     assert disagreement(["a dog"]) is None
     assert disagreement(["a dog", "a dog"]) == 0
     assert disagreement(["a dog", "the cat"]) == 1
+    assert disagreement(["小狗跑", "小狗坐"]) == 0.5
     assert disagreement(["a dog runs", "a dog sits", "a cat sits"]) == pytest.approx(
         1 - (2 / 4 + 1 / 5 + 2 / 4) / 3
     )

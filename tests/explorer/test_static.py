@@ -292,7 +292,7 @@ def test_a_split_is_browsed(page, explorer, address):
     sync_api.expect(hook(page, "browse-card")).to_have_count(len(rows))
     found = """async ([sought, words]) =>
         (await import("/static/browsetable.js")).wordTest(sought)(new Set(words))"""
-    shirt = ["t", "shirt", "reddish"]
+    shirt = ["t", "shirt", "reddish", "小", "狗", "हिन्दी"]
     for sought, expected in {
         "t-shirt": True,
         "t-skirt": False,
@@ -301,6 +301,11 @@ def test_a_split_is_browsed(page, explorer, address):
         "red*": True,
         "-t-shirt": False,
         "-t-skirt": True,
+        "小狗": True,
+        "小猫": False,
+        "हिन्दी": True,
+        "हि*": True,
+        "हद": False,
     }.items():
         assert page.evaluate(found, [sought, shirt]) is expected, sought
     named = """async (word) => (await import("/static/geometry.js"))

@@ -1,6 +1,12 @@
 // The pictures of the split: which ones are shown, and in which order.
 
-const BROWSE_WORD = /[\p{L}\p{N}]+/gu;
+// Scripts that put no spaces between words: each of their letters counts as a word.
+const BROWSE_UNSPACED =
+  "\\p{sc=Han}\\p{sc=Hira}\\p{sc=Kana}\\p{sc=Bopo}\\p{sc=Thai}\\p{sc=Laoo}\\p{sc=Tibt}\\p{sc=Mymr}\\p{sc=Khmr}";
+const BROWSE_WORD = new RegExp(
+  `[${BROWSE_UNSPACED}]\\p{M}*|(?:(?![${BROWSE_UNSPACED}])[\\p{L}\\p{N}\\p{M}])+`,
+  "gu",
+);
 const BROWSE_FIXED = {
   entropy: "Entropy of attention",
   pointing: "Pointing at named things",
