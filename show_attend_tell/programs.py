@@ -74,7 +74,8 @@ def compiled(name: str, function: Any, *arguments: Any) -> Callable[..., Any]:
 def _read_or_compile(
     key: tuple[Any, ...], function: Any, arguments: tuple[Any, ...]
 ) -> Callable[..., Any]:
-    folder = _folder()
+    with _lock:  # several threads begin at once, and each would read all of the source
+        folder = _folder()
     path = folder and folder / hashlib.sha256(repr(key).encode()).hexdigest()
     found = _read(path) if path else None
     if found is not None:

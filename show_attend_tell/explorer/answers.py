@@ -191,4 +191,5 @@ class Table(BaseModel):
     split: str
     total: int
     ready: int = Field(description="pictures that all runs have captioned")
+    message: str = Field("", description="why no more rows will come; empty if all is well")
     rows: list[Row]

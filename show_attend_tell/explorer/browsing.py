@@ -1,6 +1,7 @@
 """The table of a split: every run's captions of its pictures, made in the background."""
 
 import itertools
+import logging
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -16,6 +17,8 @@ from show_attend_tell.explorer.answers import Reading, Row, RunSummary, Table
 from show_attend_tell.explorer.pictures import Kept, Pictures
 from show_attend_tell.explorer.respondent import Respondent
 from show_attend_tell.tokens import EOS_WORD
+
+_log = logging.getLogger(__name__)
 
 AT_ONCE = 4  # pictures in a batch: a person who asks meanwhile waits for at most one batch
 
@@ -44,6 +47,7 @@ class Browsing:
         self.ids = list(ids)
         self._lock, self._stopped = threading.Lock(), threading.Event()
         self._rows: dict[str, Row] = {}
+        self._message = ""
         self._thread = threading.Thread(target=self._fill, name="browsing", daemon=True)
 
     def start(self) -> None:
@@ -69,10 +73,21 @@ class Browsing:
                 split=self._name,
                 total=len(self.ids),
                 ready=ready,
+                message=self._message,
                 rows=rows,
             )
 
     def _fill(self) -> None:
+        try:
+            self._caption_all()
+            if not self._stopped.is_set():
+                self._score()
+        except Exception as error:  # whatever it is, nobody else would hear of it
+            _log.exception("The table of %s is not finished.", self._name)
+            with self._lock:
+                self._message = f"Stopped: {error}"
+
+    def _caption_all(self) -> None:
         for begin in range(0, len(self.ids), AT_ONCE):
             chunk = self.ids[begin : begin + AT_ONCE]
             kept = [self._pictures[key] for key in chunk]
@@ -89,7 +104,6 @@ class Browsing:
                     readings = respondent.captions(filled)
                 for key, one, reading in zip(chunk, kept, readings, strict=False):
                     self._add(key, one, summarise(one, reading))
-        self._score()
 
     def _add(self, key: str, kept: Kept, found: tuple[str, RunSummary]) -> None:
         name, summary = found

@@ -113,6 +113,21 @@ def test_people_come_first_and_a_stop_is_heeded(explorer):
     assert browsing.table().ready < 8
 
 
+def test_what_stops_the_table_is_said(explorer, caplog):
+    class Failing(Speaker):
+        def see_picture(self, key, picture):
+            raise OSError(f"{key}: the disk is gone")
+
+    ids = explorer.pictures.split[:1]
+    failing = Failing("one", ImageTask(ImageData(name="shapes")))
+    browsing = Browsing("val", explorer.pictures, ids, [failing], Turns().background)
+    browsing.start()
+    browsing.wait()
+    table = browsing.table()
+    assert (table.ready, table.message) == (0, f"Stopped: {ids[0]}: the disk is gone")
+    assert "The table of val is not finished." in caplog.text
+
+
 def test_disagreement_is_one_minus_the_mean_jaccard_index():
     assert disagreement(["a dog"]) is None
     assert disagreement(["a dog", "a dog"]) == 0

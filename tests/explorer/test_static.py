@@ -308,6 +308,9 @@ def test_a_split_is_browsed(page, explorer, address):
         "हद": False,
     }.items():
         assert page.evaluate(found, [sought, shirt]) is expected, sought
+    ranges = """async (text) =>
+        (await import("/static/browsetable.js")).rangesFrom(text).map((range) => range.from)"""
+    assert page.evaluate(ranges, "CIDEr:0.5..,entropy:1e-3..2,x:..-1") == ["0.5", "1e-3", ""]
     named = """async (word) => (await import("/static/geometry.js"))
         .boxesNamed(word, [{ label: "a dog" }, { label: "hot-dog" }, { label: "dogs" }]).length"""
     assert page.evaluate(named, "▁dog") == page.evaluate(named, "Dog") == 2

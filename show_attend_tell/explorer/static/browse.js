@@ -31,7 +31,7 @@ function useTable() {
         if (control.signal.aborted) return;
         setTable((old) => answer && keepRows(old, answer));
         setError(answer ? null : "This file holds no table of pictures.");
-        again = answer && (answer.ready < answer.total || (lacksScores(answer) && patience-- > 0));
+        again = answer && !answer.message && (answer.ready < answer.total || (lacksScores(answer) && patience-- > 0));
       } catch (failure) {
         if (control.signal.aborted) return;
         setError(failure.message);
@@ -54,7 +54,7 @@ function BrowseProgress({ table }) {
     ${ready < total &&
     html`<label><progress max=${total} value=${ready}></progress>
       <${Num} value=${ready} text=${ready.toLocaleString("en")} test="browse-ready" /> of ${total.toLocaleString("en")} captioned</label>`}
-    ${message && html`<span class="hint">${message}</span>`}
+    ${message && html`<span class="hint" role="alert" data-test="browse-stopped">${message}</span>`}
   </div>`;
 }
 

@@ -73,7 +73,7 @@ function searchedWords(row, where) {
 export function rangesFrom(text) {
   return (text || "")
     .split(",")
-    .map((part) => part.match(/^(.+):(-?[\d.]*?)\.\.(-?[\d.]*)$/))
+    .map((part) => part.match(/^(.+):(-?[\d.]*?(?:e-?\d+)?)\.\.(-?[\d.]*(?:e-?\d+)?)$/))
     .filter(Boolean)
     .map(([, figure, from, to]) => ({ figure, from, to }));
 }
