@@ -42,6 +42,7 @@ ORDER = (
     "pretrained",
     "cli",
 )
+_PUBLIC = ("pretrained", "sharing")  # modules that share a page of their own
 ABOUT = {
     "base": "Errors, files, devices, settings and configs: what every other package may use.",
     "data": "Data sets, vocabularies, images and batches. Knows no model.",
@@ -56,7 +57,7 @@ ABOUT = {
     "reports": "Comparisons and their pages.",
     "integrations": "Trackers: Weights & Biases, trackio and MLflow.",
     "training": "Sessions, the loop, the step, the optimizer.",
-    "pretrained": "Models to hand on, and the interface for notebooks.",
+    "pretrained": "The interface for notebooks, and models to hand on.",
     "cli": "The command line.",
 }
 
@@ -105,7 +106,7 @@ def _groups() -> dict[str, list[str]]:
         if parts[-1] == "__main__" or (parts[-1] == "__init__" and _is_empty(path)):
             continue
         folder = parts[:-1]
-        group = ".".join(folder) or ("pretrained" if parts == ("pretrained",) else "base")
+        group = ".".join(folder) or ("base" if parts[0] not in _PUBLIC else "pretrained")
         names = folder if parts[-1] == "__init__" else parts
         groups.setdefault(group, []).append(".".join(("show_attend_tell", *names)))
     order = {name: k for k, name in enumerate(ORDER)}

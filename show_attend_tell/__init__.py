@@ -13,15 +13,15 @@ import importlib
 
 TYPE_CHECKING = False  # as in `typing`, whose import would cost as much as all the rest
 if TYPE_CHECKING:
-    from show_attend_tell.pretrained import caption, draw, load
+    from show_attend_tell.pretrained import caption, draw, load, translate
 
 __version__ = "0.2.0"  # pyproject.toml reads it here
-__all__ = ["__version__", "caption", "draw", "load"]
+__all__ = ["__version__", "caption", "draw", "load", "translate"]
 
 
 def __getattr__(name: str) -> object:
     # Loaded on first use: `show-attend-tell --help` must not wait for JAX.
-    if name in ("caption", "draw", "load"):
+    if name in __all__[1:]:
         return getattr(importlib.import_module("show_attend_tell.pretrained"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 

@@ -10,7 +10,7 @@ import hub_server
 import pytest
 import tiny
 
-from show_attend_tell import config, hub, pretrained
+from show_attend_tell import config, hub, pretrained, sharing
 from show_attend_tell.cli.parser import main
 from show_attend_tell.errors import UserError
 from show_attend_tell.inference.run import load_run
@@ -50,7 +50,7 @@ def server(tmp_path, monkeypatch):
 def exported(trained, tmp_path_factory):
     """The files of an exported model."""
     folder = tmp_path_factory.mktemp("exported")
-    pretrained.export(load_run(trained[0]), folder)
+    sharing.export(load_run(trained[0]), folder)
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
@@ -114,8 +114,8 @@ def pushed(monkeypatch):
         for name in (*packaged.NEEDED, "README.md"):
             (folder / name).write_text(repo)
 
-    monkeypatch.setattr(pretrained, "write_repository", write)
-    return lambda repo, **options: pretrained.push(Path("run"), repo, **options)
+    monkeypatch.setattr(sharing, "write_repository", write)
+    return lambda repo, **options: sharing.push(Path("run"), repo, **options)
 
 
 def test_a_push_replaces_what_an_earlier_one_left(pushed, server):
@@ -143,7 +143,7 @@ def test_pushes_that_are_refused(pushed, server, monkeypatch):
 @pytest.mark.parametrize("repo", ["../acme/x", "acme", "acme/../x", "acme/x@main", "hub:acme/x"])
 def test_a_push_needs_the_name_of_a_repository(repo, server):
     with pytest.raises(UserError, match="not the name of a repository"):
-        pretrained.push(Path("run"), repo)
+        sharing.push(Path("run"), repo)
     assert not server.asked
 
 
@@ -180,11 +180,11 @@ def test_the_card_says_what_the_run_recorded(trained, tmp_path, monkeypatch):
     assert card.count("25.12") == 1 and "license" not in card
     texts = [p.read_text() for p in folder.rglob("*") if p.suffix in (".md", ".json", ".jsonl")]
     assert not any("/home/me" in text or str(tmp_path) in text for text in texts)
-    assert len([*(folder / "pictures").glob("*.png")]) == pretrained.DRAWN
+    assert len([*(folder / "pictures").glob("*.png")]) == sharing.DRAWN
     # A folder that was written is a model, too.
     assert pretrained.load(folder).step == run.step
     with pytest.raises(UserError, match="not empty"):
-        pretrained.write_repository(workdir, REPO, folder)
+        sharing.write_repository(workdir, REPO, folder)
 
 
 def test_the_card_says_how_much_data_and_where_they_go(trained, tmp_path, monkeypatch):
@@ -230,7 +230,7 @@ def test_pictures_of_photographs_are_never_shown(where, trained, tmp_path, monke
         RunFolder(workdir).update_record({"init_from": origin})
     (workdir / "config.json").write_text(json.dumps(content))
     made = tmp_path / "made"
-    pretrained.write_repository(workdir, REPO, made, overrides=overrides)
+    sharing.write_repository(workdir, REPO, made, overrides=overrides)
     card = (made / "README.md").read_text()
     assert not [*made.rglob("*.png"), *made.rglob("*.jpg")] and "![" not in card
     if where in ("config", "earlier"):

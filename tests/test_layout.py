@@ -49,6 +49,7 @@ ORDER = (
     "integrations",
     "training",
     "pretrained",
+    "sharing",
     "cli",
     "__init__",  # the package's public face, which loads its contents on demand
     "__main__",

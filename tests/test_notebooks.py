@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from show_attend_tell import pretrained
+from show_attend_tell import pretrained, sharing
 from show_attend_tell.cli.parser import main
 from show_attend_tell.inference.run import load_run
 
@@ -84,7 +84,7 @@ def check_pictures(shown: list[Any], least: int) -> None:
 def test_a_notebook_runs(notebook, trained, tmp_path, monkeypatch):
     """With a tiny model in place of the packaged ones, which take long to compile."""
     for name in ("flickr8k-soft", "flickr8k-hard"):
-        pretrained.export(load_run(trained[0]), tmp_path / "models" / name)
+        sharing.export(load_run(trained[0]), tmp_path / "models" / name)
     monkeypatch.setattr(pretrained, "PACKAGED", tmp_path / "models")
     check_pictures(play(notebook, tmp_path, monkeypatch), least=1)
 

@@ -17,7 +17,7 @@ import tiny
 from finished_runs import half_right, write_run
 from flax import nnx
 
-from show_attend_tell import pretrained
+from show_attend_tell import pretrained, sharing
 from show_attend_tell.cli.parser import main
 from show_attend_tell.errors import UserError
 from show_attend_tell.inference.attention_record import load_attention
@@ -33,7 +33,7 @@ packaged = cache(pretrained.load)
 @pytest.fixture
 def exported(trained, tmp_path):
     folder = tmp_path / "model"
-    pretrained.export(load_run(trained[0]), folder)
+    sharing.export(load_run(trained[0]), folder)
     return folder
 
 
@@ -59,16 +59,16 @@ def test_where_the_encoder_looks_is_exported_and_published(trained, exported, tm
     run, model = load_run(trained[0]), pretrained.load(exported)
     assert run.encoder.shift is not None and model.encoder.shift == run.encoder.shift
     assert model.centres == run.centres
-    assert tmp_path / "out" / "centres.json" in pretrained.publish(trained[0], tmp_path / "out")
+    assert tmp_path / "out" / "centres.json" in sharing.publish(trained[0], tmp_path / "out")
     assert json.loads((tmp_path / "out" / "centres.json").read_text()) == run.centres
     (exported / "centres.json").unlink()  # as of a model of 0.1
     older = pretrained.load(exported)
     assert older.encoder.shift is None
     # An export over another model takes nothing from it.
     other = tmp_path / "other"
-    pretrained.export(model, other)
+    sharing.export(model, other)
     (other / "run.json").write_text('{"trained_on": ["coco", "flickr8k"]}')
-    pretrained.export(older, other)
+    sharing.export(older, other)
     assert pretrained.load(other).encoder.shift is None and not (other / "run.json").exists()
 
 
@@ -184,7 +184,7 @@ def test_export_is_a_verb(trained, tmp_path, capsys):
 
 def test_an_exported_model_does_not_ask_training_pictures(trained, tmp_path):
     run = load_run(trained[0], ["--config.decode.consensus=True", "--config.decode.neighbours=9"])
-    pretrained.export(run, tmp_path / "model")
+    sharing.export(run, tmp_path / "model")
     decoding = pretrained.load(tmp_path / "model").decoding
     assert decoding == dataclasses.replace(run.decoding, neighbours=0)
 
@@ -194,7 +194,7 @@ def test_what_is_not_a_model_is_reported(trained, exported, tmp_path):
         pretrained.load("nothing")
     run = load_run(trained[0])
     with pytest.raises(UserError, match="the folder of a run; export to another"):
-        pretrained.export(run, trained[0])
+        sharing.export(run, trained[0])
     weights = exported / "weights.safetensors"
     arrays = safetensors.numpy.load_file(weights)
     name = sorted(arrays)[0]
@@ -211,7 +211,7 @@ def test_a_weight_beyond_half_precision_is_rejected(trained, tmp_path):
     run = load_run(trained[0])
     run.params["decoder"]["init_h"]["bias"] = np.full(48, 1e6, np.float32)
     with pytest.raises(UserError, match="decoder.init_h.bias has weights beyond half precision"):
-        pretrained.export(run, tmp_path / "model")
+        sharing.export(run, tmp_path / "model")
     assert not (tmp_path / "model" / "weights.safetensors").exists()
 
 
@@ -233,4 +233,4 @@ def test_a_damaged_record_is_not_published(tmp_path, content):
     run = write_run(tmp_path / "run", half_right())
     (run / "run.json").write_bytes(content)
     with pytest.raises(UserError, match="run.json: damaged"):
-        pretrained.publish(run, tmp_path / "records")
+        sharing.publish(run, tmp_path / "records")

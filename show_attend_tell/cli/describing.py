@@ -269,12 +269,13 @@ def _reject(wrong: Sequence[str]) -> None:
 
 def _translate(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     from show_attend_tell.data.base_task import expect
+    from show_attend_tell.data.sentence_task import tidied
     from show_attend_tell.data.subject import Subject
     from show_attend_tell.inference.captioning import Described, translate
 
     run, decoding = load(arguments, overrides)
     expect(run.task, "translate", run.workdir)
-    sentences = _sentences(arguments.sentences or _lines(sys.stdin.buffer.read()))
+    sentences = tidied(arguments.sentences or _lines(sys.stdin.buffer.read()))
     cut = 0
     for first in range(0, len(sentences), AT_ONCE):
         part = sentences[first : first + AT_ONCE]
@@ -319,18 +320,6 @@ def _lines(content: bytes) -> list[str]:
         except UnicodeDecodeError as error:
             raise UserError(f"line {number} of the input is not UTF-8; convert it") from error
     return lines
-
-
-def _sentences(given: Sequence[str]) -> list[str]:
-    sentences = [" ".join(sentence.split()) for sentence in given]
-    for number, sentence in enumerate(sentences, 1):
-        if not sentence:
-            raise UserError(f"sentence {number} is empty; give words to translate")
-    if not sentences:
-        raise UserError(
-            "no sentence was given; pass some as arguments, or one a line on standard input"
-        )
-    return sentences
 
 
 def _attend(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:

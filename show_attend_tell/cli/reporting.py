@@ -135,33 +135,33 @@ def _compare(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
 
 
 def _export(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
-    from show_attend_tell import pretrained
+    from show_attend_tell import sharing
     from show_attend_tell.inference.run import load_run
 
     run = load_run(arguments.workdir, overrides, weights=arguments.weights)
-    size = pretrained.export(run, arguments.out)
+    size = sharing.export(run, arguments.out)
     say(f"{arguments.out}: step {run.step}, {size / 1e6:.1f} MB; use it as --workdir")
 
 
 def _publish(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
-    from show_attend_tell import pretrained
+    from show_attend_tell import sharing
 
     for run in arguments.runs:
-        written = pretrained.publish(run, arguments.out / run.resolve().name)
+        written = sharing.publish(run, arguments.out / run.resolve().name)
         size = sum(path.stat().st_size for path in written)
         say(f"{arguments.out / run.resolve().name}: {len(written)} files, {size / 1e3:.0f} kB")
 
 
 def _push(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
-    from show_attend_tell import pretrained
+    from show_attend_tell import sharing
 
     options = {"overrides": overrides, "weights": arguments.weights}
     run, repo, folder = arguments.workdir, arguments.repo, arguments.dry_run
     if folder is not None:
-        size = pretrained.write_repository(run, repo, folder, **options)
+        size = sharing.write_repository(run, repo, folder, **options)
         say(f"{folder}: {size / 1e6:.1f} MB; nothing was uploaded")
         return
-    name = pretrained.push(run, repo, private=arguments.private, **options)
+    name = sharing.push(run, repo, private=arguments.private, **options)
     say(f"{name}: use it as --pretrained {repo}")
 
 

@@ -195,6 +195,23 @@ class PicturedTask(SentenceTask):
         return Subject(example.pair_id, example.picture())
 
 
+def tidied(sentences: Sequence[str]) -> list[str]:
+    """Sentences to translate, with single spaces between words.
+
+    Raises:
+      UserError: there is none, or one is empty.
+    """
+    found = [" ".join(sentence.split()) for sentence in sentences]
+    for number, sentence in enumerate(found, 1):
+        if not sentence:
+            raise UserError(f"sentence {number} is empty; give words to translate")
+    if not found:
+        raise UserError(
+            "no sentence was given; pass some as arguments, or one a line on standard input"
+        )
+    return found
+
+
 def pictures_dir(data: PicturedData) -> Path:
     """The folder of the pictures.
 

@@ -116,7 +116,7 @@ class Run:
 def load_run(
     workdir: Path, overrides: Sequence[str] = (), *, weights: str = "best", half: bool = True
 ) -> Run:
-    """Loads a run, or a model that `pretrained.export` wrote. It speaks its first language.
+    """Loads a run, or a model that `sharing.export` wrote. It speaks its first language.
 
     Args:
       workdir: its folder.

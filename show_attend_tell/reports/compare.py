@@ -51,7 +51,7 @@ def compare(
 
     Args:
       workdirs: folders of finished runs that were evaluated and attended on the split, or folders
-        that `pretrained.publish` wrote.
+        that `sharing.publish` wrote.
       split: of the scores and maps.
       out: folder to write to; made if it is not there.
       samples: number of bootstrap resamples, and of random swaps in a test.

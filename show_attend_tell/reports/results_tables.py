@@ -6,7 +6,7 @@ A page marks the place of a table by two comments, and everything between them i
     <!-- end -->
 
 The name is that of a folder of `results/`, which holds the records of runs that
-`pretrained.publish` wrote. A table has one line for each experiment and way of decoding, with means
+`sharing.publish` wrote. A table has one line for each experiment and way of decoding, with means
 ± standard deviations over seeds. The commands that trained the experiments follow it.
 """
 

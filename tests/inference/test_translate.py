@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from show_attend_tell import config, pretrained
+from show_attend_tell import config, pretrained, sharing
 from show_attend_tell.cli import describing
 from show_attend_tell.cli.parser import main
 from show_attend_tell.data import vocabulary as vocabularies
@@ -315,11 +315,27 @@ def test_sentences_over_the_limit_are_counted(trained, capsys):
 
 def test_an_exported_run_translates_the_same(trained, tmp_path):
     run = load_run(trained)
-    pretrained.export(run, tmp_path / "model")
+    sharing.export(run, tmp_path / "model")
     other = pretrained.load(tmp_path / "model")
     sentence = ["ba be bi bo"]
     one, two = (translate(r, sentence, r.decoding)[0][0] for r in (run, other))
     assert (one.text, one.log_prob) == (two.text, two.log_prob)
+
+
+def test_a_model_translates_in_python(trained, caplog):
+    model = pretrained.load(trained)
+    [said] = model.translate(["ba  be bi"])
+    [[known], _] = translate(model, ["ba be bi"], model.decoding)
+    assert said.text == known.text and said.source[:3] == ("ba", "be", "bi")
+    assert pretrained.draw(said).size[0] > 100
+    assert model.translate([]) == []
+    with pytest.raises(UserError, match="sentence 2 is empty"):
+        model.translate(["ba", " "])
+    with pytest.raises(UserError, match="a run on sentences; use `translate`"):
+        model.caption(["picture.jpg"])
+    assert not caplog.text
+    model.translate(["ba", " ".join(["ba"] * 70)])
+    assert "1 of 2 sentences were cut" in caplog.text
 
 
 @pytest.mark.slow  # `reports/test_compare.py` has it for runs made by hand

@@ -21,7 +21,7 @@ from finished_runs import (
     write_run,
 )
 
-from show_attend_tell import pretrained
+from show_attend_tell import sharing
 from show_attend_tell.errors import UserError
 from show_attend_tell.inference.attention_record import load_attention, save_attention
 from show_attend_tell.reports.compare import compare
@@ -191,7 +191,7 @@ def test_published_records_make_the_same_page_without_pictures(tmp_path):
     edit(runs[0] / "run.json", command=["x", "train", "--config.data.dir=/secret", "--more"])
     published = [tmp_path / "out" / run.name for run in runs]
     for run, folder in zip(runs, published, strict=True):
-        written = pretrained.publish(run, folder)
+        written = sharing.publish(run, folder)
         assert {path.suffix for path in written} == {".json", ".jsonl"}
         assert not any(str(tmp_path) in path.read_text() for path in written)
     assert json.loads((published[0] / "run.json").read_text())["command"] == [
@@ -206,10 +206,10 @@ def test_published_records_make_the_same_page_without_pictures(tmp_path):
     page = (tmp_path / "pages" / "b" / "index.html").read_text()
     assert "redistributed" not in page and "<img" not in page
     with pytest.raises(UserError, match="config.json: not there"):
-        pretrained.publish(tmp_path / "pages", tmp_path / "more")
+        sharing.publish(tmp_path / "pages", tmp_path / "more")
     (tmp_path / "pages" / "checkpoints").mkdir()
     with pytest.raises(UserError, match="the folder of a run; publish to another"):
-        pretrained.publish(runs[0], tmp_path / "pages")
+        sharing.publish(runs[0], tmp_path / "pages")
 
 
 def test_the_page_says_which_maps_lie_at_computed_centres(tmp_path):

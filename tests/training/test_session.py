@@ -13,7 +13,7 @@ import tiny
 from flax import nnx
 from flax.traverse_util import flatten_dict
 
-from show_attend_tell import config, pretrained
+from show_attend_tell import config, sharing
 from show_attend_tell.data.images import read_image
 from show_attend_tell.errors import UserError
 from show_attend_tell.inference.captioning import caption_images, caption_inputs
@@ -421,7 +421,7 @@ def test_a_fine_tuned_run_resumes_bit_for_bit(tmp_path, monkeypatch, on_frozen, 
 
 def test_a_fine_tuned_model_is_exported_without_its_frozen_weights(tmp_path, fine_tuned):
     run = load_run(fine_tuned)
-    size = pretrained.export(run, tmp_path / "out")
+    size = sharing.export(run, tmp_path / "out")
     assert size < sum(leaf.size for leaf in jax.tree.leaves(run.params)) * 2
     again = load_run(tmp_path / "out")
     jax.tree.map(np.testing.assert_array_equal, run.params, again.params)
