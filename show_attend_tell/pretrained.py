@@ -176,6 +176,8 @@ def caption(
       UserError: a picture cannot be read (the message names it), or the run translates sentences.
     """
     expect(run.task, "caption", run.workdir)
+    if isinstance(pictures, str | Path | bytes):
+        raise UserError("one picture was given; give a list of pictures")
     decoding = decoding or run.decoding
     sources = [files.user_path(p) if isinstance(p, str) else p for p in pictures]
     names = [s.name if isinstance(s, Path) else f"picture {i}" for i, s in enumerate(sources)]

@@ -750,7 +750,7 @@ class Decode(Group):
     n_best: int = setting(1, "captions to report for each input, best first", least=1)
     min_length: int = setting(1, "tokens that a caption has at least, <eos> included", least=1)
     no_repeat: int = setting(
-        0, "n: no caption says the same n words in a row twice; 0: any may", least=0
+        0, "n: no caption says the same n tokens in a row twice; 0: any may", least=0
     )
     groups: int = setting(
         1, "G, groups of beams of diverse beam search, which divide the beam; 1: none", least=1
@@ -777,7 +777,7 @@ class Decode(Group):
         above=0,
         most=1,
     )
-    seed: int = setting(0, "of the words that `sample` draws", least=0)
+    seed: int = setting(0, "of the words that `sample` draws", least=0, below=2**32)
     consensus: bool = setting(
         False,
         "of the captions found, put that first which agrees most with the others, weighed by their "

@@ -51,10 +51,13 @@ def export(run: Run, folder: Path) -> int:
       The size of the weights file in bytes.
 
     Raises:
-      UserError: the folder holds a run, or a weight does not fit half precision.
+      UserError: the folder holds a run or its records, or a weight does not fit half precision.
     """
     if RunFolder(folder).begun:
         raise UserError(f"{folder}: the folder of a run; export to another one")
+    if (folder / "metrics.jsonl").exists():
+        raise UserError(f"{folder}: holds the records of a run; export to another folder")
+    trained_on = RunFolder(run.workdir).trained_on() if _is_run(run) else []
     folder.mkdir(parents=True, exist_ok=True)
     # What is written only where a model has it must not stay from an earlier export.
     for name in packaged.OPTIONAL:
@@ -65,7 +68,6 @@ def export(run: Run, folder: Path) -> int:
     settings = config.without_origins(_shareable(run.settings))
     settings = config.replaced(settings, {"decode.neighbours": 0})
     config.save(settings, folder / "config.json")
-    trained_on = RunFolder(run.workdir).trained_on() if _is_run(run) else []
     if trained_on[:-1]:
         RunFolder(folder).update_record({"trained_on": trained_on})
     run.vocabulary.save(folder / TARGET)
@@ -80,27 +82,40 @@ def publish(workdir: Path, folder: Path) -> list[Path]:
     """Writes a run's records to `folder`, so that `compare` can make its page without the run.
 
     The records are config, curves, captions, scores and attention statistics. They contain no
-    weights, no pictures and no paths of data.
+    weights, no pictures and no paths of data. Those that the folder had of the run are replaced.
 
     Returns:
       The files written.
 
     Raises:
-      UserError: the folder holds a run, `workdir` does not, or a record is damaged.
+      UserError: the folder holds a run, or records of a run with another config; `workdir` holds
+        none, or a record is damaged.
     """
     if RunFolder(folder).begun:
         raise UserError(f"{folder}: the folder of a run; publish to another one")
     settings = _shareable(RunFolder(workdir).settings())
+    if RunFolder(folder).has_config and _shareable(RunFolder(folder).settings()) != settings:
+        raise UserError(
+            f"{folder}: holds another model or the records of another run; publish to another "
+            "folder, or remove it"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     config.save(settings, folder / "config.json")
     written = [folder / "config.json"]
-    for path in sorted(path for pattern in RECORDS for path in workdir.glob(pattern)):
-        target = folder / path.relative_to(workdir)
-        text = _published(path)
+    records = {path.relative_to(workdir): _published(path) for path in _records(workdir)}
+    for path in _records(folder):
+        if path.relative_to(folder) not in records:
+            path.unlink()
+    for path, text in records.items():
+        target = folder / path
         target.parent.mkdir(parents=True, exist_ok=True)
         files.write_text(target, text)
         written.append(target)
     return written
+
+
+def _records(workdir: Path) -> list[Path]:
+    return sorted(path for pattern in RECORDS for path in workdir.glob(pattern))
 
 
 def _published(path: Path) -> str:

@@ -77,7 +77,7 @@ def write_run(
       data: name of the data set; translations for "multi30k".
       split: that was evaluated and attended.
     """
-    workdir.mkdir()
+    workdir.mkdir(parents=True)
     scorer, watched = ("translations", "BLEU") if data == "multi30k" else ("captions", "CIDEr")
     _write_config(workdir, data, settings or {})
     facts = {"device": "1 x cpu, 2 cores", "commit": "abc", "command": ["train"]}

@@ -68,7 +68,7 @@ _DECODING: tuple[tuple[str, type, str], ...] = (
     ),
     ("n_best", int, "captions to report for each input"),
     ("min_length", int, "least tokens of a caption, its end included"),
-    ("no_repeat", int, "N: no caption says the same N words in a row twice; 0: any may"),
+    ("no_repeat", int, "N: no caption says the same N tokens in a row twice; 0: any may"),
     ("neighbours", int, "N similar training pictures that help --consensus to choose"),
     ("groups", int, "groups of diverse beam search"),
     ("diversity", float, "nats that a word costs for each use in an earlier group"),

@@ -406,6 +406,7 @@ def _write_statistics(
     from show_attend_tell.evaluation.grounding import attention_statistics, write_statistics
 
     statistics = attention_statistics(records) | dict(origin)
+    statistics["ids"] = [record.image_id for record in records]
     write_statistics(folder / "statistics.json", statistics)
     say(
         f"attention over {statistics['images']} {noun}: entropy "

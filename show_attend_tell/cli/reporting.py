@@ -146,6 +146,13 @@ def _export(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
 def _publish(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     from show_attend_tell import sharing
 
+    names = [run.resolve().name for run in arguments.runs]
+    for run, name in zip(arguments.runs, names, strict=True):
+        if names.count(name) > 1:
+            raise UserError(
+                f"{run}: another run is called {name}, too, and their records would mix; publish "
+                "each to a folder of its own with --out"
+            )
     for run in arguments.runs:
         written = sharing.publish(run, arguments.out / run.resolve().name)
         size = sum(path.stat().st_size for path in written)

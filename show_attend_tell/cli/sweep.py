@@ -162,14 +162,18 @@ def grid(
       options: of the verb `train`, for all runs.
 
     Raises:
-      UserError: an unknown key, a value of the wrong type, or the same variant twice.
+      UserError: an unknown key, a value of the wrong type, the same variant twice, a seed among the
+        settings, or two runs with the same settings.
     """
     from show_attend_tell import config
+
+    if "seed" in settings or any(given.startswith("--config.seed=") for given in overrides):
+        raise UserError("config.seed: a sweep's seeds are given by --seeds, as in --seeds 0,1")
 
     variants = [config.variant_of(experiment) for experiment in experiments]
     if len(set(variants)) < len(variants):
         raise UserError(f"{', '.join(experiments)}: name each variant once")
-    chains = []
+    chains, known = [], {}
     for values in itertools.product(*settings.values()):
         chosen = [f"{key}={value}" for key, value in zip(settings, values, strict=True)]
         for seed in seeds:
@@ -183,6 +187,10 @@ def grid(
                 first = [variant] if len(experiments) > 1 else []
                 name = "-".join([*first, *chosen, f"seed={seed}"]).replace("/", "_")
                 job = Job(experiment, folder / name, mine, made.get(source), tuple(options))
+                whole = experiment, config.load_experiment(experiment, mine)
+                if whole in known:
+                    raise UserError(f"{name}: has the settings of {known[whole]}; name it once")
+                known[whole] = name
                 chain.append(job)
                 made[f"runs/{Path(experiment.split(':')[0]).stem}-{variant}"] = folder / name
             chains.append(chain)
@@ -353,15 +361,21 @@ def _on_slurm(
     if partition:
         executor.update_parameters(slurm_partition=partition)
     submitted, failed = [], []
-    for chain in chains:
-        missing = [command for job in chain for command in commands[job]]
-        if missing:
-            submitted.append((chain, executor.submit(_run, missing)))
+    try:
+        for chain in chains:
+            missing = [command for job in chain for command in commands[job]]
+            if missing:
+                submitted.append((chain, executor.submit(_run, missing)))
+    except (UncompletedJobError, OSError) as error:
+        for _, running in submitted:  # else the same command would submit them again
+            running.cancel()
+        raise UserError(f"--cluster slurm: {' '.join(str(error).split())}") from error
     for chain, running in submitted:
         try:
             running.result()
         except UncompletedJobError:
-            workdir = next(job.workdir for job in chain if _missing(job, split))
+            left = [job.workdir for job in chain if _missing(job, split)]
+            workdir = left[0] if left else chain[-1].workdir
             failed.append(f"{workdir} (log: {running.paths.stderr})")
             console.print(f"{workdir}: failed")
         else:
@@ -381,9 +395,14 @@ def _missing(job: Job, split: str) -> list[list[str]]:
     folder = RunFolder(job.workdir)
     try:
         # Where the folder holds a run of another config, `train` says so.
-        finished = bool(folder.record().get("finished")) and not folder.changes(wanted)
+        record = folder.record()
+        finished = bool(record.get("finished")) and not folder.changes(wanted)
     except UserError:
-        finished = False
+        record, finished = {}, False
+
+    def made(path: Path) -> bool:
+        return _step_of(path) == record.get("best_step", -1)
+
     if not finished:
         commands.append(["train", "--config", job.config, *workdir, *job.options, *job.overrides])
     stems = [
@@ -391,11 +410,19 @@ def _missing(job: Job, split: str) -> list[list[str]]:
         for context in reported_contexts(wanted)
         for language in ("", *wanted.data.spoken[1:])
     ]
-    if not finished or not all((job.workdir / f"{s}.scores.json").exists() for s in stems):
+    if not finished or not all(made(job.workdir / f"{stem}.scores.json") for stem in stems):
         commands.append(["evaluate", *workdir, "--split", split])
-    if not finished or not (job.workdir / "attention" / split / "statistics.json").exists():
+    if not finished or not made(job.workdir / "attention" / split / "statistics.json"):
         commands.append(["attend", *workdir, "--split", split])
     return commands
+
+
+def _step_of(path: Path) -> object:
+    """The step of the weights that a file was made with; None if it is not there, or damaged."""
+    try:
+        return files.parse_json(path.read_text(encoding="utf-8"))["step"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _run(commands: Sequence[Sequence[str]]) -> None:

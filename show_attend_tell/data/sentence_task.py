@@ -28,6 +28,7 @@ from show_attend_tell.data.pictured_pairs import (
 )
 from show_attend_tell.data.row_cache import RowCache
 from show_attend_tell.data.subject import Places, Subject
+from show_attend_tell.data.text_files import one_line
 from show_attend_tell.data.vocabulary import AnyVocabulary, build_vocabulary
 from show_attend_tell.errors import UserError
 from show_attend_tell.settings import PicturedData, SentenceData
@@ -196,15 +197,19 @@ class PicturedTask(SentenceTask):
 
 
 def tidied(sentences: Sequence[str]) -> list[str]:
-    """Sentences to translate, with single spaces between words.
+    """Sentences to translate, as `read_lines` returns those of a file.
 
     Raises:
-      UserError: there is none, or one is empty.
+      UserError: there is none, one is empty, or one has characters that are none.
     """
-    found = [" ".join(sentence.split()) for sentence in sentences]
+    if isinstance(sentences, str):
+        raise UserError(f"{sentences!r} is one sentence; give a list of sentences")
+    found = [one_line(sentence) for sentence in sentences]
     for number, sentence in enumerate(found, 1):
         if not sentence:
             raise UserError(f"sentence {number} is empty; give words to translate")
+        if any("\ud800" <= character <= "\udfff" for character in sentence):
+            raise UserError(f"sentence {number} is not UTF-8; convert it")
     if not found:
         raise UserError(
             "no sentence was given; pass some as arguments, or one a line on standard input"

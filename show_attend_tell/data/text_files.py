@@ -1,14 +1,20 @@
 """Text files of one sentence a line."""
 
 import gzip
+import unicodedata
 import zlib
 from pathlib import Path
 
 from show_attend_tell.errors import UserError
 
 
+def one_line(text: str) -> str:
+    """A sentence with single spaces between words, each letter with its marks one character."""
+    return " ".join(unicodedata.normalize("NFC", text).split())
+
+
 def read_lines(path: Path, *, blank: bool = False) -> list[str]:
-    """The sentences of a text file, one a line, without needless spaces.
+    """The sentences of a text file, one a line, see `one_line`.
 
     Args:
       path: of the file, packed if it is called `.gz`.
@@ -30,7 +36,7 @@ def read_lines(path: Path, *, blank: bool = False) -> list[str]:
     sentences = []
     for number, line in enumerate(lines, 1):
         try:
-            sentence = " ".join(line.decode("utf-8-sig" if number == 1 else "utf-8").split())
+            sentence = one_line(line.decode("utf-8-sig" if number == 1 else "utf-8"))
         except UnicodeDecodeError as error:
             raise UserError(
                 f"{path}, line {number}: not UTF-8 ({error.reason}); convert the file to UTF-8"

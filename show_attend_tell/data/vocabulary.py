@@ -11,6 +11,7 @@ import base64
 import io
 import json
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -28,8 +29,24 @@ WORD_BEGINS = "\u2581"  # in a piece of a word: a word begins here
 
 
 def split_words(text: str) -> list[str]:
-    """Words and punctuation marks as written; hyphens and apostrophes stay in words."""
-    return re.findall(r"\w+(?:[-'’]\w+)*|[^\w\s]", text.replace(WORD_BEGINS, " "))
+    """Words and punctuation marks as written; hyphens and apostrophes stay in words.
+
+    So do the vowel signs and accents that are characters of their own, as in Hindi.
+    """
+    return _words("" if text.isascii() else _marks()).findall(text.replace(WORD_BEGINS, " "))
+
+
+@cache
+def _words(marks: str) -> re.Pattern[str]:
+    letter = rf"[\w{marks}]"
+    return re.compile(rf"{letter}+(?:[-'’]{letter}+)*|[^\w\s]")
+
+
+@cache
+def _marks() -> str:
+    """Unicode's combining marks and joiners, for a class of a regular expression."""
+    marks = [c for c in map(chr, range(0x300, 0x20000)) if unicodedata.category(c)[0] == "M"]
+    return "".join(marks) + "\u200c\u200d"
 
 
 TOKENIZERS = {

@@ -146,7 +146,7 @@ def match(
         is missing somewhere; the message names files and some of the images.
     """
     texts = [_by_reference_id(one, references) for one in captions]
-    common = [n for n in texts[0] if n in references.texts and all(n in of for of in texts[1:])]
+    common = [name for name in references.texts if all(name in of for of in texts)]
     known = set(references.texts).union(*texts)
     if len(common) < len(known) and not allow_missing:
         for one, of in zip(captions, texts, strict=True):

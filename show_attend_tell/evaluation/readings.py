@@ -102,17 +102,21 @@ def changed(
       memory: of some images, with a mask.
       others: the memory of another image for each, for `other_image`.
       reading: index into `READINGS`; may be traced.
-      order: a permutation of the real places, for `shuffled`.
+      order: a permutation of the places, for `shuffled`; of an input with padding behind its real
+        places, these change places with each other in this order.
     """
     a, keys, mask = memory.annotations, memory.keys, memory.mask
     assert a is not None and keys is not None and mask is not None
     places = len(order)
     real = mask & (jnp.arange(keys.shape[1]) < places)[None]
     mean = mean_vector(a[:, :places], mask[:, :places])[:, None].astype(a.dtype)
+    ranks = jnp.argsort(order)
+    moved = jnp.argsort(jnp.where(mask[:, :places], ranks, places + ranks), axis=1)
+    shuffled = jnp.take_along_axis(a[:, :places], moved[..., None], axis=1)
     made = {
         "own": memory,
         "uniform": memory._replace(keys=jnp.broadcast_to(keys[:, :1], keys.shape), mask=real),
-        "shuffled": memory._replace(annotations=a.at[:, :places].set(a[:, order])),
+        "shuffled": memory._replace(annotations=a.at[:, :places].set(shuffled)),
         "mean": memory._replace(annotations=a.at[:, :places].set(mean)),
         "other_image": memory._replace(
             annotations=others.annotations, keys=others.keys, mask=others.mask

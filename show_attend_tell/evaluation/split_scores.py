@@ -57,7 +57,8 @@ def reported_contexts(settings: Settings) -> tuple[str, ...]:
     return tuple(dict.fromkeys((whole, "argmax", own)))
 
 
-# What the table of scores and names of files state anyhow, or what changes no best caption.
+# What the table of scores and names of files state anyhow, or what changes no best caption. The
+# largest length is no way of searching; experiments set it by the length of what they describe.
 _STATED = ("beam", "length_penalty", "context", "max_length", "batch_size", "n_best")
 
 
@@ -73,14 +74,23 @@ def in_words(options: Mapping[str, Any]) -> str:
     return "".join(f", {name.replace('_', ' ')} {value}" for name, value in options.items())
 
 
-def score_stem(split: str, decoding: Decode, language: str = "") -> str:
+def score_stem(
+    split: str, decoding: Decode, language: str = "", usual_length: int | None = None
+) -> str:
     """How the names of a split's caption and score files begin.
 
-    `language` is that of the captions, unless it is the run's first.
+    Args:
+      split: that was captioned.
+      decoding: how.
+      language: of the captions, unless it is the run's first.
+      usual_length: a largest length that goes without saying; None: any does.
     """
     split += f".{language}" if language else ""
     penalty = f"{decoding.length_penalty:g}"
-    further = "".join(f"-{k}={v}" for k, v in further_options(decoding).items())
+    options = further_options(decoding)
+    if usual_length not in (None, decoding.max_length):
+        options["max_length"] = decoding.max_length
+    further = "".join(f"-{k}={v}" for k, v in options.items())
     return f"{split}-{decoding.context}-beam{decoding.beam}-lp{penalty}{further}"
 
 
@@ -105,7 +115,8 @@ def score_split(
       What the score file holds: the scores and every setting that they depend on.
     """
     other = run.language != next(iter(run.task.languages), "")
-    stem = score_stem(split, decoding, run.language if other else "")
+    language = run.language if other else ""
+    stem = score_stem(split, decoding, language, run.usual_length)
     grounding = measured.get("grounding")
     if grounding is not None:
         own = captions_grounding(run, examples, captions)

@@ -119,19 +119,20 @@ def caption_inputs(
     batch_size: int,
     n_best: int = 1,
     *,
-    begin: int = 0,
+    begin: int | Int[np.ndarray, " N"] = 0,
     near: Neighbours | None = None,
 ) -> Iterator[Caption]:
     """The best caption of every input, in order; for an ensemble `inputs` has those of each run.
 
-    `begin` is the number of the first input, from which follows what is drawn for it. `near` are
-    the training pictures that help a consensus to choose.
+    `begin` is the number of the first input, or that of each; what is drawn for an input follows
+    from its number. `near` are the training pictures that help a consensus to choose.
     """
     batch_size = math.ceil(batch_size / jax.device_count()) * jax.device_count()
     local = devices.local_slice(batch_size)
     helped = {} if near is None else {"near": near}  # compiled functions know no other arguments
     for first, (batch, count) in enumerate(_batches(inputs, batch_size)):
-        numbers = begin + np.arange(first * batch_size, (first + 1) * batch_size, dtype=np.int32)
+        numbers = np.arange(first * batch_size, (first + 1) * batch_size, dtype=np.int32)
+        numbers = begin + numbers if isinstance(begin, int) else begin.take(numbers, mode="clip")
         batch, numbers = devices.shard_batch(jax.tree.map(lambda x: x[local], (batch, numbers)))
         found = jax.tree.map(np.asarray, decode(params, batch, numbers, **helped))
         for i in range(count):
@@ -239,23 +240,22 @@ def caption_files(
 ) -> Iterator[Described]:
     """Captions pictures, which are read like training images.
 
-    Reads, and holds in memory, `decoding.batch_size` pictures at a time; yields once for each such
-    batch. `per_token` as for `caption_images`.
+    Holds one batch of pictures in memory, and yields once for each. `per_token`: `caption_images`.
     """
-    many = len(subjects) > decoding.batch_size
     for begin in range(0, len(subjects), decoding.batch_size):
-        readable, images, wrong = [], [], []
-        for subject in subjects[begin : begin + decoding.batch_size]:
+        readable, numbers, images, wrong = [], [], [], []
+        for number, subject in enumerate(subjects[begin : begin + decoding.batch_size], begin):
             assert subject.picture is not None
             try:
                 with naming(subject.name):
                     images.append(read_for(run, subject.picture))
                 readable.append(subject)
+                numbers.append(number)
             except UserError as error:
                 wrong.append(str(error))
-        # One size for all batches, so that nothing compiles twice.
-        size = decoding.batch_size if many else None
-        captions = caption_images(run, images, decoding, size, per_token=per_token, begin=begin)
+        size = decoding.batch_size if len(subjects) > decoding.batch_size else None  # one for all
+        begun = np.array(numbers, np.int32)
+        captions = caption_images(run, images, decoding, size, per_token=per_token, begin=begun)
         yield Described(readable, captions, wrong)
 
 
@@ -266,7 +266,7 @@ def caption_images(
     batch_size: int | None = None,
     *,
     per_token: bool = False,
-    begin: int = 0,
+    begin: int | Int[np.ndarray, " N"] = 0,
 ) -> list[Caption]:
     """Captions images as `ensemble.read_for` returns them.
 
@@ -276,7 +276,7 @@ def caption_images(
       decoding: how to search for captions.
       batch_size: images decoded together; None: all, but at most `decoding.batch_size`.
       per_token: whether captions have `token_log_probs`.
-      begin: the first image's number, which random draws depend on.
+      begin: the first image's number, or each one's, which random draws depend on.
     """
     if not images:
         return []

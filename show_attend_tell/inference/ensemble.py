@@ -61,10 +61,13 @@ def ensemble(runs: Sequence[Run]) -> Run:
 
 
 def _folder(runs: Sequence[Run]) -> Path:
-    names = [run.workdir.resolve().name for run in runs]
-    name = "+".join(names)
-    if len(name) > _LONGEST or len(set(names)) < len(names):  # it may stand for other runs, too
-        paths = "\n".join(str(run.workdir.resolve()) for run in runs)
+    folders = [run.workdir.resolve() for run in runs]
+    name = "+".join(folder.name for folder in folders)
+    usual = {folder.parent for folder in folders} == {RESULTS.parent.resolve()}
+    packaged = all(run.workdir.parent == RESULTS.parent / "pretrained" for run in runs)
+    if not (usual or packaged) or len(set(folders)) < len(folders) or len(name) > _LONGEST:
+        # It may stand for other runs, too.
+        paths = "\n".join(map(str, folders))
         name = f"{name[:_LONGEST]}-{hashlib.sha256(paths.encode()).hexdigest()[:8]}"
     return RESULTS / name
 

@@ -45,6 +45,7 @@ class Run:
       step: the training step at which the weights were saved.
       centres: where the encoder looks, if that was measured for this run (see
         `runs.measuring.Measured`); then `encoder` has its `shift`.
+      usual_length: `decode.max_length` before overrides; None: as in `settings`.
       origin: the repository on the hub that it came from, with its commit; None for other runs.
       parts: the runs of an ensemble, see `inference.ensemble`; empty for a single run. What knows
         no ensembles, such as the explorer, asks the first run only.
@@ -60,6 +61,7 @@ class Run:
     params: dict[str, Any]
     step: int
     centres: dict[str, Any] | None = None
+    usual_length: int | None = None
     origin: str | None = None
     parts: tuple["Run", ...] = ()
 
@@ -152,6 +154,7 @@ def load_run(
         params=all_weights(params, devices.replicate(frozen_weights(model))),
         step=step,
         centres=centres,
+        usual_length=folder.settings().decode.max_length if overrides else None,
     )
     return run.speaking(task.languages[0]) if task.languages else run
 

@@ -126,8 +126,11 @@ def run_label(group: Group, run: Run) -> str:
 
 
 def folder_name(workdir: Path) -> str:
-    """The name of a run's folder, without the seed that `sweep` adds."""
-    return re.sub(r"(?<=.)-seed=\d+$", "", workdir.resolve().name)
+    """The name of a run's folder, without the seed that `sweep` adds, or that of its parent."""
+    folder = workdir.resolve()
+    if re.fullmatch(r"seed=\d+", folder.name):
+        folder = folder.parent
+    return re.sub(r"(?<=.)-seed=\d+$", "", folder.name)
 
 
 def rows_of(groups: Sequence[Group]) -> list[Row]:

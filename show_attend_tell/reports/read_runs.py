@@ -37,6 +37,7 @@ class Scored:
 
     Attributes:
       path: of the file.
+      step: of the weights.
       decoding: how the captions were searched for, without the batch size.
       language: of the captions, if the run speaks several; else empty.
       scores: corpus scores by name; None: could not be computed.
@@ -51,6 +52,7 @@ class Scored:
     """
 
     path: Path
+    step: int
     decoding: dict[str, Any]
     language: str
     scores: dict[str, float | None]
@@ -101,6 +103,7 @@ class Run:
       scored: the score files of the split, at least one; those of the first language come first.
       attention: statistics of the split's attention maps by name.
       context: the context that made the maps.
+      drawn: ids of what these maps are of; None: not known, of earlier versions.
       variance: rows of gradient_variance.json, if there is one.
     """
 
@@ -113,6 +116,7 @@ class Run:
     scored: list[Scored]
     attention: dict[str, float | None]
     context: str
+    drawn: frozenset[str] | None
     variance: list[dict[str, Any]]
 
     @property
@@ -141,7 +145,7 @@ def read_run(workdir: Path, split: str) -> Run:
     settings = _read_settings(workdir / "config.json", record)
     metrics = _read_metrics(workdir / "metrics.jsonl", settings.task.progress_metric)
     scored = _read_all_scores(workdir, split, step)
-    attention, context = _read_attention(workdir, split, step)
+    attention, context, drawn = _read_attention(workdir, split, step)
     return Run(
         workdir=workdir,
         settings=settings,
@@ -152,6 +156,7 @@ def read_run(workdir: Path, split: str) -> Run:
         scored=scored,
         attention=attention,
         context=context,
+        drawn=drawn,
         variance=_read_variance(workdir / "gradient_variance.json"),
     )
 
@@ -233,17 +238,22 @@ def _read_all_scores(workdir: Path, split: str, best_step: int) -> list[Scored]:
     paths = sorted(path for path in workdir.glob("*.scores.json") if name.fullmatch(path.name))
     if not paths:
         raise UserError(f"{workdir}: no scores of the {split} split; {remedy}")
-    return [_read_scores(path, split, best_step, remedy) for path in paths]
+    read = [_read_scores(path, split, remedy) for path in paths]
+    best = [scored for scored in read if scored.step == best_step]
+    if best:  # the others are of weights that training has left behind
+        return best
+    raise UserError(
+        f"{paths[0]}: of step {read[0].step}, but the best weights are of {best_step}; {remedy}"
+    )
 
 
-def _read_scores(path: Path, split: str, best_step: int, remedy: str) -> Scored:
+def _read_scores(path: Path, split: str, remedy: str) -> Scored:
     captions = path.with_name(path.name.replace(".scores.", ".captions."))
     image_ids = tuple(read_results(captions))
     with _reading(path, remedy):
         record = _read_json(path)
         if (record["split"], record["images"]) != (split, len(image_ids)) or not image_ids:
             raise ValueError("it does not belong to the captions beside it")
-        _check_step(record, best_step)
         decoding = dict(record["decoding"])
         for name in DECODING:
             decoding[name]  # raises KeyError if it is missing
@@ -259,6 +269,7 @@ def _read_scores(path: Path, split: str, best_step: int, remedy: str) -> Scored:
         scores = {str(name): None if v is None else _number(v) for name, v in recorded}
         return Scored(
             path=path,
+            step=int(record["step"]),
             decoding=decoding,
             language=str(record.get("language", "")),
             scores=with_means(scores, table),
@@ -281,8 +292,8 @@ def _read_scores(path: Path, split: str, best_step: int, remedy: str) -> Scored:
 
 def _read_attention(
     workdir: Path, split: str, best_step: int
-) -> tuple[dict[str, float | None], str]:
-    """Statistics of a run's maps, and the context that made the maps."""
+) -> tuple[dict[str, float | None], str, frozenset[str] | None]:
+    """Statistics of a run's maps, the context that made the maps, and what they are of."""
     path = workdir / "attention" / split / "statistics.json"
     with _reading(path, f"run `attend --workdir {workdir} --split {split}`"):
         read = _read_json(path)
@@ -297,7 +308,9 @@ def _read_attention(
             "uniform share in grown box": objects.get("uniform_in_grown_box"),
         }
         numbers = {name: None if v is None else _number(v) for name, v in values.items()}
-        return numbers, str(read["decoding"]["context"])
+        ids = read.get("ids")
+        drawn = None if ids is None else frozenset(map(str, ids))
+        return numbers, str(read["decoding"]["context"]), drawn
 
 
 def _read_variance(path: Path) -> list[dict[str, Any]]:

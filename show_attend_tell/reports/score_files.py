@@ -69,6 +69,8 @@ def score_files(
         do not belong together; SPICE does not run here; or `per_image` cannot be written.
     """
     _check_once(captions)
+    if per_image is not None and not per_image.parent.is_dir():
+        raise UserError(f"{per_image}: its folder is not there; make it first")
     if spice:
         check_spice()
     read = [read_captions(path) for path in captions]

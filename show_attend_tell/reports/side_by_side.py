@@ -104,7 +104,9 @@ def _images(runs: Sequence[Run], split: str, image_ids: Sequence[str], shown: in
             break
         name = f"{safe_name(image_id)}.npz"
         paths = [run.workdir / "attention" / split / name for run in runs]
-        if all(path.is_file() for path in paths):
+        # A folder may also hold files of an earlier `attend`, of other weights.
+        drawn = all(run.drawn is None or image_id in run.drawn for run in runs)
+        if drawn and all(path.is_file() for path in paths):
             made.append(_Image(image_id, [load_attention(path) for path in paths], paths))
     return made
 

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 import submitit
+from submitit.core.utils import FailedJobError
 
 from show_attend_tell import config
 from show_attend_tell.cli import side_by_side, sweep
@@ -24,6 +25,9 @@ SETTINGS = {"attention.kind": ["soft", "hard"], "loss.doubly_stochastic": ["0.0"
 needs_two_cores = pytest.mark.skipif(
     len(side_by_side.usable_cores()) < 2, reason="a single core can be used"
 )
+
+
+OF_BEST = '{"step": 7}'  # scores and statistics of the best weights
 
 
 @pytest.fixture
@@ -41,13 +45,13 @@ def calls(monkeypatch):
             workdir.mkdir(parents=True, exist_ok=True)
             overrides = [a for a in argv if a.startswith("--config.")]
             config.save(config.load_experiment(argv[1], overrides), workdir / "config.json")
-            (workdir / "run.json").write_text(json.dumps({"finished": True}))
+            (workdir / "run.json").write_text(json.dumps({"finished": True, "best_step": 7}))
         elif verb == "evaluate":
             for context in ("expected", "argmax") if "hard" in workdir.name else ("expected",):
-                (workdir / f"test-{context}-beam1-lp0.scores.json").write_text("{}")
+                (workdir / f"test-{context}-beam1-lp0.scores.json").write_text(OF_BEST)
         else:
             (workdir / "attention" / "test").mkdir(parents=True, exist_ok=True)
-            (workdir / "attention" / "test" / "statistics.json").write_text("{}")
+            (workdir / "attention" / "test" / "statistics.json").write_text(OF_BEST)
 
     def start(command, log):
         run(*command)
@@ -139,6 +143,35 @@ def test_a_sweep_runs_what_is_missing_and_nothing_twice(tmp_path, calls):
     (jobs[1][0].workdir / "test-argmax-beam1-lp0.scores.json").unlink()
     run(jobs, tmp_path)
     assert calls == [("evaluate", names[1])]
+    # What was made in the middle of training is made anew.
+    calls.clear()
+    (jobs[0][0].workdir / "attention" / "test" / "statistics.json").write_text('{"step": 5}')
+    run(jobs, tmp_path)
+    assert calls == [("attend", names[0])]
+
+
+def test_two_runs_have_neither_the_same_settings_nor_two_seeds(tmp_path):
+    twice = {"optimizer.learning_rate": ["1e-3", "0.001"]}
+    with pytest.raises(UserError, match=r"rate=0.001-seed=0: has the settings of .*=1e-3-seed=0"):
+        grid([EXPERIMENT], twice, [0], tmp_path)
+    for settings, overrides in (({"seed": ["0", "1"]}, ()), ({}, ("--config.seed=5",))):
+        with pytest.raises(UserError, match="seeds are given by --seeds"):
+            grid([EXPERIMENT], settings, [0], tmp_path, overrides)
+
+
+def test_a_submission_that_fails_leaves_no_job_behind(tmp_path, calls, monkeypatch):
+    cancelled = []
+
+    class Refusing(InProcess):
+        def submit(self, function, commands):
+            if "seed=1" in str(commands):
+                raise FailedJobError("sbatch: error: invalid\n partition")
+            return SimpleNamespace(cancel=lambda: cancelled.append(commands))
+
+    monkeypatch.setattr(submitit, "AutoExecutor", Refusing)
+    with pytest.raises(UserError, match="--cluster slurm: sbatch: error: invalid partition"):
+        run(grid([EXPERIMENT], {}, [0, 1], tmp_path), tmp_path, jobs="auto", cluster="slurm")
+    assert len(cancelled) == 1
 
 
 def test_trackers_are_named_to_every_training_and_to_nothing_else(tmp_path, calls, monkeypatch):
@@ -196,7 +229,7 @@ def test_a_recorded_checksum_does_not_make_another_run(tmp_path, calls):
     config.save(settings, path)
     decode = settings.decode
     stem = f"test-expected-beam{decode.beam}-lp{decode.length_penalty:g}"
-    (path.parent / f"{stem}.scores.json").write_text("{}")
+    (path.parent / f"{stem}.scores.json").write_text(OF_BEST)
     calls.clear()
     run(jobs, tmp_path)
     assert calls == []

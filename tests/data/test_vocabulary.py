@@ -109,6 +109,7 @@ def test_words_of_a_text_keep_case_hyphens_and_apostrophes():
     assert split_words("It's saftig-grünes Gras, 2,5 m!") == [
         "It's", "saftig-grünes", "Gras", ",", "2", ",", "5", "m", "!",
     ]  # fmt: skip
+    assert split_words("हिन्दी की भाषा।") == ["हिन्दी", "की", "भाषा", "।"]
     vocabulary = Vocabulary.from_captions(map(split_words, SENTENCES), 1, "words")
     ids = vocabulary.encode_text("Ein Hund läuft!")
     assert vocabulary.decode(ids) == ["Ein", "Hund", "läuft", "<unk>"]

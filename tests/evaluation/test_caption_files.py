@@ -52,9 +52,9 @@ def test_images_of_coco_are_known_by_number_or_by_file(file):
     found = match([by_number, by_file], references)
     assert found.references == {"7": ["A dog."], "8": ["A cat.", "One cat."]}
     assert [list(of.items()) for of in found.captions] == [
-        [("7", "dog"), ("8", "cat")],
-        [("7", "a"), ("8", "b")],
-    ]
+        [("8", "cat"), ("7", "dog")],
+        [("8", "b"), ("7", "a")],
+    ]  # in the order of the references
     assert found.left_out == 0
 
 

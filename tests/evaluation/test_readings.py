@@ -93,6 +93,17 @@ def test_every_reading_is_what_it_says(kind):
     assert np.abs(found["none"] - found["mean"]).max() > 1e-3
 
 
+def test_padding_stays_where_it_is_when_places_are_shuffled():
+    decoder = nnx.merge(*tiny.decoder(**KINDS["soft"]))
+    memory = readings.remember(Captioner(Precomputed(4, (1, 3)), decoder), VECTORS)
+    mask = jnp.array([[True, True, False], [True, True, True]])
+    memory = memory._replace(mask=mask)
+    reading = readings.READINGS.index("shuffled")
+    found = readings.changed(memory, memory, reading, jnp.array([2, 1, 0])).annotations
+    expected = [memory.annotations[0, jnp.array([1, 0, 2])], memory.annotations[1, ::-1]]
+    np.testing.assert_array_equal(found, expected)
+
+
 @pytest.mark.parametrize("kind", ["soft", "marginal"])
 def test_nats_are_those_of_a_real_token(tmp_path, kind):
     split = given(tmp_path, kind)

@@ -32,5 +32,8 @@ def test_sums_over_places_are_scored_with_the_mixture_where_there_is_one(
 def test_names_of_files_tell_ways_of_searching_apart():
     assert score_stem("val", Decode(n_best=2, batch_size=7)) == "val-expected-beam5-lp0.7"
     assert score_stem("val", Decode(ban_unk=False)).endswith("-ban_unk=False")
+    shorter = Decode(max_length=12)
+    assert score_stem("val", shorter, "de", 12) == "val.de-expected-beam5-lp0.7"
+    assert score_stem("val", shorter, "", 30) == "val-expected-beam5-lp0.7-max_length=12"
     drawn = Decode(search="sample", top_p=0.9, seed=3)
     assert score_stem("val", drawn) == "val-expected-beam5-lp0.7-search=sample-top_p=0.9-seed=3"

@@ -184,20 +184,21 @@ def test_many_pictures_are_captioned_in_batches_of_one_size(run, monkeypatch):
     sizes = []
 
     def caption_images(run, images, decoding, batch_size, per_token, begin):
-        sizes.append((len(images), batch_size, begin))
+        sizes.append((len(images), batch_size, begin.tolist()))
         return images
 
     monkeypatch.setattr(captioning, "caption_images", caption_images)
     batches = caption_files(run, subjects, dataclasses.replace(run.decoding, batch_size=2))
     first = next(batches)
     assert first.wrong == ["no picture: not an image of a known format; save it as JPEG or PNG"]
-    assert sizes == [(1, 2, 0)]  # the others have not been read yet
+    assert sizes == [(1, 2, [0])]  # the others have not been read yet
     found = [first, *batches]
-    assert sizes == [(1, 2, 0), (2, 2, 2), (1, 2, 4)]
+    # What is drawn for a picture follows from its place among all.
+    assert sizes == [(1, 2, [0]), (2, 2, [2, 3]), (1, 2, [4])]
     names = [subject.name for batch in found for subject in batch.subjects]
     assert names == ["0.png", "2.png", "3.png", "4.png"]
     [whole] = caption_files(run, subjects, dataclasses.replace(run.decoding, batch_size=5))
-    assert len(whole.subjects) == 4 and sizes[-1] == (4, None, 0)
+    assert len(whole.subjects) == 4 and sizes[-1] == (4, None, [0, 2, 3, 4])
 
 
 def test_a_damaged_run_or_none_at_all_is_reported(trained, tmp_path):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -80,7 +81,7 @@ def test_consensus_reorders_what_the_search_finds(tmp_path):
     assert (reordered.tokens[:, 0] != found.tokens[:, 0]).any()
 
 
-def test_runs_of_an_ensemble_share_their_vocabulary(tmp_path):
+def test_runs_of_an_ensemble_share_their_vocabulary(tmp_path, monkeypatch):
     run = tiny.run_of(tmp_path, 3, {})
     other = dataclasses.replace(run, vocabulary=Vocabulary.from_captions([["cat", "cow"]], 1))
     with pytest.raises(UserError, match=r"its vocabulary \(6 words\) is not that of") as caught:
@@ -89,9 +90,15 @@ def test_runs_of_an_ensemble_share_their_vocabulary(tmp_path):
     assert ensemble([run]) is run
     whole = ensemble([run, run])
     assert whole.members[1] is run and whole.workdir.name.startswith(f"{tmp_path.name}+")
-    assert ensemble([run, dataclasses.replace(run, workdir=tmp_path / "b")]).workdir.name == (
-        f"{tmp_path.name}+b"
-    )
+    # Runs in `runs` have names of their own; others may share them with yet others.
+    monkeypatch.chdir(tmp_path)
+
+    def folder(*paths):
+        return ensemble([dataclasses.replace(run, workdir=Path(path)) for path in paths]).workdir
+
+    assert folder("runs/a", "runs/b") == Path("runs/ensemble/a+b")
+    soft, hard = (folder(f"runs/{kind}/seed=0", f"runs/{kind}/seed=1") for kind in ("soft", "hard"))
+    assert soft != hard and soft.name.startswith("seed=0+seed=1-")
 
 
 def test_each_run_reads_what_it_was_trained_for_unless_told(tmp_path):

@@ -288,6 +288,7 @@ def test_a_byte_order_mark_is_no_word():
     "verb, message",
     [
         (["translate", "ba be", "  "], "sentence 2 is empty"),
+        (["translate", "ba \udce4"], "sentence 1 is not UTF-8"),
         (["attend", "picture.jpg"], "a run on sentences; use `translate`"),
         (["caption", "picture.jpg"], "a run on sentences; use `translate`"),
     ],
@@ -331,6 +332,8 @@ def test_a_model_translates_in_python(trained, caplog):
     assert model.translate([]) == []
     with pytest.raises(UserError, match="sentence 2 is empty"):
         model.translate(["ba", " "])
+    with pytest.raises(UserError, match="'ba be' is one sentence; give a list"):
+        model.translate("ba be")
     with pytest.raises(UserError, match="a run on sentences; use `translate`"):
         model.caption(["picture.jpg"])
     assert not caplog.text

@@ -5,6 +5,7 @@ import json
 import math
 import shutil
 import statistics
+from unittest.mock import Mock
 
 import pytest
 from finished_runs import (
@@ -22,8 +23,10 @@ from finished_runs import (
 )
 
 from show_attend_tell import sharing
+from show_attend_tell.cli.parser import main
 from show_attend_tell.errors import UserError
 from show_attend_tell.inference.attention_record import load_attention, save_attention
+from show_attend_tell.inference.run import Run
 from show_attend_tell.reports.compare import compare
 from show_attend_tell.reports.tables import Cell, usual_scores
 from show_attend_tell.reports.uncertainty import METEOR_MEAN
@@ -132,6 +135,39 @@ def test_the_seeds_of_a_sweep_share_a_name_without_one(tmp_path):
     ]
     [group] = compare(runs, "val", tmp_path / "out", samples=10)["groups"]
     assert group["name"] == "soft-reward" and len(group["runs"]) == 2
+    plain = write_run(tmp_path / "hard" / "seed=0", RIGHT)
+    assert compare([plain], "val", tmp_path / "one", samples=10)["groups"][0]["name"] == "hard"
+
+
+def test_scores_of_weights_that_training_left_behind_are_passed_over(tmp_path):
+    run = write_run(tmp_path / "a", RIGHT)
+    for kind in ("scores", "captions"):
+        path = scores_of(run).with_name(f"val-expected-beam2-lp0.7.{kind}.json")
+        shutil.copy(path, path.with_name(f"val-expected-beam9-lp0.7.{kind}.json"))
+    stale = run / "val-expected-beam9-lp0.7.scores.json"
+    edit(stale, step=200, decoding=json.loads(stale.read_text())["decoding"] | {"beam": 9})
+    rows = compare([run], "val", tmp_path / "out", samples=10)["scores"]
+    assert [row["decoding"]["beam"] for row in rows] == [2]
+
+
+def test_records_of_two_runs_do_not_mix(tmp_path, capsys):
+    runs = [
+        write_run(tmp_path / "soft" / "seed=0", RIGHT),
+        write_run(tmp_path / "hard" / "seed=0", RIGHT, settings=HARD),
+    ]
+    out = tmp_path / "out"
+    assert main(["publish", *map(str, runs), "--out", str(out)]) == 2
+    assert "another run is called seed=0, too" in capsys.readouterr().err and not out.exists()
+    sharing.publish(runs[0], out / "seed=0")
+    with pytest.raises(UserError, match="holds another model or the records of another run"):
+        sharing.publish(runs[1], out / "seed=0")
+    # What the run no longer has goes.
+    stale = out / "seed=0" / "test-expected-beam9-lp1.scores.json"
+    stale.write_text("{}")
+    sharing.publish(runs[0], out / "seed=0")
+    assert not stale.exists() and scores_of(out / "seed=0").exists()
+    with pytest.raises(UserError, match="holds the records of a run; export to another folder"):
+        sharing.export(Mock(spec=Run), out / "seed=0")
 
 
 def test_p_of_equal_and_of_very_different_runs(tmp_path):

@@ -99,6 +99,17 @@ def test_scores_of_each_image(captions, references, tmp_path):
     for name in ("CIDEr", "ROUGE-L", "exact"):
         mean = np.mean([float(row[name]) for row in rows[: len(TRUTH)]])
         assert mean == pytest.approx(found["files"][0]["scores"][name]["value"])
+    with pytest.raises(UserError, match="each.csv: its folder is not there; make it first"):
+        score_files(captions, [references], per_image=tmp_path / "none" / "each.csv")
+
+
+def test_the_order_of_captions_means_nothing(captions, references, tmp_path):
+    found = score_files(captions[:1], [references], samples=20)
+    turned = tmp_path / "turned.json"
+    write_results(turned, dict(reversed(half_right().items())))
+    other = score_files([turned], [references], samples=20)
+    assert other["references"] == found["references"]
+    assert other["files"][0]["scores"] == found["files"][0]["scores"]
 
 
 def test_translations_have_several_references_and_two_cases(tmp_path):

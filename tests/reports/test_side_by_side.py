@@ -6,7 +6,7 @@ import io
 
 import numpy as np
 import pytest
-from finished_runs import HARD, RIGHT, WRONG, pair, viewed, write_run
+from finished_runs import HARD, RIGHT, WRONG, edit, pair, viewed, write_run
 from PIL import Image
 from records import ONE, TWO, record, sentence
 
@@ -58,6 +58,14 @@ def test_the_view_holds_words_weights_and_pictures(tmp_path):
         assert (step["log_p"], step["top"], step["posterior"]) == (None, [], None)
     other = data["readings"][facts["id"]]["B, seed 0"]
     assert other["text"] == WRONG[boxed.image_id]
+
+
+def test_only_images_that_the_statistics_are_of_are_shown(tmp_path):
+    runs = pair(tmp_path)
+    names = list(RIGHT)[:3]
+    edit(runs[0] / "attention" / "val" / "statistics.json", ids=names[1:])
+    examples = viewed(page_of(runs, tmp_path / "out"))["session"]["examples"]
+    assert [facts["name"] for facts in examples] == names[1:]
 
 
 def test_a_null_place_has_the_rest_of_the_weights(tmp_path):
