@@ -53,7 +53,8 @@ def allowed(
 ) -> Float[Array, "B K V"]:
     """The model's log p of each next word, -inf for words that the rules forbid.
 
-    The others do not inherit the probability of forbidden words. Given words keep no other rule.
+    The others do not inherit the probability of forbidden words. Given words keep no other rule. A
+    caption that repeats itself with every word ends, however short it is.
 
     Args:
       rules: the rules.
@@ -69,6 +70,9 @@ def allowed(
     if rules.no_repeat:
         assert said is not None
         free = _without_repeats(free, said, time, rules.no_repeat)
+        end = log_probs[:, :, rules.eos]
+        stuck = (free == -jnp.inf).all(-1)
+        free = free.at[:, :, rules.eos].set(jnp.where(stuck, end, free[:, :, rules.eos]))
     if rules.given is None:
         return free
     must = rules.given[:, time][:, None, None]

@@ -43,6 +43,13 @@ def test_rules_leave_the_best_of_the_sequences_that_keep_them(no_repeat, min_len
     assert changed  # the rules matter
 
 
+def test_a_caption_that_can_only_repeat_itself_ends():
+    rules = choosing.Rules(EOS, jnp.array([PAD, BOS]), None, min_length=9, no_repeat=1)
+    said = jnp.array([[[UNK, 4, PAD], [UNK, UNK, PAD]]])
+    found = choosing.allowed(rules, jnp.zeros((1, 2, 5)), said, jnp.int32(2))
+    np.testing.assert_array_equal(np.isfinite(found[0]).nonzero(), [[0, 1], [EOS, 4]])
+
+
 def plain_groups(model, image, *, groups, beam, diversity, max_length, no_repeat, min_length):
     """Diverse beam search with lists: algorithm 1 of Vijayakumar et al., Hamming diversity.
 
