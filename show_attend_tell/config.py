@@ -282,7 +282,7 @@ def changes(saved: Settings, wanted: Settings) -> list[str]:
     holds for teachers, of whom a run records the weights. Two spellings of one path are the same.
     """
     values = [dict(flatten(settings)) for settings in (saved, wanted)]
-    same, weights = {*_FOLDERS_OF_DATA}, ("encoder.weights", "picture.weights")
+    same, weights = {*_FOLDERS_OF_DATA, "data.download"}, ("encoder.weights", "picture.weights")
     for name in weights:
         known = all(value.get(f"{name}_sha256") for value in values)
         same.add(name if known else f"{name}_sha256")

@@ -877,6 +877,7 @@ class Settings:
         if self.draws_places:
             self.hard.check_used()
             self._check_stepwise()
+            self._check_place_matters()
             self._check_credit()
         if self.attention.state_reads == "posterior" and not self.decoder.product_form:
             raise UserError(
@@ -985,6 +986,14 @@ class Settings:
             raise UserError(
                 f"config.hard.objective '{objective}' needs config.attention.state_reads other "
                 "than 'drawn': a drawn place that the state reads changes all later words"
+            )
+
+    def _check_place_matters(self) -> None:
+        if not self.decoder.deep_output and self.attention.state_reads != "drawn":
+            raise UserError(
+                f"config.attention.state_reads {self.attention.state_reads!r} needs "
+                "config.decoder.deep_output=True with hard attention: otherwise words do not "
+                "depend on the place"
             )
 
     def _check_credit(self) -> None:

@@ -186,12 +186,14 @@ def test_where_files_lie_does_not_make_another_run(file, monkeypatch, tmp_path):
 
     def load(**values):
         names = {"dir": "data.dir", "data": "data.manual_dir", "start": "train.init_from"}
+        names["download"] = "data.download"
         names |= {"weights": "encoder.weights", "sum": "encoder.weights_sha256"}
         return config.load_experiment(
             file, [f"--config.{names[key]}={value}" for key, value in values.items()]
         )
 
     assert config.changes(load(dir="a", data="own"), load(dir="/b", data="/there/own/")) == []
+    assert config.changes(load(download="True"), load()) == []
     assert config.changes(load(start="runs/a"), load(start=f"{tmp_path}/runs/a/")) == []
     assert config.changes(load(start="runs/a"), load(start="runs/b")) == ["train.init_from"]
     # The checksums say whether weights are the same; without both, the paths have to.

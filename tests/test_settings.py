@@ -81,6 +81,28 @@ def test_a_words_own_credit_needs_a_state_that_does_not_read_the_drawn_place():
         config.from_dict(stated("drawn"))
 
 
+@pytest.mark.parametrize(
+    ("order", "reads", "refused"),
+    [
+        ("previous", "nothing", True),
+        ("previous", "expected", True),
+        ("previous", "drawn", False),
+        ("current", "nothing", True),
+        ("current", "drawn", False),
+    ],
+)
+def test_words_depend_on_the_drawn_place(order, reads, refused):
+    attention = {"kind": "hard", "order": order, "state_reads": reads}
+    stated = {"data": {"name": "shapes"}, "attention": attention}
+    config.from_dict(stated)
+    stated |= {"decoder": {"deep_output": False}}
+    if not refused:
+        config.from_dict(stated)
+        return
+    with pytest.raises(UserError, match="deep_output=True with hard attention: otherwise words"):
+        config.from_dict(stated)
+
+
 def test_settings_of_hard_attention_are_of_no_concern_to_soft_attention():
     stated = {"data": {"name": "shapes"}, "hard": {"baseline": "leave_one_out"}}
     assert config.from_dict(stated).hard.samples == 1

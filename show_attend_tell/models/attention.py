@@ -111,7 +111,8 @@ class Attention(nnx.Module):
         if score == "dot" and features != hidden:
             raise UserError(
                 f"config.attention.score 'dot' multiplies {features} features by the {hidden} "
-                f"units of the state: set config.decoder.projection={hidden}"
+                f"units of the state: set config.decoder.projection={hidden} and leave "
+                "config.attention.keys empty"
             )
         self.temperature = math.inf if options.kind == "none" else options.temperature
         self.dtype = jnp.dtype(dtype)

@@ -8,7 +8,6 @@ import jax
 from flax import nnx
 
 from show_attend_tell import settings as s
-from show_attend_tell.errors import UserError
 from show_attend_tell.models.captioner import Captioner
 from show_attend_tell.models.decoder import Decoder
 from show_attend_tell.models.encoders import Encoder, ImageEncoder, Precomputed, make_encoder
@@ -81,12 +80,6 @@ def build_captioner(settings: s.Settings, encoder: Encoder, vocabulary_size: int
       UserError: settings that do not fit the encoder's number of features.
     """
     sizes, attention = settings.decoder, settings.attention
-    features = sizes.projection or encoder.features
-    if attention.score == "dot" and features != sizes.hidden:
-        raise UserError(
-            f"config.attention.score 'dot' multiplies {features} features by the {sizes.hidden} "
-            f"units of the state: set config.decoder.projection={sizes.hidden}"
-        )
     rngs = nnx.Rngs(settings.seed)
     decoder = Decoder(
         sizes,

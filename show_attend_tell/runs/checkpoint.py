@@ -56,7 +56,8 @@ class Checkpoints:
     def save(self, step: int, arrays: Any, record: dict[str, Any]) -> None:
         """Starts to write `arrays` and the JSON-able `record`; never overwrites a saved step.
 
-        Damaged checkpoints that `restore` has passed over go: Orbax saves no step before its last.
+        Damaged checkpoints that `restore` has passed over go, and those of later steps, which
+        training has not reached again: Orbax saves no step before its last.
 
         Raises:
           UserError: it cannot be written (for example, the disk is full).
@@ -67,6 +68,8 @@ class Checkpoints:
         try:
             while self._damaged:
                 self._manager.delete(self._damaged.pop())
+            for later in [saved for saved in self.steps() if saved > step]:
+                self._manager.delete(later)
             self._manager.save(step, args=args)
         except Exception as error:
             raise self._unwritable(error) from error

@@ -182,10 +182,11 @@ class RunFolder:
         taught = [name for of in record.get("teachers", ()) for name in of["trained_on"]]
         return [*dict.fromkeys([*map(str, [*earlier, *taught]), settings.data.name])]
 
-    def update_record(self, changes: Mapping[str, Any]) -> None:
-        """Changes entries of run.json and keeps the others."""
+    def update_record(self, changes: Mapping[str, Any], without: Sequence[str] = ()) -> None:
+        """Changes entries of run.json, removes those in `without`, and keeps the others."""
         if devices.is_first():
-            record = self.record() | dict(changes)
+            kept = {key: value for key, value in self.record().items() if key not in without}
+            record = kept | dict(changes)
             files.write_text(self.path / "run.json", json.dumps(record, indent=2) + "\n")
 
     def centres(self) -> dict[str, Any] | None:

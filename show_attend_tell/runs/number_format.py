@@ -18,7 +18,7 @@ from show_attend_tell import config, devices, files, machine
 from show_attend_tell.files import parse_json
 from show_attend_tell.models.encoders import has_option
 from show_attend_tell.models.products import matmul
-from show_attend_tell.settings import FORMATS, Settings
+from show_attend_tell.settings import FORMATS, Decoder, Settings
 
 FORCED = "SHOW_ATTEND_TELL_DTYPE"  # an environment variable that decides instead
 # bfloat16 must be faster by this factor: it also has to round what it multiplies.
@@ -32,11 +32,11 @@ def pinned(settings: Settings, saved: Settings | None = None) -> Settings:
 
     Args:
       settings: of a run.
-      saved: those that the run began with, whose formats and `dropout_bits` stay; None if it begins
-        now.
+      saved: those that the run began with, whose formats stay, and their `dropout_bits` where none
+        other than the default are asked for; None if it begins now.
     """
     chosen = {}
-    if saved is not None:
+    if saved is not None and settings.decoder.dropout_bits == Decoder().dropout_bits:
         chosen["decoder.dropout_bits"] = saved.decoder.dropout_bits
     given, before = (dict(config.flatten(s)) if s else {} for s in (settings, saved))
     undecided = [name for name in _SETTINGS if given.get(name) == "auto"]

@@ -128,7 +128,7 @@ def load_data(
 
 def total_steps(settings: Settings, plan: BatchPlan) -> int:
     """The number of steps of the whole run."""
-    return math.ceil(settings.train.epochs * plan.batches_per_epoch)
+    return math.ceil(round(settings.train.epochs * plan.batches_per_epoch, 6))  # 0.07 * 100 > 7
 
 
 def _summary(

@@ -55,6 +55,8 @@ from show_attend_tell.training.step import (
 from show_attend_tell.training.tracked_captions import TrackedCaptions
 from show_attend_tell.training.validation import CaptionViewer, LatestCaptions, Validation
 
+_OF_ORIGIN = ("init_from", "teachers", "splits_drawn")  # in run.json, of runs that have them
+
 
 def train(
     settings: Settings,
@@ -148,12 +150,16 @@ class _Session:
         self._record_centres(self.data.encoder)
         batches = self._batches()
         # What is wrong with the run's origin must show before its checkpoints claim the folder.
-        fresh = None if devices.from_first(int(folder.begun)) else self._begin()
+        progression = Progression(input_position=batches.get_state())
+        fresh = None
+        if not devices.from_first(int(folder.begun)):
+            self._check_taught(0, progression)
+            fresh = self._begin()
         checkpoints, best = folder.checkpoints(), folder.weights("best")
         restored = None if fresh else self._restore(checkpoints)
         if restored is None:
+            self._check_taught(0, progression)
             first_step, state = 0, fresh or self._begin()
-            progression = Progression(input_position=batches.get_state())
         else:
             first_step, state, record = restored
             progression = Progression(**record)
@@ -209,8 +215,8 @@ class _Session:
         if not progression.finished and not taught:
             self.folder.update_record({"finished": False})
             raise UserError(
-                f"{self.folder.path}: the last checkpoint of this finished run is damaged; the "
-                f"same command trains it again from step {step}"
+                f"{self.folder.path}: the last checkpoint of this finished run is damaged or gone; "
+                f"the same command trains it again from step {step}"
             )
 
     def _train_step(self) -> Step:
@@ -286,7 +292,8 @@ class _Session:
             begun["teachers"] = self.data.origins
         if self.data.drawn:
             begun["splits_drawn"] = self.data.drawn
-        self.folder.update_record(provenance(self.settings) | begun | origin)
+        # An earlier run whose checkpoints were removed may have left a record here.
+        self.folder.update_record(provenance(self.settings) | begun | origin, without=_OF_ORIGIN)
         return self._initial_state()
 
     def _restore(self, checkpoints: Checkpoints) -> tuple[int, TrainState, dict[str, Any]] | None:

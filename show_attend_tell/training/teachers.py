@@ -57,13 +57,14 @@ def check(settings: Settings, task: Task) -> None:
                 "attention"
             )
         # Words may be read by other networks; what is known of pictures is read by all.
-        read = ("picture.",) if task.reads_words else ("encoder.", "data.languages")
+        of_words = ("picture.", "data.source", "data.target")
+        read = of_words if task.reads_words else ("encoder.", "data.languages")
         differ = differing(theirs, settings, read)
         if differ:
             raise UserError(
                 f"config.loss.teachers: {name} was trained with other values of "
-                f"{', '.join(differ)}, so it reads other inputs; choose another teacher, or use "
-                "its values"
+                f"{', '.join(differ)}, so it reads or says something else; choose another teacher, "
+                "or use its values"
             )
 
 

@@ -1,7 +1,8 @@
 """Starting a run from the weights of another run, or of a model: exported, packaged or on the hub.
 
 The vocabularies may differ: common words keep their vectors, new ones start fresh. So may the
-languages: the token of a new one begins as <bos> does, and <bos> as the token of its language.
+languages: where the earlier run spoke one, the token of a new one begins as <bos> does; where the
+new run speaks one, <bos> begins as the token of its language did.
 """
 
 from collections.abc import Callable

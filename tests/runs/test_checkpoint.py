@@ -71,6 +71,16 @@ def test_training_goes_on_past_a_damaged_one(tmp_path):
     assert (step, restored["n"], again.steps()) == (20, 21, [15, 20])
 
 
+def test_training_that_begins_again_replaces_what_lies_ahead(tmp_path):
+    folder = tmp_path / "c"
+    saved(folder, 20)
+    checkpoints = Checkpoints(folder, keep=2)
+    checkpoints.save(15, arrays(15), {})
+    checkpoints.close()
+    step, restored, _ = Checkpoints(folder, keep=2).restore(arrays(0))
+    assert (step, restored["n"]) == (15, 15)
+
+
 def test_only_damaged_ones_is_an_error_that_names_the_folder(tmp_path):
     folder = tmp_path / "c"
     saved(folder, 1)

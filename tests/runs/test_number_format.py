@@ -62,6 +62,8 @@ def test_a_begun_run_keeps_its_format(speeds):
     resumed = number_format.pinned(settings(), saved)
     assert (resumed.decoder.dtype, resumed.decoder.dropout_bits) == ("bfloat16", 32)
     assert not config.changes(saved, resumed)
+    asked = number_format.pinned(settings(dropout_bits=32), settings(dtype="float32"))
+    assert asked.decoder.dropout_bits == 32  # which the run's folder then refuses
     assert number_format.pinned(settings(dtype="float32")).decoder.dtype == "float32"
     assert not measured
 

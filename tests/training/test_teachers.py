@@ -69,13 +69,19 @@ def test_a_run_learns_from_its_teachers_and_records_them(trained, tmp_path, monk
     with pytest.raises(UserError, match="last checkpoint of this finished run is damaged"):
         unfinished._check_taught(3, Progression(input_position={}))
     assert not own.record()["finished"]
+    # Nor does it begin anew without them if all checkpoints are gone.
+    with pytest.raises(UserError, match="damaged or gone; the same command trains it again from"):
+        unfinished.run()
     assert "elsewhere" not in str(config.without_origins(moved))
 
 
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"encoder.features": 16}, r"other values of encoder.features, so it reads other inputs"),
+        (
+            {"encoder.features": 16},
+            r"other values of encoder.features, so it reads or says something",
+        ),
         ({"data.languages": ("en", "de"), "data.vocabulary": "13a"}, r"values of data.languages"),
         ({"loss.teachers": ("nowhere/",)}, r"nowhere/ has no weights of a trained run; train it"),
         ({"loss.teachers": ("owner/name",)}, r"owner/name is no folder here; name a run's"),
@@ -89,6 +95,24 @@ def test_a_run_learns_from_its_teachers_and_records_them(trained, tmp_path, monk
 def test_teachers_that_cannot_teach_are_named(trained, changes, message):
     with pytest.raises(UserError, match=message):
         check(pupil(trained[0], **changes))
+
+
+def test_a_teacher_that_translates_the_other_way_is_refused(trained, monkeypatch):
+    there, back = (
+        config.load_experiment(
+            "multi30k:joint",
+            [
+                f"--config.data.{sides[0]}=en",
+                f"--config.data.{sides[1]}=de",
+                f"--config.loss.teachers=('{trained[0]}',)",
+            ],
+        )
+        for sides in (("source", "target"), ("target", "source"))
+    )
+    monkeypatch.setattr(RunFolder, "settings", lambda folder: back)
+    monkeypatch.setattr(teachers, "folder_of", lambda name: trained[0])
+    with pytest.raises(UserError, match="other values of data.source, data.target, so it reads"):
+        check(there)
 
 
 def test_a_teacher_with_hard_attention_is_refused(trained, monkeypatch):
