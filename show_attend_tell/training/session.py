@@ -151,19 +151,15 @@ class _Session:
         batches = self._batches()
         # What is wrong with the run's origin must show before its checkpoints claim the folder.
         progression = Progression(input_position=batches.get_state())
-        fresh = None
-        if not devices.from_first(int(folder.begun)):
-            self._check_taught(0, progression)
-            fresh = self._begin()
+        fresh = None if devices.from_first(int(folder.begun)) else self._begin()
         checkpoints, best = folder.checkpoints(), folder.weights("best")
         restored = None if fresh else self._restore(checkpoints)
         if restored is None:
-            self._check_taught(0, progression)
             first_step, state = 0, fresh or self._begin()
         else:
             first_step, state, record = restored
             progression = Progression(**record)
-            self._check_taught(first_step, progression)
+            self._check_taught(first_step, progression.finished)
             batches.set_state(progression.input_position)
             self.console.print(f"resuming {folder.path} at step {first_step} of {self.total_steps}")
         if progression.finished:
@@ -209,10 +205,10 @@ class _Session:
         self._report(progression)
         return progression
 
-    def _check_taught(self, step: int, progression: Progression) -> None:
+    def _check_taught(self, step: int, finished: bool) -> None:
         """A finished run is opened without teachers; it needs them if its end is lost."""
         taught = len(self.data.teachers) == len(self.settings.loss.teachers)
-        if not progression.finished and not taught:
+        if not finished and not taught:
             self.folder.update_record({"finished": False})
             raise UserError(
                 f"{self.folder.path}: the last checkpoint of this finished run is damaged or gone; "
@@ -278,6 +274,7 @@ class _Session:
 
     def _begin(self) -> TrainState:
         """The state of a new run; records its origin."""
+        self._check_taught(0, finished=False)
         origin = {}
         if self.settings.train.init_from:
             origin["init_from"] = warm_start.start_from(

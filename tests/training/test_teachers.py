@@ -17,7 +17,6 @@ from show_attend_tell.runs.build import build_encoder
 from show_attend_tell.runs.folder import RunFolder
 from show_attend_tell.terminal import Terminal
 from show_attend_tell.training import run_data, session, teachers
-from show_attend_tell.training.loop import Progression
 
 
 def pupil(folder, **changes):
@@ -67,7 +66,7 @@ def test_a_run_learns_from_its_teachers_and_records_them(trained, tmp_path, monk
         settings, task, own, dataclasses.replace(data, teachers=()), console, ()
     )
     with pytest.raises(UserError, match="last checkpoint of this finished run is damaged"):
-        unfinished._check_taught(3, Progression(input_position={}))
+        unfinished._check_taught(3, finished=False)
     assert not own.record()["finished"]
     # Nor does it begin anew without them if all checkpoints are gone.
     with pytest.raises(UserError, match="damaged or gone; the same command trains it again from"):
