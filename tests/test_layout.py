@@ -77,7 +77,6 @@ BROAD_HANDLERS = {
     "data/images.py:_opened": "Pillow's decoders raise all kinds for damaged files",
     "data/images.py:_orientation": "Pillow's reader of EXIF raises all kinds for damaged EXIF",
     "data/records.py:damage_reported": "TFDS, ArrayRecord and protobuf read damaged files",
-    "explorer/browsing.py:Browsing._fill": "XLA and Pillow, in a thread of which nobody else hears",
     "hub.py:fetch": "the hub's client: disk, server, network",
     "hub.py:upload": "the hub's client: server, network",
     "models/encoders/torch_weights.py:_load": "a damaged pickle can raise anything",

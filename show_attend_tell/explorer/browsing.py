@@ -4,6 +4,7 @@ import itertools
 import logging
 import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from statistics import fmean
 
@@ -48,21 +49,20 @@ class Browsing:
         self._lock, self._stopped = threading.Lock(), threading.Event()
         self._rows: dict[str, Row] = {}
         self._message = ""
-        self._thread = threading.Thread(target=self._fill, name="browsing", daemon=True)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="browsing")
 
     def start(self) -> None:
         """Begins to fill the table."""
-        self._thread.start()
+        self._thread.submit(self._fill).add_done_callback(self._report)
 
     def stop(self) -> None:
         """Stops after the current batch."""
         self._stopped.set()
-        if self._thread.is_alive():
-            self._thread.join(timeout=30)
+        self._thread.shutdown()
 
     def wait(self) -> None:
-        """Waits until the table is full."""
-        self._thread.join()
+        """Waits until the table is full, or cannot be filled."""
+        self._thread.shutdown()
 
     def table(self) -> Table:
         """The rows so far."""
@@ -78,12 +78,14 @@ class Browsing:
             )
 
     def _fill(self) -> None:
-        try:
-            self._caption_all()
-            if not self._stopped.is_set():
-                self._score()
-        except Exception as error:  # whatever it is, nobody else would hear of it
-            _log.exception("The table of %s is not finished.", self._name)
+        self._caption_all()
+        if not self._stopped.is_set():
+            self._score()
+
+    def _report(self, done: Future[None]) -> None:
+        """Says why the table is not finished; nobody else hears of it."""
+        if error := done.exception():
+            _log.error("The table of %s is not finished.", self._name, exc_info=error)
             with self._lock:
                 self._message = f"Stopped: {error}"
 

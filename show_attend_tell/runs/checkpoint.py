@@ -65,11 +65,11 @@ class Checkpoints:
         args = self._args.Composite(
             arrays=self._args.StandardSave(arrays), record=self._args.JsonSave(record)
         )
+        superseded = {*self._damaged, *(saved for saved in self.steps() if saved > step)}
+        self._damaged.clear()
         try:
-            while self._damaged:
-                self._manager.delete(self._damaged.pop())
-            for later in [saved for saved in self.steps() if saved > step]:
-                self._manager.delete(later)
+            for saved in sorted(superseded):
+                self._manager.delete(saved)
             self._manager.save(step, args=args)
         except Exception as error:
             raise self._unwritable(error) from error
