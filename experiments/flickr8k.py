@@ -16,7 +16,7 @@ Variants:
     local-neighbours  local-reward, whose captions are chosen by consensus and similar training
                     pictures and do not say two words in a row twice
     local-german    local in German, with the descriptions of Multi30k
-    local-bilingual  local in English and German
+    local-bilingual  local in English and German, for more epochs
     local-bilingual-reward  continues it, trained on the scores of its captions
     local-sparse    local with 1.5-entmax in place of softmax
     local-reinforce    hard attention trained with REINFORCE in the decoder of marginal
@@ -165,7 +165,7 @@ VARIANTS = {
         "train.init_from": "runs/flickr8k-local",
     },
     "local-german": LOCAL | GERMAN,
-    "local-bilingual": LOCAL | BILINGUAL,
+    "local-bilingual": LOCAL | BILINGUAL | {"train.epochs": 5.0},
     "local-bilingual-reward": LOCAL
     | BILINGUAL
     | LOCAL_REWARD
