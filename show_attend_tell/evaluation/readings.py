@@ -4,7 +4,7 @@ A run is teacher-forced on the references, once as it is and then with what it r
 initial state and the words stay. Readings:
 
     own            as trained
-    uniform        every real place weighs the same
+    uniform        every real place weighs the same, but for a window's weights
     shuffled       a step looks where it did, but the vectors of the image have changed places
     mean           every place holds the image's mean vector
     other_image    the places of another input
@@ -119,7 +119,10 @@ def changed(
         "shuffled": memory._replace(annotations=a.at[:, :places].set(shuffled)),
         "mean": memory._replace(annotations=a.at[:, :places].set(mean)),
         "other_image": memory._replace(
-            annotations=others.annotations, keys=others.keys, mask=others.mask
+            annotations=others.annotations,
+            keys=others.keys,
+            mask=others.mask,
+            extent=others.extent,
         ),
         "none": memory._replace(annotations=jnp.zeros_like(a)),
     }
