@@ -181,16 +181,18 @@ def grid(
             chain, made = [], {}
             for experiment, variant in zip(experiments, variants, strict=True):
                 mine = changed
-                source = config.load_experiment(experiment, changed).train.init_from
+                whole = config.load_experiment(experiment, changed)
+                source = whole.train.init_from
                 if source in made:
                     mine = (*changed, f"--config.train.init_from={made[source]}")
+                    whole = config.load_experiment(experiment, mine)
                 first = [variant] if len(experiments) > 1 else []
                 name = "-".join([*first, *chosen, f"seed={seed}"]).replace("/", "_")
                 job = Job(experiment, folder / name, mine, made.get(source), tuple(options))
-                whole = experiment, config.load_experiment(experiment, mine)
-                if whole in known:
-                    raise UserError(f"{name}: has the settings of {known[whole]}; name it once")
-                known[whole] = name
+                if (experiment, whole) in known:
+                    first_name = known[experiment, whole]
+                    raise UserError(f"{name}: has the settings of {first_name}; name it once")
+                known[experiment, whole] = name
                 chain.append(job)
                 made[f"runs/{Path(experiment.split(':')[0]).stem}-{variant}"] = folder / name
             chains.append(chain)

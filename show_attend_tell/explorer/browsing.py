@@ -4,6 +4,7 @@ import itertools
 import logging
 import threading
 from collections.abc import Callable, Sequence
+from concurrent import futures
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from statistics import fmean
@@ -50,15 +51,17 @@ class Browsing:
         self._rows: dict[str, Row] = {}
         self._message = ""
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="browsing")
+        self._begun: list[Future[None]] = []
 
     def start(self) -> None:
         """Begins to fill the table."""
-        self._thread.submit(self._fill).add_done_callback(self._report)
+        self._begun.append(self._thread.submit(self._fill))
+        self._begun[0].add_done_callback(self._report)
 
     def stop(self) -> None:
         """Stops after the current batch."""
         self._stopped.set()
-        self._thread.shutdown()
+        futures.wait(self._begun, timeout=30)
 
     def wait(self) -> None:
         """Waits until the table is full, or cannot be filled."""
