@@ -502,9 +502,9 @@ class Hard(Group):
                 "config.hard.objective 'multi_sample' needs credit 'sequence' and baseline "
                 "'leave_one_out'; set both (with 'to_go' its gradient would be biased)"
             )
-        if self.objective == "variational" and self.baseline == "learned":
+        if self.objective != "reinforce" and self.baseline == "learned":
             raise UserError(
-                "config.hard.objective 'variational' trains a posterior and no baseline: "
+                f"config.hard.objective {self.objective!r} trains no baseline: "
                 "config.hard.baseline cannot be 'learned'"
             )
         if self.objective != "reinforce" and self.released:

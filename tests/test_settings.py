@@ -32,6 +32,10 @@ REWARD = Reward(samples=2, cider=1.0, bleu=0.5, f_mean=0.3, max_length=8)
             | {"released": True},
             "released needs config.hard.objective='reinforce'",
         ),
+        *(
+            ({"objective": name, "baseline": "learned"}, "baseline cannot be 'learned'")
+            for name in ("marginal", "top_k", "variational", "gumbel", "rebar")
+        ),
         ({"objective": "gumbel", "released": True}, "released needs .*objective='reinforce'"),
         ({"bound": 0.5}, "bound needs config.hard.objective='marginal'"),
         ({"relaxation_temperature": 0.0}, "relaxation_temperature is 0.0: it must be over 0"),

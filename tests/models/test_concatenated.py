@@ -142,6 +142,8 @@ def test_parts_with_the_same_file_share_what_they_freeze(monkeypatch):
     name = "+".join(["efficientnet_lite0"] * 2)
     joined = make(name, 64, sizes=(64, 32), trainable_from="stage6", grid_stride=64)
     assert len(opened) == 1
+    stages = zip(*(part.stages for part in joined.encoders), strict=True)
+    assert [one is other for one, other in stages] == [True] * 6 + [False] * 3
     first, second = (nnx.to_flat_state(nnx.state(part)) for part in joined.encoders)
     assert [path for path, _ in first] == [path for path, _ in second]
     for (path, one), (_, other) in zip(first, second, strict=True):

@@ -410,7 +410,6 @@ def test_the_network_is_built_from_settings_and_starts_as_the_prior(tmp_path, ch
     [
         ({"decoder.product_form": False}, "product_form=True, or .*inference='sampled'"),
         ({"attention.state_reads": "drawn"}, "needs config.attention.state_reads"),
-        ({"hard.baseline": "learned"}, "baseline cannot be 'learned'"),
         ({"hard.released": True}, "released needs config.hard.objective='reinforce'"),
         (
             {"decoder.deep_output": False, "decoder.product_form": False}

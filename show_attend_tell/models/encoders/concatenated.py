@@ -68,6 +68,10 @@ class Concatenated(ImageEncoder):
         self.checksum = "+".join(encoder.checksum for encoder in encoders)
         self.encoders = nnx.List(encoders)
 
+    @property
+    def trained(self) -> bool:
+        return any(encoder.trained for encoder in self.encoders)
+
     def __call__(self, images: UInt8[Array, "B S S 3"]) -> Float[Array, "B L D"]:
         return jnp.concatenate(
             [encoder(_scaled(images, encoder.image_size)) for encoder in self.encoders], -1

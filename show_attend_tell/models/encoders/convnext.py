@@ -84,8 +84,8 @@ class _Block(nnx.Module):
         """Takes the weights of the block at `place`: the numbers of its stage and in that stage."""
         name = names.depthwise.format(*place)
         kernel = weights.take(f"{name}.weight", (width, 1, 7, 7)).transpose(2, 3, 1, 0)[:, :, 0]
-        self.kernel = weights.variable(f"{name}.weight", kernel)
-        self.bias = weights.variable(f"{name}.bias", weights.take(f"{name}.bias", (width,)))
+        self.kernel = weights.variable(kernel)
+        self.bias = weights.variable(weights.take(f"{name}.bias", (width,)))
         self.norm = LayerNorm(weights, names.norm.format(*place), width, _EPSILON)
         self.expand = Linear(weights, (names.expand.format(*place),), 4 * width, width)
         scale, contract = names.scale.format(*place), (names.contract.format(*place),)

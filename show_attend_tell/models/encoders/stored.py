@@ -83,15 +83,8 @@ class StoredEncoder(ImageEncoder):
         last = max(map(names.index, self.endpoints))
         self.first_trained = self._first_trained(options.trainable_from, names, last)
         self.dtype = options.dtype
-        weights = self._read_weights(options, files)
-        stages, channels = [], {}
-        for i, name in enumerate(names):
-            trained = i >= self.first_trained
-            weights.kind = nnx.Param if trained else Frozen
-            layers, channels[name] = self.make_stage(name, weights)
-            stages.append(Sequential(layers, options.checkpointing and trained))
-        weights.finish()
-        # Every stage was made above, so that `finish` could check all names.
+        stages, channels = self._stages(options, files)
+        # Every stage was made, so that weights of no stage are found.
         self.stages = nnx.List(stages[: last + 1])
         self.sections = tuple((endpoint, channels[endpoint]) for endpoint in self.endpoints)
         pooled = (*options.pooled, *self.single)
@@ -100,6 +93,34 @@ class StoredEncoder(ImageEncoder):
         self.features = sum(channels[endpoint] for endpoint in self.endpoints)
         if not options.trainable_from:
             self.shift = self.known_shift(dict(self.sections))
+
+    @property
+    def trained(self) -> bool:
+        return self.first_trained < len(self.stages)
+
+    def _stages(
+        self, options: settings.ImageEncoder, files: WeightFiles
+    ) -> tuple[list[Sequential], dict[str, int]]:
+        """All stages, of which equal networks share the frozen ones, and their channels."""
+        weights = self._read_weights(options, files)
+        # A stage depends on these alone; that of patches on the grid, too.
+        known = files.frozen_stages[type(self), self.checksum, self.dtype, self.grid]
+        first = not known
+        stages, channels = [], {}
+        for i, name in enumerate(self.stage_names):
+            frozen = i < self.first_trained
+            if frozen and name in known:
+                stage, channels[name] = known[name]
+            else:
+                weights.kind = Frozen if frozen else nnx.Param
+                layers, channels[name] = self.make_stage(name, weights)
+                stage = Sequential(layers, options.checkpointing and not frozen)
+            if frozen:
+                known[name] = stage, channels[name]
+            stages.append(stage)
+        if first:
+            weights.finish()
+        return stages, channels
 
     def _check_endpoints(self, endpoints: Sequence[str]) -> tuple[str, ...]:
         """The endpoints, or the class's own if there are none."""

@@ -114,9 +114,9 @@ class Patches(nnx.Module):
         """Takes its weights `NAME.weight`, (outputs, inputs, side, side), and `NAME.bias`."""
         taken = weights.take(f"{name}.weight", (outputs, inputs, side, side))
         kernel = taken.transpose(2, 3, 1, 0).reshape(-1, outputs)
-        self.kernel = weights.variable(f"{name}.weight", kernel)
+        self.kernel = weights.variable(kernel)
         offset = weights.take(f"{name}.bias", (outputs,)) if bias else np.zeros(outputs)
-        self.bias = weights.variable(f"{name}.bias", offset)
+        self.bias = weights.variable(offset)
         self.side, self.dtype = side, jnp.dtype(weights.dtype)
 
     def __call__(self, x: Float[Array, "B h w I"]) -> Float[Array, "B i j O"]:
@@ -134,7 +134,7 @@ class LayerNorm(nnx.Module):
     def __init__(self, weights: Weights, name: str, size: int, epsilon: float):
         """Takes its weights `NAME.weight` and `NAME.bias`."""
         self.scale, self.bias = (
-            weights.variable(full, weights.take(full, (size,)))
+            weights.variable(weights.take(full, (size,)))
             for full in (f"{name}.weight", f"{name}.bias")
         )
         self.epsilon = epsilon

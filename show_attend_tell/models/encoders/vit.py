@@ -210,11 +210,11 @@ class _Embedding(nnx.Module):
         if kind.registers:
             stored = weights.take(names.registers, (1, kind.registers, width))
             tokens = np.concatenate([tokens, stored[0]])
-        self.others = weights.variable("others", tokens)
+        self.others = weights.variable(tokens)
         # Only this way of resizing depends on the network: transformers' code differs by model.
         antialias = names.antialias or kind.registers > 0
         laid = bicubic(positions, side, antialias=antialias).reshape(-1, width)
-        self.positions = weights.variable(("positions", side), laid)
+        self.positions = weights.variable(laid)
         self.norm = (
             LayerNorm(weights, names.norm_first, width, shape.epsilon) if kind.norm_first else None
         )

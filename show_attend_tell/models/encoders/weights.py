@@ -2,7 +2,8 @@
 
 import contextlib
 import copy
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Hashable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,6 @@ from jaxtyping import Float
 from show_attend_tell import hub
 from show_attend_tell.errors import UserError
 from show_attend_tell.files import user_path
-from show_attend_tell.models.encoders.base import Frozen
 from show_attend_tell.models.encoders.torch_weights import file_sha256, read_state_dict
 
 # The first of these that a repository on the hub has.
@@ -61,10 +61,9 @@ class Weights:
             for name, array in read_state_dict(path, ignored_prefixes).items()
             if not name.endswith(ignored_suffixes)
         }
-        self._frozen: dict[Hashable, tuple[jax.Array, ...]] = {}
 
     def again(self) -> "Weights":
-        """All of them for another network, which shares the arrays that both freeze."""
+        """All of them for another network."""
         other = copy.copy(self)
         other.arrays = dict(self.arrays)
         return other
@@ -128,7 +127,7 @@ class Weights:
         given = self.take(f"{conv}.weight", shape)
         names = [f"{conv}.bias"] if norm is None else [f"{norm}.{part}" for part in _NORM]
         others = [self.take(name, shape[:1]) for name in names]
-        kernel, bias = self._variables(conv, lambda: _folded(given, others, self.epsilon))
+        kernel, bias = map(self.variable, _folded(given, others, self.epsilon))
         return kernel, bias
 
     def linear(
@@ -157,36 +156,17 @@ class Weights:
         ]
         factors = np.ones(1) if scale is None else self.take(scale, outputs)
 
-        def made() -> tuple[np.ndarray, ...]:
-            # Through float32, since a file may hold half precision.
-            arrays = np.concatenate(kernels).T, np.concatenate(offsets)
-            return tuple(
-                np.ascontiguousarray(x.astype(np.float32) * factors.astype(np.float32))
-                for x in arrays
-            )
-
-        kernel, offset = self._variables(tuple(names), made)
+        # Through float32, since a file may hold half precision.
+        kernel, offset = (
+            self.variable(x.astype(np.float32) * factors.astype(np.float32))
+            for x in (np.concatenate(kernels).T, np.concatenate(offsets))
+        )
         return kernel, offset
 
-    def variable(self, key: Hashable, array: Float[np.ndarray, "..."]) -> nnx.Variable:
-        """A variable made of arrays that were taken.
-
-        Args:
-            key: tells it apart from all others of the file.
-            array: its values.
-        """
-        (variable,) = self._variables(key, lambda: (np.ascontiguousarray(array, np.float32),))
-        return variable
-
-    def _variables(
-        self, key: Hashable, make: Callable[[], tuple[np.ndarray, ...]]
-    ) -> tuple[nnx.Variable, ...]:
-        """Variables of what `make` returns; networks that freeze them share the arrays."""
-        known = self._frozen if self.kind is Frozen else {}
-        if key not in known:
-            # `jnp.asarray` would compile a program for each shape.
-            known[key] = jax.device_put(make())
-        return tuple(self.kind(array) for array in known[key])
+    def variable(self, array: Float[np.ndarray, "..."]) -> nnx.Variable:
+        """A variable made of arrays that were taken."""
+        # `jnp.asarray` would compile a program for each shape.
+        return self.kind(jax.device_put(np.ascontiguousarray(array, np.float32)))
 
     def finish(self) -> None:
         """Call this when all weights have been taken.
@@ -201,11 +181,17 @@ class Weights:
 
 
 class WeightFiles:
-    """Weight files, each read once for all networks of an ensemble."""
+    """Weight files, each read once for all networks of an ensemble.
+
+    Attributes:
+        frozen_stages: for each kind of network, its frozen stages by their names, with their
+            numbers of channels. Networks of that kind share them.
+    """
 
     def __init__(self):
         self.checksum = cache(file_sha256)
         self._read = cache(Weights)
+        self.frozen_stages: defaultdict[Hashable, dict[str, Any]] = defaultdict(dict)
 
     def read(self, path: Path, **options: Any) -> Weights:
         """The weights of a file; see `Weights`."""
