@@ -92,9 +92,9 @@ class Clip(nnx.Module):
         weights.kind = Frozen
         words, width = weights.arrays[_WORDS].shape
         self.length = len(weights.arrays[_POSITIONS])
-        self.words = weights.variable(_WORDS, weights.take(_WORDS, (words, width)))
+        self.words = weights.variable(weights.take(_WORDS, (words, width)))
         positions = weights.take(_POSITIONS, (self.length, width))
-        self.positions = weights.variable(_POSITIONS, positions)
+        self.positions = weights.variable(positions)
         heads = max(1, width // _HEAD)
         shape = BlockShape(
             width, heads, self.images.architecture.shape.activation, 1e-5, causal=True

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -249,7 +249,7 @@ class StoredEncoder(ImageEncoder):
         maps = {}
         for name, stage in zip(self.stage_names, self.stages, strict=False):
             for layer in stage.layers:
-                x = apply(layer, x)
+                x = apply(cast(nnx.Module, layer), x)
             maps[name] = x
         return apply(self.annotation_layer(), [maps[name] for name in self.endpoints])
 
