@@ -80,6 +80,15 @@ report_progress() {
   done
 }
 
+# Whether an extra that is installed is not wanted any more.
+dropped_extra() {
+  local name
+  for name in $(tr ',' ' ' <"$venv/extra"); do
+    case ,$extra, in *,"$name",*) ;; *) return 0 ;; esac
+  done
+  return 1
+}
+
 up_to_date() { [ "$(cat "$stamp" 2>/dev/null)" = "$want" ] && [ -x "$venv/bin/python" ]; }
 
 set_up() {
@@ -90,13 +99,21 @@ set_up() {
   fi
   if ! up_to_date; then
     local what="installing into $venv (260 MB to download, 1.3 GB on disk, 1 to 3 minutes)"
+    local state=unfinished
     case $(cat "$stamp" 2>/dev/null) in
       '') ;;                 # made by hand: bring it up to date
-      *" $root") what="bringing $venv up to date: the lock or the extras have changed" ;;
+      *" $root")
+        if dropped_extra; then
+          rm -rf "$venv"     # nothing uninstalls what only an extra needs
+        else
+          state="updating $root"  # what works is kept if the update fails
+          what="bringing $venv up to date: the lock or the extras have changed"
+        fi ;;
       *) rm -rf "$venv" ;;   # interrupted, or moved (its scripts name the old folder)
     esac
     mkdir -p "$venv"
-    echo unfinished >"$stamp"
+    echo "$extra" >"$venv/extra"
+    echo "$state" >"$stamp"
     say "$what"
     if ! usable "$venv/bin/python"; then
       make_venv >"$log" 2>&1 || die "$(cat "$log")"
@@ -111,7 +128,6 @@ set_up() {
     fi
     kill "$reporter" 2>/dev/null || true
     trap - EXIT
-    echo "$extra" >"$venv/extra"
     echo "$want" >"$stamp"
     say "installed"
   fi

@@ -120,8 +120,24 @@ def test_an_extra_is_remembered(checkout):
     assert len(checkout.installed()) == 5  # .venv, build tool, lock, project, extra
     checkout.start("x")
     assert checkout.installed() == []
+    assert "bringing" in checkout.start("x", SHOW_ATTEND_TELL_EXTRA="cuda,hub").stderr
+    assert checkout.installed() == ["pip install"] * 4
+    checkout.start("x", SHOW_ATTEND_TELL_EXTRA="hub")  # which removes cuda
+    assert checkout.installed() == ["venv --quiet", *["pip install"] * 4]
     checkout.start("x", SHOW_ATTEND_TELL_EXTRA="")
-    assert checkout.installed() == ["pip install"] * 3
+    assert checkout.installed() == ["venv --quiet", *["pip install"] * 3]
+
+
+def test_a_failed_update_keeps_what_is_there_and_the_extra(checkout):
+    checkout.start("x", SHOW_ATTEND_TELL_EXTRA="cuda")
+    (checkout.root / ".venv" / "kept").touch()
+    with (checkout.root / "requirements.lock").open("a") as lock:
+        lock.write("# changed\n")
+    for _ in range(2):
+        assert checkout.start("x", UV_FAILS="1").returncode == 1
+    assert checkout.start("x").returncode == 0
+    assert checkout.installed() == ["pip install"] * 4
+    assert (checkout.root / ".venv" / "kept").exists()
 
 
 def test_without_a_python_one_line_says_what_to_install(checkout, tmp_path):
