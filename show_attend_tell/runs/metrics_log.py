@@ -1,5 +1,6 @@
 """The metrics that a run writes while it trains: metrics.jsonl, TensorBoard, other trackers."""
 
+import errno
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -44,10 +45,16 @@ class TensorBoard(Tracker):
     name = "events"
 
     def start(self, run: TrackedRun) -> str:
-        self._events = SummaryWriter(str(run.folder / self.name), purge_step=run.first_step + 1)
+        # A queue of ten, the default, blocks for ever once the thread that empties it has failed.
+        self._events = SummaryWriter(
+            str(run.folder / self.name), purge_step=run.first_step + 1, max_queue=10_000
+        )
         return self.name
 
     def scalars(self, step: int, kind: str, scalars: Mapping[str, float]) -> None:
+        writer: Any = self._events.file_writer
+        if writer is not None and not writer.event_writer._worker.is_alive():
+            raise OSError(errno.EIO, "an earlier write failed")
         for name, value in scalars.items():
             self._events.add_scalar(f"{kind}/{name}", value, step)
 

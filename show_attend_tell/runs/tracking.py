@@ -119,6 +119,10 @@ class _Job:
     prepare: Callable[[], object]
 
 
+def _log(job: _Job) -> None:
+    job.send(job.prepare())
+
+
 class Background:
     """Feeds a tracker from a thread. After its first failure, says so and leaves it alone."""
 
@@ -139,7 +143,7 @@ class Background:
         for record in past:
             numbers = {k: v for k, v in record.items() if isinstance(v, int | float)}
             step = int(numbers.pop("step"))
-            self.scalars(step, record["kind"], numbers)
+            self.scalars(step, str(record.get("kind", "train")), numbers)
         self._thread = threading.Thread(target=self._work, name=tracker.name, daemon=True)
         self._thread.start()
 
@@ -179,7 +183,7 @@ class Background:
         for job in iter(self._queue.get, None):
             if self._failed or job.step <= logged.get(job.kind, 0):
                 continue
-            self._attempt(partial(job.send, job.prepare()))
+            self._attempt(partial(_log, job))
             if not self._failed:
                 if job.step > newest:
                     newest, earlier = job.step, dict(logged)

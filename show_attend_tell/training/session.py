@@ -23,7 +23,7 @@ from show_attend_tell.errors import UserError
 from show_attend_tell.evaluation.boxes import Places
 from show_attend_tell.models.captioner import all_weights, frozen_weights, trained_weights
 from show_attend_tell.models.encoders import Encoder, ImageEncoder
-from show_attend_tell.runs import number_format
+from show_attend_tell.runs import number_format, packaged
 from show_attend_tell.runs.build import (
     build_captioner,
     build_encoder,
@@ -175,7 +175,7 @@ class _Session:
             part = {"step": first_step} | provenance(settings)
             before = folder.record().get("resumed", [])
             folder.update_record({"resumed": [*before, part]})
-        shown = config.to_dict(settings)
+        shown = config.to_dict(packaged.without_files(settings))  # trackers may be online
         with MetricWriter(folder.path, first_step, self.trackers, shown) as writer:
             loop = Loop(
                 settings=settings.train,

@@ -1,8 +1,11 @@
 """Metrics in JSONL and TensorBoard files, across an interruption and a resume."""
 
+import errno
+import time
 from pathlib import Path
 
 import pytest
+from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto import event_pb2
 
 from show_attend_tell.runs.metrics_log import MetricWriter, read_metrics
@@ -61,6 +64,21 @@ def test_event_files_hold_the_scalars(tmp_path):
     writer.close()
     (path,) = (tmp_path / "events").iterdir()
     assert scalars(path) == [("train/loss", 7, pytest.approx(2.0))]
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_full_disk_that_tensorboard_meets_ends_the_run(tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    writer = MetricWriter(tmp_path)
+    monkeypatch.setattr(EventsWriter, "write_event", fail)
+    with pytest.raises(OSError, match="an earlier write failed") as raised:
+        for step in range(1_000):
+            writer.write(step, {"loss": 1.0}, kind="train")
+            time.sleep(0.001)
+    assert raised.value.filename == str(tmp_path / "events")
+    writer.close()
 
 
 def test_lines_that_are_no_records_are_left_out(tmp_path):

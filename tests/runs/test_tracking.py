@@ -102,6 +102,17 @@ def test_a_failing_tracker_warns_once_and_gets_the_rest_later(tmp_path, caplog, 
     assert steps_of(rows) == [1, 2, 3, 4, 5]
 
 
+def test_captions_that_cannot_be_drawn_are_a_failure_like_any_other(tmp_path, caplog):
+    entries = {}
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 1.0}\n')  # has lost its kind
+    writer = MetricWriter(tmp_path, 1, trackers=[Noting(entries)])
+    log(writer, 2)
+    writer.captions(2, lambda photographs: [][0])
+    writer.close()
+    assert caplog.text.count("noting: list index out of range; it gets no more") == 1
+    assert steps_of(entries["entry 0"]) == [1, 2]
+
+
 def test_an_entry_that_is_gone_can_be_replaced(tmp_path, caplog):
     log(writer := MetricWriter(tmp_path, trackers=[Noting({})]), 1)
     writer.close()

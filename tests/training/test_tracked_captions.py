@@ -23,6 +23,7 @@ def test_what_a_run_leaves(tmp_path, monkeypatch):
     monkeypatch.setattr(tracked_captions, "DRAWN", 2)
     tracker = Noting(entries)
     settings = tiny.settings(tmp_path / "data", {"train.epochs": 1.0})
+    assert str(tmp_path) in str(settings)
     train(settings, tmp_path / "run", trackers=[tracker])
     run = json.loads((tmp_path / "run" / "run.json").read_text())
     assert run["seed"] == 0 and run["packages"]["jax"] == jax.__version__
@@ -33,7 +34,7 @@ def test_what_a_run_leaves(tmp_path, monkeypatch):
 
     # A tracker gets the same records, and the captions of the validation.
     (rows,) = entries.values()
-    assert tracker.config["train"]["epochs"] == 1.0
+    assert tracker.config["train"]["epochs"] == 1.0 and str(tmp_path) not in str(tracker.config)
     assert rows[-1] == ("finished",)
     assert [r[:2] for r in rows[:-1]] == [("train", 1), ("train", 2), ("captions", 2), ("val", 2)]
     logged = [{"step": s, "kind": k} | m for k, s, m in (rows[0], rows[1], rows[3])]
