@@ -31,6 +31,7 @@ from typing import Any
 from show_attend_tell import config, devices, files
 from show_attend_tell.data import vocabulary as vocabularies
 from show_attend_tell.data.examples import ExampleSource
+from show_attend_tell.data.phrases import Description
 from show_attend_tell.data.vocabulary import AnyVocabulary
 from show_attend_tell.errors import UserError
 from show_attend_tell.files import parse_json
@@ -116,6 +117,8 @@ class RunFolder:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             changed = self.changes(settings) if self.has_config else []
+            if self.exported_weights is not None:
+                raise UserError(f"{self.path} holds an exported model; choose another --workdir")
             if changed and (self.begun or self.has_weights):
                 raise UserError(
                     f"{self.path} holds a run of another config (differing in "
@@ -179,7 +182,9 @@ class RunFolder:
         earlier: list[str] = next((names for names in known if isinstance(names, list)), [])
         if not earlier and settings.train.init_from:
             earlier = start.trained_on() if start.has_config else [UNKNOWN]
-        taught = [name for of in record.get("teachers", ()) for name in of["trained_on"]]
+        teachers = record.get("teachers")
+        of_each = [of.get("trained_on") for of in _entries(teachers)]
+        taught = [name for names in of_each if isinstance(names, list) for name in names]
         return [*dict.fromkeys([*map(str, [*earlier, *taught]), settings.data.name])]
 
     def update_record(self, changes: Mapping[str, Any], without: Sequence[str] = ()) -> None:
@@ -265,22 +270,36 @@ class RunFolder:
         return Checkpoints(self.path / which, keep=1)
 
 
-def contents(examples: ExampleSource) -> dict[str, Any]:
-    """The fingerprint of a split, with a hash of its captions, as run.json keeps it."""
-    texts = json.dumps(examples.captions()[: examples.stored])
-    return examples.fingerprint | {"captions": hashlib.sha256(texts.encode()).hexdigest()[:12]}
+def _entries(found: Any) -> list[dict[str, Any]]:
+    """The mappings in a list of run.json, which may hold anything."""
+    return [of for of in found if isinstance(of, dict)] if isinstance(found, list) else []
+
+
+def contents(
+    examples: ExampleSource, supervising: Sequence[Sequence[Description]] | None = None
+) -> dict[str, Any]:
+    """The fingerprint of a split, as run.json keeps it.
+
+    It has a hash of the captions, and one of the descriptions whose boxes supervise attention.
+    """
+    texts = {"captions": json.dumps(examples.captions()[: examples.stored])}
+    if supervising is not None:
+        texts["boxes"] = repr(supervising)
+    hashes = {of: hashlib.sha256(text.encode()).hexdigest()[:12] for of, text in texts.items()}
+    return examples.fingerprint | hashes
 
 
 def _same_data(begun: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
     """Whether two records of `contents` by split are of the same data.
 
     What a data set was built from (`config`) does not matter: up to version 0.2 each copy of a
-    user's folder was another source. Its records have no hash of the captions.
+    user's folder was another source. Its records have no hash of the captions; those up to 0.2 have
+    none of the boxes that supervise a run.
     """
     if begun.keys() != now.keys():
         return False
     for split in now:
-        left_out = {"config"} if "captions" in begun[split] else {"config", "captions"}
+        left_out = {"config", *({"captions", "boxes"} - begun[split].keys())}
         old, new = (
             {key: value for key, value in data[split].items() if key not in left_out}
             for data in (begun, now)

@@ -72,10 +72,10 @@ def load_data(
     """
     val = task.load("val")  # first: without it, nothing is built in vain
     train = task.load("train", training=True)
-    fingerprints = {examples.split: contents(examples) for examples in (train, val)}
+    descriptions = boxed_descriptions(train) if settings.attention.supervision else None
+    fingerprints = {train.split: contents(train, descriptions), val.split: contents(val)}
     folder.check_data(fingerprints)
     folder.keep_places(settings)
-    descriptions = boxed_descriptions(train) if settings.attention.supervision else None
     source = folder.vocabulary(SOURCE, lambda: task.source_vocabulary(train))
     encoder = encoder or build_encoder(settings, len(source or ()))
 

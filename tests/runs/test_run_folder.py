@@ -8,6 +8,7 @@ from unittest.mock import MagicMock
 import pytest
 
 from show_attend_tell import config, files
+from show_attend_tell.data.phrases import Description
 from show_attend_tell.errors import UserError
 from show_attend_tell.runs.folder import RunFolder, contents
 from show_attend_tell.settings import Settings
@@ -55,9 +56,9 @@ def test_an_attempt_that_never_trained_has_no_claim(tmp_path):
     with pytest.raises(UserError, match=r"another config \(differing in train.init_from\)"):
         run.claim(settings(start="a"))
     (tmp_path / "checkpoints").rename(tmp_path / "last")
-    (tmp_path / "weights.safetensors").touch()  # an exported model
-    with pytest.raises(UserError, match="another config"):
-        run.claim(settings(start="a"))
+    (tmp_path / "weights.safetensors").touch()
+    with pytest.raises(UserError, match="holds an exported model"):
+        run.claim(settings(start="b"))
 
 
 def test_data_are_compared_by_what_they_hold(tmp_path):
@@ -78,10 +79,20 @@ def test_a_run_of_an_earlier_version_knows_no_captions(tmp_path):
         run.check_data({"train": SPLIT | {"captions": "cd", "bytes": 98}})
 
 
+def test_boxes_that_supervise_belong_to_the_data(tmp_path):
+    run = begun(tmp_path / "now", settings(), data={"train": SPLIT | {"boxes": "ab"}})
+    with pytest.raises(UserError, match="has changed"):
+        run.check_data({"train": SPLIT | {"boxes": "cd"}})
+    before = begun(tmp_path / "before", settings(), data={"train": SPLIT})  # kept no boxes
+    before.check_data({"train": SPLIT | {"boxes": "ab"}})
+
+
 def test_another_caption_of_the_same_length_is_other_data():
     a, b = (contents(examples((text,), ("Copy",))) for text in ("A dog .", "A cat ."))
     assert a["name"] == b["name"] == "folder" and a["captions"] != b["captions"]
     assert a == contents(examples(("A dog .",)))  # copies change nothing
+    boxes = [contents(examples(("A dog .",)), [[Description("A dog .", (), i)]]) for i in (0, 1)]
+    assert boxes[0] != boxes[1] and boxes[0] | {"boxes": ""} == a | {"boxes": ""}
 
 
 def test_a_run_knows_where_it_started_after_that_run_moved(tmp_path):
@@ -131,6 +142,15 @@ def test_a_file_system_without_locks_admits_all(tmp_path, monkeypatch):
 def test_a_record_that_is_no_object_is_an_empty_one(tmp_path, content):
     (tmp_path / "run.json").write_text(content)
     assert RunFolder(tmp_path).record() == {}
+
+
+@pytest.mark.parametrize(
+    "teachers", [5, [1], [{}], [{"trained_on": 3}], {"trained_on": ["elsewhere"]}]
+)
+def test_teachers_that_are_none_in_a_record_taught_nothing(tmp_path, teachers):
+    RunFolder(tmp_path).claim(settings())
+    (tmp_path / "run.json").write_text(json.dumps({"teachers": teachers}))
+    assert RunFolder(tmp_path).trained_on() == ["folder"]
 
 
 def test_centres_that_cannot_be_read_are_named(tmp_path):

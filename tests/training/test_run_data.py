@@ -9,6 +9,7 @@ import tiny
 
 from show_attend_tell.data.batches import BatchPlan
 from show_attend_tell.errors import UserError
+from show_attend_tell.runs.folder import RunFolder
 from show_attend_tell.training import run_data
 from show_attend_tell.training.session import train
 
@@ -21,6 +22,18 @@ def test_a_warm_up_that_does_not_fit_is_refused_before_images_are_encoded(tmp_pa
     with pytest.raises(UserError, match="warmup_steps is 10000, but the whole run has only"):
         train(tiny.settings(tmp_path / "data", changes), tmp_path / "run")
     assert not encoded
+
+
+def test_a_supervised_run_keeps_its_boxes(tmp_path, monkeypatch):
+    tiny.use_scenes(monkeypatch)
+    found = []
+    monkeypatch.setattr(RunFolder, "check_data", lambda folder, data: found.append(data))
+    monkeypatch.setattr(RunFolder, "keep_places", lambda *_: 1 / 0)
+    for weight in (0.0, 0.5):
+        settings = tiny.settings(tmp_path / "data", {"attention.supervision": weight})
+        with pytest.raises(ZeroDivisionError):
+            train(settings, tmp_path / f"run {weight}")
+    assert ["boxes" in data["train"] for data in found] == [False, True]
 
 
 def test_steps_are_counted_without_the_error_of_floats():
