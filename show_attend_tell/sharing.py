@@ -59,12 +59,12 @@ def export(run: Run, folder: Path) -> int:
         raise UserError(f"{folder}: holds the records of a run; export to another folder")
     trained_on = RunFolder(run.workdir).trained_on() if _is_run(run) else []
     folder.mkdir(parents=True, exist_ok=True)
+    # Without the frozen weights, which the encoder named in the config supplies.
+    trained, _ = split_weights(run.model, run.params)
+    write_weights(folder / WEIGHTS, trained, run.step)  # first: it refuses some weights
     # What is written only where a model has it must not stay from an earlier export.
     for name in packaged.OPTIONAL:
         (folder / name).unlink(missing_ok=True)
-    # Without the frozen weights, which the encoder named in the config supplies.
-    trained, _ = split_weights(run.model, run.params)
-    write_weights(folder / WEIGHTS, trained, run.step)
     settings = config.without_origins(_shareable(run.settings))
     settings = config.replaced(settings, {"decode.neighbours": 0})
     config.save(settings, folder / "config.json")

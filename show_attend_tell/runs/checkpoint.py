@@ -238,7 +238,8 @@ def read_weights(path: Path, like: Any) -> tuple[int, Any]:
         with safetensors.safe_open(path, "numpy") as file:
             step = int((file.metadata() or {}).get("step", 0))
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (OSError, ValueError, safetensors.SafetensorError) as error:
+    # AttributeError: NumPy lacks the tensor's format.
+    except (OSError, ValueError, AttributeError, safetensors.SafetensorError) as error:
         instead = files.stands_in(files.start_of(path))
         why = (
             f"it is {instead}" if instead else f"not readable weights ({error}); export them again"

@@ -227,10 +227,10 @@ def check_init_from(settings: Settings) -> None:
 
 
 def same_file(folder: Path, settings: Settings) -> list[str]:
-    """Overrides for an exported model, which does not know where the encoder's file lies."""
-    weights = getattr(settings.encoder, "weights", "")
-    known = getattr(RunFolder(folder).settings().encoder, "weights", "")
-    return [f"--config.encoder.weights={weights}"] if weights and not known else []
+    """Overrides for an exported model, which does not know where its encoders' files lie."""
+    ours, theirs = (dict(config.flatten(s)) for s in (settings, RunFolder(folder).settings()))
+    names = ("encoder.weights", "picture.weights")
+    return [f"--config.{n}={ours[n]}" for n in names if ours.get(n) and theirs.get(n) == ""]
 
 
 def _shared(

@@ -101,6 +101,15 @@ def test_a_run_of_that_name_comes_first(tmp_path, monkeypatch):
         check_init_from(settings)
 
 
+def test_an_exported_model_finds_both_its_encoders_files(tmp_path):
+    beside = config.load_experiment("multi30k:pictured")
+    here = config.replaced(beside, {"picture.weights": "w.pth"})
+    config.save(config.without_places(beside), tmp_path / "config.json")
+    assert warm_start.same_file(tmp_path, here) == ["--config.picture.weights=w.pth"]
+    config.save(here, tmp_path / "config.json")
+    assert not warm_start.same_file(tmp_path, here)
+
+
 def test_dropout_may_differ():
     run = config.load_experiment("multi30k:bahdanau")
     more = {"encoder.dropout": 0.4, "decoder.dropout": 0.4}
