@@ -88,7 +88,7 @@ class Group:
     def _check_field(self, field: dataclasses.Field) -> None:
         name, value = f"config.{self.path}{field.name}", getattr(self, field.name)
         if field.type is float and type(value) is int:
-            value = float(value)
+            value = float(value) if abs(value) < 2**1023 else math.inf  # reported below
         elif field.type is int and type(value) is float and value.is_integer():
             value = int(value)
         elif field.type in _LISTS:

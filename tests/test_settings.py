@@ -244,6 +244,12 @@ def test_supervision_of_a_posterior_fits_the_marginal():
     assert config.from_dict(stated).attention.supervision == 0.5
 
 
+def test_a_number_beyond_floats_is_one_line():
+    stated = {"data": {"name": "shapes"}, "train": {"epochs": 10**400}}
+    with pytest.raises(UserError, match=r"config.train.epochs"):
+        config.from_dict(stated)
+
+
 def test_numbers_come_in_the_settings_type():
     settings = config.from_dict({"data": {"name": "shapes"}, "train": {"epochs": 3, "rows": 2.0}})
     assert type(settings.train.epochs) is float and type(settings.train.rows) is int

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from show_attend_tell import config, devices, files, machine
+from show_attend_tell.errors import UserError
 from show_attend_tell.files import parse_json
 from show_attend_tell.models.encoders import has_option
 from show_attend_tell.models.products import matmul
@@ -46,7 +47,8 @@ def pinned(settings: Settings, saved: Settings | None = None) -> Settings:
         for group in ("encoder", "picture"):
             if not has_option(str(given.get(f"{group}.name", "")), "dtype"):
                 before[f"{group}.dtype"] = "float32"
-    chosen |= {name: before[name] for name in undecided}
+    # A folder of another kind of model lacks some; it is refused later.
+    chosen |= {name: before[name] for name in undecided if name in before}
     return config.replaced(settings, chosen)
 
 
@@ -58,7 +60,9 @@ def fastest(settings: Settings) -> str:
     it.
     """
     forced = os.environ.get(FORCED)
-    if forced in FORMATS:
+    if forced:
+        if forced not in FORMATS:
+            raise UserError(f"{FORCED} is {forced!r}: choose {' or '.join(FORMATS)}, or unset it")
         return forced
     if jax.default_backend() != "cpu":
         return "bfloat16"

@@ -47,7 +47,7 @@ def without_places(command: Iterable[str], also: Iterable[str] = ()) -> list[str
     for word in words:
         option, joined, value = word.partition("=")
         if option in places:
-            if not joined:
+            if not joined and option != "--config.data.download":  # which needs no value
                 next(words, None)
         elif option == "--config.data.repo":
             value = value if joined else next(words, "")

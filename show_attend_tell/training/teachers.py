@@ -108,7 +108,8 @@ def load(
         seconds = RunFolder(where).record().get("seconds")
         of_weights = {"weights": _digest(run.params), "seconds": seconds}
         origins.append(identified(name, where, run) | of_weights)
-    for before, now in zip(record.get("teachers", ()), origins, strict=False):
+    begun = record.get("teachers", ()) if folder.begun else ()
+    for before, now in zip(begun, origins, strict=False):
         if before["weights"] != now["weights"]:
             raise UserError(
                 f"config.loss.teachers: {now['workdir']} has other weights than when "

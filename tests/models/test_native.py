@@ -87,6 +87,16 @@ def test_without_a_compiler_xla_computes_the_scores(tmp_path):
     assert done.stdout.strip() == "False"
 
 
+def test_a_compiler_that_is_not_there_is_named(monkeypatch, caplog):
+    monkeypatch.setenv("CXX", "g++-99")
+    native._registered.cache_clear()
+    try:
+        assert not native.available()
+    finally:
+        native._registered.cache_clear()
+    assert "more slowly: CXX names no program (g++-99)" in caplog.text
+
+
 def test_a_failing_compiler_is_named_once_and_nothing_breaks(tmp_path, monkeypatch, caplog):
     broken = tmp_path / "c++"
     broken.write_text("#!/bin/sh\nexit 3\n")

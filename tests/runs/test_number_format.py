@@ -6,6 +6,7 @@ import jax
 import pytest
 
 from show_attend_tell import config, machine
+from show_attend_tell.errors import UserError
 from show_attend_tell.runs import number_format
 from show_attend_tell.settings import Decoder, Settings
 
@@ -68,6 +69,12 @@ def test_a_begun_run_keeps_its_format(speeds):
     assert not measured
 
 
+def test_a_folder_of_another_kind_of_model_has_no_say(speeds):
+    pictured = config.replaced(config.load_experiment("multi30k:pictured"), {"data.source": "en"})
+    wanted = config.replaced(pictured, {"picture.dtype": "auto", "decoder.dtype": "auto"})
+    assert number_format.pinned(wanted, settings(dtype="float32")).decoder.dtype == "float32"
+
+
 def test_an_encoder_follows_where_it_asks_for_it(speeds):
     taken, measured = speeds
     taken["bfloat16"] = 0.1
@@ -85,6 +92,9 @@ def test_the_environment_and_accelerators_decide_without_a_measurement(speeds, m
     _, measured = speeds
     monkeypatch.setenv(number_format.FORCED, "bfloat16")
     assert number_format.fastest(settings()) == "bfloat16"
+    monkeypatch.setenv(number_format.FORCED, "bf16")
+    with pytest.raises(UserError, match="is 'bf16': choose float32 or bfloat16, or unset it"):
+        number_format.fastest(settings())
     monkeypatch.delenv(number_format.FORCED)
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     assert number_format.fastest(settings()) == "bfloat16"

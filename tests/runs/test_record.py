@@ -13,11 +13,12 @@ def test_a_published_command_names_no_place(tmp_path, monkeypatch):
     command = [
         *("train", "--config", "/home/me/acme/own.py:soft", "--clip=~/clips", "--quiet"),
         *("--config.data.manual_dir=/home/me/raw", "--config.data.dir", "../raw"),
+        *("--config.data.download", "--quiet", "--config.data.download=True"),
         *("--config.data.repo=acme/parquet", "--config.data.repo", "acme/scenes@v1:small"),
         *("--config.train.init_from", "runs/secret", "--config.picture.weights=w.pth"),
         *("--config.loss.teachers=('a',)", "--workdir", "runs/own", "--config.seed=3"),
     ]
-    kept = ["train", "--config", "own.py:soft", "--clip=clips", "--quiet"]
+    kept = ["train", "--config", "own.py:soft", "--clip=clips", "--quiet", "--quiet"]
     kept += ["--config.data.repo=acme/scenes@v1:small"]
     workdir = ["--workdir", "runs/own"]
     assert without_places(command) == [*kept, *workdir, "--config.seed=3"]

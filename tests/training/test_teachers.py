@@ -56,6 +56,8 @@ def test_a_run_learns_from_its_teachers_and_records_them(trained, tmp_path, monk
     again = [settings, task, own, data.vocabulary, None]
     assert teachers.load(*again)[1] == data.origins
     own.update_record({"teachers": [known | {"weights": "0123"}]})
+    assert teachers.load(*again)[1] == data.origins  # of an attempt that never began
+    (own.path / "checkpoints").mkdir(exist_ok=True)
     with pytest.raises(UserError, match=r"has other weights than when .*run began; restore them"):
         teachers.load(*again)
     digests = [config.digest(config.experiment(s, own.record())) for s in (settings, moved)]

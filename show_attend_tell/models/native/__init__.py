@@ -80,8 +80,13 @@ def available() -> bool:
 def _registered() -> bool:
     if os.environ.get(OFF) == "0" or jax.default_backend() != "cpu" or jax.device_count() > 1:
         return False
-    compiler = shutil.which(os.environ.get("CXX", "c++"))
+    named = os.environ.get("CXX")
+    compiler = shutil.which(named or "c++")
     if compiler is None:
+        if named:
+            logging.warning(
+                "XLA computes everything, more slowly: CXX names no program (%s)", named
+            )
         return False
     try:
         library = _library(compiler)
