@@ -25,7 +25,7 @@ def test_a_warm_up_that_does_not_fit_is_refused_before_images_are_encoded(tmp_pa
 
 
 def test_a_supervised_run_keeps_its_boxes(tmp_path, monkeypatch):
-    tiny.use_scenes(monkeypatch)
+    tiny.use_scenes(monkeypatch).split = "val"
     found = []
     monkeypatch.setattr(RunFolder, "check_data", lambda folder, data: found.append(data))
     monkeypatch.setattr(RunFolder, "keep_places", lambda *_: 1 / 0)
