@@ -80,7 +80,14 @@ def check_pictures(shown: list[Any], least: int) -> None:
     assert len(pictures) >= least and all(value._repr_png_() for value in pictures)
 
 
-@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=NAMES)
+# The one that trains takes longer than the others together.
+@pytest.mark.parametrize(
+    "notebook",
+    [
+        pytest.param(path, id=name, marks=pytest.mark.slow if name.startswith("your") else ())
+        for path, name in zip(NOTEBOOKS, NAMES, strict=True)
+    ],
+)
 def test_a_notebook_runs(notebook, trained, tmp_path, monkeypatch):
     """With a tiny model in place of the packaged ones, which take long to compile."""
     for name in ("flickr8k-soft", "flickr8k-hard"):

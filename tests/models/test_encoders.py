@@ -69,7 +69,7 @@ def test_agrees_with_the_pytorch_implementation(name, size):
 @pytest.mark.parametrize(
     ("name", "size", "endpoints", "stride"),
     [
-        ("vgg19", 224, ("conv4", "conv5"), 8),
+        pytest.param("vgg19", 224, ("conv4", "conv5"), 8, marks=pytest.mark.slow),
         pytest.param("resnet50", 224, ("layer3", "layer4"), 16, marks=pytest.mark.slow),
         ("resnet50", 250, ("layer3", "layer4"), 16),
         pytest.param("resnet101", 224, ("layer3", "layer4"), 16, marks=pytest.mark.slow),
@@ -80,7 +80,8 @@ def test_cnns_agree_with_stored_activations_of_pytorch(cnns, folder, name, size,
     agrees_with_stored(encoder, f"{name}_{size}", endpoints)
 
 
-@pytest.mark.parametrize("name", [pytest.param("vgg19", marks=pytest.mark.slow), "resnet50"])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["vgg19", "resnet50"])
 def test_trained_cnns_begin_with_the_vectors_of_frozen_ones(cnns, folder, name):
     # Of which frozen ones agree with PyTorch; the convolutions are computed in another way.
     images = random_images(1, 70)
