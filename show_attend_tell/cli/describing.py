@@ -339,6 +339,7 @@ def _attend(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
         expect(run.task, "caption", run.workdir)
         folder = arguments.out or run.workdir / "attention" / f"files{_suffix(run)}"
         subjects, wrong = _subjects(arguments.images)
+        count = len(subjects)  # all are drawn
         for batch in caption_files(run, subjects, decoding):
             wrong += batch.wrong
             if not batch.subjects:
@@ -362,7 +363,7 @@ def _attend(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     for one, how, folder_of in _members(run, decoding, folder):
         if made.get(folder_of):
             origin = {"decoding": dataclasses.asdict(how), "step": one.step} | one.provenance()
-            _write_statistics(folder_of, made[folder_of], run.task.noun, origin)
+            _write_statistics(folder_of, made[folder_of], count, run.task.noun, origin)
     _reject(wrong)
 
 
@@ -400,13 +401,20 @@ def _dump(
 
 
 def _write_statistics(
-    folder: Path, records: Sequence["AttentionRecord"], noun: str, origin: Mapping[str, Any]
+    folder: Path,
+    records: Sequence["AttentionRecord"],
+    drawn: int,
+    noun: str,
+    origin: Mapping[str, Any],
 ) -> None:
-    """Measures the maps, writes statistics.json beside the pictures and prints a summary."""
+    """Measures the maps, writes statistics.json beside the pictures and prints a summary.
+
+    The first `drawn` maps have pictures: `ids` names them.
+    """
     from show_attend_tell.evaluation.grounding import attention_statistics, write_statistics
 
     statistics = attention_statistics(records) | dict(origin)
-    statistics["ids"] = [record.image_id for record in records]
+    statistics["ids"] = [record.image_id for record in records[:drawn]]
     write_statistics(folder / "statistics.json", statistics)
     say(
         f"attention over {statistics['images']} {noun}: entropy "

@@ -103,7 +103,7 @@ class Run:
       scored: the score files of the split, at least one; those of the first language come first.
       attention: statistics of the split's attention maps by name.
       context: the context that made the maps.
-      drawn: ids of what these maps are of; None: not known, of earlier versions.
+      drawn: ids of what `attend` drew; None: not known, of earlier versions.
       variance: rows of gradient_variance.json, if there is one.
     """
 
@@ -293,7 +293,7 @@ def _read_scores(path: Path, split: str, remedy: str) -> Scored:
 def _read_attention(
     workdir: Path, split: str, best_step: int
 ) -> tuple[dict[str, float | None], str, frozenset[str] | None]:
-    """Statistics of a run's maps, the context that made the maps, and what they are of."""
+    """Statistics of a run's maps, the context that made the maps, and what was drawn of them."""
     path = workdir / "attention" / split / "statistics.json"
     with _reading(path, f"run `attend --workdir {workdir} --split {split}`"):
         read = _read_json(path)

@@ -181,7 +181,7 @@ def test_attend_dumps_maps_pictures_and_statistics(workdir, tmp_path, capsys, tr
     record = load_attention(out / "scene%200.npz")
     assert " ".join(record.tokens[:-1]) == trained[1][0].captions[0]
     statistics = json.loads((out / "statistics.json").read_text())
-    assert statistics["images"] == 8
+    assert statistics["images"] == 8 and statistics["ids"] == ["scene 0", "scene 1"]
     assert statistics["objects"]["unmatched"] == 0
 
 
