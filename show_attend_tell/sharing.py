@@ -12,6 +12,7 @@ from typing import Any
 
 from show_attend_tell import config, files, hub
 from show_attend_tell.data.images import read_picture
+from show_attend_tell.data.load import SPLITS
 from show_attend_tell.errors import UserError
 from show_attend_tell.files import parse_json
 from show_attend_tell.inference.captioning import attention_records, caption_files
@@ -82,7 +83,8 @@ def publish(workdir: Path, folder: Path) -> list[Path]:
     """Writes a run's records to `folder`, so that `compare` can make its page without the run.
 
     The records are config, curves, captions, scores and attention statistics. They contain no
-    weights, no pictures and no paths of data. Those that the folder had of the run are replaced.
+    weights, no pictures, no paths of data and nothing about files of one's own that were attended.
+    Those that the folder had of the run are replaced.
 
     Returns:
       The files written.
@@ -102,7 +104,8 @@ def publish(workdir: Path, folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     config.save(settings, folder / "config.json")
     written = [folder / "config.json"]
-    records = {path.relative_to(workdir): _published(path) for path in _records(workdir)}
+    found = {path.relative_to(workdir): path for path in _records(workdir)}
+    records = {name: _published(path) for name, path in found.items() if not _of_own_files(name)}
     for path in _records(folder):
         if path.relative_to(folder) not in records:
             path.unlink()
@@ -116,6 +119,12 @@ def publish(workdir: Path, folder: Path) -> list[Path]:
 
 def _records(workdir: Path) -> list[Path]:
     return sorted(path for pattern in RECORDS for path in workdir.glob(pattern))
+
+
+def _of_own_files(record: Path) -> bool:
+    """Whether a record, relative to the run, is of maps of no split: it names its user's files."""
+    folder, *inside = record.parts
+    return folder == "attention" and inside[0].partition(".")[0] not in SPLITS
 
 
 def _published(path: Path) -> str:

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import re
+import shutil
 from functools import cache
 from pathlib import Path
 
@@ -237,3 +238,14 @@ def test_a_damaged_record_is_not_published(tmp_path, content):
     (run / "run.json").write_bytes(content)
     with pytest.raises(UserError, match="run.json: damaged"):
         sharing.publish(run, tmp_path / "records")
+
+
+def test_names_of_own_files_are_not_published(tmp_path):
+    run, records = write_run(tmp_path / "run", half_right(), split="test"), tmp_path / "records"
+    for name in ("files", "files.de", "mine", "test.de"):
+        shutil.copytree(run / "attention" / "test", run / "attention" / name)
+    # An earlier version published them.
+    shutil.copytree(run / "attention" / "files", records / "attention" / "files")
+    sharing.publish(run, records)
+    names = [path.parent.name for path in sorted(records.glob("attention/*/statistics.json"))]
+    assert names == ["test", "test.de"]
