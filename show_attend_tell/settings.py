@@ -777,7 +777,7 @@ class Decode(Group):
         above=0,
         most=1,
     )
-    seed: int = setting(0, "of the words that `sample` draws", least=0, below=2**32)
+    seed: int = setting(0, "of the words or places that `sample` draws", least=0, below=2**32)
     consensus: bool = setting(
         False,
         "of the captions found, put that first which agrees most with the others, weighed by their "

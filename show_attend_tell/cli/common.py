@@ -76,7 +76,7 @@ _DECODING: tuple[tuple[str, type, str], ...] = (
     ("temperature", float, "of sample"),
     ("top_k", int, "most probable words that sample draws from; 0: all"),
     ("top_p", float, "probability of the nucleus that sample draws from; 1: all words"),
-    ("seed", int, "of sample"),
+    ("seed", int, "of what --search sample and --context sample draw"),
 )
 
 

@@ -41,11 +41,11 @@ def make_decode(
 ) -> DecodeFunction:
     """A jitted function (parameters, inputs (B, ...), numbers (B,), ...) -> hypotheses.
 
-    Only the structure of `model` matters. The numbers of the inputs seed their random draws (of
-    places with context `sample`, of words with search `sample`). With `given` (`GivenSteps`) some
-    steps are decided from outside; with `near` (`Neighbours`, of the first model) the consensus
-    asks training pictures, too. The same arguments give the same function, so that nothing
-    compiles twice.
+    Only the structure of `model` matters. The numbers of the inputs and `decoding.seed` seed their
+    random draws (of places with context `sample`, of words with search `sample`). With `given`
+    (`GivenSteps`) some steps are decided from outside; with `near` (`Neighbours`, of the first
+    model) the consensus asks training pictures, too. The same arguments give the same function, so
+    that nothing compiles twice.
 
     Captions begin as the first model speaks (`packed.Starts`).
 
@@ -88,7 +88,7 @@ def _decode_function(
             params, inputs = (params,), (inputs,)
         models = [nnx.merge(*pair) for pair in zip(graphs, params, strict=True)]
         first = models[0].decoder  # the models of an ensemble share a vocabulary
-        keys = _keys(jax.random.key(0), numbers)
+        keys = _keys(jax.random.key(decoding.seed), numbers)
         annotated = [model.annotations(one) for model, one in zip(models, inputs, strict=True)]
         steps, states = zip(
             *(

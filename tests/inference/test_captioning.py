@@ -28,6 +28,7 @@ from show_attend_tell.inference.captioning import (
 from show_attend_tell.inference.decoding import make_decode
 from show_attend_tell.inference.run import load_run
 from show_attend_tell.runs.inputs import load_inputs
+from show_attend_tell.settings import Decode
 
 
 @pytest.fixture
@@ -98,6 +99,17 @@ def test_every_example_and_every_beam_draws_its_own_places(run):
     parted = (places != places[:, :1]).any(axis=1)
     assert parted[both].any()  # another beam
     assert (places[:, :, 0] == places[:, :1, 0]).all()  # at the first step there is but one
+
+
+def test_the_seed_draws_other_places(tmp_path):
+    run = tiny.run_of(tmp_path, 3, {}, kind="hard")
+    vectors, numbers = jax.random.normal(jax.random.key(0), (8, 3, 4)), jnp.arange(8)
+    first = Decode(beam=1, context="sample", max_length=4, min_length=4)
+    places = [
+        np.asarray(make_decode(run.model, how)(run.params, vectors, numbers).trace["location"])
+        for how in (first, dataclasses.replace(first, seed=1))
+    ]
+    assert (places[0] != places[1]).any()
 
 
 def test_a_null_place_is_left_out_of_a_captions_map(tmp_path):
