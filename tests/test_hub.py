@@ -162,6 +162,7 @@ def test_the_card_says_what_the_run_recorded(trained, tmp_path, monkeypatch):
     scores |= {"images": 8, "step": run.step, "command": command}
     (workdir / "test-a.scores.json").write_text(json.dumps(scores))
     (workdir / "test-b.scores.json").write_text(json.dumps(scores | {"step": 1}))
+    (workdir / "test-c.scores.json").write_text(json.dumps(scores | {"overridden": ["seed"]}))
     command = ["x", "train", "--workdir=/home/me", "--quiet"]
     RunFolder(workdir).update_record({"command": command, "resumed": [{"command": command}]})
     assert main(["push", str(workdir), REPO, "--dry-run", str(folder)]) == 0

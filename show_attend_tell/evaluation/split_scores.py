@@ -1,6 +1,7 @@
 """Scores of a captioned split, written beside the captions that they were computed from."""
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -75,7 +76,11 @@ def in_words(options: Mapping[str, Any]) -> str:
 
 
 def score_stem(
-    split: str, decoding: Decode, language: str = "", usual_length: int | None = None
+    split: str,
+    decoding: Decode,
+    language: str = "",
+    usual_length: int | None = None,
+    overridden: Mapping[str, Any] = MappingProxyType({}),
 ) -> str:
     """How the names of a split's caption and score files begin.
 
@@ -84,12 +89,17 @@ def score_stem(
       decoding: how.
       language: of the captions, unless it is the run's first.
       usual_length: a largest length that goes without saying; None: any does.
+      overridden: other settings than the run was trained with, which a digest stands for; the names
+        of its usual files have none. `compare` passes over files with one.
     """
     split += f".{language}" if language else ""
     penalty = f"{decoding.length_penalty:g}"
     options = further_options(decoding)
     if usual_length not in (None, decoding.max_length):
         options["max_length"] = decoding.max_length
+    if overridden:
+        values = json.dumps(overridden, sort_keys=True)
+        options["overridden"] = hashlib.sha256(values.encode()).hexdigest()[:8]
     further = "".join(f"-{k}={v}" for k, v in options.items())
     return f"{split}-{decoding.context}-beam{decoding.beam}-lp{penalty}{further}"
 
@@ -116,7 +126,8 @@ def score_split(
     """
     other = run.language != next(iter(run.task.languages), "")
     language = run.language if other else ""
-    stem = score_stem(split, decoding, language, run.usual_length)
+    overridden = {name: v for one in run.members for name, v in one.overridden.items()}
+    stem = score_stem(split, decoding, language, run.usual_length, overridden)
     grounding = measured.get("grounding")
     if grounding is not None:
         own = captions_grounding(run, examples, captions)
@@ -142,6 +153,7 @@ def score_split(
         **({"language": run.language} if run.language else {}),
         "unfinished": sum(caption.tokens[-1:] != ("<eos>",) for caption in captions),
         "decoding": dataclasses.asdict(decoding),
+        **({"overridden": sorted(overridden)} if overridden else {}),
         **described,
         "references": digest(truth),
         "step": run.step,

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from flax import nnx
 
-from show_attend_tell import devices
+from show_attend_tell import config, devices
 from show_attend_tell.data import vocabulary as vocabularies
 from show_attend_tell.data.base_task import Task
 from show_attend_tell.data.task import task_of
@@ -46,6 +46,8 @@ class Run:
       centres: where the encoder looks, if that was measured for this run (see
         `runs.measuring.Measured`); then `encoder` has its `shift`.
       usual_length: `decode.max_length` before overrides; None: as in `settings`.
+      overridden: settings that overrides changed, by dotted name, but for those of `decode` and
+        those that say where data, weights and other runs lie.
       origin: the repository on the hub that it came from, with its commit; None for other runs.
       parts: the runs of an ensemble, see `inference.ensemble`; empty for a single run. What knows
         no ensembles, such as the explorer, asks the first run only.
@@ -62,6 +64,7 @@ class Run:
     step: int
     centres: dict[str, Any] | None = None
     usual_length: int | None = None
+    overridden: dict[str, Any] = dataclasses.field(default_factory=dict)
     origin: str | None = None
     parts: tuple["Run", ...] = ()
 
@@ -133,6 +136,7 @@ def load_run(
     """
     folder = RunFolder(workdir)
     settings = folder.settings(overrides)
+    saved = folder.settings() if overrides else settings
     vocabulary, source = vocabularies.load(workdir / TARGET), None
     task = task_of(settings.data)
     if task.reads_words:
@@ -154,7 +158,8 @@ def load_run(
         params=all_weights(params, devices.replicate(frozen_weights(model))),
         step=step,
         centres=centres,
-        usual_length=folder.settings().decode.max_length if overrides else None,
+        usual_length=saved.decode.max_length if overrides else None,
+        overridden=_overridden(saved, settings),
     )
     return run.speaking(task.languages[0]) if task.languages else run
 
@@ -163,6 +168,13 @@ def fresh_weights(run: Run) -> dict[str, Any]:
     """The weights that training began with, before its first step."""
     model = build_captioner(run.settings, run.encoder, len(run.vocabulary))
     return all_weights(trained_weights(model), run.params)
+
+
+def _overridden(saved: Settings, settings: Settings) -> dict[str, Any]:
+    """What overrides made of a run's saved settings, see `Run.overridden`."""
+    values, places = dict(config.flatten(settings)), {*config.PLACES, *config.ORIGINS}
+    changed = [name for name in config.differences(saved, settings) if name not in places]
+    return {name: values[name] for name in changed if not name.startswith("decode.")}
 
 
 def _structure(settings: Settings, encoder: Encoder, words: int) -> Captioner:

@@ -179,7 +179,8 @@ def _terms(run: Run, trained_on: Sequence[str]) -> str:
 
 def _scores(run: Run, repo: str) -> str:
     found = [(path, _read(path)) for path in sorted(run.workdir.glob("*.scores.json"))]
-    records = [record for _, record in found if record.get("step") == run.step]
+    of_run = [record for _, record in found if not record.get("overridden")]
+    records = [record for record in of_run if record.get("step") == run.step]
     lines = ["## Scores", ""]
     if not records:
         return "\n".join([*lines, f"None were measured. `evaluate --pretrained {repo}` does it."])

@@ -234,8 +234,10 @@ def _read_metrics(path: Path, watched: str) -> dict[str, list[dict[str, float]]]
 def _read_all_scores(workdir: Path, split: str, best_step: int) -> list[Scored]:
     remedy = f"run `evaluate --workdir {workdir} --split {split}`"
     name = re.compile(rf"{re.escape(split)}(\.[A-Za-z0-9-]+)?-[a-z]+-beam\d+-lp.+\.scores\.json")
+    # What was measured with other settings than the run's says nothing of the run.
+    found = (path for path in workdir.glob("*.scores.json") if "-overridden=" not in path.name)
     # A hyphen sorts before a full stop, so files without a language, of the first one, lead.
-    paths = sorted(path for path in workdir.glob("*.scores.json") if name.fullmatch(path.name))
+    paths = sorted(path for path in found if name.fullmatch(path.name))
     if not paths:
         raise UserError(f"{workdir}: no scores of the {split} split; {remedy}")
     read = [_read_scores(path, split, remedy) for path in paths]

@@ -112,15 +112,20 @@ def test_an_unknown_split_names_the_nearest(capsys, trained):
     assert status == 2 and "'test'" in line
 
 
-def test_evaluate_prints_and_stores_a_hard_run_with_both_contexts(workdir, capsys):
-    hard = ["--config.attention.kind=hard", "--beam", "1"]
+def test_evaluate_prints_and_stores_a_hard_run_with_both_contexts(workdir, tmp_path, capsys):
+    hard = ["--config.attention.kind=hard", f"--config.data.dir={tmp_path}", "--beam", "1"]
+    usual = Path(workdir) / "val-expected-beam1-lp0.scores.json"
+    usual.unlink(missing_ok=True)
     assert main(["evaluate", "--workdir", workdir, "--split", "val", *hard]) == 0
     printed = capsys.readouterr().out
     assert "CIDEr" in printed and "beam 1" in printed
     assert "expected context" in printed and "argmax context" in printed
-    assert (Path(workdir) / "val-argmax-beam1-lp0.scores.json").exists()
-    stored = json.loads((Path(workdir) / "val-expected-beam1-lp0.scores.json").read_text())
-    assert stored["scores"]["exact"] == 1.0
+    # The scores of a soft run stay as they were.
+    assert not usual.exists()
+    for context in ("argmax", "expected"):
+        [path] = Path(workdir).glob(f"val-{context}-beam1-lp0-overridden=*.scores.json")
+        stored = json.loads(path.read_text())
+        assert stored["scores"]["exact"] == 1.0 and stored["overridden"] == ["attention.kind"]
 
 
 @pytest.mark.parametrize("computed", [pytest.param(True, marks=pytest.mark.slow), False])

@@ -37,3 +37,6 @@ def test_names_of_files_tell_ways_of_searching_apart():
     assert score_stem("val", shorter, "", 30) == "val-expected-beam5-lp0.7-max_length=12"
     drawn = Decode(search="sample", top_p=0.9, seed=3)
     assert score_stem("val", drawn) == "val-expected-beam5-lp0.7-search=sample-top_p=0.9-seed=3"
+    stems = {score_stem("val", Decode(), overridden={"seed": seed}) for seed in (1, 2)}
+    assert len(stems) == 2
+    assert all(s.startswith("val-expected-beam5-lp0.7-overridden=") for s in stems)

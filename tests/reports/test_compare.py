@@ -150,6 +150,15 @@ def test_scores_of_weights_that_training_left_behind_are_passed_over(tmp_path):
     assert [row["decoding"]["beam"] for row in rows] == [2]
 
 
+def test_scores_with_other_settings_are_passed_over(tmp_path):
+    run = write_run(tmp_path / "a", RIGHT)
+    stem = "val-expected-beam2-lp0.7"
+    for kind in ("scores.json", "captions.json"):
+        shutil.copy(run / f"{stem}.{kind}", run / f"{stem}-overridden=0a1b2c3d.{kind}")
+    [row] = compare([run], "val", tmp_path / "out", samples=10)["scores"]
+    assert row["files"] == [str(scores_of(run))]
+
+
 def test_records_of_two_runs_do_not_mix(tmp_path, capsys):
     runs = [
         write_run(tmp_path / "soft" / "seed=0", RIGHT),
