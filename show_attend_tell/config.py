@@ -12,7 +12,7 @@ import json
 import os
 import traceback
 import types
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,7 +21,7 @@ from ml_collections import ConfigDict, config_flags
 
 from show_attend_tell import files
 from show_attend_tell.errors import UserError
-from show_attend_tell.files import parse_json
+from show_attend_tell.files import parse_json, within
 from show_attend_tell.schema import Group, Meaning
 from show_attend_tell.settings import COMMON, GROUPS, PAIR_SETS, Settings
 
@@ -217,7 +217,7 @@ def from_dict(content: Mapping[str, Any]) -> Settings:
       UserError: an unknown key, or a value that is out of range.
     """
     classes = _classes(content)
-    _check_keys((name for name, _ in flatten(content)), classes)
+    _stated(content, classes)
     content = _with_home(content)
     groups = {name: group(**content.get(name, {})) for name, group in classes.items()}
     return Settings(seed=content.get("seed", 0), **cast(dict[str, Any], groups))
@@ -245,11 +245,11 @@ def _at_home(path: str) -> str:
 
 
 def flatten(content: Mapping[str, Any] | Settings, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted names and values."""
+    """Dotted names and values. An empty mapping is a value, so that its name is not overlooked."""
     if isinstance(content, Settings):
         content = to_dict(content)
     for key, value in content.items():
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and value:
             yield from flatten(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
@@ -335,15 +335,15 @@ def experiment(settings: Settings, record: Mapping[str, Any] | None = None) -> S
     Args:
       settings: of a run.
       record: its run.json. What it says of earlier runs replaces their paths, since each seed may
-        start from a run with that seed, or learn from one.
+        start from a run with that seed, or learn from one. What is damaged there is not known.
     """
-    values, record = dict[str, Any](seed=0), record or {}
-    if source := record.get("init_from"):
-        values["train.init_from"] = f"a run of experiment {source['experiment']}"
-    if teachers := record.get("teachers"):
-        named = [f"a run of experiment {teacher['experiment']}" for teacher in teachers]
-        values["loss.teachers"] = tuple(named)
-    if further := record.get("data", {}).get("train", {}).get("further"):
+    values = dict[str, Any](seed=0)
+    if source := within(record, "init_from", "experiment"):
+        values["train.init_from"] = f"a run of experiment {source}"
+    if isinstance(teachers := within(record, "teachers"), list) and teachers:
+        sources = [within(teacher, "experiment") for teacher in teachers]
+        values["loss.teachers"] = tuple(f"a run of experiment {source}" for source in sources)
+    if further := within(record, "data", "train", "further"):
         values["data.further_dir"] = f"pairs {further}"
     return replaced(without_places(settings), values)
 
@@ -351,11 +351,11 @@ def experiment(settings: Settings, record: Mapping[str, Any] | None = None) -> S
 def _settings(content: Mapping[str, Any], overrides: Sequence[str]) -> Settings:
     """Fills in defaults, then applies the overrides, each parsed as its setting's type."""
     classes = _classes(content)
-    _check_keys((name for name, _ in flatten(content)), classes)
+    stated = _stated(content, classes)
     if not overrides:
         return from_dict(content)
     whole = _defaults(content)
-    for name, value in flatten(content):
+    for name, value in stated.items():
         group, _, key = name.rpartition(".")
         target = whole[group] if group else whole
         # A whole number is a value of a real setting, too, and JSON has lists only.
@@ -415,8 +415,15 @@ def _defaults(content: Mapping[str, Any]) -> dict[str, Any]:
     return {"seed": 0, **groups}
 
 
+def _stated(content: Mapping[str, Any], classes: Mapping[str, type[Group]]) -> dict[str, Any]:
+    """What is stated by dotted name, all of known names; an empty group states nothing."""
+    stated = {k: v for k, v in flatten(content) if not (k in classes and isinstance(v, Mapping))}
+    _check_keys(stated, classes)
+    return stated
+
+
 def _check_keys(
-    names: Iterator[str] | Sequence[str],
+    names: Iterable[str],
     classes: Mapping[str, type[Group]],
     *,
     option: bool = False,

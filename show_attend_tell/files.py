@@ -7,7 +7,7 @@ import logging
 import os
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -209,6 +209,13 @@ def parse_json(content: str | bytes) -> Any:
         return json.loads(content)
     except RecursionError:
         raise ValueError("it nests too deep") from None
+
+
+def within(content: Any, *names: str) -> Any:
+    """What lies there in nested JSON objects; None if it is absent, or no object where one was."""
+    for name in names:
+        content = content.get(name) if isinstance(content, Mapping) else None
+    return content
 
 
 def read_json(path: Path, remedy: str = "get it again") -> Any:

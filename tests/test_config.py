@@ -211,6 +211,14 @@ def test_seeds_and_paths_do_not_tell_experiments_apart(file):
     assert b.train.init_from == "a run of experiment 0123"
 
 
+@pytest.mark.parametrize("damaged", [None, 5, "x", [1], [], {}, {"train": 5}, [{"seed": 0}]])
+def test_a_damaged_record_does_not_tell_what_a_run_started_from(file, damaged):
+    settings = config.load_experiment(file, ["--config.train.init_from=runs/a"])
+    for name in ("init_from", "data"):
+        assert config.experiment(settings, {name: damaged}).train.init_from == "runs/a"
+    config.experiment(settings, {"teachers": damaged})
+
+
 @pytest.mark.parametrize("trainable, since", [(True, "all"), (False, "")])
 def test_a_config_from_before_0_1_is_brought_up_to_date(trainable, since, tmp_path):
     old = {"data": {"name": "shapes"}, "encoder": {"name": "small", "trainable": trainable}}
@@ -234,12 +242,18 @@ def test_an_error_in_a_runs_config_names_the_file(tmp_path):
         ({}, "config.data.name is ''"),
         ({"data": {"name": ["shapes"]}}, "config.data.name is"),
         ({"data": {"name": "shapes"}, "foo": {"bar": 1}}, "config.foo.bar: no such key"),
+        ({"data": {"name": "shapes"}, "foo": {}}, "config.foo: no such key"),
+        ({"data": {"name": "shapes", "foo": {}}}, "config.data.foo: no such key"),
+        ({"data": {"name": "shapes"}, "seed": {}}, "config.seed is {}: it must be"),
+        ({"data": {"name": "shapes"}, "train": {"epochs": {}}}, "config.train.epochs is {}: it mu"),
     ):
         path.write_text(json.dumps(content))
         with pytest.raises(UserError, match=message) as caught:
-            config.load_run(path)
+            config.load_run(path, ["--config.decode.beam=1"])
         assert str(caught.value).startswith(f"{path}: ")
         assert "use the commit that run.json names" in str(caught.value)
+    path.write_text('{"data": {"name": "shapes"}, "train": {}}')  # an empty group states nothing
+    assert config.load_run(path) == config.from_dict({"data": {"name": "shapes"}})
 
 
 def test_a_bad_value_beside_an_override_is_one_line(tmp_path):

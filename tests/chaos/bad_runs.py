@@ -114,6 +114,11 @@ RUNS = [
         "config.json",
     ),
     ("data is a list", damaged("config.json", '{"data": []}'), "config.json"),
+    (
+        "an empty unknown group",
+        damaged("config.json", '{"data": {"name": "folder"}, "x": {}}'),
+        "x",
+    ),
     ("a name is a number", damaged("config.json", '{"data": {"name": 3}}'), "config.json"),
     (
         "a name is a list",

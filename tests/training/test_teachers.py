@@ -55,6 +55,9 @@ def test_a_run_learns_from_its_teachers_and_records_them(trained, tmp_path, monk
     assert not own.changes(moved) and own.changes(pupil(folder, **{"loss.teachers": ()}))
     again = [settings, task, own, data.vocabulary, None]
     assert teachers.load(*again)[1] == data.origins
+    for damaged in (5, [1]):
+        own.update_record({"teachers": damaged})
+        assert teachers.load(*again)[1] == data.origins
     own.update_record({"teachers": [known | {"weights": "0123"}]})
     assert teachers.load(*again)[1] == data.origins  # of an attempt that never began
     (own.path / "checkpoints").mkdir(exist_ok=True)
