@@ -25,6 +25,10 @@ MASKED = ("colours", "numbers", "nouns")  # kinds of source words that can be hi
 STEPWISE = (*SUMMED_OVER_PLACES, "rebar")
 LANGUAGE = "[a-z]{2,3}(-[A-Za-z0-9]{2,8})*"  # the form of a language's code, as in BCP 47
 MIRRORED = ("en", "de")  # languages whose words for left and right are known, see `data.copies`
+# Upper bounds, so that no config, by a slip or by damage, asks for arrays that nothing holds.
+MOST_PIXELS = 4096  # side of an image
+MOST = 2**16  # units, samples, rows, tokens
+MOST_STEPS = 10**9  # counted in 32 bits
 BASELINES = ("none", "moving_average", "learned", "self_critical", "expected", "leave_one_out")
 
 
@@ -54,7 +58,7 @@ class ImageData(Data):
     """A data set of images with captions."""
 
     mirrored: bool = setting(False, "whether training also sees every image mirrored")
-    crops: int = setting(0, "cropped copies of every training image", least=0)
+    crops: int = setting(0, "cropped copies of every training image", least=0, most=1000)
     random_crop: float = setting(
         1.0,
         "smallest side of a random crop, as a share of the image's; needs a trained encoder",
@@ -93,7 +97,7 @@ class ImageData(Data):
         later=True,
     )
     subwords: int = setting(
-        5000, "units per language, with vocabulary `subwords`", least=1, later=True
+        5000, "units per language, with vocabulary `subwords`", least=1, most=10**6, later=True
     )
     download: bool = setting(False, "whether to fetch missing files of coco (20 GB)")
     repo: str = setting(
@@ -162,13 +166,15 @@ class SentenceData(Data):
         "`subwords`: units of sentencepiece; `words`: words as written; `ptb`: lower-cased words",
         choices=("subwords", "words", "ptb"),
     )
-    subwords: int = setting(5000, "units per language, with vocabulary `subwords`", least=1)
+    subwords: int = setting(
+        5000, "units per language, with vocabulary `subwords`", least=1, most=10**6
+    )
     joint: bool = setting(
         False,
         "one vocabulary for both languages; data.subwords are then its units in all",
         later=True,
     )
-    max_source_length: int = setting(60, "source tokens kept, without <eos>", least=1)
+    max_source_length: int = setting(60, "source tokens kept, without <eos>", least=1, most=MOST)
     further_dir: str = setting(
         "",
         "folder with further pairs to train on, train.SOURCE and train.TARGET, such as "
@@ -221,7 +227,7 @@ class ImageEncoder(Encoder):
         "clip_vit_b16, clip_vit_l14, siglip_vit_b16, dinov2_vit_s14, dinov2_vit_b14 (both also "
         "with `_reg4`: registers), small; A+B concatenates",
     )
-    image_size: int = setting(224, "side of the square images, pixels", least=8)
+    image_size: int = setting(224, "side of the square images, pixels", least=8, most=MOST_PIXELS)
     trainable_from: str = setting("", "first trained stage, or `all`; empty: all frozen")
     checkpointing: bool = setting(
         False, "recompute a trained stage's activations in the backward pass, to save memory"
@@ -253,7 +259,7 @@ class ImageEncoder(Encoder):
         "cache of its own, and `auto` is replaced as the decoder's is",
         choices=("auto", *FORMATS),
     )
-    features: int = setting(64, "D, for the network `small` only", least=4)
+    features: int = setting(64, "D, for the network `small` only", least=4, most=MOST)
     weights: str = setting("", "file, or OWNER/NAME on the hub; empty: the network's default")
     weights_sha256: str = setting(
         "", "checksum that the weights must have; empty: any, and the run records it"
@@ -274,8 +280,8 @@ class SentenceEncoder(Encoder):
     name: str = setting(
         "gru", "cell; `lstmn` is an LSTM with self-attention", choices=("gru", "lstm", "lstmn")
     )
-    embedding: int = setting(256, "size of source word vectors", least=1)
-    hidden: int = setting(256, "units of each direction", least=1)
+    embedding: int = setting(256, "size of source word vectors", least=1, most=MOST)
+    hidden: int = setting(256, "units of each direction", least=1, most=MOST)
     bidirectional: bool = setting(True, "whether a second network reads backwards")
     annotations: str = setting(
         "all", "annotate `all` words, or only the `last` (a fixed context)", choices=("all", "last")
@@ -329,7 +335,7 @@ class Attention(Group):
     )
     score: str = setting("additive", "score function of state and place", choices=SCORES)
     window: str = setting("global", "places that a step may attend to", choices=WINDOWS)
-    reach: int = setting(2, "places on either side of a window's centre", least=1)
+    reach: int = setting(2, "places on either side of a window's centre", least=1, most=MOST)
     order: str = setting(
         "previous",
         "state that attends: `previous` (Bahdanau, Xu) or `current` (Luong)",
@@ -359,7 +365,7 @@ class Attention(Group):
     position_code: bool = setting(
         False, "add a learned map of a place's coordinates to its key; on images only"
     )
-    units: int = setting(512, "A, attention units", least=1)
+    units: int = setting(512, "A, attention units", least=1, most=MOST)
     temperature: float = setting(1.0, "divides the scores before the softmax", above=0)
     supervision: float = setting(
         0.0,
@@ -442,6 +448,7 @@ class Hard(Group):
         "N, attention paths sampled per caption, or places per step with `variational` and "
         "`rebar`; K of `top_k`",
         least=1,
+        most=MOST,
     )
     inference: str = setting(
         "exact",
@@ -459,7 +466,9 @@ class Hard(Group):
     soft_probability: float = setting(
         0.5, "p, probability that a coin replaces samples by their expectation", least=0, most=1
     )
-    soft_steps: int = setting(0, "number of initial training steps with p = 1", least=0)
+    soft_steps: int = setting(
+        0, "number of initial training steps with p = 1", least=0, most=MOST_STEPS
+    )
     coin: str = setting("image", "what shares one toss of the coin", choices=("image", "batch"))
     reinforce: float = setting(1.0, "lambda_r, weight of the score-function term", least=0)
     entropy: float = setting(0.01, "lambda_e, weight of attention's entropy in nats; < 0 sharpens")
@@ -481,7 +490,10 @@ class Hard(Group):
         above=0,
     )
     rao_samples: int = setting(
-        1, "K, draws of noise that `gumbel` averages over; 1: plain straight-through", least=1
+        1,
+        "K, draws of noise that `gumbel` averages over; 1: plain straight-through",
+        least=1,
+        most=MOST,
     )
     control: float = setting(
         1.0,
@@ -519,11 +531,13 @@ class Reward(Group):
 
     path: ClassVar[str] = "reward."
 
-    samples: int = setting(0, "N, captions sampled per image; 0: train on likelihood", least=0)
+    samples: int = setting(
+        0, "N, captions sampled per image; 0: train on likelihood", least=0, most=MOST
+    )
     cider: float = setting(1.0, "weight of CIDEr-D, which lies in [0, 10]", least=0)
     bleu: float = setting(0.0, "weight of sentence BLEU-4, in [0, 1]", least=0)
     f_mean: float = setting(0.0, "weight of METEOR's F_mean, in [0, 1]", least=0)
-    max_length: int = setting(16, "tokens of a sampled caption, <eos> included", least=1)
+    max_length: int = setting(16, "tokens of a sampled caption, <eos> included", least=1, most=MOST)
     likelihood: float = setting(
         0.0, "weight of the references' likelihood beside the reward (Paulus et al. 2018)", least=0
     )
@@ -547,10 +561,10 @@ class Decoder(Group):
     path: ClassVar[str] = "decoder."
 
     projection: int = setting(
-        512, "D after a linear map of the annotation vectors; 0: as encoded", least=0
+        512, "D after a linear map of the annotation vectors; 0: as encoded", least=0, most=MOST
     )
-    embedding: int = setting(256, "E, size of word vectors", least=1)
-    hidden: int = setting(512, "H, LSTM units", least=1)
+    embedding: int = setting(256, "E, size of word vectors", least=1, most=MOST)
+    hidden: int = setting(512, "H, LSTM units", least=1, most=MOST)
     dropout: float = setting(
         0.5, "dropout rate on word inputs and on the deep output", least=0, below=1
     )
@@ -679,7 +693,7 @@ class Optimizer(Group):
     learning_rate: float = setting(2e-3, "peak of the schedule", least=0)
     schedule: str = setting("cosine", "shape of the schedule", choices=("constant", "cosine"))
     final: float = setting(0.0, "final rate of `cosine`, as a share of the peak", least=0, most=1)
-    warmup_steps: int = setting(100, "steps of linear warm-up", least=0)
+    warmup_steps: int = setting(100, "steps of linear warm-up", least=0, most=MOST_STEPS)
     weight_decay: float = setting(0.0, "decoupled weight decay of matrices, adamw only", least=0)
     clip_norm: float = setting(5.0, "largest global norm of the gradient; 0: no clipping", least=0)
     average: float = setting(
@@ -711,8 +725,10 @@ class Train(Group):
         0.0, "share of the initial weights in the evaluated ones", least=0, most=1
     )
     epochs: float = setting(5.0, "passes over the training split; 0.5: half of one", above=0)
-    batch_size: int = setting(64, "B, images or sentences per step", least=1)
-    rows: int = setting(2, "R, rows that the captions of an image are packed into", least=1)
+    batch_size: int = setting(64, "B, images or sentences per step", least=1, most=MOST)
+    rows: int = setting(
+        2, "R, rows that the captions of an image are packed into", least=1, most=MOST
+    )
     buckets: int = setting(8, "distinct row lengths; each compiles a program", least=1)
     log_every: int = setting(50, "steps between two records of the metrics", least=1)
     checkpoint_every: int = setting(500, "steps between two checkpoints", least=1)
@@ -732,14 +748,17 @@ class Decode(Group):
     path: ClassVar[str] = "decode."
 
     beam: int = setting(
-        5, "K, beam size; 1: greedy; with search `sample`, captions drawn for each input", least=1
+        5,
+        "K, beam size; 1: greedy; with search `sample`, captions drawn for each input",
+        least=1,
+        most=MOST,
     )
-    max_length: int = setting(30, "tokens of a caption, <eos> included", least=1)
+    max_length: int = setting(30, "tokens of a caption, <eos> included", least=1, most=MOST)
     length_penalty: float = setting(
         0.7, "exponent of the length that divides a log-probability; 0: none", least=0
     )
     ban_unk: bool = setting(True, "never emit <unk>")
-    batch_size: int = setting(50, "images or sentences decoded together", least=1)
+    batch_size: int = setting(50, "images or sentences decoded together", least=1, most=MOST)
     context: str = setting(
         "expected",
         "what a step reads: `expected`, the alpha-weighted mean; `argmax`, the place with the "

@@ -22,9 +22,9 @@ REWARD = Reward(samples=2, cider=1.0, bleu=0.5, f_mean=0.3, max_length=8)
         ({"coin": "word"}, "coin is 'word': choose one of 'image', 'batch'"),
         ({"soft_probability": 1.5}, r"soft_probability is 1.5: it must lie in \[0, 1\]"),
         ({"soft_probability": -0.1}, r"soft_probability is -0.1: it must lie in \[0, 1\]"),
-        ({"samples": 0}, "samples is 0: it must be at least 1"),
+        ({"samples": 0}, r"samples is 0: it must lie in \[1, 65536\]"),
         ({"reinforce": -0.1}, "reinforce is -0.1: it must be at least 0"),
-        ({"soft_steps": -1}, "soft_steps is -1: it must be at least 0"),
+        ({"soft_steps": -1}, r"soft_steps is -1: it must lie in \[0, 1e\+09\]"),
         ({"objective": "multi_sample", "samples": 2, "credit": "to_go"}, "biased"),
         ({"objective": "multi_sample", "samples": 2, "baseline": "none"}, "leave_one_out"),
         (
@@ -39,7 +39,7 @@ REWARD = Reward(samples=2, cider=1.0, bleu=0.5, f_mean=0.3, max_length=8)
         ({"objective": "gumbel", "released": True}, "released needs .*objective='reinforce'"),
         ({"bound": 0.5}, "bound needs config.hard.objective='marginal'"),
         ({"relaxation_temperature": 0.0}, "relaxation_temperature is 0.0: it must be over 0"),
-        ({"rao_samples": 0}, "rao_samples is 0: it must be at least 1"),
+        ({"rao_samples": 0}, r"rao_samples is 0: it must lie in \[1, 65536\]"),
     ],
 )
 def test_bad_settings_of_hard_attention(changes, message):
@@ -134,6 +134,11 @@ def test_settings_of_hard_attention_are_of_no_concern_to_soft_attention():
         ({"attention": {"kind": "none", "window": "local_p"}}, "'none' has no window"),
         ({"optimizer": {"final": 0.5, "schedule": "constant"}}, "final needs"),
         ({"decoder": {"dtype": "float8"}}, "dtype is 'float8': choose one of 'auto'"),
+        ({"encoder": {"image_size": 4104}}, r"image_size is 4104: it must lie in \[8, 4096\]"),
+        ({"encoder": {"features": 10**11}}, r"features is 10+: it must lie in \[4, 65536\]"),
+        ({"decoder": {"hidden": 10**6}}, r"hidden is 1000000: it must lie in \[1, 65536\]"),
+        ({"decode": {"beam": 10**6}}, r"beam is 1000000: it must lie in \[1, 65536\]"),
+        ({"data": {"crops": 10**6}}, r"crops is 1000000: it must lie in \[0, 1000\]"),
         ({"train": {"batch_size": 2.5}}, "batch_size is 2.5: it must be a whole number"),
         ({"train": {"epochs": True}}, "epochs is True: it must be a number"),
         (

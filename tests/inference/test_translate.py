@@ -364,7 +364,7 @@ def test_runs_are_compared_on_one_page_with_their_length_curve(run_of, tmp_path)
     [
         ("train.metric", "CIDEr", "choose one of BLEU, chrF, exact"),
         ("data.vocabulary", "bpe", "choose one of 'subwords', 'words', 'ptb'"),
-        ("data.max_source_length", 0, "max_source_length is 0: it must be at least 1"),
+        ("data.max_source_length", 0, "max_source_length is 0: it must lie in"),
         ("data.name", "shapes", "config.data.source: no such key"),
         ("encoder.annotations", "first", "choose one of 'all', 'last'"),
     ],

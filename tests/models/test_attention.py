@@ -254,7 +254,7 @@ def test_without_attention_every_step_reads_the_mean():
         ("window", "local", "choose one of 'global', 'local_m', 'local_p'"),
         ("order", "next", "choose one of 'previous', 'current'"),
         ("temperature", 0.0, "must be over 0"),
-        ("reach", 0, "at least 1"),
+        ("reach", 0, "must lie in"),
         ("score", "dot", "set config.decoder.projection=4"),
     ],
 )
