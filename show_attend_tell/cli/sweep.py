@@ -66,7 +66,7 @@ def add_verbs(verbs: Verbs) -> None:
         "cores; one on an accelerator)",
     )
     sweep.add_argument("--cluster", default="local", help="local or slurm (default: local)")
-    sweep.add_argument("--partition", default="", help="SLURM partition")
+    sweep.add_argument("--partition", default="", help="SLURM partition, with --cluster slurm")
     add_pictures(sweep)
     sweep.add_argument(
         "--hours", type=float, default=24.0, help="limit per run, on SLURM per seed (default: 24)"
@@ -227,8 +227,9 @@ def run_all(
       quiet: whether not to show it.
 
     Raises:
-      UserError: an unknown cluster or number of jobs, no limit of time, a split that the data set
-        lacks, a folder's name that is not UTF-8, or failed runs; the message names their logs.
+      UserError: an unknown cluster or number of jobs, a partition without SLURM, no limit of time,
+        a split that the data set lacks, a folder's name that is not UTF-8, or failed runs; the
+        message names their logs.
       KeyboardInterrupt: after an interruption, once all running commands have ended.
     """
     from show_attend_tell.runs.folder import RunFolder
@@ -240,6 +241,10 @@ def run_all(
         raise UserError(f"--cluster {cluster}: choose one of {', '.join(CLUSTERS)}")
     if cluster == "slurm" and jobs != "auto":
         raise UserError(f"--jobs {jobs}: SLURM itself decides how many jobs run at a time")
+    if cluster != "slurm" and partition:
+        raise UserError(
+            f"--partition {partition}: is of SLURM; add --cluster slurm, or leave it out"
+        )
     if not (math.isfinite(hours) and hours > 0):
         raise UserError(f"--hours {hours:g}: give a number of hours over 0, such as 24 or 0.5")
     commands = {}

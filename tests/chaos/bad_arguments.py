@@ -53,6 +53,7 @@ ARGUMENTS = [
     (("sweep", "{root}/tiny.py", "--jobs", "10000", *NEW), "--jobs"),
     (("sweep", "{root}/tiny.py", "--hours", "-1", *NEW), "--hours"),
     (("sweep", "{root}/tiny.py", "--cluster", "moon", *NEW), "moon"),
+    (("sweep", "{root}/tiny.py", "--partition", "gpu", *NEW), "--partition gpu"),
     (("sweep", "{root}/tiny.py", "--split", "vla", *NEW), "vla"),
     (("sweep", "{root}/tiny.py", "--set", "kind", *NEW), "kind"),
     (("sweep", "{root}/tiny.py", "--set", "=1", *NEW), "--set"),

@@ -315,6 +315,11 @@ def test_an_unknown_cluster_is_reported(tmp_path):
         run_all([], tmp_path, split="test", cluster="cloud", hours=1.0)
 
 
+def test_a_partition_without_slurm_is_refused(tmp_path):
+    with pytest.raises(UserError, match="--partition gpu: is of SLURM; add --cluster slurm"):
+        run_all([], tmp_path, split="test", cluster="local", hours=1.0, partition="gpu")
+
+
 @pytest.mark.skipif(shutil.which("srun") is not None, reason="SLURM is here")
 def test_a_machine_without_slurm_is_reported(tmp_path):
     with pytest.raises(UserError, match="--cluster slurm: .*srun"):
