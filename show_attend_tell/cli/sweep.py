@@ -167,7 +167,7 @@ def grid(
     """
     from show_attend_tell import config
 
-    if "seed" in settings or any(given.startswith("--config.seed=") for given in overrides):
+    if "seed" in settings or any(given.split("=")[0] == "--config.seed" for given in overrides):
         raise UserError("config.seed: a sweep's seeds are given by --seeds, as in --seeds 0,1")
 
     variants = [config.variant_of(experiment) for experiment in experiments]

@@ -154,7 +154,11 @@ def test_two_runs_have_neither_the_same_settings_nor_two_seeds(tmp_path):
     twice = {"optimizer.learning_rate": ["1e-3", "0.001"]}
     with pytest.raises(UserError, match=r"rate=0.001-seed=0: has the settings of .*=1e-3-seed=0"):
         grid([EXPERIMENT], twice, [0], tmp_path)
-    for settings, overrides in (({"seed": ["0", "1"]}, ()), ({}, ("--config.seed=5",))):
+    for settings, overrides in (
+        ({"seed": ["0", "1"]}, ()),
+        ({}, ("--config.seed=5",)),
+        ({}, ("--config.seed", "5")),
+    ):
         with pytest.raises(UserError, match="seeds are given by --seeds"):
             grid([EXPERIMENT], settings, [0], tmp_path, overrides)
 
