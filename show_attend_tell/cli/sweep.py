@@ -163,7 +163,7 @@ def grid(
 
     Raises:
       UserError: an unknown key, a value of the wrong type, the same variant twice, a seed among the
-        settings, or two runs with the same settings.
+        settings, or two runs with the same settings or names.
     """
     from show_attend_tell import config
 
@@ -192,6 +192,11 @@ def grid(
                 if (experiment, whole) in known:
                     first_name = known[experiment, whole]
                     raise UserError(f"{name}: has the settings of {first_name}; name it once")
+                if name in known.values():
+                    raise UserError(
+                        f"{name}: a folder for two runs, as / becomes _ in its name; sweep one of "
+                        "them in another --workdir"
+                    )
                 known[experiment, whole] = name
                 chain.append(job)
                 made[f"runs/{Path(experiment.split(':')[0]).stem}-{variant}"] = folder / name

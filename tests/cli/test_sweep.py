@@ -163,6 +163,12 @@ def test_two_runs_have_neither_the_same_settings_nor_two_seeds(tmp_path):
             grid([EXPERIMENT], settings, [0], tmp_path, overrides)
 
 
+def test_two_runs_do_not_share_a_folder(tmp_path):
+    names = {"encoder.weights": ["a/b.pth", "a_b.pth"]}
+    with pytest.raises(UserError, match=r"weights=a_b.pth-seed=0: a folder for two runs, as /"):
+        grid([EXPERIMENT], names, [0], tmp_path)
+
+
 def test_a_submission_that_fails_leaves_no_job_behind(tmp_path, calls, monkeypatch):
     cancelled = []
 
