@@ -44,7 +44,8 @@ def add_verbs(verbs: Verbs) -> None:
         "--clip",
         default="",
         metavar="WEIGHTS",
-        help="add CLIPScore and RefCLIPScore by this CLIP: a folder, or OWNER/NAME on the hub",
+        help="add CLIPScore and RefCLIPScore of English captions by this CLIP: a folder, or "
+        "OWNER/NAME on the hub",
     )
 
     caption = add_verb(verbs, "caption", _caption, "Caption image files and draw their attention.")
@@ -80,7 +81,7 @@ def add_verbs(verbs: Verbs) -> None:
 
 
 def _evaluate(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
-    from show_attend_tell.evaluation.split_evaluation import evaluate_split
+    from show_attend_tell.evaluation.split_evaluation import clip_scorer, evaluate_split
     from show_attend_tell.evaluation.split_scores import reported_contexts
     from show_attend_tell.reports.grounding_tables import measured_tables
 
@@ -91,8 +92,9 @@ def _evaluate(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     speakers = [run]
     if not arguments.language and run.task.languages:
         speakers = [run.speaking(language) for language in run.task.languages]
+    clip = clip_scorer(speakers, arguments.clip) if arguments.clip else None
     for one in speakers:
-        found = evaluate_split(one, arguments.split, decoding, contexts, arguments.clip)
+        found = evaluate_split(one, arguments.split, decoding, contexts, clip)
         _print_scores(found.records)
         for table in measured_tables(found.records[0]):
             print_table(table)

@@ -33,7 +33,11 @@ class Evaluated:
 
 
 def evaluate_split(
-    run: Run, split: str, decoding: Decode, contexts: Sequence[str], clip: str = ""
+    run: Run,
+    split: str,
+    decoding: Decode,
+    contexts: Sequence[str],
+    clip: ClipScorer | None = None,
 ) -> Evaluated:
     """Measures a run over a split's texts, captions the split, and writes captions and scores.
 
@@ -44,12 +48,11 @@ def evaluate_split(
       split: its name.
       decoding: how to search for captions.
       contexts: what a step reads; each has files of its own.
-      clip: weights for CLIPScore, see `ClipScorer.load`; empty: without it.
+      clip: adds CLIPScore, see `clip_scorer`; None: without it.
 
     Raises:
-      UserError: the data set or the weights cannot be read, or CLIPScore is asked for sentences.
+      UserError: the data set cannot be read.
     """
-    scorer = _clip_scorer(run, clip) if clip else None
     examples, inputs, measured = _measured(run, split)
     records, captions = [], []
     for context in contexts:
@@ -58,7 +61,7 @@ def evaluate_split(
         if run.settings.picture is not None and not run.others:
             measured["pictures"] = scores_by_picture(run, examples, inputs, decoding, captions)
         what = (decoding, examples, captions, measured)
-        records.append(score_split(run, split, *what, clip=scorer))
+        records.append(score_split(run, split, *what, clip=clip))
     spoken = (caption.text for caption in captions)
     return Evaluated(records, dict(zip(examples.ids, spoken, strict=True)))
 
@@ -79,8 +82,14 @@ def _measured(run: Run, split: str) -> tuple[ExampleSource, Any, dict[str, Any]]
     return given.examples, given.inputs, measured
 
 
-def _clip_scorer(run: Run, weights: str) -> ClipScorer:
-    if run.task.scorer != "captions":
+def clip_scorer(runs: Sequence[Run], weights: str) -> ClipScorer:
+    """What adds CLIPScore to the English captions among those of some runs.
+
+    Raises:
+      UserError: none captions images in English; or as `ClipScorer.load`.
+    """
+    if not any(run.task.scorer == "captions" for run in runs):
+        run = runs[0]
         kind = f"captions in {run.language or 'other languages'}"
         what = run.task.noun if run.task.reads_words else kind
         raise UserError(f"{run.workdir}: --clip scores English captions of images, not {what}")

@@ -11,7 +11,7 @@ from typing import Any
 from show_attend_tell import files
 from show_attend_tell.data.examples import ExampleSource
 from show_attend_tell.data.in_languages import InLanguages
-from show_attend_tell.evaluation.clip_score import ClipScorer
+from show_attend_tell.evaluation.clip_score import NAMES, ClipScorer
 from show_attend_tell.evaluation.results_file import write_results
 from show_attend_tell.evaluation.scores import digest
 from show_attend_tell.evaluation.scoring import SCORERS
@@ -119,7 +119,7 @@ def score_split(
       run, split, decoding, examples, captions: what was captioned, and how.
       measured: what else was measured on the split and belongs into the file, by name; None: it
         could not be. What the maps of the captions show is added to `grounding`.
-      clip: adds CLIPScore and RefCLIPScore.
+      clip: adds CLIPScore and RefCLIPScore to English captions; others lack both.
 
     Returns:
       What the score file holds: the scores and every setting that they depend on.
@@ -140,9 +140,12 @@ def score_split(
     scorer = SCORERS[run.task.scorer]
     scores = scorer.score(truth, hypotheses)
     described = scorer.describe(truth, hypotheses, examples)
-    if clip is not None:
+    if clip is not None and run.task.scorer == "captions":
         clip.add(scores, examples, truth, hypotheses)
         described["clip"] = clip.describe()
+    elif clip is not None:
+        scores.values.update(dict.fromkeys(NAMES))
+        scores.missing.update(dict.fromkeys(NAMES, "left out: CLIP reads English"))
     record = {
         "scores": scores.values,
         **measured,

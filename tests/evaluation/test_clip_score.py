@@ -4,6 +4,7 @@ import dataclasses
 import io
 import json
 from pathlib import Path
+from unittest.mock import Mock
 
 import clips
 import numpy as np
@@ -14,12 +15,14 @@ import vits
 from PIL import Image
 
 from show_attend_tell import config
+from show_attend_tell.cli import describing
+from show_attend_tell.cli.parser import main
 from show_attend_tell.data.task import task_of
 from show_attend_tell.errors import UserError
-from show_attend_tell.evaluation import clip_score
+from show_attend_tell.evaluation import clip_score, split_evaluation
 from show_attend_tell.evaluation.clip_score import ClipScorer
 from show_attend_tell.evaluation.scores import Scores
-from show_attend_tell.evaluation.split_evaluation import evaluate_split
+from show_attend_tell.inference.captioning import Caption
 
 STORED = Path(__file__).parents[1] / "reference" / "clip.npz"
 
@@ -121,4 +124,24 @@ def test_sentences_have_no_clip_score(tmp_path):
     task = task_of(config.load_experiment("reversal").data)
     run = dataclasses.replace(tiny.run_of(tmp_path, 3, {}), task=task)
     with pytest.raises(UserError, match="--clip scores English captions of images, not sentences"):
-        evaluate_split(run, "test", run.settings.decode, ("expected",), "weights")
+        split_evaluation.clip_scorer([run], "weights")
+
+
+def test_of_several_languages_only_english_has_clip_scores(tmp_path, monkeypatch, capsys):
+    scenes = tiny.use_bilingual_scenes(monkeypatch)
+    said = [Mock(spec=Caption, text=e.captions[0], tokens=()) for e in scenes]
+    run = tiny.run_of(tmp_path, 3, {"data.languages": ("de", "en"), "data.vocabulary": "13a"})
+    monkeypatch.setattr(describing, "load", lambda *_: (run, run.decoding))
+    measured = run.task.speaking("en").load("val"), None, {}
+    monkeypatch.setattr(split_evaluation, "_measured", lambda *_: measured)
+    monkeypatch.setattr(split_evaluation, "caption_examples", lambda *_: said)
+    clip = Mock(spec=ClipScorer, describe=lambda: {"weights": "a checksum"})
+    monkeypatch.setattr(ClipScorer, "load", lambda weights: clip)
+    assert main(["evaluate", "--workdir", str(tmp_path), "--clip", "weights"]) == 0
+    assert "CLIPScore left out: CLIP reads English" in capsys.readouterr().out
+    german, english = (json.loads(p.read_text()) for p in sorted(tmp_path.glob("*.scores.json")))
+    assert (german["language"], english["language"]) == ("de", "en")
+    assert german["scores"]["CLIPScore"] is None and "clip" not in german
+    assert english["clip"] and "CLIPScore" not in english["missing"]
+    [(_, _, truth, _), _] = clip.add.call_args
+    assert truth == {e.image_id: list(e.captions) for e in scenes}
