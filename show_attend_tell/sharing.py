@@ -31,7 +31,7 @@ RECORDS = (
     "source_vocabulary.json",
     CENTRES,
     "metrics.jsonl",
-    "gradient_variance.json",
+    "gradient_variance*.json",
     "*.captions.json",
     "*.scores.json",
     "attention/*/statistics.json",

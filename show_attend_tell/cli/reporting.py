@@ -55,7 +55,9 @@ def add_verbs(verbs: Verbs) -> None:
     variance.add_argument("--samples", type=int, default=64, help="per batch (default: 64)")
     variance.add_argument("--images", type=int, default=8, help="per batch (default: 8)")
     variance.add_argument(
-        "--fresh", action="store_true", help="use initial weights instead of the trained ones"
+        "--fresh",
+        action="store_true",
+        help="use initial weights instead of the trained ones; has files of its own",
     )
 
 
@@ -216,9 +218,9 @@ def _gradient_variance(arguments: argparse.Namespace, overrides: Sequence[str]) 
         "weights": "fresh" if arguments.fresh else f"step {run.step}",
         **run.provenance(),
     }
-    write_variance(run.workdir, record)
+    chart = write_variance(run.workdir, record)
     _print_variance(rows)
-    say(run.workdir / "gradient_variance.png")
+    say(chart)
 
 
 def _batches(run: "Run", count: int, images: int) -> list[tuple[Any, Any]]:

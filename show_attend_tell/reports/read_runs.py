@@ -104,7 +104,7 @@ class Run:
       attention: statistics of the split's attention maps by name.
       context: the context that made the maps.
       drawn: ids of what `attend` drew; None: not known, of earlier versions.
-      variance: rows of gradient_variance.json, if there is one.
+      variance: rows of gradient_variance.json, if there is one of trained weights.
     """
 
     workdir: Path
@@ -319,7 +319,9 @@ def _read_variance(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     with _reading(path, "run `gradient-variance` again, or move the file away"):
-        return [dict(row) for row in _read_json(path)["rows"]]
+        read = _read_json(path)
+        # Earlier versions wrote what they measured with initial weights into the same file.
+        return [] if read.get("weights") == "fresh" else [dict(row) for row in read["rows"]]
 
 
 def _check_step(record: Mapping[str, Any], best_step: int) -> None:

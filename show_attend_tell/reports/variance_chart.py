@@ -23,16 +23,24 @@ _LABELS = {
 _HEIGHT = 0.8  # of all bars of a group
 
 
-def write_variance(folder: Path, record: Mapping[str, Any]) -> None:
+def write_variance(folder: Path, record: Mapping[str, Any]) -> Path:
     """Writes gradient_variance.json and a bar chart of it, gradient_variance.png.
+
+    What was measured with initial weights goes to gradient_variance_fresh.json and .png.
 
     Args:
       folder: of the run.
-      record: `rows` (see `evaluation.gradient_variance.table`), and how they were measured.
+      record: `rows` (see `evaluation.gradient_variance.table`), and how they were measured;
+        `weights` is "fresh" for initial ones.
+
+    Returns:
+      The path of the chart.
     """
-    files.write_text(folder / "gradient_variance.json", json.dumps(record, indent=2) + "\n")
-    with files.replacing(folder / "gradient_variance.png") as file:
+    stem = "gradient_variance_fresh" if record.get("weights") == "fresh" else "gradient_variance"
+    files.write_text(folder / f"{stem}.json", json.dumps(record, indent=2) + "\n")
+    with files.replacing(folder / f"{stem}.png") as file:
         variance_chart(record["rows"]).savefig(file, format="png")
+    return folder / f"{stem}.png"
 
 
 def row_name(row: Row) -> str:

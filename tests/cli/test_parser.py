@@ -18,7 +18,7 @@ from show_attend_tell.evaluation import gradient_variance
 from show_attend_tell.inference.attention_record import load_attention
 from show_attend_tell.inference.run import load_run
 from show_attend_tell.models.captioner import all_weights, trained_weights
-from show_attend_tell.reports import results_tables, variance_chart
+from show_attend_tell.reports import results_tables
 
 VERBS = (
     "quickstart",
@@ -163,13 +163,17 @@ def test_gradient_variance_can_use_fresh_weights(workdir, monkeypatch):
         return [row | {"variance": 1.0, "snr": 1.0, "variance_per_rollout": 1.0}]
 
     monkeypatch.setattr(gradient_variance, "gradient_variance", measure)
-    monkeypatch.setattr(variance_chart, "write_variance", lambda *_: None)
+    for path in Path(workdir).glob("gradient_variance*"):  # of an earlier test
+        path.unlink()
     few = ["--batches", "1", "--samples", "2", "--images", "2"]
     for more in ([], ["--fresh"]):
         assert main(["gradient-variance", "--workdir", workdir, *few, *more]) == 0
     run = load_run(Path(workdir))
     for params, expected in zip(measured, (run.params, trained_weights(run.model)), strict=True):
         jax.tree.map(np.testing.assert_array_equal, params, expected)
+    written = {path.name for path in Path(workdir).glob("gradient_variance*")}
+    stems = ("gradient_variance", "gradient_variance_fresh")
+    assert written == {f"{stem}.{kind}" for stem in stems for kind in ("json", "png")}
 
 
 def test_attend_dumps_maps_pictures_and_statistics(workdir, tmp_path, capsys, trained):

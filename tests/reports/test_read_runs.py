@@ -3,11 +3,12 @@
 import shutil
 
 import pytest
-from finished_runs import edit, measured, pair, scores_of, write_json
+from finished_runs import RIGHT, edit, measured, pair, scores_of, write_json, write_run
 
 from show_attend_tell.data.vocabulary import Vocabulary
 from show_attend_tell.errors import UserError
 from show_attend_tell.reports.compare import compare
+from show_attend_tell.reports.read_runs import read_run
 
 
 def damage_a_drawing(run):
@@ -95,3 +96,10 @@ def test_refusals_name_the_file_and_write_nothing(case, sound, tmp_path):
         compare([tmp_path / "a", tmp_path / "b"], "val", tmp_path / "out")
     assert "\n" not in str(error.value)
     assert not (tmp_path / "out").exists()
+
+
+def test_the_noise_of_initial_weights_is_not_that_of_a_run(tmp_path):
+    run, rows = write_run(tmp_path / "a", RIGHT), [{"baseline": "none", "variance": 12.5}]
+    for weights, found in (("step 300", rows), ("fresh", [])):
+        write_json(run / "gradient_variance.json", {"rows": rows, "weights": weights})
+        assert read_run(run, "val").variance == found

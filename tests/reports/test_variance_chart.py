@@ -15,11 +15,16 @@ ROWS = [
 
 
 def test_table_and_chart_are_written(tmp_path):
-    record = {"rows": ROWS, "samples": 4}
-    write_variance(tmp_path, record)
+    record = {"rows": ROWS, "samples": 4, "weights": "step 3"}
+    assert write_variance(tmp_path, record) == tmp_path / "gradient_variance.png"
     assert json.loads((tmp_path / "gradient_variance.json").read_text()) == record
     picture = (tmp_path / "gradient_variance.png").read_bytes()
     assert picture.startswith(b"\x89PNG") and len(picture) > 5000
+    # What initial weights do does not replace it.
+    chart = write_variance(tmp_path, record | {"weights": "fresh"})
+    assert chart == tmp_path / "gradient_variance_fresh.png" and chart.exists()
+    assert json.loads(chart.with_suffix(".json").read_text())["weights"] == "fresh"
+    assert json.loads((tmp_path / "gradient_variance.json").read_text()) == record
 
 
 def test_every_bar_has_the_length_of_its_number():
