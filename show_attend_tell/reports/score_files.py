@@ -66,11 +66,12 @@ def score_files(
 
     Raises:
       UserError: a file cannot be read, has another form or is given twice; captions and references
-        do not belong together; SPICE does not run here; or `per_image` cannot be written.
+        do not belong together; SPICE does not run here; or `per_image` cannot be written, or is one
+        of the files to read.
     """
     _check_once(captions)
-    if per_image is not None and not per_image.parent.is_dir():
-        raise UserError(f"{per_image}: its folder is not there; make it first")
+    if per_image is not None:
+        _check_written(per_image, [*captions, *references])
     if spice:
         check_spice()
     read = [read_captions(path) for path in captions]
@@ -112,6 +113,13 @@ def _check_once(captions: Sequence[Path]) -> None:
         if path.resolve() in known:
             raise UserError(f"{path}: the same file is given twice; name each file once")
         known.add(path.resolve())
+
+
+def _check_written(per_image: Path, inputs: Sequence[Path]) -> None:
+    if not per_image.parent.is_dir():
+        raise UserError(f"{per_image}: its folder is not there; make it first")
+    if per_image.resolve() in {path.resolve() for path in inputs}:
+        raise UserError(f"{per_image}: one of the files to score; give --per-image another name")
 
 
 def _scores(scorer: str, matched: Matched, number: int, spice: bool) -> Scores:

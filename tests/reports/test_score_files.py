@@ -168,5 +168,14 @@ def test_a_file_is_given_once(captions, references):
         score_files([captions[0], captions[0]], [references])
 
 
+def test_what_is_scored_is_not_overwritten(captions, references, tmp_path):
+    (tmp_path / "link.csv").symlink_to(references)
+    for path in (captions[1], references, tmp_path / "link.csv"):
+        kept = path.read_text()
+        with pytest.raises(UserError, match=f"{path.name}: one of the files to score; give --per-"):
+            score_files(captions, [references], per_image=path, samples=2)
+        assert path.read_text() == kept
+
+
 def test_letters():
     assert _letters(2) == ["A", "B"] and _letters(28)[25:] == ["Z", "A1", "B1"]
