@@ -23,10 +23,29 @@ REMEDIES = {
     **dict.fromkeys((errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST), _PATH),
     **dict.fromkeys((errno.ENAMETOOLONG, errno.ELOOP), _PATH),
 }
+UNREAD = 141  # the exit status where a pipe's reader has gone: 128 and the number of its signal
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs a verb; returns the exit status: 0, 2 for a user's error, 130 when interrupted."""
+    """Runs a verb; returns the exit status.
+
+    It is 0, 2 for a user's error, 130 when interrupted, and `UNREAD` where nobody reads on.
+    """
+    try:
+        status = _run(argv)
+    except (BrokenPipeError, SystemExit) as error:  # argparse exits, perhaps after printing help
+        if _unread() or isinstance(error, BrokenPipeError):
+            return UNREAD
+        raise
+    return UNREAD if _unread() else status
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    """Runs a verb; returns the exit status.
+
+    Raises:
+      BrokenPipeError: nobody reads what it prints.
+    """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal may lack letters of a caption
             stream.reconfigure(errors="backslashreplace")
@@ -44,6 +63,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         say("interrupted", error=True)
         return 130
+    except BrokenPipeError:
+        raise
     except OSError as error:
         # What no module handles: a full disk, a folder without permission.
         where = f"{error.filename}: " if error.filename else ""
@@ -51,6 +72,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         say(f"error: {where}{error.strerror or error}; {remedy}", error=True)
         return 2
     return 0
+
+
+def _unread() -> bool:
+    """Whether something printed is left whose reader has gone, as `head` does once it has enough.
+
+    It then goes nowhere. Python would try again at its end, and tell of an error.
+    """
+    gone = False
+    for stream in filter(None, (sys.stdout, sys.stderr)):  # None where it was closed
+        try:
+            stream.flush()
+        except BrokenPipeError:
+            gone = True
+            with open(os.devnull, "wb") as nowhere:
+                os.dup2(nowhere.fileno(), stream.fileno())
+        except OSError:
+            pass  # another fault, such as a full disk: whoever printed has met it
+    return gone
 
 
 def make_parser() -> argparse.ArgumentParser:

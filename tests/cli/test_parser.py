@@ -4,6 +4,7 @@ import errno
 import io
 import json
 import os
+import sys
 from pathlib import Path
 
 import jax
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from show_attend_tell.cli.common import say
 from show_attend_tell.cli.parser import main
 from show_attend_tell.data.images import read_picture
 from show_attend_tell.data.task import ImageTask
@@ -272,3 +274,23 @@ def test_an_error_of_the_system_has_a_remedy(capsys, tmp_path, monkeypatch, numb
     monkeypatch.setattr(results_tables, "update_pages", fail)
     status, line = failing(capsys, "tables", str(tmp_path))
     assert status == 2 and line.startswith(f"error: {tmp_path / 'page.md'}: ") and remedy in line
+
+
+@pytest.mark.parametrize(
+    "stream, arguments",
+    [
+        ("stdout", ["tables", "page"]),
+        ("stdout", ["tables", "--help"]),
+        ("stderr", ["tables", "page", "--config.seed=1"]),
+    ],
+)
+def test_a_reader_that_has_enough_ends_a_verb_without_a_word(
+    capsys, monkeypatch, stream, arguments
+):
+    monkeypatch.setattr(results_tables, "update_pages", lambda *_: say(*range(9)))
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "w") as unread:
+        monkeypatch.setattr(sys, stream, unread)
+        assert main(arguments) == 141
+    assert capsys.readouterr() == ("", "")
