@@ -56,9 +56,12 @@ def score(
 
     per_image, counts = _bleu(truth, said)
     values: dict[str, float | None] = {**bleu_from_counts(np.array(counts))}
+    # ROUGE-L would give an empty caption 1 against a reference without a word: both are "".
+    spoken = np.array([bool(caption) for (caption,) in said.values()], float)
     for name, scorer in (("ROUGE-L", Rouge()), ("CIDEr", Cider())):
-        value, single = scorer.compute_score(truth, said)
-        values[name], per_image[name] = float(value), np.asarray(single).tolist()
+        _, single = scorer.compute_score(truth, said)
+        single = spoken * single
+        values[name], per_image[name] = float(np.mean(single)), single.tolist()
     missing = {}
     if meteor and language != "en":
         values["METEOR"], missing["METEOR"] = None, "left out: its tables are of English words"
@@ -68,7 +71,7 @@ def score(
             values["METEOR"], per_image["METEOR"] = meteor_metric.score(truth, texts)
         except UserError as error:  # its tables are missing; the other scores stand
             values["METEOR"], missing["METEOR"] = None, f"left out: {error}"
-    exact = [float(said[image_id][0] in truth[image_id]) for image_id in said]
+    exact = [float(caption in truth[name] and caption != "") for name, (caption,) in said.items()]
     values["exact"], per_image["exact"] = sum(exact) / len(exact), exact
     return Scores(values, missing, per_image, counts)
 

@@ -30,7 +30,8 @@ def score(
 
     Returns:
       "BLEU", "BLEU (lower case)" and "chrF" from 0 to 100; "BLEU-1" to "BLEU-4", from the counts
-      of "BLEU", in [0, 1]; "exact", the share of translations that equal one of their references.
+      of "BLEU", in [0, 1]; "exact", the share of translations that equal one of their references,
+      of which an empty one equals none.
 
     Raises:
       UserError: the ids differ, there are none, or one has no reference.
@@ -41,7 +42,7 @@ def score(
     pairs = [*zip(said, truth, strict=True)]
     streams = _streams(truth)
     counts, sentences = _counts(truth, said)
-    exact = [float(one in of) for one, of in pairs]
+    exact = [float(one in of and one != "") for one, of in pairs]
     chrf = CHRF()
     values = bleu_from_counts(np.array(counts)) | {
         "BLEU": BLEU().corpus_score(said, streams).score,
@@ -143,7 +144,7 @@ def scores_by_length(
                 "sentences": len(members),
                 "BLEU": BLEU().corpus_score(said, [truth]).score,
                 "chrF": CHRF().corpus_score(said, [truth]).score,
-                "exact": float(np.mean([a == b for a, b in zip(said, truth, strict=True)])),
+                "exact": float(np.mean([a == b != "" for a, b in zip(said, truth, strict=True)])),
             }
         )
     return rows

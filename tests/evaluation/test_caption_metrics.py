@@ -175,3 +175,8 @@ def test_an_empty_caption_scores_zero_and_breaks_nothing():
     values = score({"a": ["a dog"], "b": ["a cat"]}, {"a": "", "b": "a cat"}, meteor=False).values
     assert 0 < values["BLEU-1"] < 1
     assert values["exact"] == 0.5
+    # Even against a reference without a word, which pycocoevalcap's ROUGE-L takes for a hit.
+    references, said = {"a": ["!", "a dog"], "b": ["a cat", "?"]}, {"a": ".", "b": "a cat"}
+    found = score(references, said, meteor=False)
+    for name in ("ROUGE-L", "exact"):
+        assert found.per_image[name] == [0, 1] and found.values[name] == 0.5

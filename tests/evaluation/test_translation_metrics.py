@@ -76,6 +76,13 @@ def test_scores_by_length_are_those_of_each_buckets_sentences():
     assert [(row["least"], row["most"], row["sentences"]) for row in one] == [(4, 4, 2)]
 
 
+def test_an_empty_translation_is_not_exact():
+    truth, said = {"a": ["", "Eine."], "b": TRUTH["b"]}, {"a": "", "b": TRUTH["b"][0]}
+    assert translation_metrics.score(truth, said).per_image["exact"] == [0, 1]
+    [row] = translation_metrics.scores_by_length([4, 4], ["", "x"], ["", "x"], buckets=1)
+    assert row["exact"] == 0.5
+
+
 def test_what_does_not_belong_together_is_refused():
     with pytest.raises(UserError, match="1 sentences have a caption or references but not both"):
         translation_metrics.score(TRUTH, {"a": "x", "b": "y"})
