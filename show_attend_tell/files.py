@@ -237,15 +237,24 @@ def read_json(path: Path, remedy: str = "get it again") -> Any:
 
 
 def read_text(path: Path) -> str:
-    """The content of a text file: UTF-16 if it begins with a byte-order mark, else UTF-8.
+    """The content of a text file; see `decoded`.
 
     Raises:
-      UserError: it cannot be read, or is neither.
+      UserError: it cannot be read; or as `decoded`.
     """
     try:
         content = path.read_bytes()
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); check the file") from error
+    return decoded(content, path)
+
+
+def decoded(content: bytes, path: Path) -> str:
+    """The text that a file holds: UTF-16 if it begins with a byte-order mark, else UTF-8.
+
+    Raises:
+      UserError: it is neither.
+    """
     utf16 = content.startswith((b"\xff\xfe", b"\xfe\xff"))
     try:
         return content.decode("utf-16" if utf16 else "utf-8-sig")

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from show_attend_tell.errors import UserError
-from show_attend_tell.evaluation.results_file import read_id, read_pair, read_results
-from show_attend_tell.files import read_json, read_text, stands_in
+from show_attend_tell.evaluation.results_file import read_id, read_pair, results_of
+from show_attend_tell.files import decoded, parse_json, stands_in
 from show_attend_tell.printable import whole
 
 CAPTIONS_FORM = (
@@ -88,13 +88,13 @@ def read_captions(path: Path) -> Captions:
     Raises:
       UserError: it cannot be read, is empty, has another form, or names an image twice.
     """
-    start = _start(path)
-    if _is_json(path, start):
-        texts = read_results(path, CAPTIONS_FORM)
+    content = _read(path)
+    if _is_json(path, content):
+        texts = results_of(content, path, CAPTIONS_FORM)
         if not texts:
             raise UserError(f"{path}: holds no captions; {CAPTIONS_FORM}")
         return Captions(path, {name: whole(text) for name, text in texts.items()}, lines=False)
-    return Captions(path, _numbered(_lines(path)), lines=True)
+    return Captions(path, _numbered(_lines(path, content)), lines=True)
 
 
 def read_references(paths: Sequence[Path], split: str | None = None) -> References:
@@ -108,27 +108,28 @@ def read_references(paths: Sequence[Path], split: str | None = None) -> Referenc
       UserError: a file cannot be read, is empty or has another form; or the number of lines
         differs, a line is blank, or there is no such split.
     """
-    starts = [_start(path) for path in paths]
+    read = [(path, _read(path)) for path in paths]
     by_image = [
         path
-        for path, start in zip(paths, starts, strict=True)
-        if _is_json(path, start) or _FLICKR8K_START.match(start)
+        for path, content in read
+        if _is_json(path, content) or _FLICKR8K_START.match(_start(content))
     ]
     if by_image and len(paths) > 1:
         raise UserError(
             f"{by_image[0]}: references by image must be in one file, here are {len(paths)}; "
             "join them, or give only one"
         )
-    content = read_json(paths[0], REFERENCES_FORM) if _is_json(paths[0], starts[0]) else None
+    path, first = read[0]
+    content = _parsed(path, first) if _is_json(path, first) else None
     if _is_karpathy(content):
-        return _of_karpathy(paths[0], content, split)
+        return _of_karpathy(path, content, split)
     if split is not None:
-        raise UserError(f"--split {split}: {paths[0]} has no splits; leave --split out")
+        raise UserError(f"--split {split}: {path} has no splits; leave --split out")
     if content is not None:
-        return _of_coco(paths[0], content)
+        return _of_coco(path, content)
     if by_image:
-        return _of_flickr8k(paths[0])
-    return _of_lines(paths)
+        return _of_flickr8k(path, first)
+    return _of_lines(read)
 
 
 def match(
@@ -214,26 +215,37 @@ def _some(names: Iterable[str]) -> str:
 # Files
 
 
-def _start(path: Path) -> bytes:
-    """The first bytes of a file that can be read, and is what it seems to be."""
+def _read(path: Path) -> bytes:
+    """The content of a file that is what it seems to be. It is read once: it may be a pipe."""
     try:
-        with path.open("rb") as file:
-            start = file.read(4096)
+        content = path.read_bytes()
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from error
-    if not start:
+    if not content:
         raise UserError(f"{path}: empty; give a file that has text")
-    if instead := stands_in(start):
+    if instead := stands_in(content[:4096]):
         raise UserError(f"{path}: it is {instead}")
-    return start.removeprefix(b"\xef\xbb\xbf")
+    return content
 
 
-def _is_json(path: Path, start: bytes) -> bool:
-    return path.suffix.lower() == ".json" or _JSON_START.match(start) is not None
+def _start(content: bytes) -> bytes:
+    return content[:4096].removeprefix(b"\xef\xbb\xbf")
 
 
-def _lines(path: Path) -> list[str]:
-    lines = read_text(path).split("\n")
+def _is_json(path: Path, content: bytes) -> bool:
+    known = path.suffix.lower() == ".json"
+    return known or _JSON_START.match(_start(content)) is not None
+
+
+def _parsed(path: Path, content: bytes) -> Any:
+    try:
+        return parse_json(content)
+    except ValueError as error:
+        raise UserError(f"{path}: not a readable JSON file ({error}); {REFERENCES_FORM}") from error
+
+
+def _lines(path: Path, content: bytes) -> list[str]:
+    lines = decoded(content, path).split("\n")
     if lines[-1] == "":
         lines.pop()
     lines = [line.strip() for line in lines]
@@ -246,8 +258,8 @@ def _numbered(values: Iterable[Any]) -> dict[str, Any]:
     return {str(number): value for number, value in enumerate(values, 1)}
 
 
-def _of_lines(paths: Sequence[Path]) -> References:
-    lines = [_lines(path) for path in paths]
+def _of_lines(read: Sequence[tuple[Path, bytes]]) -> References:
+    paths, lines = [path for path, _ in read], [_lines(*one) for one in read]
     for path, of in zip(paths, lines, strict=True):
         if len(of) != len(lines[0]):
             raise UserError(
@@ -315,10 +327,10 @@ def _of_karpathy(path: Path, content: Any, split: str | None) -> References:
     return References(str(path), texts, lines=False, others=others, hint=hint)
 
 
-def _of_flickr8k(path: Path) -> References:
+def _of_flickr8k(path: Path, content: bytes) -> References:
     # Slow to import, and few need it.
     from show_attend_tell.data.builders.flickr8k import read_captions as read_flickr8k
 
-    texts = read_flickr8k(read_text(path), str(path))
+    texts = read_flickr8k(decoded(content, path), str(path))
     texts = {name: captions for name, captions in texts.items() if captions}
     return References(str(path), texts, lines=False, others={})

@@ -23,11 +23,26 @@ def read_results(path: Path, remedy: str = "evaluate again") -> dict[str, str]:
       remedy: what to do if it is damaged.
 
     Raises:
-      UserError: the file is missing, has another format, or names an image twice.
+      UserError: the file is missing; or as `results_of`.
+    """
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise UserError(f"{path}: not there; `evaluate` writes it") from None
+    except OSError as error:
+        raise UserError(f"{path}: not a COCO results file ({error}); {remedy}") from error
+    return results_of(content, path, remedy)
+
+
+def results_of(content: bytes, path: Path, remedy: str) -> dict[str, str]:
+    """Captions by id in the content of a file; see `read_results` for the arguments.
+
+    Raises:
+      UserError: it has another format, or names an image twice.
     """
     captions: dict[str, str] = {}
     try:
-        results = parse_json(path.read_text(encoding="utf-8-sig"))
+        results = parse_json(content.decode("utf-8-sig"))
         if not isinstance(results, list):
             raise TypeError("no list")
         for number, result in enumerate(results, 1):
@@ -35,9 +50,7 @@ def read_results(path: Path, remedy: str = "evaluate again") -> dict[str, str]:
             if image_id in captions:
                 raise UserError(f"{path}: names an image twice ({image_id}); {remedy}")
             captions[image_id] = caption
-    except FileNotFoundError:
-        raise UserError(f"{path}: not there; `evaluate` writes it") from None
-    except (OSError, ValueError, TypeError) as error:
+    except (ValueError, TypeError) as error:
         raise UserError(f"{path}: not a COCO results file ({error}); {remedy}") from error
     return captions
 

@@ -1,6 +1,8 @@
 """Files of captions and references: every format, ids by other names, and clear lines otherwise."""
 
 import json
+import os
+from pathlib import Path
 
 import pytest
 
@@ -89,6 +91,25 @@ def test_json_is_known_without_its_suffix(file):
         file("results", '\ufeff [ \n{"image_id": 1, "caption": "\\ud800a dog"}]')
     )
     assert captions.texts == {"1": "a dog"} and not captions.lines
+
+
+@pytest.mark.parametrize("references", [COCO, KARPATHY, "a.jpg#0\tA dog .\n", "A dog.\nA cow.\n"])
+@pytest.mark.parametrize("captions", [said(**{"7": "x"}), "a dog\na cow\n"])
+def test_a_pipe_is_read_once(file, captions, references):
+    def through_pipe(path):
+        read, write = os.pipe()
+        with os.fdopen(write, "wb") as pipe:
+            pipe.write(path.read_bytes())
+        pipes.append(read)
+        return Path(f"/dev/fd/{read}")
+
+    pipes = []
+    paths = [file("c", captions), file("r", references)]
+    wanted = read_captions(paths[0]).texts, read_references([paths[1]]).texts
+    first, second = map(through_pipe, paths)
+    assert (read_captions(first).texts, read_references([second]).texts) == wanted
+    for pipe in pipes:
+        os.close(pipe)
 
 
 def test_missing_images_are_named_or_left_out(file):
