@@ -316,7 +316,7 @@ def _built(
         if builder.data_path.exists():
             return builder
         data_dir.mkdir(parents=True, exist_ok=True)
-        with files.locked(lock_path(data_dir, name)):
+        with files.locked(lock_path(data_dir, builder.name)):  # see `Builder.for_files`
             # Another process may have built it meanwhile; a new builder then finds that.
             builder = _make_builder(name, data_dir, origin, **options)
             if not builder.data_path.exists():

@@ -378,12 +378,18 @@ def build_vocabulary(
       languages: of the texts, if they are several.
 
     Raises:
-      UserError: the texts cannot be written with so few pieces.
+      UserError: the texts cannot be written with so few pieces, or no word occurs often enough.
     """
     if kind == "subwords":
         return Subwords.from_texts(texts, subwords, languages)
     tokenized = map(cache(TOKENIZERS[kind]), texts)  # many captions occur more than once
-    return Vocabulary.from_captions(tokenized, min_count, kind, size, languages)
+    vocabulary = Vocabulary.from_captions(tokenized, min_count, kind, size, languages)
+    if len(vocabulary.words) == len(languages):
+        raise UserError(
+            f"config.data.min_count is {min_count}, but no word of the training captions occurs so "
+            "often; lower it"
+        )
+    return vocabulary
 
 
 def load(path: Path) -> AnyVocabulary:

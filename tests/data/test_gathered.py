@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import shutil
 import sys
 import tarfile
@@ -15,6 +16,7 @@ from rich.console import Console
 
 from show_attend_tell import config
 from show_attend_tell.data.builders import gathered, hub, kaggle, stems, webdataset
+from show_attend_tell.data.builders.coco_own import read_captions
 from show_attend_tell.data.builders.gathered import Item
 from show_attend_tell.data.examples import ImageSource
 from show_attend_tell.data.load import load_images
@@ -70,6 +72,16 @@ def test_flickr8k_of_kaggle(tmp_path: Path, logged: Callable[[], str]):
         "test": NAMES[8:9],
     }
     assert listed["train"].drawn == "" and "1 images are in no list" in logged()
+    with zipfile.ZipFile(folder / "archive.zip", "w") as archive:
+        for path in [folder / "captions.txt", *(folder / "Images").iterdir()]:
+            archive.write(path, path.relative_to(folder))
+            path.unlink()
+    zipped = splits_of("flickr8k", folder, tmp_path)  # the lists lie beside it
+    assert {s: sorted(part.ids) for s, part in zipped.items()} == {
+        s: sorted(part.ids) for s, part in listed.items()
+    }
+    (folder / "Flickr_8k.testImages.txt").write_text(NAMES[9])
+    assert load("flickr8k", folder, tmp_path, "test").ids == [NAMES[9]]
 
 
 def test_inspect_says_how_splits_were_drawn(tmp_path: Path):
@@ -155,6 +167,20 @@ def test_coco_without_the_splits_of_karpathy(tmp_path: Path, logged: Callable[[]
         load("coco", folder, tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("caption", "found"), [("a dog", ["a dog"]), (None, [""]), (["a dog"], None)]
+)
+def test_a_caption_of_coco_is_text(tmp_path: Path, caption, found):
+    content = {"images": [{"id": 1, "file_name": "a.jpg"}]}
+    path = tmp_path / "captions_val2017.json"
+    path.write_text(json.dumps(content | {"annotations": [{"image_id": 1, "caption": caption}]}))
+    if found is not None:
+        assert read_captions(path, "") == {"a.jpg": found}
+        return
+    with pytest.raises(UserError, match="a caption is .'a dog'., not text"):
+        read_captions(path, "")
+
+
 def test_images_decide_what_a_set_of_an_archive_is(tmp_path: Path):
     folder = coco_own(tmp_path / "raw", {"train2017": range(6), "val2017": range(6, 14)})
     with zipfile.ZipFile(folder / "annotations_trainval2017.zip", "w") as archive:
@@ -198,6 +224,11 @@ def test_texts_beside_pictures(tmp_path: Path, logged: Callable[[], str]):
     assert "1 images have no text beside them and are left out: 9_aa.jpg" in logged()
     (folder / "test/7_aa.txt").write_text("another")
     assert load("folder", folder, tmp_path, "test").captions() != found["test"].captions()
+    pictures(folder / "extra", ["x.jpg"])
+    (folder / "extra" / "x.txt").write_text("a dog")
+    with pytest.raises(UserError, match=r"extra/x.jpg has no split, but others have"):
+        load("folder", folder, tmp_path)
+    shutil.rmtree(folder / "extra")
     (folder / "test/7_aa.txt").write_bytes(b"caf\xe9")
     with pytest.raises(UserError, match="7_aa.txt, line 1: not UTF-8"):
         load("folder", folder, tmp_path)
@@ -243,6 +274,36 @@ def test_tar_shards(tmp_path: Path, logged: Callable[[], str]):
     (folder / "part-0000.tar").write_bytes(b"no tar" * 200)
     with pytest.raises(UserError, match="part-0000.tar: not a readable tar file"):
         load("webdataset", folder, tmp_path)
+
+
+def test_nothing_of_a_shard_is_lost_unsaid(tmp_path: Path, logged: Callable[[], str]):
+    folder = tmp_path / "raw"
+    image, text = sources.picture(0), b"a dog"
+    members = {f"{i}.jpg": image for i in range(60)} | {f"{i}.txt": text for i in range(60)}
+    dotted = {"a.0.jpg": image, "a.0.txt": text, "b.tif": image, "b.txt": text}
+    shard(folder / "1.tar", members | dotted)
+    assert len(ids_of(found := splits_of("webdataset", folder, tmp_path))) == 60
+    assert re.search("2 examples have no picture in a known format .*: 1/a, 1/b\n", logged())
+    # Images keep their splits when shards come or go.
+    shard(folder / "0.tar", {name.replace(".", "x.", 1): c for name, c in members.items()})
+    more = splits_of("webdataset", folder, tmp_path)
+    for split, part in found.items():
+        assert set(part.ids) == {i for i in more[split].ids if i.startswith("1/")}
+    (folder / "val").mkdir()
+    (folder / "0.tar").rename(folder / "val" / "0.tar")
+    with pytest.raises(UserError, match=r"has shards such as 1.tar, and others in folders .* val;"):
+        load("webdataset", folder, tmp_path)
+    (folder / "val" / "0.tar").unlink()
+    for content, message in (
+        (
+            {"a.jpg": image, "a.json": b"[" * 900 + b'"a dog"' + b"]" * 900},
+            "captions of a cannot be",
+        ),
+        ({"./a.txt": text, "a.txt": text}, "a.txt comes twice; write the shard again"),
+    ):
+        shard(folder / "1.tar", content)
+        with pytest.raises(UserError, match=message):
+            load("webdataset", folder, tmp_path)
 
 
 def test_shards_of_each_split_are_numbered_from_zero(tmp_path: Path):

@@ -153,6 +153,10 @@ def test_a_vocabulary_is_built_from_texts():
     texts = ["A dog runs.", "A dog sleeps.", "a cat"]
     options = {"min_count": 1, "size": 0, "subwords": 60}
     captions = build_vocabulary(texts, kind="ptb", **options)
+    with pytest.raises(
+        UserError, match="min_count is 99, but no word .* occurs so often; lower it"
+    ):
+        build_vocabulary(texts, kind="ptb", **options | {"min_count": 99})
     assert (captions.words, captions.tokenizer) == (("a", "dog", "cat", "runs", "sleeps"), "ptb")
     assert captions.counts == (3, 2, 1, 1, 1)
     words = build_vocabulary(texts, kind="words", **options | {"min_count": 2})

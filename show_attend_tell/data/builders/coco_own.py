@@ -114,7 +114,10 @@ def read_captions(path: Path, member: str) -> dict[str, list[str]]:
         names = {image["id"]: Path(image["file_name"]).name for image in content["images"]}
         captions: dict[str, list[str]] = {name: [] for name in names.values()}
         for annotation in content["annotations"]:
-            captions[names[annotation["image_id"]]] += [str(annotation["caption"])]
+            text = annotation["caption"]
+            if not isinstance(text, str | None):
+                raise TypeError(f"a caption is {text!r}, not text")
+            captions[names[annotation["image_id"]]] += [text or ""]
     except (KeyError, TypeError) as error:
         raise UserError(
             f"{path}: not in the form of captions_val2017.json ({type(error).__name__}: {error}); "

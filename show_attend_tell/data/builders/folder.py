@@ -337,7 +337,7 @@ def digests(folder: Path, tables: Sequence[Table], rows: dict[str, Row]) -> tupl
     timed = content.copy()
     for name in sorted(rows):
         path = _inside(folder, name)
-        stat = path.stat() if path and path.is_file() else None
+        stat = path.stat() if path and os.path.isfile(path) else None  # a name may be too long
         content.update(_bytes(f"{name} {stat and stat.st_size}\n"))
         timed.update(_bytes(f"{name} {stat and (stat.st_size, stat.st_mtime_ns)}\n"))
     return content.hexdigest()[:16], timed.hexdigest()[:16]

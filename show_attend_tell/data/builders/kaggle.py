@@ -58,9 +58,12 @@ class Kaggle(Gathered, skip_registration=True):
         table = find_table(self._folder())
         if table is None:
             raise UserError(f"{self._manual_dir}: holds none of {', '.join(TABLES)}; {self.REMEDY}")
+        lists = _lists_beside(table, self._folder()).values()
         if table.suffix == ".zip":
-            return ends_digest([table])
-        return content_digest([table, *_lists_beside(table, self._folder()).values()])
+            return (
+                ends_digest([table])[:8] + content_digest(lists) if lists else ends_digest([table])
+            )
+        return content_digest([table, *lists])
 
     def items(self) -> Iterator[Item]:
         folder = self._folder()
@@ -73,7 +76,8 @@ class Kaggle(Gathered, skip_registration=True):
             files = zip_members(table)
             name = next(name for name in TABLES if name in files)
             where, read = f"{table}, {name}", files[name]
-            lists = {s: files[n] for s, names in LISTS.items() for n in names if n in files}
+            inside = {s: files[n] for s, names in LISTS.items() for n in names if n in files}
+            lists = inside | lists
         captions = read_table(_text(read, where), where)
         splits = _splits(lists, captions, where)
         unlisted = [image for image in captions if splits and image not in splits]

@@ -17,8 +17,9 @@ class Stems(Gathered, skip_registration=True):
     """Pictures such as `a.jpg` with captions in `a.txt`, one a line, in UTF-8 or UTF-16.
 
     They may lie in folders below. If all lie in folders called train, val (or validation, dev) and
-    test, these are the splits. Otherwise a tenth each are for val and test, chosen by the hashes of
-    their paths. Pictures without a text are left out and counted.
+    test, these are the splits; with train and another one, none may lie elsewhere. Otherwise a
+    tenth each are for val and test, chosen by the hashes of their paths. Pictures without a text
+    are left out and counted.
 
     Version 1.0.0. Citation: yours.
     """
@@ -51,9 +52,11 @@ class Stems(Gathered, skip_registration=True):
             )
         names = [picture.relative_to(folder) for picture, _ in pairs]
         splits = [split_in(n.parts[0]) if len(n.parts) > 1 else None for n in names]
+        # A folder may be called like a split by chance, several hardly: then all need one.
+        own = all(splits) or {"train"} < {split for split in splits if split}
         for name, split, (picture, text) in zip(names, splits, pairs, strict=True):
             captions = tables.read_text(text).splitlines()
-            split = split if all(splits) else None
+            split = split if own else None
             yield Item(name.as_posix(), captions, reader(picture), split)
 
 

@@ -1,5 +1,6 @@
 """Tar shards in the form known as webdataset: `KEY.jpg` with `KEY.txt` or `KEY.json` behind it."""
 
+import logging
 import re
 import tarfile
 from collections.abc import Iterator
@@ -15,6 +16,8 @@ from show_attend_tell.files import parse_json
 
 CAPTION_KEYS = ("caption", "captions", "text", "texts")  # in a .json member
 MAX_SHARDS = 1_000_000  # that a pattern may name
+
+_log = logging.getLogger(__name__)
 
 # Offset and size in bytes of each member of an example, by suffix.
 Members = dict[str, tuple[int, int]]
@@ -61,21 +64,36 @@ class Webdataset(Gathered):
         splits = map(split_of, shards)
         # Programs that write each split to its own folder begin with 00000.tar in all of them.
         twice = len({shard.stem for shard in shards}) < len(shards)
+        without = []
         for shard, split in zip(shards, splits, strict=True):
             for key, members in read_shard(shard).items():
                 image = next((members[s] for s in SUFFIXES if s in members), None)
-                if image is None:
-                    continue
                 name = f"{shard.parent.name}/{shard.stem}/{key}" if twice else f"{shard.stem}/{key}"
-                read = partial(_read, shard, *image)
-                yield Item(name, _captions(shard, key, members), read, split)
+                if image is not None:
+                    read = partial(_read, shard, *image)
+                    yield Item(name, _captions(shard, key, members), read, split, key)
+                elif any(suffix.endswith((".txt", ".json")) for suffix in members):
+                    without.append(name)
+        if without:
+            _log.warning(
+                "%s: %d examples have no picture in a known format (%s) and are left out; "
+                "a key ends at the first dot: %s%s",
+                *(self.place(), len(without), ", ".join(SUFFIXES)),
+                *(", ".join(without[:3]), ", ..." * (len(without) > 3)),
+            )
 
     def _shards(self) -> list[Path]:
         where = self._manual_dir
         if where is None:
             raise UserError(f"{self.name}: no folder to build it from is set; {self.REMEDY}")
         if where.is_dir():
-            shards = sorted(where.glob("*.tar")) or sorted(where.glob("*/*.tar"))
+            shards, below = sorted(where.glob("*.tar")), sorted(where.glob("*/*.tar"))
+            if shards and below:
+                raise UserError(
+                    f"{where}: has shards such as {shards[0].name}, and others in folders such as "
+                    f"{below[0].parent.name}; move one kind away"
+                )
+            shards = shards or below
             if not shards and [*where.glob("*.tar.*")]:
                 raise UserError(f"{where}: has compressed shards only; unpack them to .tar")
         else:
@@ -113,7 +131,7 @@ def read_shard(path: Path) -> dict[str, Members]:
     A member's name up to the first dot of its last part is the key.
 
     Raises:
-      UserError: it is not a readable tar file.
+      UserError: it is not a readable tar file, or has a member twice.
     """
     examples: dict[str, Members] = {}
     try:
@@ -125,7 +143,10 @@ def read_shard(path: Path) -> dict[str, Members]:
                     continue
                 folders = (part for part in file.parts[:-1] if part not in ("/", ".."))
                 of_key = examples.setdefault(str(PurePosixPath(*folders, key)), {})
-                of_key[f".{suffix.lower()}"] = (member.offset_data, member.size)
+                suffix = f".{suffix.lower()}"
+                if suffix in of_key:
+                    raise UserError(f"{path}: {member.name} comes twice; write the shard again")
+                of_key[suffix] = (member.offset_data, member.size)
     except (tarfile.TarError, OSError, EOFError, ValueError) as error:
         raise UserError(f"{path}: not a readable tar file ({error}); get it again") from error
     return examples
@@ -149,7 +170,7 @@ def _captions(shard: Path, key: str, members: Members) -> list[str]:
             return _read(shard, *members[".txt"]).decode("utf-8-sig").splitlines()
         content = parse_json(_read(shard, *members[".json"])) if ".json" in members else {}
         return texts_of(content, CAPTION_KEYS)
-    except (OSError, EOFError, ValueError) as error:
+    except (OSError, EOFError, ValueError, RecursionError) as error:
         raise UserError(
             f"{shard}: the captions of {key} cannot be read ({error}); get the shard again"
         ) from error
