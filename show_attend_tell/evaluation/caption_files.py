@@ -7,7 +7,7 @@ one for each line of the captions, in each of several files or with tabs between
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,7 @@ class References:
       lines: whether they are lines.
       others: the ids of images by another name that captions may give them, such as their files'.
       hint: how to choose other images of the file, if that is possible.
+      shared: ids of the images that have one other name.
     """
 
     name: str
@@ -63,6 +64,7 @@ class References:
     lines: bool
     others: Mapping[str, str]
     hint: str = ""
+    shared: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -180,6 +182,13 @@ def _by_reference_id(captions: Captions, references: References) -> dict[str, st
             f"{len(references.texts):,}; line by line, both must be of the same images"
         )
     names = captions.texts.keys()
+    unclear = [name for name in names if name in references.shared and name not in references.texts]
+    if unclear:
+        images = _some(references.shared[unclear[0]])
+        raise UserError(
+            f"{captions.path}: {_some(unclear[:1])} is the file_name of several images of "
+            f"{references.name} ({images}); name images by their id"
+        )
     if len(names & references.others.keys()) <= len(names & references.texts.keys()):
         return captions.texts
     texts = {references.others.get(name, name): text for name, text in captions.texts.items()}
@@ -281,7 +290,7 @@ def _of_lines(read: Sequence[tuple[Path, bytes]]) -> References:
 
 def _of_coco(path: Path, content: Any) -> References:
     texts: Texts = {}
-    names: dict[str, str] = {}
+    named: dict[str, list[str]] = {}
     ids: set[str] = set()
     try:
         if not isinstance(content, dict) or not isinstance(content.get("annotations"), list):
@@ -294,12 +303,14 @@ def _of_coco(path: Path, content: Any) -> References:
             if image_id in ids:
                 raise TypeError(f"image {number}: {image_id} comes twice")
             ids.add(image_id)
-            names[str(image.get("file_name", image_id))] = image_id
+            named.setdefault(str(image.get("file_name", image_id)), []).append(image_id)
     except (AttributeError, KeyError, TypeError) as error:
         raise UserError(f"{path}: not COCO's annotations ({error}); {REFERENCES_FORM}") from error
     if not texts:
         raise UserError(f"{path}: holds no references; {REFERENCES_FORM}")
-    return References(str(path), texts, lines=False, others=names)
+    others = {name: of[0] for name, of in named.items() if len(of) == 1}
+    shared = {name: of for name, of in named.items() if len(of) > 1}
+    return References(str(path), texts, lines=False, others=others, shared=shared)
 
 
 def _is_karpathy(content: Any) -> bool:

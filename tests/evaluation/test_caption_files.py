@@ -60,6 +60,18 @@ def test_images_of_coco_are_known_by_number_or_by_file(file):
     assert found.left_out == 0
 
 
+def test_a_file_name_of_two_images_names_neither(file):
+    images = [{"id": 7, "file_name": "a.jpg"}, {"id": 8, "file_name": "a.jpg"}]
+    references = read_references([file("r.json", COCO | {"images": images})])
+    by_number = read_captions(file("n.json", said(**{"7": "dog", "8": "cat"})))
+    assert match([by_number], references).captions == [{"8": "cat", "7": "dog"}]
+    by_file = read_captions(file("f.json", said(**{"a.jpg": "a", "b.jpg": "b"})))
+    with pytest.raises(
+        UserError, match=r"a.jpg is the file_name of several images of .*\(7, 8\); na"
+    ):
+        match([by_file], references, allow_missing=True)
+
+
 def test_a_split_of_karpathys_file(file):
     path = file("dataset_x.json", KARPATHY)
     captions = read_captions(file("c.json", [{"image_id": 7, "caption": "x"}, *said(**{"1": "y"})]))
