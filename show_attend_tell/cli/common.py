@@ -176,7 +176,23 @@ def load(arguments: argparse.Namespace, overrides: Sequence[str]) -> tuple["Run"
 
 
 def _decoding_like(run: "Run", changed: dict[str, Any]) -> "Run":
+    """The run, decoding with the options that were given.
+
+    Raises:
+      UserError: they do not fit each other, or one would change nothing but the names of files.
+    """
     decode = dataclasses.replace(run.decoding, **changed)
+    # Not a check of the settings: configs may keep a value for another search.
+    if "diversity" in changed and decode.groups == 1:
+        raise UserError(
+            f"--diversity {decode.diversity:g}: there is only one group; add --groups of at least "
+            "2, or leave it out"
+        )
+    if "seed" in changed and "sample" not in (decode.search, decode.context):
+        raise UserError(
+            f"--seed {decode.seed}: nothing is drawn; add --search sample or --context sample, or "
+            "leave it out"
+        )
     return dataclasses.replace(run, settings=dataclasses.replace(run.settings, decode=decode))
 
 

@@ -26,6 +26,8 @@ ARGUMENTS = [
     (("evaluate", *RUN, "--length-penalty", "nan"), "length_penalty"),
     (("evaluate", *RUN, "--length-penalty", "-inf"), "--length-penalty"),
     (("evaluate", *RUN, "--context", ""), "context"),
+    (("evaluate", *RUN, "--diversity", "1"), "--diversity 1"),
+    (("evaluate", *RUN, "--seed", "1"), "--seed 1"),
     (("evaluate", *RUN, "--split", ""), "split"),
     (("evaluate", *RUN, "--split", "../val"), "../val"),
     (("evaluate", *RUN, "--split", "val\x1b[2J"), "val"),
