@@ -8,6 +8,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from show_attend_tell.data.examples import ImageSource
+from show_attend_tell.data.load import load_images
+
 FLICKR8K = {
     "train": [f"{i}_aa.jpg" for i in range(6)],
     "val": [f"{i}_bb.jpg" for i in range(3)],
@@ -190,3 +193,18 @@ def write_zip(path: Path, content: dict[str, dict]) -> None:
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, value in content.items():
             archive.writestr(name, json.dumps(value))
+
+
+def load(name: str, folder: Path | None, root: Path, split: str = "train", **options):
+    """A split of a data set that is built below `root`, if it is not there yet."""
+    return load_images(name, split, data_dir=root / "data", manual_dir=folder, **options)
+
+
+def splits_of(name: str, folder: Path, root: Path, **options) -> dict[str, ImageSource]:
+    """Its three splits."""
+    return {s: load(name, folder, root, s, **options) for s in ("train", "val", "test")}
+
+
+def ids_of(splits: dict[str, ImageSource]) -> list[str]:
+    """The ids of all of them, sorted."""
+    return sorted(image_id for part in splits.values() for image_id in part.ids)

@@ -2,10 +2,8 @@
 
 import io
 import json
-import re
 import shutil
 import sys
-import tarfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -13,31 +11,18 @@ from pathlib import Path
 import pytest
 import sources
 from rich.console import Console
+from sources import ids_of, load, splits_of
 
 from show_attend_tell import config
-from show_attend_tell.data.builders import gathered, hub, kaggle, stems, webdataset
+from show_attend_tell.data.builders import gathered, hub, kaggle, stems
 from show_attend_tell.data.builders.coco_own import read_captions
 from show_attend_tell.data.builders.gathered import Item
-from show_attend_tell.data.examples import ImageSource
-from show_attend_tell.data.load import load_images
 from show_attend_tell.data.origin import Origin
 from show_attend_tell.errors import UserError
 from show_attend_tell.reports.data_sheet import inspect
 from show_attend_tell.settings import ImageData
 
 NAMES = [f"{i}_aa.jpg" for i in range(10)]
-
-
-def load(name: str, folder: Path | None, root: Path, split: str = "train", **options):
-    return load_images(name, split, data_dir=root / "data", manual_dir=folder, **options)
-
-
-def splits_of(name: str, folder: Path, root: Path, **options) -> dict[str, ImageSource]:
-    return {s: load(name, folder, root, s, **options) for s in ("train", "val", "test")}
-
-
-def ids_of(splits: dict[str, ImageSource]) -> list[str]:
-    return sorted(image_id for part in splits.values() for image_id in part.ids)
 
 
 def pictures(folder: Path, names: list[str]) -> None:
@@ -238,96 +223,6 @@ def test_texts_beside_pictures(tmp_path: Path, logged: Callable[[], str]):
     (folder / "train" / "metadata.csv").unlink()
     (folder / "captions.txt").write_text("image,caption\ntrain/0_aa.jpg,A cat .\n")
     assert not stems.holds_texts(Origin(manual_dir=folder))
-
-
-def shard(path: Path, members: dict[str, bytes]) -> None:
-    path.parent.mkdir(exist_ok=True)
-    with tarfile.open(path, "w") as archive:
-        for name, content in members.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            archive.addfile(member, io.BytesIO(content))
-        link = tarfile.TarInfo("link.jpg")
-        link.type, link.linkname = tarfile.SYMTYPE, "/etc/hostname"
-        archive.addfile(link)
-
-
-def test_tar_shards(tmp_path: Path, logged: Callable[[], str]):
-    folder = tmp_path / "raw"
-    for number in range(2):
-        members = {}
-        for i in range(5):
-            members[f"../{i:03}.jpg"] = sources.picture(5 * number + i)
-            form = {".txt": b"a dog\na cat\n"} if i % 2 else {".json": b'{"caption": "a dog"}'}
-            members |= {f"../{i:03}{suffix}": content for suffix, content in form.items()}
-        shard(folder / f"part-{number:04}.tar", members)
-    found = splits_of("webdataset", folder, tmp_path)
-    assert ids_of(found) == [f"part-{n:04}/{i:03}" for n in range(2) for i in range(5)]
-    captions = {e.image_id: (e.captions, e.image) for part in found.values() for e in part}
-    assert captions["part-0001/003"] == (("a dog", "a cat"), sources.picture(8))
-    assert captions["part-0000/002"] == (("a dog",), sources.picture(2))
-    assert "no splits; drawn by a hash" in logged()
-    pattern = splits_of("webdataset", folder / "part-{0000..0001}.tar", tmp_path)
-    assert pattern["train"].fingerprint == found["train"].fingerprint
-    with pytest.raises(UserError, match="part-0002.tar: no such shard"):
-        load("webdataset", folder / "part-{0001..0002}.tar", tmp_path)
-    (folder / "part-0000.tar").write_bytes(b"no tar" * 200)
-    with pytest.raises(UserError, match="part-0000.tar: not a readable tar file"):
-        load("webdataset", folder, tmp_path)
-
-
-def test_nothing_of_a_shard_is_lost_unsaid(tmp_path: Path, logged: Callable[[], str]):
-    folder = tmp_path / "raw"
-    image, text = sources.picture(0), b"a dog"
-    members = {f"{i}.jpg": image for i in range(60)} | {f"{i}.txt": text for i in range(60)}
-    dotted = {"a.0.jpg": image, "a.0.txt": text, "b.tif": image, "b.txt": text}
-    shard(folder / "1.tar", members | dotted)
-    assert len(ids_of(found := splits_of("webdataset", folder, tmp_path))) == 60
-    assert re.search("2 examples have no picture in a known format .*: 1/a, 1/b\n", logged())
-    # Images keep their splits when shards come or go.
-    shard(folder / "0.tar", {name.replace(".", "x.", 1): c for name, c in members.items()})
-    more = splits_of("webdataset", folder, tmp_path)
-    for split, part in found.items():
-        assert set(part.ids) == {i for i in more[split].ids if i.startswith("1/")}
-    (folder / "val").mkdir()
-    (folder / "0.tar").rename(folder / "val" / "0.tar")
-    with pytest.raises(UserError, match=r"has shards such as 1.tar, and others in folders .* val;"):
-        load("webdataset", folder, tmp_path)
-    (folder / "val" / "0.tar").unlink()
-    for content, message in (
-        (
-            {"a.jpg": image, "a.json": b"[" * 900 + b'"a dog"' + b"]" * 900},
-            "captions of a cannot be",
-        ),
-        ({"./a.txt": text, "a.txt": text}, "a.txt comes twice; write the shard again"),
-    ):
-        shard(folder / "1.tar", content)
-        with pytest.raises(UserError, match=message):
-            load("webdataset", folder, tmp_path)
-
-
-def test_shards_of_each_split_are_numbered_from_zero(tmp_path: Path):
-    folder = tmp_path / "raw"
-    folder.mkdir()
-    for number, split in enumerate(("train", "val", "test")):
-        members = {"000.jpg": sources.picture(number), "000.txt": b"a dog"}
-        shard(folder / split / "00000.tar", members)
-    found = splits_of("webdataset", folder, tmp_path)
-    assert ids_of(found) == [f"{split}/00000/000" for split in ("test", "train", "val")]
-    # The folders' names decide: after a change of theirs it is another data set.
-    for old, new in (("test", "spare"), ("val", "test"), ("spare", "val")):
-        (folder / old).rename(folder / new)
-    [example] = splits_of("webdataset", folder, tmp_path)["test"]
-    assert example.image == sources.picture(1)
-
-
-def test_patterns_of_shards():
-    assert webdataset.expand("a-{08..10}-{x,y}.tar") == [
-        f"a-{n}-{letter}.tar" for n in ("08", "09", "10") for letter in "xy"
-    ]
-    assert webdataset.expand("{train,val}") == ["train", "val"]
-    with pytest.raises(UserError, match="over 1,000,000 shards"):
-        webdataset.expand("{0..9999999999}")
 
 
 def items(**counts: int) -> list[Item]:
