@@ -34,7 +34,7 @@ from show_attend_tell.data.examples import ExampleSource
 from show_attend_tell.data.phrases import Description
 from show_attend_tell.data.vocabulary import AnyVocabulary
 from show_attend_tell.errors import UserError
-from show_attend_tell.files import parse_json
+from show_attend_tell.files import parse_json, within
 from show_attend_tell.runs.checkpoint import WEIGHTS, Checkpoints, remove_unfinished
 from show_attend_tell.settings import Settings
 
@@ -152,7 +152,7 @@ class RunFolder:
         """Whether this run started from the weights that `wanted` names."""
         begun, other = self.record().get("init_from"), RunFolder(Path(wanted.train.init_from))
         weights = other.path / wanted.train.init_weights
-        if not wanted.train.init_from or not begun or not weights.is_dir():
+        if not wanted.train.init_from or not isinstance(begun, dict) or not weights.is_dir():
             return False
         try:
             settings = other.settings()
@@ -183,7 +183,7 @@ class RunFolder:
         if not earlier and settings.train.init_from:
             earlier = start.trained_on() if start.has_config else [UNKNOWN]
         teachers = record.get("teachers")
-        of_each = [of.get("trained_on") for of in _entries(teachers)]
+        of_each = [within(of, "trained_on") for of in (teachers if type(teachers) is list else ())]
         taught = [name for names in of_each if isinstance(names, list) for name in names]
         return [*dict.fromkeys([*map(str, [*earlier, *taught]), settings.data.name])]
 
@@ -229,7 +229,9 @@ class RunFolder:
         Raises:
           UserError: the fingerprints differ.
         """
-        if self.begun and not _same_data(self.record().get("data", fingerprints), fingerprints):
+        recorded = self.record().get("data")
+        known = isinstance(recorded, dict) and all(isinstance(of, dict) for of in recorded.values())
+        if self.begun and known and not _same_data(recorded, fingerprints):
             raise UserError(
                 f"{self.path}: the data set has changed since the run began (was a folder of "
                 "images, or of further pairs, edited?); choose another --workdir, or restore "
@@ -268,11 +270,6 @@ class RunFolder:
     def weights(self, which: str) -> Checkpoints:
         """Checkpoints of the `best` or the `last` weights."""
         return Checkpoints(self.path / which, keep=1)
-
-
-def _entries(found: Any) -> list[dict[str, Any]]:
-    """The mappings in a list of run.json, which may hold anything."""
-    return [of for of in found if isinstance(of, dict)] if isinstance(found, list) else []
 
 
 def contents(

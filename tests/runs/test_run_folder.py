@@ -153,6 +153,14 @@ def test_teachers_that_are_none_in_a_record_taught_nothing(tmp_path, teachers):
     assert RunFolder(tmp_path).trained_on() == ["folder"]
 
 
+@pytest.mark.parametrize("damaged", [3, ["a"], {"train": 3}])
+def test_a_damaged_record_binds_a_run_to_nothing(tmp_path, damaged):
+    run = begun(tmp_path / "run", settings(start="there/soft"), init_from=damaged, data=damaged)
+    run.check_data({"train": SPLIT})
+    (tmp_path / "soft" / "best" / "8").mkdir(parents=True)
+    assert run.changes(settings(start=str(tmp_path / "soft"))) == ["train.init_from"]
+
+
 def test_centres_that_cannot_be_read_are_named(tmp_path):
     (tmp_path / "centres.json").mkdir()
     with pytest.raises(UserError, match="centres.json: damaged"):
