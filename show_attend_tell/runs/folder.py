@@ -230,8 +230,9 @@ class RunFolder:
           UserError: the fingerprints differ.
         """
         recorded = self.record().get("data")
-        known = isinstance(recorded, dict) and all(isinstance(of, dict) for of in recorded.values())
-        if self.begun and known and not _same_data(recorded, fingerprints):
+        if not isinstance(recorded, dict) or not all(type(of) is dict for of in recorded.values()):
+            return  # nothing is known
+        if self.begun and not _same_data(recorded, fingerprints):
             raise UserError(
                 f"{self.path}: the data set has changed since the run began (was a folder of "
                 "images, or of further pairs, edited?); choose another --workdir, or restore "
