@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from show_attend_tell import files, hub
@@ -95,7 +96,9 @@ class Model(Run):
         return _model(super().speaking(language))
 
     def caption(
-        self, pictures: Sequence[Picture | str], decoding: Decode | None = None
+        self,
+        pictures: Sequence[Picture | str] | np.ndarray,
+        decoding: Decode | None = None,
     ) -> Captions:
         """Captions pictures, see `pretrained.caption`."""
         return caption(self, pictures, decoding)
@@ -158,13 +161,16 @@ def _model(run: Run, **changes: Any) -> Model:
 
 
 def caption(
-    run: Run, pictures: Sequence[Picture | str], decoding: Decode | None = None
+    run: Run,
+    pictures: Sequence[Picture | str] | np.ndarray,
+    decoding: Decode | None = None,
 ) -> Captions:
     """Captions pictures: the words, and where the model looked for each token.
 
     Args:
       run: from `load`.
-      pictures: files (JPEG, PNG, WebP, BMP, GIF), encoded images, or RGB arrays (H, W, 3) of uint8.
+      pictures: files (JPEG, PNG, WebP, BMP, GIF), encoded images, or RGB arrays (H, W, 3) of uint8;
+        or an array (N, H, W, 3).
       decoding: how to search for captions; None: as in the model's config. For another beam pass
         `dataclasses.replace(run.decoding, beam=3)`.
 
@@ -176,7 +182,7 @@ def caption(
       UserError: a picture cannot be read (the message names it), or the run translates sentences.
     """
     expect(run.task, "caption", run.workdir)
-    if isinstance(pictures, str | Path | bytes):
+    if isinstance(pictures, str | Path | bytes) or getattr(pictures, "ndim", 4) < 4:
         raise UserError("one picture was given; give a list of pictures")
     decoding = decoding or run.decoding
     sources = [files.user_path(p) if isinstance(p, str) else p for p in pictures]

@@ -158,6 +158,8 @@ def test_pictures_may_be_files_and_arrays(trained, exported, tmp_path):
     greedy = dataclasses.replace(model.decoding, beam=1)
     assert pretrained.caption(model, [array], greedy)[0].log_prob <= records[0].log_prob + 1e-5
     assert pretrained.caption(model, []) == []
+    with pytest.raises(UserError, match="one picture was given; give a list of pictures"):
+        pretrained.caption(model, array)
     with pytest.raises(UserError, match="nowhere.png: no such file"):
         pretrained.caption(model, ["nowhere.png"])
 

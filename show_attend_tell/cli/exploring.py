@@ -66,18 +66,23 @@ def _explore(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     if arguments.split not in SPLITS:
         raise UserError(f"--split {arguments.split}: choose one of {', '.join(SPLITS)}")
     exports = arguments.export is not None
+    if exports:
+        _check_export(arguments.export)
     listening = None if exports else _listen(arguments.host, arguments.port)
     asked, watched = _sorted(arguments.runs or DEFAULT)
+    if overrides and not asked:
+        raise UserError(f"{overrides[0]}: no run with weights is named that it could change")
+    count = arguments.num or (EXPORTED if exports else BROWSED)
     explorer = open_explorer(
         _loaded(asked, overrides),
         split=arguments.split,
-        count=arguments.num or (EXPORTED if exports else BROWSED),
+        count=count,
         live=bool(watched) and not exports,
     )
     if explorer.session.hint:
         say(f"note: {explorer.session.hint}", error=True)
     if exports:
-        _export(explorer, arguments.export)
+        _export(explorer, arguments.export, count)
     else:
         assert listening is not None
         _serve(explorer, watched, listening)
@@ -137,10 +142,18 @@ def _listen(host: str, port: int) -> socket.socket:
         raise UserError(f"port {port} of {host}: {why}; choose another with --port") from error
 
 
-def _export(explorer: "Explorer", path: Path) -> None:
+def _check_export(path: Path) -> None:
+    """Before anything is computed for it."""
+    if path.is_dir():
+        raise UserError(f"--export {path}: a folder; name a file in it, such as {path}/maps.html")
+    if not path.parent.is_dir():
+        raise UserError(f"--export {path}: its folder is not there; make it first")
+
+
+def _export(explorer: "Explorer", path: Path, count: int) -> None:
     from show_attend_tell.explorer.export import export
 
-    ids = [facts.id for facts in explorer.pictures.examples]
+    ids = [facts.id for facts in explorer.pictures.examples][:count]
     if explorer.browsing is not None:
         ids = explorer.browsing.ids
         explorer.browsing.start()

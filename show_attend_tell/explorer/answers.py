@@ -24,7 +24,9 @@ class GivenStep(Asked):
     """One step that the asker decides, in full or in part."""
 
     word: str | None = Field(None, description="the word to say; null: the model's choice")
-    gaze: int | None = Field(None, ge=0, description="the place to read; null: the model's choice")
+    gaze: int | None = Field(
+        None, ge=0, lt=2**31, description="the place to read; null: the model's choice"
+    )
 
 
 class CaptionQuestion(Asked):

@@ -9,6 +9,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, Response, StreamingResponse
 from fastapi.staticfiles import StaticFiles
+from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -114,7 +115,8 @@ def _add_pictures(app: FastAPI, explorer: Explorer) -> None:
     @app.post("/api/pictures")
     async def add(request: Request, name: str = "picture") -> PictureFacts:
         """Add a picture; the body of the request is the file."""
-        return pictures.add(name, await request.body())
+        # In a thread: to decode a large picture takes seconds, and others are served meanwhile.
+        return await run_in_threadpool(pictures.add, name, await request.body())
 
     @app.get("/api/pictures/{picture}")
     def facts(picture: str) -> PictureFacts:

@@ -79,6 +79,35 @@ def test_runs_with_weights_are_asked_and_all_are_watched(trained, tmp_path, caps
     assert "begun: no weights yet, so it is only watched" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--export", "nowhere/out.html"], "nowhere/out.html: its folder is not there; make it"),
+        (["--export", "."], "--export .: a folder; name a file in it"),
+        (
+            ["--port", "0", "--config.decode.bem=3", "."],
+            "--config.decode.bem=3: no run with weights",
+        ),
+    ],
+)
+def test_what_cannot_be_explored_is_said_at_once(words, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("show_attend_tell.explorer.explorer.open_explorer", None)
+    assert main(["explore", *words]) != 0
+    assert message in capsys.readouterr().err
+
+
+def test_a_model_without_its_data_exports_as_many_pictures_as_asked(monkeypatch, capsys, tmp_path):
+    facts = [SimpleNamespace(id=str(i)) for i in range(6)]
+    explorer = SimpleNamespace(pictures=SimpleNamespace(examples=facts), browsing=None)
+    exported = []
+    monkeypatch.setattr(
+        "show_attend_tell.explorer.export.export", lambda *given: exported.append(given[2]) or 1
+    )
+    exploring._export(explorer, tmp_path / "out.html", 2)
+    assert exported == [["0", "1"]] and ": 2 pictures" in capsys.readouterr().out
+
+
 def test_an_export_is_one_file(trained, tmp_path, monkeypatch, capsys):
     workdir, scenes = trained
     monkeypatch.setattr(ImageTask, "load", lambda task, split, training=False: scenes)

@@ -1,5 +1,6 @@
 """The server: its answers, its errors, and what it keeps out."""
 
+import asyncio
 import io
 import math
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +12,7 @@ from PIL import Image
 
 from show_attend_tell.explorer import server
 from show_attend_tell.explorer.answers import Reading
+from show_attend_tell.explorer.pictures import Pictures
 from show_attend_tell.explorer.server import make_app
 
 
@@ -132,6 +134,7 @@ def test_words_are_completed(client):
         ({"run": "translator", "text": "two dogs", "steps": [{"gaze": 3}]}, 400, "0 to 2"),
         ({"run": "one", "picture": "PICTURE", "steps": [{"gaze": 64}]}, 400, "no such place"),
         ({"run": "one", "picture": "PICTURE", "steps": [{"gaze": -1}]}, 422, "steps.0.gaze"),
+        ({"run": "one", "picture": "PICTURE", "steps": [{"gaze": 10**12}]}, 422, "steps.0.gaze"),
         ({"run": "one", "picture": "PICTURE", "masks": [[0, 0, 2, 1]]}, 422, "masks.0.2"),
         ({"run": "one", "picture": "PICTURE", "beam": 99}, 422, "beam"),
         ({"run": "one", "picture": "PICTURE", "bean": 2}, 422, "bean"),
@@ -142,6 +145,20 @@ def test_a_wrong_question_gets_one_clear_line(client, picture, question, status,
         question = question | {"picture": question["picture"].replace("PICTURE", picture)}
     assert why in error(client.post("/api/caption", json=question), status)
     assert client.get("/api/session").status_code == 200  # it goes on
+
+
+def test_a_picture_is_decoded_in_a_thread(client, monkeypatch):
+    called, add = [], Pictures.add
+
+    def noting(pictures, name, content):
+        called.append(name)
+        with pytest.raises(RuntimeError, match="no running event loop"):
+            asyncio.get_running_loop()
+        return add(pictures, name, content)
+
+    monkeypatch.setattr(Pictures, "add", noting)
+    assert client.post("/api/pictures", params={"name": "b.png"}, content=png()).status_code == 200
+    assert called == ["b.png"]
 
 
 def test_what_is_no_picture_is_refused(client, monkeypatch):
