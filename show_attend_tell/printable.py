@@ -7,6 +7,7 @@ shown as the escape by which Python would write it, such as `\\x1b`.
 
 import html
 import re
+from collections.abc import Sequence
 
 # Control characters, among them line ends; marks that change the direction of text; line and
 # paragraph separators; halves of surrogate pairs, as which Python also reads bytes that are no
@@ -34,6 +35,11 @@ def markdown(text: object) -> str:
         lambda found: html.escape(found[0]) if found[0] in "<&" else f"\\{found[0]}",
         printable(text),
     )
+
+
+def first_few(names: Sequence[str]) -> str:
+    """The first three names, with dots where there are more."""
+    return ", ".join(names[:3]) + ", ..." * (len(names) > 3)
 
 
 def whole(text: str) -> str:

@@ -23,7 +23,7 @@ from pathlib import Path, PurePosixPath
 from show_attend_tell.data.images import is_url
 from show_attend_tell.errors import UserError
 from show_attend_tell.files import user_path
-from show_attend_tell.printable import printable
+from show_attend_tell.printable import first_few, printable
 
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif")  # of image files
 # Formats that are not read. Such a file is found by its name, so that a message can say what it is.
@@ -127,8 +127,8 @@ class PictureNames:
         if self.taken:
             pairs = [printable(f"{given} as {name}") for given, name in self.taken.items()]
             _log.info(
-                "%s: %d names were taken for files that are called a little differently: %s%s",
-                *(whose, len(pairs), ", ".join(pairs[:3]), ", ..." * (len(pairs) > 3)),
+                "%s: %d names were taken for files that are called a little differently: %s",
+                *(whose, len(pairs), first_few(pairs)),
             )
             self.taken.clear()
 

@@ -16,7 +16,7 @@ from show_attend_tell.data.examples import Example, ExampleSource
 from show_attend_tell.data.images import naming, picture_size, read_picture
 from show_attend_tell.data.task import task_of
 from show_attend_tell.data.vocabulary import AnyVocabulary
-from show_attend_tell.printable import printable
+from show_attend_tell.printable import first_few, printable
 from show_attend_tell.reports.fonts import file_for
 from show_attend_tell.runs.preparation import table_of, usable_splits
 from show_attend_tell.settings import Settings
@@ -71,8 +71,7 @@ def inspect(settings: Settings, folder: Path, console: Console) -> dict[str, Any
     if train.drawn:
         console.print(train.drawn, markup=False)
     for reason, names in record["left out"].items():
-        shown = ", ".join(names[:3]) + ", ..." * (len(names) > 3)
-        console.print(f"left out, {reason}: {len(names)} ({shown})")
+        console.print(f"left out, {reason}: {len(names)} ({first_few(names)})")
     for split, reasons in record.get("phrases", {}).items():
         for reason, found in reasons.items():
             shown = "; ".join(found["names"]) + "; ..." * (found["count"] > len(found["names"]))

@@ -30,6 +30,7 @@ from show_attend_tell.data.phrase_index import Annotations
 from show_attend_tell.data.picture_names import Match, PictureNames, inside, pictures_below
 from show_attend_tell.data.records import Record
 from show_attend_tell.errors import UserError
+from show_attend_tell.printable import first_few
 from show_attend_tell.settings import LANGUAGE
 
 # Languages that people write out.
@@ -170,10 +171,9 @@ class Folder(ImagesBuilder):
         named = {os.path.realpath(match.path) for match in self._matches.values() if match.path}
         unnamed = [name for name in unnamed if os.path.realpath(folder / name) not in named]
         if unnamed:
-            more = ", ..." * (len(unnamed) > 3)
             _log.warning(
-                "folder: %d images have no row in %s and are left out: %s%s",
-                *(len(unnamed), self.source.name, ", ".join(unnamed[:3]), more),
+                "folder: %d images have no row in %s and are left out: %s",
+                *(len(unnamed), self.source.name, first_few(unnamed)),
             )
         splits = assign(self._rows)
         if not _have_splits(self._rows):

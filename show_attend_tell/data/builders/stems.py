@@ -9,6 +9,7 @@ from show_attend_tell.data.builders import tables
 from show_attend_tell.data.builders.gathered import Gathered, Item, reader, split_in
 from show_attend_tell.data.origin import Origin
 from show_attend_tell.data.picture_names import SUFFIXES, pictures_below
+from show_attend_tell.printable import first_few
 
 _log = logging.getLogger(__name__)
 
@@ -47,8 +48,8 @@ class Stems(Gathered, skip_registration=True):
         without = [p.name for p in _pictures(folder) if not p.with_suffix(".txt").is_file()]
         if without:
             _log.warning(
-                "%s: %d images have no text beside them and are left out: %s%s",
-                *(folder, len(without), ", ".join(without[:3]), ", ..." * (len(without) > 3)),
+                "%s: %d images have no text beside them and are left out: %s",
+                *(folder, len(without), first_few(without)),
             )
         names = [picture.relative_to(folder) for picture, _ in pairs]
         splits = [split_in(n.parts[0]) if len(n.parts) > 1 else None for n in names]

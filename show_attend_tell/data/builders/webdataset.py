@@ -13,6 +13,7 @@ from show_attend_tell.data.builders.gathered import Gathered, Item, ends_digest,
 from show_attend_tell.data.picture_names import SUFFIXES
 from show_attend_tell.errors import UserError
 from show_attend_tell.files import parse_json
+from show_attend_tell.printable import first_few
 
 CAPTION_KEYS = ("caption", "captions", "text", "texts")  # in a .json member
 MAX_SHARDS = 1_000_000  # that a pattern may name
@@ -77,9 +78,8 @@ class Webdataset(Gathered):
         if without:
             _log.warning(
                 "%s: %d examples have no picture in a known format (%s) and are left out; "
-                "a key ends at the first dot: %s%s",
-                *(self.place(), len(without), ", ".join(SUFFIXES)),
-                *(", ".join(without[:3]), ", ..." * (len(without) > 3)),
+                "a key ends at the first dot: %s",
+                *(self.place(), len(without), ", ".join(SUFFIXES), first_few(without)),
             )
 
     def _shards(self) -> list[Path]:
