@@ -21,7 +21,7 @@ from ml_collections import ConfigDict, config_flags
 
 from show_attend_tell import files
 from show_attend_tell.errors import UserError
-from show_attend_tell.files import parse_json, within
+from show_attend_tell.files import listed, parse_json, within
 from show_attend_tell.schema import Group, Meaning
 from show_attend_tell.settings import COMMON, GROUPS, PAIR_SETS, Settings
 
@@ -340,7 +340,7 @@ def experiment(settings: Settings, record: Mapping[str, Any] | None = None) -> S
     values = dict[str, Any](seed=0)
     if source := within(record, "init_from", "experiment"):
         values["train.init_from"] = f"a run of experiment {source}"
-    if isinstance(teachers := within(record, "teachers"), list) and teachers:
+    if teachers := listed(record, "teachers"):
         sources = [within(teacher, "experiment") for teacher in teachers]
         values["loss.teachers"] = tuple(f"a run of experiment {source}" for source in sources)
     if further := within(record, "data", "train", "further"):

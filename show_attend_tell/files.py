@@ -218,6 +218,12 @@ def within(content: Any, *names: str) -> Any:
     return content
 
 
+def listed(content: Any, name: str) -> list[Any]:
+    """The list of that name in a JSON object; empty if there is none."""
+    found = within(content, name)
+    return found if isinstance(found, list) else []
+
+
 def read_json(path: Path, remedy: str = "get it again") -> Any:
     """The content of a JSON file.
 

@@ -34,7 +34,7 @@ from show_attend_tell.data.examples import ExampleSource
 from show_attend_tell.data.phrases import Description
 from show_attend_tell.data.vocabulary import AnyVocabulary
 from show_attend_tell.errors import UserError
-from show_attend_tell.files import parse_json, within
+from show_attend_tell.files import listed, parse_json
 from show_attend_tell.runs.checkpoint import WEIGHTS, Checkpoints, remove_unfinished
 from show_attend_tell.settings import Settings
 
@@ -182,9 +182,8 @@ class RunFolder:
         earlier: list[str] = next((names for names in known if isinstance(names, list)), [])
         if not earlier and settings.train.init_from:
             earlier = start.trained_on() if start.has_config else [UNKNOWN]
-        teachers = record.get("teachers")
-        of_each = [within(of, "trained_on") for of in (teachers if type(teachers) is list else ())]
-        taught = [name for names in of_each if isinstance(names, list) for name in names]
+        teachers = listed(record, "teachers")
+        taught = [name for of in teachers for name in listed(of, "trained_on")]
         return [*dict.fromkeys([*map(str, [*earlier, *taught]), settings.data.name])]
 
     def update_record(self, changes: Mapping[str, Any], without: Sequence[str] = ()) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from show_attend_tell.data.base_task import Task
 from show_attend_tell.data.vocabulary import AnyVocabulary
 from show_attend_tell.errors import UserError
-from show_attend_tell.files import within
+from show_attend_tell.files import listed, within
 from show_attend_tell.inference.run import load_run
 from show_attend_tell.models.captioner import speaking
 from show_attend_tell.objectives.distillation import Teacher
@@ -109,8 +109,8 @@ def load(
         seconds = RunFolder(where).record().get("seconds")
         of_weights = {"weights": _digest(run.params), "seconds": seconds}
         origins.append(identified(name, where, run) | of_weights)
-    begun = record.get("teachers") if folder.begun else None
-    for before, now in zip(begun if isinstance(begun, list) else (), origins, strict=False):
+    begun = listed(record, "teachers") if folder.begun else []
+    for before, now in zip(begun, origins, strict=False):
         if within(before, "weights") not in (None, now["weights"]):
             raise UserError(
                 f"config.loss.teachers: {now['workdir']} has other weights than when "
