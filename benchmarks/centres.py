@@ -11,8 +11,6 @@ turned upside down. Several names joined by + are measured as one encoder.
 import argparse
 from pathlib import Path
 
-from flax import nnx
-
 from show_attend_tell.models.encoders import make_encoder
 from show_attend_tell.models.encoders.measured_centres import COLUMNS, ROWS, NotMeasurable
 from show_attend_tell.runs.measuring import measure_centres
@@ -40,7 +38,7 @@ def main() -> None:
             endpoints=tuple(endpoint.split("+")),
             grid_stride=max(STRIDES.get(part, 32) for part in endpoint.split("+")),
         )
-        encoder = make_encoder(options, rngs=nnx.Rngs(0))
+        encoder = make_encoder(options, seed=0)
         print(f"{arguments.name} {endpoint} at {arguments.size}, stored {encoder.shift}")
         for axis, label in ((COLUMNS, "mirrored"), (ROWS, "upside down")):
             try:

@@ -153,7 +153,7 @@ def make(name: str, size: int, folder: Path, **options: Any) -> ImageEncoder:
     if not path.exists():
         safetensors.numpy.save_file(random_weights(name), path)
     made = settings.ImageEncoder(name=name, image_size=size, weights=str(path), **options)
-    return make_encoder(made, rngs=nnx.Rngs(0))
+    return make_encoder(made, seed=0)
 
 
 def run(rounds: int, torch: bool) -> tuple[dict[str, Any], str]:

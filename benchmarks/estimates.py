@@ -187,7 +187,7 @@ def plain_encoder(name: str, folder: Path) -> StagedEncoder:
     """The encoder; if all of it is trained, no convolution has the form for CPUs."""
     if name.startswith("efficientnet"):
         options = settings.ImageEncoder(name=name, image_size=SIDE, trainable_from="all")
-        return cast(StagedEncoder, make_encoder(options, rngs=nnx.Rngs(0)))
+        return cast(StagedEncoder, make_encoder(options, seed=0))
     return cast(StagedEncoder, make(name, SIDE, folder, trainable_from="all"))
 
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from flax import nnx
 from PIL import Image
 from timing import interleaved, print_table, spread
 
@@ -82,7 +81,7 @@ def run(rounds: int, torch: bool, formats: Sequence[str]) -> tuple[dict[str, Any
 
 def extract(pictures: Pictures, cache: Path, dtype: str) -> Callable[[], None]:
     options = ImageEncoder(name="efficientnet_lite0", image_size=SIZE, dtype=dtype)
-    encoder = make_encoder(options, rngs=nnx.Rngs(0))
+    encoder = make_encoder(options, seed=0)
 
     def take() -> None:
         shutil.rmtree(cache, ignore_errors=True)

@@ -75,8 +75,8 @@ def _read_or_compile(
     key: tuple[Any, ...], function: Any, arguments: tuple[Any, ...]
 ) -> Callable[..., Any]:
     with _lock:  # several threads begin at once, and each would read all of the source
-        folder = _folder()
-    path = folder and folder / hashlib.sha256(repr(key).encode()).hexdigest()
+        kept = folder()
+    path = kept and kept / hashlib.sha256(repr(key).encode()).hexdigest()
     found = _read(path) if path else None
     if found is not None:
         return found
@@ -136,22 +136,26 @@ def _write(path: Path, program: Any) -> None:
 
 
 @cache
-def _folder() -> Path | None:
-    """The folder of this version's programs; None: JAX keeps nothing either."""
+def folder() -> Path | None:
+    """The folder of this version's programs; None: JAX keeps nothing either.
+
+    To tell the version, it reads the package's source. Call it before another thread imports:
+    with every file that is opened, Python may hand over to that thread for 5 ms.
+    """
     cache_dir = jax.config.jax_compilation_cache_dir  # pyright: ignore[reportAttributeAccessIssue]
     enabled = jax.config.jax_enable_compilation_cache  # pyright: ignore[reportAttributeAccessIssue]
     if not cache_dir or "://" in cache_dir or not enabled:
         return None
-    folder = Path(cache_dir) / _FOLDER / _version()
-    if not folder.exists():
-        _remove_others(folder)
-    return folder
+    found = Path(cache_dir) / _FOLDER / _version()
+    if not found.exists():
+        _remove_others(found)
+    return found
 
 
-def _remove_others(folder: Path) -> None:
+def _remove_others(own: Path) -> None:
     """Removes the programs of all but the newest other versions."""
     with contextlib.suppress(OSError):
-        others = sorted(folder.parent.iterdir(), key=lambda path: path.stat().st_mtime)
+        others = sorted(own.parent.iterdir(), key=lambda path: path.stat().st_mtime)
         for path in others[: 1 - _KEPT]:
             shutil.rmtree(path, ignore_errors=True)
 

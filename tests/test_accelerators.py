@@ -128,7 +128,7 @@ def test_extraction_takes_all_images_at_once():
     early = ImageEncoder(
         name="efficientnet_lite0", image_size=32, endpoints=("stage2",), grid_stride=8
     )
-    encoder = make_encoder(early, rngs=nnx.Rngs(0))
+    encoder = make_encoder(early, seed=0)
     images = jax.ShapeDtypeStruct((encoder.images_at_once + 1, 32, 32, 3), jnp.uint8)
     arguments = (*nnx.split(encoder), images)
     assert "stablehlo.while" not in lowered(annotate, *arguments)

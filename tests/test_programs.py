@@ -37,7 +37,7 @@ def counted():
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    monkeypatch.setattr(programs, "_folder", lambda: tmp_path / "version")
+    monkeypatch.setattr(programs, "folder", lambda: tmp_path / "version")
     monkeypatch.setattr(programs, "_programs", {})
     return tmp_path / "version"
 

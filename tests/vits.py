@@ -301,7 +301,7 @@ def difference(weights, name, size, expected):
     made = settings.ImageEncoder(
         name=name, image_size=size, weights=weights, endpoints=endpoints, **options
     )
-    encoder = make_encoder(made, rngs=nnx.Rngs(0))
+    encoder = make_encoder(made, seed=0)
     encoder.checksum = encoder.names = ""  # so that both libraries' files share a program
     found = np.asarray(_encode(encoder, images(size)))[0]
     sections = np.split(found, np.cumsum([size for _, size in encoder.sections])[:-1], axis=1)

@@ -134,11 +134,13 @@ def _print_scores(records: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _caption(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
+    from show_attend_tell import programs
     from show_attend_tell.data.base_task import expect
     from show_attend_tell.inference.captioning import caption_files
 
     run, decoding = load(arguments, overrides)
     expect(run.task, "caption", run.workdir)
+    programs.folder()
     # While XLA compiles and computes, Python has time to import what draws. Not if it has to read a
     # data set: while TFDS is imported, it replaces the import statement of all threads.
     drawing = threading.Thread(target=importlib.import_module, args=[DRAWING], daemon=True)

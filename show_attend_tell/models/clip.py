@@ -80,7 +80,7 @@ class Clip(nnx.Module):
             weights=str(path),
             endpoints=(CLASS,),
         )
-        self.images = VisionTransformer(options, rngs=nnx.Rngs(0), files=files)
+        self.images = VisionTransformer(options, files=files)
         self.checksum = self.images.checksum
         left = (name for name in [*weights.arrays] if name.startswith("vision_model."))
         for name in left:

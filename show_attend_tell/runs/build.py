@@ -47,7 +47,7 @@ def build_encoder(settings: s.Settings, source_words: int = 0) -> Encoder:
         key = jax.random.fold_in(jax.random.key(settings.seed), _ENCODER)
         options = cast(s.SentenceEncoder, settings.encoder)
         return SentenceEncoder(options, vocabulary=source_words, rngs=nnx.Rngs(key))
-    return make_encoder(cast(s.ImageEncoder, settings.encoder), rngs=nnx.Rngs(settings.seed))
+    return make_encoder(cast(s.ImageEncoder, settings.encoder), seed=settings.seed)
 
 
 def build_picture_encoder(settings: s.Settings) -> ImageEncoder:
@@ -61,7 +61,7 @@ def build_picture_encoder(settings: s.Settings) -> ImageEncoder:
 
 @lru_cache(maxsize=1)
 def _picture_encoder(options: s.Picture, seed: int) -> ImageEncoder:
-    return make_encoder(options, rngs=nnx.Rngs(seed))
+    return make_encoder(options, seed=seed)
 
 
 def build_image_encoder(settings: s.Settings) -> ImageEncoder:

@@ -176,7 +176,7 @@ def test_auto_is_a_task_for_each_core_but_one_on_an_accelerator():
 STARTED = """
 import os, signal, time
 signal.signal(signal.SIGINT, lambda *_: (os.write(1, b"interrupted"), os._exit(0)))
-os.write(1, b"ready ")  # in one piece, while print may be interrupted between a word and its newline
+os.write(1, b"ready ")  # in one piece: print may be interrupted before its newline
 time.sleep(60)
 """
 KILLED = """

@@ -15,7 +15,7 @@ NATIVE = ("stem", "inverted_residual")  # functions in C++
 
 def make(name, size, **options):
     options = settings.ImageEncoder(name=name, image_size=size, **options)
-    return make_encoder(options, rngs=nnx.Rngs(0))
+    return make_encoder(options, seed=0)
 
 
 def random_images(count, size):

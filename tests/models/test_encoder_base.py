@@ -12,7 +12,7 @@ from show_attend_tell.models.encoders.base import field_centres
 
 def make_small():
     options = settings.ImageEncoder(name="small", image_size=16, features=8)
-    return make_encoder(options, rngs=nnx.Rngs(0))
+    return make_encoder(options, seed=0)
 
 
 def test_every_encoder_gives_annotations():

@@ -26,7 +26,7 @@ encode = nnx.jit(lambda encoder, images: encoder(images))
 
 def make(name, size, **options):
     options = settings.ImageEncoder(name=name, image_size=size, **options)
-    return make_encoder(options, rngs=nnx.Rngs(0))
+    return make_encoder(options, seed=0)
 
 
 def reference_image(size):  # as in reference/make_efficientnet_reference.py

@@ -13,7 +13,7 @@ encode = nnx.jit(lambda encoder, images: encoder(images))
 
 def make(size, **options):
     options = settings.ImageEncoder(name="small", image_size=size, **options)
-    return make_encoder(options, rngs=nnx.Rngs(0))
+    return make_encoder(options, seed=0)
 
 
 def random_images(count, size):

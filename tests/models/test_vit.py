@@ -32,7 +32,7 @@ def tiny(monkeypatch):
 
 def make(name, size=32, **options):
     options = settings.ImageEncoder(name=name, image_size=size, **options)
-    return make_encoder(options, rngs=nnx.Rngs(0))
+    return make_encoder(options, seed=0)
 
 
 def test_every_architecture_agrees_with_the_libraries_numbers_for_it(monkeypatch):

@@ -2,7 +2,8 @@
 
 import dataclasses
 import difflib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache, partial
 
 from flax import nnx
 
@@ -46,7 +47,7 @@ def has_option(name: str, option: str) -> bool:
     return option not in _SPECIAL or all(option in encoder.own_options for encoder in known)
 
 
-def make_encoder(options: settings.ImageEncoder, *, rngs: nnx.Rngs) -> ImageEncoder:
+def make_encoder(options: settings.ImageEncoder, *, seed: int) -> ImageEncoder:
     """Builds an encoder.
 
     Args:
@@ -57,13 +58,15 @@ def make_encoder(options: settings.ImageEncoder, *, rngs: nnx.Rngs) -> ImageEnco
             except that `weights` and `weights_sha256` have one part for each name, and `sizes` one
             number: with it, a part takes the endpoints without @ and those with @ and its size.
             `pooled` names some of the endpoints in the same way.
-        rngs: for initial values. An encoder with stored weights draws nothing.
+        seed: of initial values, >= 0. An encoder with stored weights draws nothing.
 
     Raises:
         UserError: an unknown name (the message names the nearest), an option that the encoder does
             not have, a value it cannot take, or weights that cannot be read.
     """
     files = WeightFiles()
+    # Made when the first encoder draws: it takes as long as reading a network.
+    rngs = cache(partial(nnx.Rngs, seed))
     if "+" in options.name:
         parts = [_make_part(options, part, rngs, files) for part in _parts(options)]
         _check_pooled(options, parts)
@@ -78,7 +81,9 @@ def make_encoder(options: settings.ImageEncoder, *, rngs: nnx.Rngs) -> ImageEnco
     return encoder
 
 
-def _make_one(options: settings.ImageEncoder, rngs: nnx.Rngs, files: WeightFiles) -> ImageEncoder:
+def _make_one(
+    options: settings.ImageEncoder, rngs: Callable[[], nnx.Rngs], files: WeightFiles
+) -> ImageEncoder:
     """An encoder of one name."""
     if options.name not in _ENCODERS:
         near = difflib.get_close_matches(options.name, _ENCODERS, n=1, cutoff=0)[0]
@@ -94,7 +99,10 @@ def _make_one(options: settings.ImageEncoder, rngs: nnx.Rngs, files: WeightFiles
                     f"config.encoder.{field.name} is {value!r}, but the encoder {options.name} has "
                     f"no such option: leave it at {field.default!r}"
                 )
-    return _ENCODERS[options.name](options, rngs=rngs, files=files)
+    kind = _ENCODERS[options.name]
+    if issubclass(kind, SmallEncoder):
+        return kind(options, rngs=rngs())
+    return kind(options, files=files)
 
 
 def _check_pooled(options: settings.ImageEncoder, encoders: Sequence[ImageEncoder]) -> None:
@@ -179,7 +187,7 @@ def _scaled_stride(options: settings.ImageEncoder, size: int) -> int:
 def _make_part(
     options: settings.ImageEncoder,
     part: settings.ImageEncoder,
-    rngs: nnx.Rngs,
+    rngs: Callable[[], nnx.Rngs],
     files: WeightFiles,
 ) -> ImageEncoder:
     """An encoder whose sections are called as in the settings of the whole."""

@@ -12,7 +12,6 @@ from jaxtyping import Array, Float, UInt8
 from show_attend_tell import settings
 from show_attend_tell.errors import UserError
 from show_attend_tell.models.encoders.base import Frozen, ImageEncoder, field_centres
-from show_attend_tell.models.encoders.weights import WeightFiles
 
 
 class SmallEncoder(ImageEncoder):
@@ -24,7 +23,7 @@ class SmallEncoder(ImageEncoder):
 
     own_options = ("features",)
 
-    def __init__(self, options: settings.ImageEncoder, *, rngs: nnx.Rngs, files: WeightFiles):
+    def __init__(self, options: settings.ImageEncoder, *, rngs: nnx.Rngs):
         """Draws initial weights.
 
         Args:
@@ -33,12 +32,10 @@ class SmallEncoder(ImageEncoder):
                 `trainable_from` is "all" or, which means the same, "conv1"; empty leaves the
                 weights at random.
             rngs: `params` draws the weights.
-            files: unused, since none are stored.
 
         Raises:
             UserError: one of these options has another value.
         """
-        del files
         image_size, features = options.image_size, options.features
         trainable_from = options.trainable_from
         if image_size % 8:

@@ -56,7 +56,7 @@ class StoredEncoder(ImageEncoder):
     single: tuple[str, ...] = ()
     images_at_once: int = 2
 
-    def __init__(self, options: settings.ImageEncoder, *, rngs: nnx.Rngs, files: WeightFiles):
+    def __init__(self, options: settings.ImageEncoder, *, files: WeightFiles):
         """Reads the stored weights.
 
         Args:
@@ -68,13 +68,11 @@ class StoredEncoder(ImageEncoder):
                 `ImageEncoder`; no gradient flows further back. `checkpointing` saves memory: the
                 backward pass recomputes what happens inside the blocks of trained stages. `dtype`
                 is the number format of products with matrices; their sums and all else are float32.
-            rngs: unused, since the weights are stored.
             files: reads the weights; encoders that share it read no file twice.
 
         Raises:
             UserError: an option is out of range, or the weights are missing, damaged or do not fit.
         """
-        del rngs
         names = [*self.stage_names]
         self.endpoints = self._check_endpoints(options.endpoints)
         self.image_size = options.image_size

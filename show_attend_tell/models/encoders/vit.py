@@ -268,7 +268,7 @@ class VisionTransformer(StoredEncoder):
     shift = 0.0  # patches do not overlap: there is nothing to measure
     images_at_once = 8
 
-    def __init__(self, options: settings.ImageEncoder, *, rngs: nnx.Rngs, files: WeightFiles):
+    def __init__(self, options: settings.ImageEncoder, *, files: WeightFiles):
         self.name = options.name
         self.architecture = kind = ARCHITECTURES[options.name]
         blocks = (f"block{i + 1}" for i in range(kind.blocks))
@@ -276,7 +276,7 @@ class VisionTransformer(StoredEncoder):
         self.pixel_mean, self.pixel_deviation = kind.pixel_mean, kind.pixel_deviation
         known = dict(kind.repositories)
         self.repository = known.get(options.image_size, kind.repositories[0][1])
-        super().__init__(options, rngs=rngs, files=files)
+        super().__init__(options, files=files)
 
     def place(self, options: settings.ImageEncoder) -> tuple[float, ...]:
         side, rest = divmod(options.image_size, self.architecture.patch)
