@@ -157,7 +157,7 @@ def read_run(workdir: Path, split: str) -> Run:
         attention=attention,
         context=context,
         drawn=drawn,
-        variance=_read_variance(workdir / "gradient_variance.json"),
+        variance=_read_variance(workdir / "gradient_variance.json", step),
     )
 
 
@@ -315,13 +315,19 @@ def _read_attention(
         return numbers, str(read["decoding"]["context"]), drawn
 
 
-def _read_variance(path: Path) -> list[dict[str, Any]]:
+def _read_variance(path: Path, best_step: int) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     with _reading(path, "run `gradient-variance` again, or move the file away"):
         read = _read_json(path)
-        # Earlier versions wrote what they measured with initial weights into the same file.
-        return [] if read.get("weights") == "fresh" else [dict(row) for row in read["rows"]]
+        # Earlier versions wrote what they measured with initial weights into the same file, and
+        # did not always name the weights.
+        weights = read.get("weights")
+        if weights == "fresh":
+            return []
+        if weights not in (None, f"step {best_step}"):
+            raise ValueError(f"of {weights}, but the best weights are of step {best_step}")
+        return [dict(row) for row in read["rows"]]
 
 
 def _check_step(record: Mapping[str, Any], best_step: int) -> None:

@@ -70,6 +70,10 @@ REFUSALS = {
     "no metrics": (lambda run: (run / "metrics.jsonl").unlink(), "metrics.jsonl: not there"),
     "metrics": (lambda run: (run / "metrics.jsonl").write_text("{}\n"), "metrics.jsonl: damaged"),
     "variance": (lambda run: write_json(run / "gradient_variance.json", []), "variance.json: dam"),
+    "variance of other weights": (
+        lambda run: write_json(run / "gradient_variance.json", {"rows": [], "weights": "step 200"}),
+        "variance.json: damaged .of step 200, but the best weights are of step 300.*again",
+    ),
     "vocabulary": (
         lambda run: Vocabulary.from_captions([["cat"]], 1).save(run / "vocabulary.json"),
         "different vocabularies",
