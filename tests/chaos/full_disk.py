@@ -8,7 +8,6 @@ needs `unshare` and the right to mount inside of it, which Linux gives to most u
 only the others run.
 """
 
-import argparse
 import os
 import random
 import shutil
@@ -20,7 +19,7 @@ from pathlib import Path
 
 import nursery
 import world
-from kills import in_child
+from kills import in_child, of_verbs
 
 ALONE = "CHAOS_OWN_MOUNTS"
 PLENTY = 2**30  # bytes
@@ -200,23 +199,6 @@ def measure(rounds: int, seed: int, names: list[str], show=lambda line: None) ->
     return tally
 
 
-def main() -> int:
-    in_own_mounts(sys.argv)
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=10, help="for each verb (default: 10)")
-    parser.add_argument("--seed", type=int, default=0)
-    names = [name for name in world.verbs() if name != "sweep"]
-    parser.add_argument("--verbs", default=",".join(names), help="comma-separated")
-    arguments = parser.parse_args()
-    tally = measure(
-        arguments.rounds,
-        arguments.seed,
-        arguments.verbs.split(","),
-        lambda line: print(line, flush=True),
-    )
-    print(tally)
-    return 1 if tally.faults else 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    in_own_mounts(sys.argv)
+    sys.exit(of_verbs(__doc__, (name for name in world.verbs() if name != "sweep"), measure))

@@ -12,8 +12,11 @@ import shutil
 import sys
 import tempfile
 from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import nursery
 import world
@@ -158,21 +161,25 @@ def measure(rounds: int, seed: int, names: list[str], show=lambda line: None) ->
     return tally
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=10, help="kills of each verb (default: 10)")
+def of_verbs(doc: str, names: Iterable[str], measure: Callable[..., Any]) -> int:
+    """The command line of rounds with verbs; returns the exit status.
+
+    Args:
+      doc: the script's, whose first line describes it.
+      names: verbs that rounds are done with, if nothing else is asked for.
+      measure: called with the rounds of each verb, a seed, the verbs and a function that is called
+        with lines to show; returns a tally with `faults`.
+    """
+    parser = argparse.ArgumentParser(description=doc.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=10, help="for each verb (default: 10)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--verbs", default=",".join(world.verbs()), help="comma-separated")
-    arguments = parser.parse_args()
-    tally = measure(
-        arguments.rounds,
-        arguments.seed,
-        arguments.verbs.split(","),
-        lambda line: print(line, flush=True),
-    )
+    parser.add_argument("--verbs", default=",".join(names), help="comma-separated")
+    given = parser.parse_args()
+    show = partial(print, flush=True)
+    tally = measure(given.rounds, given.seed, given.verbs.split(","), show)
     print(tally)
     return 1 if tally.faults else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(of_verbs(__doc__, world.verbs(), measure))
