@@ -1,6 +1,7 @@
 """The pictures that can be asked about: generated ones, those of a split, and what people bring."""
 
 import io
+import json
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -42,8 +43,10 @@ class Pictures:
         self._split = split
         self._numbers: dict[str, int] = {}
         self._descriptions = None if split is None else split.descriptions()
+        # Pictures of another data set may have the same names; a browser keeps those that it saw.
+        self._data = "" if split is None else json.dumps(split.fingerprint, sort_keys=True)
         if split is not None:
-            self._numbers = {_key("split", name): i for i, name in enumerate(split.ids)}
+            self._numbers = {self._key_of(name): i for i, name in enumerate(split.ids)}
         self._examples = {
             kept.facts.id: kept
             for name, picture in examples.items()
@@ -62,7 +65,7 @@ class Pictures:
 
     def id_of(self, name: str) -> str | None:
         """The id of the split's picture of that name; None: it has none."""
-        key = _key("split", name)
+        key = self._key_of(name)
         return key if key in self._numbers else None
 
     def __getitem__(self, key: str) -> Kept:
@@ -93,6 +96,9 @@ class Pictures:
             while len(self._uploads) > UPLOADS_KEPT:
                 self._uploads.popitem(last=False)
         return kept.facts
+
+    def _key_of(self, name: str) -> str:
+        return _key("split", f"{self._data} {name}")
 
     def _of_split(self, key: str) -> Kept:
         assert self._split is not None and self._descriptions is not None
