@@ -127,6 +127,9 @@ class LatestCaptions(BaseModel):
 
 # How they are found.
 
+# The id of a picture, for an example's id and the fingerprint of its split.
+PictureOf = Callable[[str, Mapping[str, Any]], str | None]
+
 
 @dataclass
 class _Known:
@@ -162,6 +165,13 @@ class _Watched:
             record = read_json(self.folder / RUN)
             self._record = record if isinstance(record, dict) else {}
         self.run = self._state(self._record, now)
+
+    @property
+    def validated(self) -> dict[str, Any]:
+        """The fingerprint of its validation split, as it recorded it; empty: unknown."""
+        data = self._record.get("data")
+        found = data.get("val") if isinstance(data, dict) else None
+        return found if isinstance(found, dict) else {}
 
     def news(self, known: _Known | None) -> LiveCurves:
         """All curves, thinned, for a newcomer; for others the points that they do not know."""
@@ -262,13 +272,14 @@ class Watch:
         return self._snapshot({})
 
     def captions(
-        self, name: str, picture_of: Callable[[str], str | None] = lambda _: None
+        self, name: str, picture_of: PictureOf = lambda name, data: None
     ) -> LatestCaptions:
         """The captions of a run's newest validation.
 
         Args:
           name: of the run, as `snapshot` spells it.
-          picture_of: gives the picture's id for an example's id; None: it is not at hand.
+          picture_of: gives the picture's id for an example's id and the fingerprint of its split,
+            empty if unknown; None: it is not at hand.
 
         Raises:
           UserError: there is no such run, or it has no captions that can be read.
@@ -287,7 +298,7 @@ class Watch:
             raise UserError(f"{name}: {LATEST_CAPTIONS} is damaged") from error
         latest.run, latest.gate = name, run.gate
         for caption in latest.captions:
-            caption.picture = picture_of(caption.id)
+            caption.picture = picture_of(caption.id, run.validated)
             caption.text = join(word for word in caption.words if word != EOS_WORD)
         return latest
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -18,6 +19,8 @@ from show_attend_tell.explorer.answers import NamedBox, PictureFacts
 
 LARGEST_SIDE, THUMBNAIL = 1024, 192  # pixels: served, and small
 UPLOADS_KEPT = 100  # the last ones; the page sends a picture again where it was dropped
+# Of a split's fingerprint, what changes none of its pictures; see `runs.folder.check_data`.
+_NOT_OF_PICTURES = {"config", "languages", "kept"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,10 +66,23 @@ class Pictures:
         """The ids of the split's pictures, in its order."""
         return list(self._numbers)
 
-    def id_of(self, name: str) -> str | None:
-        """The id of the split's picture of that name; None: it has none."""
+    def id_of(self, name: str, data: Mapping[str, Any]) -> str | None:
+        """The id of the split's picture of that name.
+
+        Args:
+          name: of an example.
+          data: the fingerprint of the split that has the example, perhaps with more in it. Pictures
+            of other data may have the same names.
+
+        Returns:
+          None if the split has no such picture, or is not the example's.
+        """
         key = self._key_of(name)
-        return key if key in self._numbers else None
+        return key if key in self._numbers and self._is_split(data) else None
+
+    def _is_split(self, data: Mapping[str, Any]) -> bool:
+        own = {} if self._split is None else self._split.fingerprint
+        return all(data.get(key) == own[key] for key in own.keys() - _NOT_OF_PICTURES)
 
     def __getitem__(self, key: str) -> Kept:
         """The picture of an id.

@@ -8,10 +8,12 @@ import time
 from contextlib import aclosing
 
 import pytest
+import tiny
 
 from show_attend_tell.errors import UserError
 from show_attend_tell.explorer import live
 from show_attend_tell.explorer.live import Watch
+from show_attend_tell.explorer.pictures import Pictures
 from show_attend_tell.runs.folder import LATEST_CAPTIONS
 from show_attend_tell.runs.metrics_log import MetricWriter
 
@@ -202,7 +204,7 @@ def test_captions_are_those_of_the_newest_validation(tmp_path):
     sentence = CAPTION | {"id": "b", "source": ["ein", "Hund"], "words": ["\ud800", "dog"]}
     content = {"step": 4, "captions": [CAPTION, sentence]}
     (folder / LATEST_CAPTIONS).write_text(json.dumps(content))
-    latest = watching.captions("deep/run", {"a.jpg": "split/a.jpg"}.get)
+    latest = watching.captions("deep/run", lambda name, *_: {"a.jpg": "split/a.jpg"}.get(name))
     assert (latest.run, latest.step) == ("deep/run", 4)
     assert [caption.picture for caption in latest.captions] == ["split/a.jpg", None]
     assert latest.captions[0].alpha == CAPTION["alpha"]
@@ -217,6 +219,20 @@ def test_captions_are_those_of_the_newest_validation(tmp_path):
     (folder / "config.json").write_text(json.dumps(config | {"decoder": {"gate": False}}))
     latest = watching.captions("deep/run")
     assert [caption.text for caption in latest.captions] == ["snowboard", "dog"] and not latest.gate
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_captions_lie_over_pictures_of_the_runs_own_data(tmp_path, known):
+    scenes, others = tiny.Scenes(2), tiny.Scenes(2, seed=1)  # whose names are the same
+    data = {"train": {}, "val": scenes.fingerprint | {"captions": "0123"}} if known else ["damaged"]
+    folder = make_run(tmp_path / "run", data=data)
+    content = {"step": 4, "captions": [CAPTION | {"id": name} for name in scenes.ids]}
+    (folder / LATEST_CAPTIONS).write_text(json.dumps(content))
+    own, other = Pictures({}, scenes), Pictures({}, others)
+    ids = own.split if known else [None, None]
+    assert [c.picture for c in watch(tmp_path).captions("run", own.id_of).captions] == ids
+    latest = watch(tmp_path).captions("run", other.id_of)
+    assert [caption.picture for caption in latest.captions] == [None, None]
 
 
 @pytest.mark.parametrize(
