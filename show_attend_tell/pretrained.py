@@ -71,6 +71,7 @@ class Captions(list[AttentionRecord]):
     ):
         super().__init__(records)
         self._run, self._names, self._pictures = run, names, pictures
+        self._made = list(records)  # those of the pictures, whatever becomes of the list
 
     def _repr_html_(self) -> str | None:
         """The view, which needs no server: the page in a frame that can reach nothing else.
@@ -82,9 +83,10 @@ class Captions(list[AttentionRecord]):
         from show_attend_tell.explorer.notebook import view  # only notebooks need it
         from show_attend_tell.explorer.page import frame
 
-        shown = view(self._run, self._names[:VIEWED], self._pictures[:VIEWED])
-        more = len(self) - VIEWED
-        note = f"<p>The first {VIEWED} of {len(self)} pictures.</p>" if more > 0 else ""
+        names, pictures, made = self._names, self._pictures, self._made
+        shown = view(self._run, names[:VIEWED], pictures[:VIEWED], made[:VIEWED])
+        count = len(made)
+        note = f"<p>The first {VIEWED} of {count} pictures.</p>" if count > VIEWED else ""
         return note + frame(shown, "captions and attention", HEIGHT)
 
 

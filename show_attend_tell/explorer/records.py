@@ -6,13 +6,12 @@ rests on them.
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from scipy.special import entr
 
-from show_attend_tell.data.images import picture_size
+from show_attend_tell.data.images import Picture, picture_size
 from show_attend_tell.data.vocabulary import join
 from show_attend_tell.explorer.answers import (
     Grid,
@@ -34,11 +33,11 @@ class Recorded:
 
     Attributes:
       records: by the names of the runs.
-      picture: the image's file; None for a sentence.
+      picture: the image; None for a sentence.
     """
 
     records: Mapping[str, AttentionRecord]
-    picture: Path | None = None
+    picture: Picture | None = None
 
 
 def view(runs: Sequence[RunFacts], recorded: Sequence[Recorded]) -> str:
@@ -49,7 +48,7 @@ def view(runs: Sequence[RunFacts], recorded: Sequence[Recorded]) -> str:
       recorded: each with a record of every run.
 
     Raises:
-      UserError: a picture's file is damaged.
+      UserError: a picture is damaged.
     """
     pictures: dict[str, Any] = {}
     readings: dict[str, dict[str, Any]] = {}
@@ -71,7 +70,7 @@ def _text(recorded: Recorded, others: Iterable[str]) -> str:
     return f"{text} ({first.image_id})" if text in others else text
 
 
-def _facts(key: str, recorded: Recorded, picture: Path) -> PictureFacts:
+def _facts(key: str, recorded: Recorded, picture: Picture) -> PictureFacts:
     height, width = picture_size(picture)
     boxes = dict.fromkeys(
         (box.label, (box.ymin, box.xmin, box.ymax, box.xmax))

@@ -11,6 +11,7 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int, Shaped, UInt8
@@ -32,6 +33,7 @@ from show_attend_tell.explorer.answers import (
 )
 from show_attend_tell.explorer.offline import compact, compact_cells
 from show_attend_tell.inference import explaining
+from show_attend_tell.inference.attention_record import AttentionRecord
 from show_attend_tell.inference.captioning import image_inputs
 from show_attend_tell.inference.decoding import make_decode
 from show_attend_tell.inference.explaining import Explained, Gazes
@@ -233,13 +235,16 @@ class Respondent:
 
     def gazes_of(self, seen: Seen, reading: Reading) -> list[list[list[WordChance]]]:
         """For each step of a caption, the five likeliest words at each place; see `Gaze.cells`."""
-        length = self.run.decoding.max_length
-        given = self._given([GivenStep(word=s.word, gaze=s.gaze) for s in reading.steps], length)
+        length, drawn = self.run.decoding.max_length, reading.context == "sample"
+        steps = [
+            GivenStep(word=s.word, gaze=s.location if drawn else s.gaze) for s in reading.steps
+        ]
+        given = self._given(steps, length)
         said = _text(given.words[0, : len(reading.steps)].tolist(), length)[None]
         around = explaining.gazes(
             self.run.model,
             self.run.params,
-            reading.context,
+            "argmax" if drawn else reading.context,
             np.repeat(seen.inputs, length, axis=0),
             GivenSteps(np.repeat(said, length, axis=0), np.repeat(given.places, length, axis=0)),
             np.arange(length),
@@ -247,13 +252,47 @@ class Respondent:
         )
         return [self._cells(around, t, _count(seen.places)) for t in range(len(reading.steps))]
 
-    def for_file(self, key: str, picture: Picture) -> tuple[dict[str, Any], list[Any]]:
+    def reading_of(self, seen: Seen, record: AttentionRecord) -> Reading:
+        """What happened at each step of a caption that the run has made of `seen`.
+
+        The record may not be one of drawn places, of a run with a null place: it does not say which
+        steps read that.
+        """
+        drawn, count = record.context == "sample", len(record.tokens)
+        # Places that were drawn are given, so that they are the same again.
+        places = record.location.tolist() if drawn else [None] * count
+        steps = [GivenStep(word=w, gaze=i) for w, i in zip(record.tokens, places, strict=True)]
+        context = "argmax" if drawn else record.context
+        decoding = dataclasses.replace(self.run.decoding, context=context)
+        given = self._given(steps, decoding.max_length)
+        found = Hypotheses(
+            tokens=jnp.asarray(given.words[:, None]),
+            lengths=jnp.array([[count]]),
+            log_probs=jnp.array([[record.log_prob]]),
+            scores=jnp.array([[record.score]]),
+            finished=jnp.array([[record.finished]]),
+            trace=(),
+        )
+        [reading] = self._readings([seen], found, given, decoding)
+        for step in reading.steps:
+            step.gaze = None  # nobody decided it
+        reading.context = record.context
+        return reading
+
+    def for_file(
+        self, key: str, picture: Picture, record: AttentionRecord | None = None
+    ) -> tuple[dict[str, Any], list[Any]]:
         """Its caption of a picture and the words of every place, as a page without a server has it.
 
-        See `offline.content`: the reading, and its part of `gazes`.
+        Args:
+          key, picture: as for `see_picture`.
+          record: the caption, if it is made already; see `reading_of`.
+
+        Returns:
+          The reading, and its part of `gazes`; see `offline.content`.
         """
         seen = self.see_picture(key, picture)
-        reading = self.caption(seen)
+        reading = self.caption(seen) if record is None else self.reading_of(seen, record)
         return compact(reading), compact_cells(self.gazes_of(seen, reading))
 
     def decoding(self, beam: int | None, context: str | None) -> Decode:

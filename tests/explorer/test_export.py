@@ -9,6 +9,7 @@ import re
 
 import numpy as np
 import pytest
+from records import record
 
 from show_attend_tell import pretrained
 from show_attend_tell.errors import UserError
@@ -98,3 +99,39 @@ def test_a_notebook_shows_captions_as_the_page(trained, tmp_path):
     data = data_of(html.unescape(frame))
     [[reading]] = [list(of.values()) for of in data["readings"].values()]
     assert reading["context"] == "argmax"
+
+
+def test_a_notebook_shows_what_was_said_and_does_not_say_it_anew(trained):
+    workdir, scenes = trained
+    model = pretrained.load(workdir)
+    [one, other] = model.caption([scenes[0].image, scenes[1].image])
+    places = (np.arange(len(one.tokens)) * 5) % 64
+    drawn = dataclasses.replace(one, context="sample", location=places)
+    names, pictures = ["first", "second"], [scenes[0].image, scenes[1].image]
+    # The captions of the other pictures: nothing of them would be found again.
+    shown = pretrained.Captions(model, names, pictures, [other, drawn])
+    shown.clear()
+    [frame] = re.findall(r'srcdoc="([^"]*)"', shown._repr_html_())
+    data = data_of(html.unescape(frame))
+    [[first], [second]] = [list(of.values()) for of in data["readings"].values()]
+    assert (first["text"], second["text"]) == (other.text, one.text)
+    assert (second["context"], second["hard"]) == ("sample", True)
+    assert second["log_prob"] == one.log_prob and second["finished"]
+    assert [step["location"] for step in second["steps"]] == places.tolist()
+    assert all(step["gaze"] is None for step in second["steps"])
+    [*_, [cells]] = [list(of.values()) for of in data["gazes"].values()]
+    for step, place, there in zip(second["steps"], places, cells, strict=True):
+        assert step["top"][0]["p"] == pytest.approx(there[place][0]["p"], abs=1e-4)
+
+
+def test_a_notebook_shows_records_of_drawn_null_places_without_probabilities(explorer):
+    run = explorer.respondents["latent"].run  # which has a null place
+    kept = explorer.pictures[explorer.pictures.split[0]]
+    alpha = np.full((2, 64), 1 / 80)
+    made = record(alpha, ("a", "<eos>"), (8, 8), context="sample", normalised=False)
+    shown = pretrained.Captions(run, ["one"], [kept.picture], [made])
+    data = data_of(html.unescape(re.findall(r'srcdoc="([^"]*)"', shown._repr_html_())[0]))
+    [[reading]] = [list(of.values()) for of in data["readings"].values()]
+    assert reading["text"] == "a" and data["gazes"] == {}
+    assert reading["steps"][0]["log_p"] is None
+    assert reading["steps"][0]["null"] == pytest.approx(0.2)
