@@ -5,12 +5,13 @@ down from the top left of a picture, while matplotlib counts up from the bottom 
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, UInt8
+from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
@@ -32,6 +33,7 @@ _MARGIN, _GAP = 18, 14
 _ABOVE, _BELOW, _FOOT = 24, 18, 16  # room for a panel's word, its beta, and the line at the bottom
 _INK, _FAINT, _BOX = "#1a1a1a", "#6f6f6f", "#ff7a00"
 _CELL, _LABEL = 22, 110  # of an alignment: a cell's side, and the room for words beside a matrix
+_APART = 12  # of that room, what stays free on both sides of a word
 
 
 def draw_attention(
@@ -75,11 +77,9 @@ def attention_picture(picture: UInt8[np.ndarray, "H W 3"], record: AttentionReco
             marks.append(record.cell(int(record.location[t])))
         sheet.add_panel(k, _highlight(small, record, t), marks)
         sheet.add_captions(k, word, f"β {record.beta[t]:.2f}" if gated else "")
-    image_id = record.image_id if len(record.image_id) <= 40 else record.image_id[:39] + "…"
     computed = ["computed centres"] if record.centres == COMPUTED else []
     maps = "prior α, each over its maximum"
-    parts = [image_id, _outcome(record), *computed, maps]
-    sheet.add_foot("  ·  ".join(parts))
+    sheet.add_foot("  ·  ".join([_foot(record), *computed, maps]))
     return sheet.image()
 
 
@@ -177,17 +177,7 @@ class _Sheet:
         return _rendered(self._canvas)
 
     def _add_text(self, x: float | int, y: float | int, string: str, room: int, **style) -> None:
-        string = printable(string)
-        drawn = self._figure.text(
-            x,
-            self._height - y,
-            string,
-            transform=IdentityTransform(),
-            parse_math=False,
-            family=families_for(string),
-            **style,
-        )
-        _shrink(drawn, room, self._canvas)
+        _add_text(self._figure, self._canvas, x, self._height - y, string, room, **style)
 
 
 def _fit_into_panel(picture: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "H2 W2 3"]:
@@ -254,27 +244,57 @@ def alignment_picture(record: AttentionRecord) -> Image.Image:
         size = (_CELL * len(names) / width, _CELL * len(record.tokens) / height)
         axes = figure.add_axes((*corner, *size))
         axes.imshow(matrix, cmap="gray", vmin=0, vmax=1, aspect="auto", interpolation="nearest")
-        _label_ticks(axes.set_xticks, names, rotation=90)
-        _label_ticks(axes.set_yticks, record.tokens)
         axes.xaxis.tick_top()
+        _label_ticks(axes.xaxis, names, canvas, rotation=90)
+        _label_ticks(axes.yaxis, record.tokens, canvas)
         axes.tick_params(length=0)
         left += matrix_width
-    foot = f"{record.image_id}  ·  {_outcome(record)}"
-    figure.text(_MARGIN / width, 6 / height, foot, fontsize=7.5, color=_FAINT, parse_math=False)
+    style = {"fontsize": 7.5, "color": _FAINT}
+    _add_text(figure, canvas, _MARGIN, 6, _foot(record), width - 2 * _MARGIN, **style)
     return _rendered(canvas)
 
 
-def _label_ticks(set_ticks: Callable[..., object], names: Sequence[str], **style) -> None:
+def _label_ticks(axis: Axis, names: Sequence[str], canvas: FigureCanvasAgg, **style) -> None:
     labels = [printable(name) for name in names]
     fixed = {"fontsize": 8, "parse_math": False, "family": families_for("".join(labels))}
-    set_ticks(range(len(names)), labels, **fixed, **style)
+    axis.set_ticks(range(len(names)), labels, **fixed, **style)
+    drawn = axis.get_ticklabels()
+    for label in drawn:
+        _shrink(label, _LABEL - _APART, canvas)
+    # The axis keeps texts of its own, and writes them again when it is drawn.
+    axis.set_ticklabels([label.get_text() for label in drawn])
 
 
 # What both kinds share
 
 
-def _outcome(record: AttentionRecord) -> str:
-    return f"log p {record.log_prob:.2f}{'' if record.finished else '  ·  unfinished'}"
+def _foot(record: AttentionRecord) -> str:
+    """The first part of the line at the bottom: whose caption it is, and how probable."""
+    name = record.image_id if len(record.image_id) <= 40 else record.image_id[:39] + "…"
+    return f"{name}  ·  log p {record.log_prob:.2f}{'' if record.finished else '  ·  unfinished'}"
+
+
+def _add_text(
+    figure: Figure,
+    canvas: FigureCanvasAgg,
+    x: float | int,
+    y: float | int,
+    string: str,
+    room: int,
+    **style,
+) -> None:
+    """Writes a text of at most `room` pixels; y counts up from the bottom."""
+    string = printable(string)
+    drawn = figure.text(
+        x,
+        y,
+        string,
+        transform=IdentityTransform(),
+        parse_math=False,
+        family=families_for(string),
+        **style,
+    )
+    _shrink(drawn, room, canvas)
 
 
 def _rendered(canvas: FigureCanvasAgg) -> Image.Image:
@@ -284,13 +304,15 @@ def _rendered(canvas: FigureCanvasAgg) -> Image.Image:
 
 def _shrink(text: Text, room: int, canvas: FigureCanvasAgg) -> None:
     """Makes a text smaller, down to 6 points, then shorter, so that it fits into `room` pixels."""
-    width = text.get_window_extent(canvas.get_renderer()).width
-    if width <= room:
-        return
-    before = float(text.get_fontsize())
-    size = max(6.0, before * room / width)
-    width *= size / before
-    text.set_fontsize(size)
-    if width > room:
-        string = text.get_text()
-        text.set_text(string[: max(1, int(len(string) * room / width) - 2)] + "…")
+
+    def width() -> float:
+        extent = text.get_window_extent(canvas.get_renderer())
+        return extent.height if text.get_rotation() == 90 else extent.width
+
+    # It is measured anew each time: letters are whole pixels wide, so they shrink by steps.
+    while (found := width()) > room and (size := float(text.get_fontsize())) > 6:
+        text.set_fontsize(max(6.0, min(size - 0.25, size * room / found)))
+    string = text.get_text()
+    while (found := width()) > room and len(string) > 1:
+        string = string[: max(1, min(len(string) - 1, int(len(string) * room / found)))]
+        text.set_text(string + "…")

@@ -150,3 +150,21 @@ def test_an_alignment_is_white_where_the_weight_is(tmp_path):
     back = np.tril(np.ones((3, 3), np.float32)) / np.arange(1, 4, dtype=np.float32)[:, None]
     wide = alignment_picture(dataclasses.replace(made, self_alpha=back))
     assert wide.width > 1.5 * len(drawn[0]) and wide.height == len(drawn)
+
+
+def test_long_words_of_an_alignment_stay_beside_its_matrices():
+    alpha = np.eye(3, dtype=np.float32)[[1, 0, 2]]
+    back = np.tril(np.ones((3, 3), np.float32)) / np.arange(1, 4, dtype=np.float32)[:, None]
+    short = sentence(alpha, ("a", "b", "<eos>"), ("c", "d", "<eos>"), self_alpha=back)
+    plain = np.asarray(alignment_picture(short))
+    # To be made a little smaller, much smaller, and too long for that.
+    for word in ("counterrevolutionaries", "Geschwindigkeitsbegrenzungen", "w" * 200):
+        words = word, f"{word}s", "<eos>"
+        made = dataclasses.replace(short, source=words, tokens=words, image_id="i" * 300)
+        drawn = np.asarray(alignment_picture(made))
+        assert drawn.shape == plain.shape
+        for edge in (drawn[:2], drawn[-2:], drawn[:, :2], drawn[:, -2:]):
+            assert np.all(edge == 255)
+        matrix = np.s_[128 : 128 + 3 * 22, 110 : 110 + 3 * 22]
+        np.testing.assert_array_equal(drawn[matrix], plain[matrix])
+        assert drawn.min(axis=2)[128:150, 4:104].min() < 100  # the word is there
