@@ -7,7 +7,7 @@ from typing import Any
 import jinja2
 
 from show_attend_tell.printable import printable
-from show_attend_tell.reports.plots import WIDTH, curve_plots, length_plots, style
+from show_attend_tell.reports.plots import curve_plots, length_legend, length_plots, look
 from show_attend_tell.reports.side_by_side import SideBySide
 from show_attend_tell.reports.tables import tables
 
@@ -35,11 +35,10 @@ def html(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    legend = []
-    for i, group in enumerate(content["groups"]):
-        colour, dashes = style(i)
-        lengths = " ".join(f"{length * WIDTH:g}" for length in dashes)
-        legend.append({"colour": colour, "dashes": lengths, "width": WIDTH} | group)
+    legend = [
+        {"label": f"{group['letter']}: {group['name']}"} | look(i).for_legend()
+        for i, group in enumerate(content["groups"])
+    ]
     return environment.get_template("compare.html").render(
         content=content,
         tables=tables(content),
@@ -48,6 +47,7 @@ def html(
         images=images,
         shown=shown,
         legend=legend,
+        length_legend=length_legend(content),
         runs=sum(len(group["runs"]) for group in content["groups"]),
     )
 

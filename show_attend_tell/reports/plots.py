@@ -3,7 +3,7 @@
 import io
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
@@ -15,6 +15,14 @@ from matplotlib.figure import Figure
 COLOURS = ("#d0661a", "#3d7edb", "#239b56", "#c2559f", "#8a7f2a", "#8270e0")
 DASHES = ((), (5.0, 2.0), (1.5, 1.5), (6.0, 2.0, 1.5, 2.0), (9.0, 3.0))
 WIDTH = 1.5  # of lines, in points
+# Matplotlib's names, each with the path of an SVG around (20, 4), for a legend.
+MARKERS = {
+    "o": "M17 4a3 3 0 1 0 6 0a3 3 0 1 0-6 0z",
+    "s": "M17 1h6v6h-6z",
+    "^": "M20 0l4 7h-8z",
+    "D": "M20 0l4 4-4 4-4-4z",
+    "v": "M20 8l4-7h-8z",
+}
 INK = "#010203"  # stands in a plot for the page's own text colour
 
 # The horizontal axis by key of a record: its name, and its unit in the record.
@@ -29,12 +37,32 @@ _PLOTS = (
     ("Validation: BLEU over time", "val", "BLEU", "seconds"),
 )
 
-Curve = tuple[int, Sequence[tuple[float, float]]]  # number of the experiment, points
+
+class Look(NamedTuple):
+    """How a curve is drawn."""
+
+    colour: str
+    dashes: tuple[float, ...]
+    marker: str  # of `MARKERS`
+
+    def for_legend(self) -> dict[str, Any]:
+        """What a legend needs, with dashes in points."""
+        dashes = " ".join(f"{length * WIDTH:g}" for length in self.dashes)
+        marker = MARKERS[self.marker]
+        return {"colour": self.colour, "dashes": dashes, "width": WIDTH, "marker": marker}
 
 
-def style(i: int) -> tuple[str, tuple[float, ...]]:
-    """Colour and dashes of experiment i."""
-    return COLOURS[i % len(COLOURS)], DASHES[i % len(DASHES)]
+Curve = tuple[Look, Sequence[tuple[float, float]]]  # and its points
+
+
+def look(i: int, k: int = 0) -> Look:
+    """That of row k of experiment i, counted from 0: rows share the experiment's colour."""
+    markers = [*MARKERS]
+    return Look(
+        COLOURS[i % len(COLOURS)],
+        DASHES[(i + k) % len(DASHES)],
+        markers[(k + k // len(DASHES)) % len(markers)],
+    )
 
 
 def curve_plots(
@@ -51,7 +79,7 @@ def curve_plots(
     for title, kind, key, along in _PLOTS:
         axis, unit = _ALONG[along]
         curves = [
-            (i, [(r[along] / unit, r[key]) for r in run[kind] if r.keys() >= {along, key}])
+            (look(i), [(r[along] / unit, r[key]) for r in run[kind] if r.keys() >= {along, key}])
             for i, group in enumerate(metrics)
             for run in group
         ]
@@ -69,16 +97,35 @@ def length_plots(content: dict[str, Any]) -> list[dict[str, Any]]:
     Args:
       content: what `compare` returns.
     """
-    letters = [group["letter"] for group in content["groups"]]
-    plots = []
+    looks, plots = _looks_of_rows(content), []
     for key in ("BLEU", "exact") if content["by_length"] else ():
         curves = [
-            (letters.index(row["group"]), [(b["mean"], b[key]) for b in row["buckets"]])
-            for row in content["by_length"]
+            (own, [(b["mean"], b[key]) for b in row["buckets"]])
+            for own, row in zip(looks, content["by_length"], strict=True)
         ]
         svg = _svg(f"length{len(plots)}", curves, "source words", key)
         plots.append({"title": f"{key} by length of the source", "svg": svg})
     return plots
+
+
+def length_legend(content: dict[str, Any]) -> list[dict[str, Any]]:
+    """The rows of `length_plots`, see `Look.for_legend`, each with its `label`.
+
+    It is empty if every experiment is one row, since the rows are then the experiments.
+    """
+    rows = content["by_length"]
+    if len({row["group"] for row in rows}) == len(rows):
+        return []
+    looks = _looks_of_rows(content)
+    return [
+        {"label": row["label"]} | own.for_legend() for row, own in zip(rows, looks, strict=True)
+    ]
+
+
+def _looks_of_rows(content: dict[str, Any]) -> list[Look]:
+    letters = [group["letter"] for group in content["groups"]]
+    groups = [letters.index(row["group"]) for row in content["by_length"]]
+    return [look(i, groups[:n].count(i)) for n, i in enumerate(groups)]
 
 
 def _svg(name: str, curves: Sequence[Curve], across: str, up: str) -> str:
@@ -86,8 +133,7 @@ def _svg(name: str, curves: Sequence[Curve], across: str, up: str) -> str:
     canvas = FigureCanvasSVG(figure)
     axes = figure.add_subplot(facecolor="none")
     axes.locator_params(nbins=6)
-    for i, points in curves:
-        colour, dashes = style(i)
+    for (colour, dashes, marker), points in curves:
         # Means of neighbours keep noisy curves of long runs readable, and the page small.
         parts = np.array_split(np.array(points, np.float64), min(len(points), 200))
         axes.plot(
@@ -95,8 +141,8 @@ def _svg(name: str, curves: Sequence[Curve], across: str, up: str) -> str:
             color=colour,
             linestyle=(0, dashes) if dashes else "-",
             linewidth=WIDTH,
-            marker="o" if len(points) <= 30 else None,
-            markersize=3,
+            marker=marker if len(points) <= 30 else None,
+            markersize=3 if marker == "o" else 4,
         )
     axes.set_xlabel(across, color=INK)
     axes.set_ylabel(up.partition(" over ")[0], color=INK)

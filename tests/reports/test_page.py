@@ -52,6 +52,24 @@ def test_page_loads_nothing_and_is_in_order(three):
     assert "redistributed" not in text  # generated pictures
 
 
+def test_curves_of_one_experiment_are_told_apart(tmp_path):
+    """Of one that was decoded in several ways."""
+    contexts = ("expected", "argmax", "mixture")
+    run = write_run(tmp_path / "a", RIGHT, data="multi30k", contexts=contexts)
+    labels = [row["label"] for row in compare([run], "val", tmp_path / "out")["by_length"]]
+    text = (tmp_path / "out" / "index.html").read_text()
+    *_, part = text.partition("<h2>Length</h2>")
+    legend, _, drawn = part.partition("</ul>")
+    assert [html.unescape(x) for x in re.findall("</svg>(.*)</li>", legend)] == labels
+    assert len(set(labels)) == len(contexts)
+    shown = re.findall(r"<line.*?</svg>", legend)
+    assert len(set(shown)) == len(contexts)
+    first = drawn[: drawn.index("</svg>")]
+    lines = re.findall(r'<path [^>]*style="fill: none; ?(stroke[^"]*)"', first)
+    curves = [line for line in lines if plots.COLOURS[0] in line]
+    assert len(curves) == len(set(curves)) == len(contexts)
+
+
 def contrast(a: str, b: str) -> float:
     """WCAG's contrast of two colours."""
 
