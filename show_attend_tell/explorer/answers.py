@@ -182,8 +182,8 @@ class Row(BaseModel):
     references: list[str]
     runs: dict[str, RunSummary] = Field(description="by run; those that are ready")
     disagreement: float | None = Field(
-        description="of the runs' captions: 1 - the mean share of words that two of them have in "
-        "common (Jaccard); null with fewer than two"
+        description="of the runs' captions: 1 - the mean share of words that two of them in one "
+        "language have in common (Jaccard); null without two such"
     )
 
 

@@ -3,7 +3,7 @@
 import itertools
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent import futures
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
@@ -46,6 +46,8 @@ class Browsing:
     ):
         self._name, self._pictures = name, pictures
         self._respondents, self._turn = respondents, turn
+        languages = dict.fromkeys(respondent.language for respondent in respondents)
+        self._speakers = [[r for r in respondents if r.language == one] for one in languages]
         self.ids = list(ids)
         self._lock, self._stopped = threading.Lock(), threading.Event()
         self._rows: dict[str, Row] = {}
@@ -124,7 +126,11 @@ class Browsing:
                     disagreement=None,
                 )
             runs = row.runs | {name: summary}
-            apart = disagreement([one.caption for one in runs.values()])
+            spoken = (
+                [runs[r.name].caption for r in of_one if r.name in runs]
+                for of_one in self._speakers
+            )
+            apart = disagreement(spoken)
             # A new row, never a changed one: the old one may be on its way to a browser.
             self._rows[key] = row.model_copy(update={"runs": runs, "disagreement": apart})
 
@@ -135,8 +141,7 @@ class Browsing:
         """
         from show_attend_tell.evaluation.scoring import SCORERS  # imports all of sacrebleu
 
-        language = self._respondents[0].language
-        for respondent in [r for r in self._respondents if r.language == language]:
+        for respondent in self._speakers[0]:
             name = respondent.name
             hypotheses = {key: row.runs[name].caption for key, row in self._rows.items()}
             references = {key: row.references for key, row in self._rows.items()}
@@ -173,10 +178,15 @@ def summarise(kept: Kept, reading: Reading) -> tuple[str, RunSummary]:
     )
 
 
-def disagreement(captions: Sequence[str]) -> float | None:
-    """1 - the mean Jaccard index of two captions' words; None for fewer than two captions."""
-    words = [set(tokenize(caption)) for caption in captions]
-    pairs = list(itertools.combinations(words, 2))
+def disagreement(captions: Iterable[Sequence[str]]) -> float | None:
+    """1 - the mean Jaccard index of two captions' words; None for fewer than two captions.
+
+    Args:
+      captions: those of each language. Two languages share few words whatever captions say, so
+        only captions in one language are compared.
+    """
+    words = [[set(tokenize(caption)) for caption in of_one] for of_one in captions]
+    pairs = [pair for of_one in words for pair in itertools.combinations(of_one, 2)]
     if not pairs:
         return None
     return 1 - fmean(len(a & b) / max(1, len(a | b)) for a, b in pairs)

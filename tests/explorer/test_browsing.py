@@ -9,7 +9,7 @@ import pytest
 from show_attend_tell.data.task import ImageTask
 from show_attend_tell.evaluation import caption_metrics
 from show_attend_tell.evaluation.boxes import Places, box_cover
-from show_attend_tell.explorer.answers import Row, RunSummary
+from show_attend_tell.explorer.answers import Grid, Reading, Row, RunSummary
 from show_attend_tell.explorer.browsing import Browsing, disagreement
 from show_attend_tell.explorer.respondent import Respondent
 from show_attend_tell.explorer.turns import Turns
@@ -30,7 +30,7 @@ def test_every_run_captions_the_first_pictures(explorer, table, trained):
     for row, scene in zip(table.rows, scenes, strict=False):
         assert row.runs.keys() == {"one", "latent"}
         both = [summary.caption for summary in row.runs.values()]
-        assert row.disagreement == disagreement(both) > 0
+        assert row.disagreement == disagreement([both]) > 0
         assert row.runs["one"].caption == scene.captions[0]
         assert row.references == list(scene.captions)
 
@@ -128,11 +128,51 @@ def test_what_stops_the_table_is_said(explorer, caplog):
     assert "The table of val is not finished." in caplog.text
 
 
+class Reciting(Speaker):
+    """A run that says the same of every picture."""
+
+    def __init__(self, name, task, text):
+        super().__init__(name, task)
+        self.text = text
+
+    def see_picture(self, key, picture):
+        return None
+
+    def captions(self, seen):
+        grid = Grid(rows=[0.5], columns=[0.5], measured=True)
+        facts = {"log_prob": 0, "score": 0, "context": "expected", "seconds": 0, "source": []}
+        said = {"run": self.name, "text": self.text, "steps": [], "finished": True, "hard": False}
+        return [Reading(grid=grid, **facts, **said)] * len(seen)
+
+
+@pytest.mark.parametrize(
+    ("texts", "apart"),
+    [
+        ({"en": ["a dog", "a dog"], "de": ["ein Hund"]}, 0),
+        ({"en": ["a dog"], "de": ["ein Hund"]}, None),
+        ({"en": ["a dog", "a cat"], "de": ["ein Hund", "ein Hund"]}, 1 / 3),
+    ],
+)
+def test_captions_disagree_within_a_language(explorer, texts, apart):
+    data = ImageData(name="shapes", languages=("en", "de"), vocabulary="13a")
+    speakers = [
+        Reciting(f"{number} ({language})", ImageTask(data).speaking(language), text)
+        for language, said in texts.items()
+        for number, text in enumerate(said)
+    ]
+    ids, turns = explorer.pictures.split[:2], Turns()
+    browsing = Browsing("val", explorer.pictures, ids, speakers, turns.background)
+    browsing.start()
+    browsing.wait()
+    for row in browsing.table().rows:
+        assert row.disagreement == (None if apart is None else pytest.approx(apart))
+    assert browsing.table().ready == 2 and not browsing.table().message
+
+
 def test_disagreement_is_one_minus_the_mean_jaccard_index():
-    assert disagreement(["a dog"]) is None
-    assert disagreement(["a dog", "a dog"]) == 0
-    assert disagreement(["a dog", "the cat"]) == 1
-    assert disagreement(["小狗跑", "小狗坐"]) == 0.5
-    assert disagreement(["a dog runs", "a dog sits", "a cat sits"]) == pytest.approx(
-        1 - (2 / 4 + 1 / 5 + 2 / 4) / 3
-    )
+    assert disagreement([["a dog"]]) is None
+    assert disagreement([["a dog", "a dog"]]) == 0
+    assert disagreement([["a dog", "the cat"]]) == 1
+    assert disagreement([["小狗跑", "小狗坐"]]) == 0.5
+    three = ["a dog runs", "a dog sits", "a cat sits"]
+    assert disagreement([three]) == pytest.approx(1 - (2 / 4 + 1 / 5 + 2 / 4) / 3)

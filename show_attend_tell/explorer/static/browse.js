@@ -203,7 +203,7 @@ function useReturn(grid) {
 
 function BrowseGrid({ session, table, values }) {
   const runs = session.runs.filter(({ kind }) => kind === "images").map(({ name }) => name);
-  const figures = useMemo(() => figuresOf(table.rows, runs), [table]);
+  const figures = useMemo(() => figuresOf(table.rows), [table]);
   const choice = chosenFrom(values, runs, figures);
   const calm = useDebounced(JSON.stringify(choice), 120); // typing must not wait for the grid
   const drawn = useMemo(() => JSON.parse(calm), [calm]);

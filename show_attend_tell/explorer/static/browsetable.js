@@ -23,9 +23,10 @@ export function figureOf(row, run, figure) {
 }
 
 /** [figure, text] of all that some row knows; scores first. */
-export function figuresOf(rows, runs) {
+export function figuresOf(rows) {
   const scores = new Set();
   const fixed = new Set();
+  const apart = rows.some((row) => row.disagreement !== null);
   for (const row of rows) {
     for (const summary of Object.values(row.runs)) {
       Object.keys(summary.scores).forEach((name) => scores.add(name));
@@ -36,7 +37,7 @@ export function figuresOf(rows, runs) {
   return [
     ...[...first, ...[...scores].sort()].map((name) => [name, name]),
     ...Object.entries(BROWSE_FIXED).filter(([name]) => fixed.has(name)),
-    ...(runs.length > 1 ? [[DISAGREEMENT, "Disagreement between runs"]] : []),
+    ...(apart ? [[DISAGREEMENT, "Disagreement between runs"]] : []),
   ];
 }
 
