@@ -311,6 +311,7 @@ def test_a_split_is_browsed(page, explorer, address):
     ranges = """async (text) =>
         (await import("/static/browsetable.js")).rangesFrom(text).map((range) => range.from)"""
     assert page.evaluate(ranges, "CIDEr:0.5..,entropy:1e-3..2,x:..-1") == ["0.5", "1e-3", ""]
+    assert page.evaluate(ranges, "CIDEr:1E2..,x:1e+2..3E-1,y:..1E5") == ["1E2", "1e+2", ""]
     named = """async (word) => (await import("/static/geometry.js"))
         .boxesNamed(word, [{ label: "a dog" }, { label: "hot-dog" }, { label: "dogs" }]).length"""
     assert page.evaluate(named, "▁dog") == page.evaluate(named, "Dog") == 2

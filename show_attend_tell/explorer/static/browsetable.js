@@ -70,11 +70,14 @@ function searchedWords(row, where) {
   return new Set([...captions, ...references].flatMap(wordsOf));
 }
 
-/** Ranges as they are in the address: "CIDEr:0.5..,entropy:..2". */
+/**
+ * Ranges as they are in the address: "CIDEr:0.5..,entropy:..2". Numbers are as people type them into
+ * a number's field, such as 1E2 and 1e+2.
+ */
 export function rangesFrom(text) {
   return (text || "")
     .split(",")
-    .map((part) => part.match(/^(.+):(-?[\d.]*?(?:e-?\d+)?)\.\.(-?[\d.]*(?:e-?\d+)?)$/))
+    .map((part) => part.match(/^(.+):(-?[\d.]*?(?:e[-+]?\d+)?)\.\.(-?[\d.]*(?:e[-+]?\d+)?)$/i))
     .filter(Boolean)
     .map(([, figure, from, to]) => ({ figure, from, to }));
 }
