@@ -214,9 +214,12 @@ def _looks(
 
 
 def _suffix(run: "Run") -> str:
-    """What sets the folder of captions in another than the run's first language apart."""
+    """What sets a folder apart: of another than the run's first language, or of other settings."""
+    from show_attend_tell.inference.run import mark_of
+
     first = next(iter(run.task.languages), "")
-    return "" if run.language == first else f".{run.language}"
+    language = "" if run.language == first else f".{run.language}"
+    return language + mark_of(run.changes)
 
 
 def _as_json(path: str, caption: "Caption", pictures: Sequence[Path]) -> dict[str, Any]:

@@ -186,7 +186,7 @@ def _tables(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
 
 def _gradient_variance(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
     from show_attend_tell.evaluation.gradient_variance import gradient_variance
-    from show_attend_tell.inference.run import fresh_weights, load_run
+    from show_attend_tell.inference.run import fresh_weights, load_run, mark_of
     from show_attend_tell.reports.variance_chart import write_variance
 
     for name, least in (("batches", 1), ("samples", 2), ("images", 1)):
@@ -218,7 +218,7 @@ def _gradient_variance(arguments: argparse.Namespace, overrides: Sequence[str]) 
         "weights": "fresh" if arguments.fresh else f"step {run.step}",
         **run.provenance(),
     }
-    chart = write_variance(run.workdir, record)
+    chart = write_variance(run.workdir, record, mark_of(run.changes))
     _print_variance(rows)
     say(chart)
 

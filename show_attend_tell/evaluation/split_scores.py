@@ -1,7 +1,6 @@
 """Scores of a captioned split, written beside the captions that they were computed from."""
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ from show_attend_tell.evaluation.scoring import SCORERS
 from show_attend_tell.evaluation.split_grounding import captions_grounding
 from show_attend_tell.inference.captioning import Caption, texts
 from show_attend_tell.inference.ensemble import described as ensembled
-from show_attend_tell.inference.run import Run
+from show_attend_tell.inference.run import Run, mark_of
 from show_attend_tell.settings import Decode, Settings
 
 
@@ -89,18 +88,14 @@ def score_stem(
       decoding: how.
       language: of the captions, unless it is the run's first.
       usual_length: a largest length that goes without saying; None: any does.
-      overridden: other settings than the run was trained with, which a digest stands for; the names
-        of its usual files have none. `compare` passes over files with one.
+      overridden: other settings than the run's own, see `inference.run.mark_of`.
     """
     split += f".{language}" if language else ""
     penalty = f"{decoding.length_penalty:g}"
     options = further_options(decoding)
     if usual_length not in (None, decoding.max_length):
         options["max_length"] = decoding.max_length
-    if overridden:
-        values = json.dumps(overridden, sort_keys=True)
-        options["overridden"] = hashlib.sha256(values.encode()).hexdigest()[:8]
-    further = "".join(f"-{k}={v}" for k, v in options.items())
+    further = "".join(f"-{k}={v}" for k, v in options.items()) + mark_of(overridden)
     return f"{split}-{decoding.context}-beam{decoding.beam}-lp{penalty}{further}"
 
 
@@ -126,8 +121,7 @@ def score_split(
     """
     other = run.language != next(iter(run.task.languages), "")
     language = run.language if other else ""
-    overridden = {name: v for one in run.members for name, v in one.overridden.items()}
-    stem = score_stem(split, decoding, language, run.usual_length, overridden)
+    stem = score_stem(split, decoding, language, run.usual_length, run.changes)
     grounding = measured.get("grounding")
     if grounding is not None:
         own = captions_grounding(run, examples, captions)
@@ -156,7 +150,6 @@ def score_split(
         **({"language": run.language} if run.language else {}),
         "unfinished": sum(caption.tokens[-1:] != ("<eos>",) for caption in captions),
         "decoding": dataclasses.asdict(decoding),
-        **({"overridden": sorted(overridden)} if overridden else {}),
         **described,
         "references": digest(truth),
         "step": run.step,

@@ -1,7 +1,9 @@
 """A trained run, loaded and ready to describe images or sentences."""
 
 import dataclasses
-from collections.abc import Sequence
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -101,6 +103,11 @@ class Run:
         """The language that its captions are in, where it could speak others; else empty."""
         return self.task.language
 
+    @property
+    def changes(self) -> dict[str, Any]:
+        """What overrides changed; for an ensemble, in any of its runs. See `overridden`."""
+        return {name: value for one in self.members for name, value in one.overridden.items()}
+
     def speaking(self, language: str) -> "Run":
         """The same run in one of its languages.
 
@@ -114,8 +121,13 @@ class Run:
         return dataclasses.replace(self, task=task, model=model, parts=parts)
 
     def provenance(self) -> dict[str, Any]:
-        """What every figure of the run carries with it; see `runs.record.provenance`."""
-        return provenance(self.settings) | ({"model": self.origin} if self.origin else {})
+        """What every figure of the run carries with it; see `runs.record.provenance`.
+
+        `overridden` names the settings that were not the run's own, if there are any.
+        """
+        model = {"model": self.origin} if self.origin else {}
+        overridden = {"overridden": sorted(self.changes)} if self.changes else {}
+        return provenance(self.settings) | model | overridden
 
 
 def load_run(
@@ -162,6 +174,23 @@ def load_run(
         overridden=_overridden(saved, settings),
     )
     return run.speaking(task.languages[0]) if task.languages else run
+
+
+def mark_of(changes: Mapping[str, Any]) -> str:
+    """What names of results end in that other settings than the run's own led to.
+
+    So these leave the usual results as they are, and `compare` passes over them.
+
+    Args:
+      changes: by dotted name, see `Run.changes`; "-overridden=DIGEST" stands for them.
+
+    Returns:
+      The end of a name; empty if there are no changes.
+    """
+    if not changes:
+        return ""
+    values = json.dumps(dict(changes), sort_keys=True)
+    return f"-overridden={hashlib.sha256(values.encode()).hexdigest()[:8]}"
 
 
 def fresh_weights(run: Run) -> dict[str, Any]:

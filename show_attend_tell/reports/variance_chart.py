@@ -23,7 +23,7 @@ _LABELS = {
 _HEIGHT = 0.8  # of all bars of a group
 
 
-def write_variance(folder: Path, record: Mapping[str, Any]) -> Path:
+def write_variance(folder: Path, record: Mapping[str, Any], mark: str = "") -> Path:
     """Writes gradient_variance.json and a bar chart of it, gradient_variance.png.
 
     What was measured with initial weights goes to gradient_variance_fresh.json and .png.
@@ -32,11 +32,13 @@ def write_variance(folder: Path, record: Mapping[str, Any]) -> Path:
       folder: of the run.
       record: `rows` (see `evaluation.gradient_variance.table`), and how they were measured;
         `weights` is "fresh" for initial ones.
+      mark: what the names of the files end in, see `inference.run.mark_of`.
 
     Returns:
       The path of the chart.
     """
-    stem = "gradient_variance_fresh" if record.get("weights") == "fresh" else "gradient_variance"
+    fresh = "_fresh" if record.get("weights") == "fresh" else ""
+    stem = f"gradient_variance{fresh}{mark}"
     files.write_text(folder / f"{stem}.json", json.dumps(record, indent=2) + "\n")
     with files.replacing(folder / f"{stem}.png") as file:
         variance_chart(record["rows"]).savefig(file, format="png")

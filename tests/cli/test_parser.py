@@ -177,6 +177,13 @@ def test_gradient_variance_can_use_fresh_weights(workdir, monkeypatch):
     written = {path.name for path in Path(workdir).glob("gradient_variance*")}
     stems = ("gradient_variance", "gradient_variance_fresh")
     assert written == {f"{stem}.{kind}" for stem in stems for kind in ("json", "png")}
+    # Other settings than the run's own leave its figures as they are.
+    stored = {path: path.read_bytes() for path in Path(workdir).glob("gradient_variance*")}
+    other = "--config.hard.soft_probability=0.25"
+    assert main(["gradient-variance", "--workdir", workdir, *few, other]) == 0
+    assert all(path.read_bytes() == content for path, content in stored.items())
+    [path] = Path(workdir).glob("gradient_variance-overridden=*.json")
+    assert json.loads(path.read_text())["overridden"] == ["hard.soft_probability"]
 
 
 def test_attend_dumps_maps_pictures_and_statistics(workdir, tmp_path, capsys, trained):
@@ -195,6 +202,21 @@ def test_attend_dumps_maps_pictures_and_statistics(workdir, tmp_path, capsys, tr
     statistics = json.loads((out / "statistics.json").read_text())
     assert statistics["images"] == 8 and statistics["ids"] == ["scene 0", "scene 1"]
     assert statistics["objects"]["unmatched"] == 0
+
+
+def test_attend_with_other_settings_leaves_the_usual_maps(workdir, tmp_path, trained):
+    picture = tmp_path / "a.png"
+    picture.write_bytes(trained[1][0].image)
+    of_splits = ["--split", "val", "--num", "1"]
+    for what, usual in ((of_splits, "val"), ([str(picture)], "files")):
+        folder = Path(workdir) / "attention"
+        assert main(["attend", "--workdir", workdir, *what]) == 0
+        stored = {path: path.read_bytes() for path in (folder / usual).iterdir()}
+        assert main(["attend", "--workdir", workdir, *what, "--config.seed=7"]) == 0
+        assert all(path.read_bytes() == content for path, content in stored.items())
+        [path] = folder.glob(f"{usual}-overridden=*/statistics.json")
+        assert json.loads(path.read_text())["overridden"] == ["seed"]
+        assert "overridden" not in json.loads((folder / usual / "statistics.json").read_text())
 
 
 def test_caption_writes_a_picture_for_each_file(workdir, tmp_path, capsys, trained):
