@@ -92,13 +92,14 @@ class Neighbours:
     ) -> tuple[Int[Array, "B k"], Float[Array, "B k"]]:
         """The numbers of the `count` most similar training pictures, and their weights.
 
-        Those that count as the picture itself weigh nothing.
+        Those that count as the picture itself weigh nothing; if all do, so does each of them.
         """
         sought = _unit((seen - self.mean) / self.deviation)
         similarity = sought @ self.keys.astype(jnp.float32).T
         z = jnp.where(similarity > SAME, -jnp.inf, jax.nn.standardize(similarity))
         z, numbers = jax.lax.top_k(z, min(count, len(self.keys)))
-        return numbers, jax.nn.softmax(SHARPNESS * z)
+        # The softmax of nothing but -inf is NaN.
+        return numbers, jnp.where(jnp.isneginf(z), 0.0, jax.nn.softmax(SHARPNESS * z))
 
     def agreement(
         self, tokens: Int[Array, "B K T"], seen: Float[Array, "B D"], count: int
@@ -122,8 +123,12 @@ class Neighbours:
 
 
 def _unit(x):
-    """Vectors of unit length, of NumPy or JAX."""
-    return x / (jnp if isinstance(x, jax.Array) else np).linalg.norm(x, axis=-1, keepdims=True)
+    """Vectors of unit length, of NumPy or JAX; a vector of zeros stays.
+
+    Where there is only one training picture, it is the mean of all.
+    """
+    xp = jnp if isinstance(x, jax.Array) else np
+    return x / xp.maximum(xp.linalg.norm(x, axis=-1, keepdims=True), np.finfo(np.float32).tiny)
 
 
 def seen_in(model: Captioner, annotations: Annotations) -> Float[Array, "B D"]:

@@ -60,6 +60,14 @@ def test_a_picture_is_not_its_own_neighbour(near):
     np.testing.assert_allclose(weights.sum(axis=1), 1, rtol=1e-5)
 
 
+@pytest.mark.parametrize("copies", [1, 7])
+def test_a_split_of_one_picture_or_of_copies_of_it_can_be_asked(copies):
+    near = Neighbours.of(SEEN[[0] * copies], ROWS[:copies], idf_table(CAPTIONS[:copies]))
+    weights = near.nearest(jnp.asarray(SEEN), 7)[1]
+    assert np.isfinite(weights).all()
+    assert np.isfinite(near.agreement(jnp.asarray(ROWS[:2]), jnp.asarray(SEEN[:2]), 7)).all()
+
+
 def test_agreement_is_the_weighted_score_against_each_ones_captions(near):
     said = np.array(
         [[[5, 5, 6, 7, EOS], [8, 9, EOS, 0, 0]], [[4, 5, 9, 7, EOS], [9, EOS, 0, 0, 0]]]
