@@ -13,6 +13,19 @@ def one_line(text: str) -> str:
     return " ".join(unicodedata.normalize("NFC", text).split())
 
 
+def read_content(path: Path) -> bytes:
+    """The content of a text file, unpacked if it is called `.gz`.
+
+    Raises:
+      UserError: it cannot be read.
+    """
+    try:
+        content = path.read_bytes()
+        return gzip.decompress(content) if path.suffix == ".gz" else content
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(f"{path}: cannot be read ({error}); get the file again") from error
+
+
 def read_lines(path: Path, *, blank: bool = False) -> list[str]:
     """The sentences of a text file, one a line, see `one_line`.
 
@@ -24,13 +37,7 @@ def read_lines(path: Path, *, blank: bool = False) -> list[str]:
       UserError: it cannot be read, is not UTF-8, has an empty line that it must not have, or has no
         sentence; the message names the line.
     """
-    try:
-        content = path.read_bytes()
-        if path.suffix == ".gz":
-            content = gzip.decompress(content)
-    except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"{path}: cannot be read ({error}); get the file again") from error
-    lines = content.split(b"\n")
+    lines = read_content(path).split(b"\n")
     if lines[-1] == b"":
         lines.pop()
     sentences = []

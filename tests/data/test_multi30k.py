@@ -54,6 +54,26 @@ def test_pairs_match_line_by_line_in_either_direction(tmp_path, files):
     assert back.fingerprint != read(tmp_path, files, "test").fingerprint
 
 
+def test_other_files_make_a_data_set_beside_the_built_one(tmp_path, files):
+    first = list(read(tmp_path, files, "val"))
+    (files / "val.en").rename(tmp_path / "val.en")
+    assert list(read(tmp_path, files, "val")) == first  # incomplete files change nothing
+    (files / "val.en").write_text("Two.")
+    assert [pair.source for pair in read(tmp_path, files, "val")] == ["Two."]
+    assert list(read(tmp_path, None, "val")) == first
+    (files / "val.en").unlink()
+    (files / "val.en.gz").write_bytes(gzip.compress((tmp_path / "val.en").read_bytes()))
+    assert list(read(tmp_path, files, "val")) == first
+
+
+def test_a_data_set_of_which_the_files_are_not_known_is_taken(tmp_path, files):
+    first = list(read(tmp_path, files, "val"))
+    for path in tmp_path.rglob("metadata.json"):  # version 0.2 wrote none
+        path.unlink()
+    (files / "val.en").write_text("Two.")
+    assert list(read(tmp_path, files, "val")) == first
+
+
 @pytest.mark.parametrize(
     "name, content, message",
     [

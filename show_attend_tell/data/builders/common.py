@@ -1,5 +1,6 @@
 """What builders share: record features and their readers, files of a download, unusable images."""
 
+import hashlib
 import logging
 import zipfile
 import zlib
@@ -16,7 +17,7 @@ from show_attend_tell.data.origin import Origin
 from show_attend_tell.data.phrase_index import Annotations
 from show_attend_tell.data.picture_names import Match
 from show_attend_tell.data.ptb_tokenizer import has_word
-from show_attend_tell.data.records import Record
+from show_attend_tell.data.records import Record, damage_reported
 from show_attend_tell.data.terms import OWN, Terms
 from show_attend_tell.errors import UserError
 from show_attend_tell.files import stands_in, start_of
@@ -171,6 +172,30 @@ class ManualBuilder(Builder, skip_registration=True):
 
     REMEDY: str  # what to set, and to which folder
 
+    @classmethod
+    def for_files(cls, origin: Origin, **kwargs) -> Builder:
+        """The builder for the form in which a user has the data set.
+
+        A data set that needs its files only once is not named after them. If other ones are in the
+        folder, theirs is: it stands beside the first. Which files made the first is not known of
+        one that version 0.2 built.
+        """
+        builder = cast(ManualBuilder, super().for_files(origin, **kwargs))
+        content = builder.content()
+        if content:
+            with damage_reported(Path(builder.data_path)):
+                built_from = (builder.info.metadata or {}).get("content")
+            if built_from not in (None, "", content):
+                return cls(manual_dir=origin.manual_dir, other=content, **kwargs)
+        return builder
+
+    def content(self) -> str:
+        """Tells files of a download from others; found in a moment.
+
+        "" where the builder names data sets after their files, or some files are not there.
+        """
+        return ""
+
     def _folder(self) -> Path:
         """The folder to build from.
 
@@ -317,6 +342,14 @@ def refuse(reason: str) -> Callable[[], bytes]:
         raise UserError(reason)
 
     return read
+
+
+def digest_of(contents: Iterable[bytes]) -> str:
+    """16 hexadecimal digits that tell the contents of some files from others."""
+    digest = hashlib.sha256()
+    for content in contents:
+        digest.update(hashlib.sha256(content).digest())
+    return digest.hexdigest()[:16]
 
 
 def find_files(

@@ -2,7 +2,7 @@
 
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import tensorflow_datasets as tfds
@@ -11,6 +11,7 @@ from show_attend_tell.data.builders.common import (
     DAMAGE,
     Builder,
     ImagesBuilder,
+    digest_of,
     features,
     find_files,
     refuse,
@@ -64,7 +65,8 @@ class Flickr8k(ImagesBuilder):
             --config.data.manual_dir=FOLDER
 
     Load: `load_images("flickr8k", "train", data_dir=Path(...), manual_dir=Path(...))`; only the
-    first call needs manual_dir.
+    first call needs manual_dir. Captions or lists that differ from those of the first call make a
+    data set beside it, and each call needs them.
 
     Kaggle's form of it, `captions.txt` and `Images/`, is taken as well (`builders/kaggle.py`),
     with the splits of Karpathy and Li where `dataset_flickr8k.json` is beside it.
@@ -102,6 +104,15 @@ class Flickr8k(ImagesBuilder):
         RESEARCH,
     )
 
+    def __init__(self, *, other: str = "", config: tfds.core.BuilderConfig | None = None, **kwargs):
+        """Takes the content of files that differ from those of the data set built first.
+
+        Unpickling gives `config` in its place.
+        """
+        if other:
+            config = tfds.core.BuilderConfig(name=f"files-{other}", description="Of other files.")
+        super().__init__(config=config, **kwargs)
+
     @classmethod
     def for_files(cls, origin: Origin, **kwargs) -> Builder:
         folder = origin.manual_dir
@@ -112,6 +123,13 @@ class Flickr8k(ImagesBuilder):
                 return KaggleFlickr8k.for_files(origin, **kwargs)
         return super().for_files(origin, **kwargs)
 
+    def content(self) -> str:
+        try:
+            _, texts = _find_texts(self._folder())
+            return digest_of(texts[file]() for file in (CAPTIONS, *SPLITS.values()))
+        except (UserError, KeyError, *DAMAGE):
+            return ""
+
     def annotations(self) -> Annotations | None:
         return find_entities(self._manual_dir)
 
@@ -121,7 +139,9 @@ class Flickr8k(ImagesBuilder):
             description="8,000 photographs with five captions each.",
             features=features("jpeg"),
             homepage="https://hockenmaier.cs.illinois.edu/8k-pictures.html",
-            metadata=tfds.core.MetadataDict(captions_without_image=0, unusable_images={}),
+            metadata=tfds.core.MetadataDict(
+                captions_without_image=0, unusable_images={}, content=""
+            ),
         )
 
     def _split_generators(self, dl_manager) -> dict[str, Iterator[tuple[str, Record]]]:
@@ -143,6 +163,7 @@ class Flickr8k(ImagesBuilder):
         if missing:
             _log.warning("flickr8k: %d captions name an image that is not there; skipped", missing)
         self._metadata["captions_without_image"] = missing
+        self._metadata["content"] = self.content()
         return {s: self._generate_examples(source, captions, s, names[s]) for s in SPLITS}
 
     def _generate_examples(
@@ -199,13 +220,16 @@ def read_captions(text: str, name: str) -> dict[str, list[str]]:
     return captions
 
 
+def _find_texts(folder: Path) -> tuple[Path, dict[str, Callable[[], bytes]]]:
+    """Where the captions and the lists are, and by name the functions that read them."""
+    return find_files(folder, TEXT_FOLDERS, CAPTIONS, "*.txt", TEXT_ZIP, REMEDY)
+
+
 class _Source:
     """The two halves of the original download, zips or extracted folders; extracts nothing."""
 
     def __init__(self, folder: Path):
-        self.text_place, self._text = find_files(
-            folder, TEXT_FOLDERS, CAPTIONS, "*.txt", TEXT_ZIP, REMEDY
-        )
+        self.text_place, self._text = _find_texts(folder)
         self.images_place, self.images = find_files(
             folder, IMAGE_FOLDERS, "*.jpg", "*.jpg", IMAGES_ZIP, REMEDY
         )

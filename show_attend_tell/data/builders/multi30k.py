@@ -5,12 +5,17 @@ from pathlib import Path
 
 import tensorflow_datasets as tfds
 
-from show_attend_tell.data.builders.common import ManualBuilder, pair_features, read_pair
+from show_attend_tell.data.builders.common import (
+    ManualBuilder,
+    digest_of,
+    pair_features,
+    read_pair,
+)
 from show_attend_tell.data.examples import Pair
 from show_attend_tell.data.multi30k_files import REMEDY, SPLITS, find_text
 from show_attend_tell.data.records import Record
 from show_attend_tell.data.terms import RESEARCH, Terms
-from show_attend_tell.data.text_files import read_lines
+from show_attend_tell.data.text_files import read_content, read_lines
 from show_attend_tell.errors import UserError
 
 
@@ -30,7 +35,8 @@ class Multi30k(ManualBuilder):
             --config.data.manual_dir=FOLDER
 
     Load: `load_pairs("multi30k", "train", languages=("en", "de"), data_dir=Path(...),
-    manual_dir=Path(...))`; only the first call needs manual_dir.
+    manual_dir=Path(...))`; only the first call needs manual_dir. Files that differ from those of
+    the first call make a data set beside it, and each call needs them.
 
     Version 1.0.0.
 
@@ -52,9 +58,12 @@ class Multi30k(ManualBuilder):
         *,
         languages: tuple[str, str] | None,
         manual_dir: Path | None = None,
+        other: str = "",
         **kwargs,
     ):
         """Takes the languages (source, target), such as ("en", "de"), and the folder of the files.
+
+        `other` is the content of files that differ from those of the data set built first.
 
         Raises:
           UserError: a language is not named.
@@ -65,7 +74,7 @@ class Multi30k(ManualBuilder):
                 "'en' and 'de'"
             )
         self._languages = languages
-        name = "-".join(languages)
+        name = "-".join([*languages, other] if other else languages)
         config = tfds.core.BuilderConfig(name=name, description=f"Sentence pairs {name}.")
         super().__init__(manual_dir=manual_dir, config=config, **kwargs)
 
@@ -75,15 +84,25 @@ class Multi30k(ManualBuilder):
             description="Descriptions of photographs and their translations.",
             features=pair_features(),
             homepage="https://github.com/multi30k/dataset",
+            metadata=tfds.core.MetadataDict(content=""),
         )
 
     def reader(self) -> Callable[[Record], Pair]:
         return read_pair
 
+    def content(self) -> str:
+        try:
+            stems = ((stem, language) for stem in SPLITS.values() for language in self._languages)
+            paths = [find_text(self._folder(), *stem) for stem in stems]
+            return digest_of(map(read_content, paths))
+        except UserError:
+            return ""
+
     def _split_generators(self, dl_manager) -> dict[str, Iterator[tuple[str, Record]]]:
         folder = self._folder()
         # Everything is read before anything is written: a bad file leaves no half-built data set.
         pairs = {split: self._read(folder, stem) for split, stem in SPLITS.items()}
+        self._metadata["content"] = self.content()
         return {split: self._generate_examples(split, pairs[split]) for split in SPLITS}
 
     def _read(self, folder: Path, stem: str) -> list[tuple[str, str]]:
