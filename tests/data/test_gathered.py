@@ -317,6 +317,18 @@ def test_a_column_says_the_split(tmp_path: Path):
     assert [len(part) for part in found.values()] == [3, 2, 1] and found["val"].drawn == ""
 
 
+def test_a_column_says_the_split_by_class_labels(tmp_path: Path):
+    datasets = pytest.importorskip("datasets", reason="the library datasets is not installed")
+    label = datasets.ClassLabel(names=["test", "train", "dev"])
+    kinds = {"image": datasets.Image(), "text": datasets.Value("string"), "split": label}
+    rows = [row for n in range(6) for row in rows_of(range(n, n + 1), split=(1, 1, 1, 2, 2, 0)[n])]
+    table = datasets.Dataset.from_list(rows, features=datasets.Features(kinds))
+    (tmp_path / "raw").mkdir()
+    table.to_parquet(tmp_path / "raw" / "all.parquet")
+    found = splits_of("hub", None, tmp_path, repo=str(tmp_path / "raw"))
+    assert [len(part) for part in found.values()] == [3, 2, 1] and found["val"].drawn == ""
+
+
 def test_a_split_that_a_row_lacks_is_named(tmp_path: Path):
     pytest.importorskip("datasets", reason="the library datasets is not installed")
     folder = tmp_path / "raw"

@@ -43,7 +43,7 @@ class Hub(Gathered):
     Columns are found by their usual names (`image`; `caption`, `captions`, `text`, `caption_0`
     ...), or named by `data.image_column` and `data.caption_column`. Rows of the same picture in one
     split become one image with several captions. Splits are those of the data set, or of its column
-    `split`; what is missing is drawn by a hash of the pictures.
+    `split`, text or class labels; what is missing is drawn by a hash of the pictures.
 
     Rows are streamed once, through a temporary file in the folder of data sets. A data set that is
     built needs the hub no more.
@@ -109,7 +109,7 @@ class Hub(Gathered):
                 columns = columns or self._columns(row)
                 yield split, _chosen(row, columns)
 
-    def _opened(self) -> list[tuple[str | None, Iterator[Any]]]:
+    def _opened(self) -> list[tuple[str | None, Any]]:
         """The rows of each split, streamed."""
         try:
             import datasets
@@ -209,7 +209,7 @@ def _split(name: str, repo: str) -> str:
     return SPLITS[name.lower()]
 
 
-def _named(opened: Mapping[str, Any], repo: str) -> list[tuple[str | None, Iterator[Any]]]:
+def _named(opened: Mapping[str, Any], repo: str) -> list[tuple[str | None, Any]]:
     """The rows of the splits with known names; if there is none, all rows, without a split."""
     others = [name for name in opened if name not in SPLITS]
     if len(others) == len(opened):
@@ -244,19 +244,25 @@ def _load(datasets: Any, repo: str, options: dict[str, Any]) -> dict[str, Any]:
     datasets.disable_progress_bars()
     try:
         opened = datasets.load_dataset(**options, streaming=True)
-        return {str(split): iter(rows.decode(False)) for split, rows in opened.items()}
+        return {str(split): rows.decode(False) for split, rows in opened.items()}
     except Exception as error:  # the hub's client: no such data set, server, network, damaged files
         raise _unreadable(repo, error) from error
 
 
-def _pulled(rows: Iterator[Any], repo: str) -> Iterator[Mapping[str, Any]]:
+def _pulled(rows: Any, repo: str) -> Iterator[Mapping[str, Any]]:
+    """The rows of a `datasets.IterableDataset`; a class label in the column `split` by its name."""
+    labels = dict(enumerate(getattr((rows.features or {}).get("split"), "names", ())))
+    coming = iter(rows)
     while True:
         try:
-            row = next(rows, None)
+            row = next(coming, None)
         except Exception as error:  # the same, while rows arrive
             raise _unreadable(repo, error) from error
         if row is None:
             return
+        if labels:
+            # The library has -1, or None, for a label that is not known.
+            row = {**row, "split": labels.get(row.get("split"))}
         yield row
 
 
