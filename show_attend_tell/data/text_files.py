@@ -13,6 +13,11 @@ def one_line(text: str) -> str:
     return " ".join(unicodedata.normalize("NFC", text).split())
 
 
+def names_in(text: str) -> list[str]:
+    """The names of files in a list, one a line, each once; a name may have spaces."""
+    return list(dict.fromkeys(filter(None, map(str.strip, text.splitlines()))))
+
+
 def read_content(path: Path) -> bytes:
     """The content of a text file, unpacked if it is called `.gz`.
 

@@ -69,6 +69,16 @@ def test_flickr8k_of_kaggle(tmp_path: Path, logged: Callable[[], str]):
     assert load("flickr8k", folder, tmp_path, "test").ids == [NAMES[9]]
 
 
+def test_names_in_lists_may_have_spaces(tmp_path: Path):
+    folder = kaggle8k(tmp_path / "raw")
+    (folder / "Images" / NAMES[0]).rename(folder / "Images" / "a dog.jpg")
+    table = folder / "captions.txt"
+    table.write_text(table.read_text().replace(NAMES[0], "a dog.jpg"))
+    (folder / "train.txt").write_text(f"a dog.jpg\r\n\n {NAMES[1]} \n")
+    (folder / "val.txt").write_text(NAMES[2])
+    assert sorted(load("flickr8k", folder, tmp_path).ids) == [NAMES[1], "a dog.jpg"]
+
+
 def test_inspect_says_how_splits_were_drawn(tmp_path: Path):
     folder = kaggle8k(tmp_path / "raw")
     places = {"data.dir": str(tmp_path / "cache"), "data.manual_dir": str(folder)}

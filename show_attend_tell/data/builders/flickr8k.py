@@ -23,6 +23,7 @@ from show_attend_tell.data.origin import Origin
 from show_attend_tell.data.phrase_index import Annotations
 from show_attend_tell.data.records import Record
 from show_attend_tell.data.terms import RESEARCH, Terms
+from show_attend_tell.data.text_files import names_in
 from show_attend_tell.errors import UserError
 
 IMAGES_ZIP, TEXT_ZIP = "Flickr8k_Dataset.zip", "Flickr8k_text.zip"
@@ -147,8 +148,7 @@ class Flickr8k(ImagesBuilder):
     def _split_generators(self, dl_manager) -> dict[str, Iterator[tuple[str, Record]]]:
         source = _Source(self._folder())
         captions = read_captions(source.text(CAPTIONS), source.describe(CAPTIONS))
-        lists = {split: source.text(file).split() for split, file in SPLITS.items()}
-        names = {split: list(dict.fromkeys(listed)) for split, listed in lists.items()}
+        names = {split: names_in(source.text(file)) for split, file in SPLITS.items()}
         for split, file in SPLITS.items():
             if not names[split]:
                 raise UserError(f"{source.describe(file)}: names no image; get {TEXT_ZIP} again")

@@ -16,6 +16,7 @@ from show_attend_tell.data.entities import find_entities
 from show_attend_tell.data.origin import Origin
 from show_attend_tell.data.phrase_index import Annotations
 from show_attend_tell.data.picture_names import PictureNames
+from show_attend_tell.data.text_files import names_in
 from show_attend_tell.errors import UserError
 
 TABLES = ("captions.txt", "results.csv", "captions.csv", "results_20130124.token")
@@ -196,7 +197,7 @@ def _splits(
     full = {Path(image).stem: image for image in captions}
     splits: dict[str, str] = {}
     for split, read in lists.items():
-        for name in _text(read, f"{where}: list of {split}").split():
+        for name in names_in(_text(read, f"{where}: list of {split}")):
             image = name if name in captions else full.get(Path(name).stem, name)
             if image in captions:
                 splits[image] = split
