@@ -35,7 +35,8 @@ PLACES = (*_FOLDERS_OF_DATA, "data.download", "encoder.weights", "picture.weight
 # What other runs made, with the value that names none. It changes results; what identifies it is
 # in the run's record.
 ORIGINS = {"train.init_from": "", "data.further_dir": "", "loss.teachers": ()}
-PATHS = (*_FOLDERS_OF_DATA, "encoder.weights", "picture.weights", *ORIGINS)
+# Where `~` means the home folder. A repository may also be a folder.
+PATHS = (*_FOLDERS_OF_DATA, "data.repo", "encoder.weights", "picture.weights", *ORIGINS)
 
 
 def load_experiment(reference: str, overrides: Sequence[str] = ()) -> Settings:

@@ -131,7 +131,10 @@ def test_a_home_folder_is_meant_by_a_tilde(file, monkeypatch, tmp_path):
     of_data = ("data.dir", "data.manual_dir", "data.captions_dir")
     names = (*of_data, "encoder.weights", "train.init_from")
     of_pictures = ("data.pictures_dir", "picture.weights")
-    assert {*names, *of_pictures, "data.further_dir", "loss.teachers"} == {*config.PATHS}
+    others = {"data.repo", "data.further_dir", "loss.teachers"}
+    assert {*names, *of_pictures, *others} == {*config.PATHS}
+    repo = ["--config.data.name=hub", "--config.data.repo=~/x"]
+    assert config.load_experiment(file, repo).data.repo == str(tmp_path / "x")
     pairs = config.load_experiment("multi30k:joint", ["--config.data.further_dir=~/x"])
     assert pairs.data.further_dir == str(tmp_path / "x")
     given = [f"--config.{name}=~/x" for name in of_pictures]
