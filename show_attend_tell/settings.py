@@ -52,6 +52,15 @@ class Data(Group):
         """The languages that a model chooses between; empty if there is no choice."""
         return ()
 
+    def check_effect(self) -> None:
+        """Rejects settings that change nothing, or what nobody can want.
+
+        Earlier versions took them, so runs that have begun may still have them.
+
+        Raises:
+          UserError: the message names the setting.
+        """
+
 
 @dataclass(frozen=True)
 class ImageData(Data):
@@ -145,6 +154,24 @@ class ImageData(Data):
                 f"set it to False (known: {', '.join(MIRRORED)})"
             )
 
+    def check_effect(self) -> None:
+        if self.download and self.name != "coco":
+            raise UserError(
+                f"config.data.download fetches files of coco, but config.data.name is "
+                f"{self.name!r}: leave it at False"
+            )
+        if self.repo and self.manual_dir:
+            raise UserError(
+                "config.data.manual_dir is not read where config.data.repo names the data: leave "
+                "one of them empty"
+            )
+        # A vocabulary's other limits are not checked: experiments set them for words.
+        if self.subwords != ImageData.subwords and self.vocabulary != "subwords":
+            raise UserError(
+                f"config.data.subwords needs config.data.vocabulary='subwords', but that is "
+                f"{self.vocabulary!r}: leave it at {ImageData.subwords}"
+            )
+
     @property
     def spoken(self) -> tuple[str, ...]:
         return self.languages if len(self.languages) > 1 else ()
@@ -181,6 +208,13 @@ class SentenceData(Data):
         "back-translations; the vocabulary does not count them",
         later=True,
     )
+
+    def check_effect(self) -> None:
+        if self.source and self.source == self.target:
+            raise UserError(
+                f"config.data.source and .target are both {self.source!r}: name the language to "
+                "translate into in config.data.target"
+            )
 
 
 @dataclass(frozen=True)

@@ -107,6 +107,37 @@ def test_words_depend_on_the_drawn_place(order, reads, refused):
         config.from_dict(stated)
 
 
+@pytest.mark.parametrize(
+    ("experiment", "changes", "message"),
+    [
+        ("flickr8k", {"download": True}, "download fetches files of coco, .* 'flickr8k': leave it"),
+        ("flickr8k", {"subwords": 99}, "subwords needs .*'subwords', but that is 'ptb'.* at 5000"),
+        ("multi30k", {"target": "en"}, "source and .target are both 'en': name the language"),
+        (
+            "flickr8k",
+            {"name": "hub", "repo": "OWNER/NAME", "manual_dir": "x"},
+            "manual_dir is not read where config.data.repo names the data: leave one of them empty",
+        ),
+    ],
+)
+def test_what_would_change_nothing_is_rejected(experiment, changes, message):
+    changed = {f"data.{name}": value for name, value in changes.items()}
+    settings = config.replaced(config.load_experiment(experiment), changed)
+    with pytest.raises(UserError, match=message) as caught:
+        settings.data.check_effect()
+    assert "\n" not in str(caught.value)
+
+
+def test_what_changes_something_is_accepted():
+    for name, changes in {
+        "coco": {"data.download": True},
+        "flickr8k": {"data.vocabulary": "subwords", "data.subwords": 99},
+        "multi30k:joint": {},
+        "reversal": {},
+    }.items():
+        config.replaced(config.load_experiment(name), changes).data.check_effect()
+
+
 def test_settings_of_hard_attention_are_of_no_concern_to_soft_attention():
     stated = {"data": {"name": "shapes"}, "hard": {"baseline": "leave_one_out"}}
     assert config.from_dict(stated).hard.samples == 1

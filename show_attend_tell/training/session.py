@@ -372,6 +372,8 @@ def _check(settings: Settings, task: Task, folder: RunFolder) -> None:
         )
     if settings.train.init_from and not folder.begun:  # no longer needed once begun
         warm_start.check_init_from(settings)
-    if not folder.begun:  # again when they are loaded, with the checksums that are known by then
+    if not folder.begun:
+        settings.data.check_effect()
+        # Again when they are loaded, with the checksums that are known by then.
         teachers.check(settings, task)
     devices.check_batch(settings.train.batch_size, "config.train.batch_size")

@@ -160,6 +160,7 @@ def test_a_workdir_of_another_config_is_rejected_and_kept(trained):
         ({"train.init_from": "nowhere"}, "nowhere: this folder has no best weights of a trained"),
         ({"train.init_share": 0.5}, "init_share is 0.5: .*without config.train.init_from"),
         ({"reward.samples": 2}, "name a trained run in config.train.init_from"),
+        ({"data.download": True}, "config.data.download fetches files of coco"),
     ],
 )
 def test_what_cannot_be_trained_is_rejected_before_any_work(tmp_path, changes, message):
@@ -394,7 +395,8 @@ def test_a_run_does_not_resume_on_other_data(tmp_path, monkeypatch):
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
         during(patch, 1, terminate)
         train(settings, tmp_path / "run")
-    moved, found = config.replaced(settings, {"data.manual_dir": "else"}), scenes.fingerprint
+    found, places = scenes.fingerprint, {"data.manual_dir": "else", "data.download": True}
+    moved = config.replaced(settings, places)  # a download that only a new run may not have
     scenes.fingerprint = found | {"seed": 1}
     with pytest.raises(UserError, match="the data set has changed since the run began"):
         train(moved, tmp_path / "run")
@@ -408,12 +410,10 @@ def test_a_run_does_not_resume_on_other_data(tmp_path, monkeypatch):
 
 def test_a_fine_tuned_run_resumes_bit_for_bit(tmp_path, monkeypatch, on_frozen, fine_tuned):
     settings = tuned(tmp_path / "data", on_frozen)
-    with pytest.MonkeyPatch.context() as patch:
-        tiny.use_scenes(patch)
-        during(patch, 1, terminate)
-        with pytest.raises(KeyboardInterrupt):
-            train(settings, tmp_path / "run")
     tiny.use_scenes(monkeypatch)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        during(patch, 1, terminate)
+        train(settings, tmp_path / "run")
     train(settings, tmp_path / "run")
     whole, parts = (final_state(folder)[1] for folder in (fine_tuned, tmp_path / "run"))
     jax.tree.map(np.testing.assert_array_equal, whole, parts)
