@@ -38,6 +38,7 @@ from show_attend_tell.data.phrases import (
     Described,
     Description,
     Phrase,
+    comparable,
     count,
     usable,
 )
@@ -196,7 +197,8 @@ def _descriptions(
         equal = by_words.get(_compared(description.text), [])
         if equal:  # sentences of the same words each take another caption, as long as there are any
             caption = equal.pop(0) if len(equal) > 1 else equal[0]
-            description = dataclasses.replace(description, caption=caption)
+            text = _written_as(captions[caption], description.text)
+            description = dataclasses.replace(description, text=text, caption=caption)
         else:
             count(counts, "sentences that equal no caption", where)
         yield description
@@ -261,8 +263,21 @@ def read_sentence(sentence: str, boxes: Mapping[str, tuple[Sides, ...]]) -> Desc
 
 
 def _compared(text: str) -> str:
-    """What is compared of a text: its words, without case and final full stop."""
-    return " ".join(text.lower().split()).removesuffix(".").rstrip()
+    """What is compared of a text: its words, see `comparable`, without the final full stop."""
+    return " ".join(comparable(text).split()).removesuffix(".").rstrip()
+
+
+def _written_as(caption: str, text: str) -> str:
+    """The equal sentence, with letters and quotation marks as its caption has them.
+
+    Otherwise its words could have other tokens than the caption's.
+    """
+    words = text.split(" ")
+    # Only one of the two may have a final full stop.
+    for i, (word, own) in enumerate(zip(text.split(" "), caption.split(), strict=False)):
+        if word.lower() != own.lower() and comparable(word) == comparable(own):
+            words[i] = own
+    return " ".join(words)
 
 
 def _parse(xml: bytes) -> ElementTree.Element:

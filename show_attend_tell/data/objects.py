@@ -20,6 +20,7 @@ from show_attend_tell.data.phrases import (
     Description,
     Phrase,
     bare,
+    comparable,
     count,
     usable,
 )
@@ -156,5 +157,5 @@ def _places(words: str, caption: str) -> list[tuple[int, int]]:
 
 
 def _compared(text: str) -> list[str]:
-    """The words of a text without case and the punctuation around them."""
-    return [bare(word) for word in text.lower().split()]
+    """The words of a text as they are compared, without the punctuation around them."""
+    return [bare(word) for word in comparable(text).split()]

@@ -19,7 +19,10 @@ from show_attend_tell.data.phrases import Counted, Described, Description, Phras
 from show_attend_tell.data.records import Builder, Records
 from show_attend_tell.files import parse_json
 
-FORMAT = 1  # of the lines; changes with them, and with what the readers of annotations make
+FORMAT = 2  # of the lines; changes with them, and with what the readers of annotations make
+# Earlier formats will do where the annotations are gone. Format 1 matched neither curly quotation
+# marks with straight ones, nor an accent of its own with an accented letter.
+READABLE = (1, FORMAT)
 
 # Name, size in bytes and time of change of each file.
 Stamp = list[tuple[str, int, int]]
@@ -120,9 +123,9 @@ def _kept_origin(path: Path, records: Shards) -> object:
         annotations = of["annotations"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    if of.get("format") != FORMAT or kept != [(name, size) for name, size, _ in records]:
+    if of.get("format") not in READABLE or kept != [(name, size) for name, size, _ in records]:
         return None
-    return {"format": FORMAT, "records": of["records"], "annotations": annotations}
+    return {"format": of["format"], "records": of["records"], "annotations": annotations}
 
 
 def _lines(described: Described) -> bytes:

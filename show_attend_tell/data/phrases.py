@@ -1,6 +1,7 @@
 """Phrases of an image's captions, and the boxes of what they name."""
 
 import string
+import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -10,6 +11,8 @@ from show_attend_tell.data.copies import Crop, Sides, mirror_sides, mirror_text
 SHOWN = 3  # names kept of what was counted for one reason
 NO_AREA, CUT = "boxes of no area in the picture", "boxes cut at the edge of the picture"
 _PICTURE = Crop(0.0, 0.0, 1.0, 1.0)
+_SINGLE, _DOUBLE = "‘’‚‛", "“”„‟«»"  # quotation marks
+_STRAIGHT = str.maketrans(dict.fromkeys(_SINGLE, "'") | dict.fromkeys(_DOUBLE, '"'))
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,4 +166,12 @@ def usable(sides: Sides, name: str, counts: Counts) -> tuple[Sides, ...]:
 
 def bare(word: str) -> str:
     """A word without the punctuation around it, unless it is nothing else."""
-    return word.strip(string.punctuation) or word
+    return word.strip(string.punctuation + _SINGLE + _DOUBLE) or word
+
+
+def comparable(text: str) -> str:
+    """A text as it is compared with others, however each was typed.
+
+    In lower case, with straight quotation marks, and each letter with its marks one character.
+    """
+    return unicodedata.normalize("NFC", text.lower()).translate(_STRAIGHT)

@@ -14,6 +14,7 @@ from show_attend_tell.data.examples import ImageSource
 from show_attend_tell.data.load import load_images
 from show_attend_tell.data.phrase_index import Images
 from show_attend_tell.data.phrases import Counted, Description, Phrase
+from show_attend_tell.data.ptb_tokenizer import tokenize
 from show_attend_tell.errors import UserError
 
 # Of a picture of 30 x 20 pixels; boxes count pixels from 1 and include the last.
@@ -145,6 +146,17 @@ def test_sentences_are_compared_with_captions_by_their_words(download: Path):
     assert load(download).phrase_counts()["sentences that equal no caption"] == Counted(
         2, ("1_aa.jpg, sentence 5", "1_aa.jpg, sentence 7")
     )
+
+
+def test_sentences_equal_captions_that_are_typed_in_another_way(download: Path):
+    path = download / "Flickr8k.token.txt"
+    caption = "A man’s hat in “Cafe\u0301”"
+    lines = [line for line in path.read_text().splitlines() if not line.startswith("1_aa.jpg#")]
+    path.write_text("\n".join([*lines, f"1_aa.jpg#0\t{caption}"]))
+    say(download, '[/EN#8/clothing a man\'s hat] in [/EN#9/other "Café"] .')
+    (found,) = described(download, "1_aa.jpg")
+    assert (found.caption, found.text) == (0, "a man’s hat in “Cafe\u0301” .")
+    assert found.last_token(found.phrases[1], tokenize) == len(tokenize(caption)) - 1
 
 
 @pytest.mark.parametrize(

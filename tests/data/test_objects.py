@@ -65,6 +65,17 @@ def test_boxes_belong_to_words_of_captions(tmp_path: Path):
     assert all(example.boxes == () for example in load(folder))  # the records are as before
 
 
+def test_words_are_found_however_they_are_typed(tmp_path: Path):
+    folder = tmp_path / "own"
+    words = ["the “red” bench", "café", "a man’s hat"]
+    captions = ["“The 'red' bench” near a cafe\u0301", "A man's hat"]
+    write(folder, {"captions": captions, "objects": {"bbox": [[0, 0, 9, 9]] * 3, "words": words}})
+    first, second = described(folder)["a.jpg"]
+    assert [(p.first, p.last) for p in first.phrases] == [(0, 2), (5, 5)]
+    assert [(p.first, p.last) for p in second.phrases] == [(0, 2)]
+    assert load(folder).phrase_counts() == {}
+
+
 def test_without_words_the_category_is_what_captions_say(tmp_path: Path):
     folder = tmp_path / "own"
     box = [0, 0, 20, 20]

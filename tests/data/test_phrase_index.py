@@ -144,7 +144,7 @@ def test_a_damaged_file_is_made_again_or_reported(download: Path, damage, logged
         "empty": b"",
         "cut": written[:-30],
         "changed": written.replace(b"toys", b"boys"),  # its hash is in the first line
-        "format": written.replace(b'{"of": {"format": 1', b'{"of": {"format": 0'),
+        "format": written.replace(b'{"of": {"format": 2', b'{"of": {"format": 0'),
     }[damage]
     kept(download).write_bytes(bad)
     logged()
@@ -152,6 +152,16 @@ def test_a_damaged_file_is_made_again_or_reported(download: Path, damage, logged
     assert "phrases-val.jsonl: unusable; with its annotations in config.data.manual" in logged()
     assert load(download).descriptions() == found
     assert kept(download).read_bytes() == written and logged() == ""
+
+
+def test_a_file_of_the_first_format_suffices_where_annotations_are_gone(download: Path, logged):
+    found = load(download).descriptions()
+    written = kept(download).read_bytes()
+    kept(download).write_bytes(written.replace(b'{"of": {"format": 2', b'{"of": {"format": 1'))
+    logged()
+    assert load(download, there=False).descriptions() == found and logged() == ""
+    assert load(download).descriptions() == found
+    assert kept(download).read_bytes() == written
 
 
 @pytest.mark.parametrize("name", ["replacing", "locked"])
