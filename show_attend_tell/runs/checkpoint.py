@@ -54,10 +54,11 @@ class Checkpoints:
         return sorted(self._manager.all_steps())
 
     def save(self, step: int, arrays: Any, record: dict[str, Any]) -> None:
-        """Starts to write `arrays` and the JSON-able `record`; never overwrites a saved step.
+        """Starts to write `arrays` and the JSON-able `record`.
 
-        Damaged checkpoints that `restore` has passed over go, and those of later steps, which
-        training has not reached again: Orbax saves no step before its last.
+        Damaged checkpoints that `restore` has passed over go, and those of this step or later ones:
+        training that begins again has not reached them. Orbax saves no step but after its last,
+        and does not say so.
 
         Raises:
           UserError: it cannot be written (for example, the disk is full).
@@ -65,7 +66,7 @@ class Checkpoints:
         args = self._args.Composite(
             arrays=self._args.StandardSave(arrays), record=self._args.JsonSave(record)
         )
-        superseded = {*self._damaged, *(saved for saved in self.steps() if saved > step)}
+        superseded = {*self._damaged, *(saved for saved in self.steps() if saved >= step)}
         self._damaged.clear()
         try:
             for saved in sorted(superseded):

@@ -26,6 +26,9 @@ from show_attend_tell.training.display import Display
 from show_attend_tell.training.step import Step, TrainState, eval_params
 from show_attend_tell.training.validation import Validation, worded
 
+# Steps after which processes ask each other at the latest whether one was told to stop.
+ASKED_EVERY = 50
+
 
 @dataclass
 class Progression:
@@ -126,7 +129,7 @@ class Loop:
         Raises:
           UserError: `max_skipped` consecutive steps were not finite, or nothing can be written.
         """
-        stop = _Stop(self.settings.log_every)
+        stop = _Stop(min(self.settings.log_every, ASKED_EVERY))
         # Pending writes finish first, even if a step fails.
         display = Display(self.console, self.total_steps, first_step)
         with closing(self.checkpoints), closing(self.best), display, stop:

@@ -5,12 +5,13 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Int
 
-from show_attend_tell.data.batches import BatchPlan
+from show_attend_tell.data.batches import BatchPlan, closed
 from show_attend_tell.data.examples import ExampleSource
 from show_attend_tell.data.in_languages import InLanguages
 from show_attend_tell.data.vocabulary import AnyVocabulary, encode_captions
 from show_attend_tell.objectives.rewards import IdfTable, idf_table
 from show_attend_tell.settings import Settings
+from show_attend_tell.tokens import EOS
 from show_attend_tell.training.phrase_maps import Supervision
 
 
@@ -31,15 +32,20 @@ def languages_of(examples: ExampleSource) -> list[tuple[int, ...]] | None:
 
 
 def document_frequencies(
-    examples: ExampleSource, encoded: Sequence[list[list[int]]]
+    examples: ExampleSource, encoded: Sequence[list[list[int]]], max_length: int
 ) -> tuple[IdfTable, ...]:
     """The table of each language's captions, without the copies of images; for rewards.
 
     Args:
       examples: a training split.
       encoded: their captions, see `encode_captions`.
+      max_length: words of a caption. Longer ones are cut as in batches, whose captions are the
+        rewards' references: an n-gram that only a cut one has would count as the rarest.
     """
-    stored = encoded[: examples.stored]
+    stored = [
+        [closed(caption[:-1], max_length, EOS) for caption in of_image]
+        for of_image in encoded[: examples.stored]
+    ]
     return tuple(map(idf_table, by_language(stored, languages_of(examples))))
 
 

@@ -115,7 +115,9 @@ def load_data(
         source_vocabulary=source,
         plan=plan,
         supervision=supervision,
-        tables=document_frequencies(train, encoded) if settings.reward.samples else (),
+        tables=document_frequencies(train, encoded, settings.data.max_length)
+        if settings.reward.samples
+        else (),
         train_inputs=inputs(train) if words is None else words,
         val_inputs=inputs(val),
         val_examples=val,

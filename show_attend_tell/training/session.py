@@ -3,6 +3,7 @@
 `show_attend_tell.runs.folder` describes the files that a run writes.
 """
 
+import shutil
 from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import partial
@@ -31,12 +32,12 @@ from show_attend_tell.runs.build import (
     make_objective,
 )
 from show_attend_tell.runs.checkpoint import Checkpoints
-from show_attend_tell.runs.folder import RunFolder
+from show_attend_tell.runs.folder import CENTRES, RunFolder
 from show_attend_tell.runs.inputs import make_augmentation
 from show_attend_tell.runs.measuring import record_centres
 from show_attend_tell.runs.metrics_log import MetricWriter
 from show_attend_tell.runs.record import provenance
-from show_attend_tell.runs.tracking import Tracker
+from show_attend_tell.runs.tracking import FOLDER, Tracker
 from show_attend_tell.settings import Settings
 from show_attend_tell.terminal import Terminal
 from show_attend_tell.training import teachers, warm_start
@@ -166,7 +167,8 @@ class _Session:
             self.console.print("this run is already finished")
             checkpoints.close()
             best.close()
-            self._save_last(state)
+            if not any((folder.path / "last").glob("[0-9]*")):  # of a version that kept none
+                self._save_last(state)
             self._record_trained_centres()
             folder.update_record(progression.totals())
             self._check_kept(progression)
@@ -289,9 +291,19 @@ class _Session:
             begun["teachers"] = self.data.origins
         if self.data.drawn:
             begun["splits_drawn"] = self.data.drawn
-        # An earlier run whose checkpoints were removed may have left a record here.
+        # An earlier run whose checkpoints were removed may have left a record here, and more.
+        if devices.is_first():
+            self._forget()
         self.folder.update_record(provenance(self.settings) | begun | origin, without=_OF_ORIGIN)
         return self._initial_state()
+
+    def _forget(self) -> None:
+        """Removes what an earlier run left that would be taken for this one's."""
+        if self.folder.has_weights:  # it got as far as a validation, so it was a run of its own
+            for name in ("last", FOLDER):
+                shutil.rmtree(self.folder.path / name, ignore_errors=True)
+        if self.model.encoder.trained:
+            (self.folder.path / CENTRES).unlink(missing_ok=True)
 
     def _restore(self, checkpoints: Checkpoints) -> tuple[int, TrainState, dict[str, Any]] | None:
         """Step, state and record of the newest readable checkpoint, of this version or of 0.1."""
@@ -305,7 +317,7 @@ class _Session:
         return step, state, record
 
     def _save_last(self, state: TrainState) -> None:
-        """Saves the evaluated weights of the last step, unless they are already saved."""
+        """Saves the evaluated weights of the last step."""
         weights = eval_params(state, self.settings.train.init_share)
         last, step = self.folder.weights("last"), int(state.step)
         last.save(step, devices.fetch(weights), {"step": step})

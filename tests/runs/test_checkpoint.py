@@ -74,11 +74,12 @@ def test_training_goes_on_past_a_damaged_one(tmp_path):
 def test_training_that_begins_again_replaces_what_lies_ahead(tmp_path):
     folder = tmp_path / "c"
     saved(folder, 20)
-    checkpoints = Checkpoints(folder, keep=2)
-    checkpoints.save(15, arrays(15), {})
-    checkpoints.close()
-    step, restored, _ = Checkpoints(folder, keep=2).restore(arrays(0))
-    assert (step, restored["n"]) == (15, 15)
+    for step, value in ((15, 15), (15, 16)):
+        checkpoints = Checkpoints(folder, keep=2)
+        checkpoints.save(step, arrays(value), {})
+        checkpoints.close()
+        step, restored, _ = Checkpoints(folder, keep=2).restore(arrays(0))
+        assert (step, restored["n"]) == (15, value)
 
 
 def test_only_damaged_ones_is_an_error_that_names_the_folder(tmp_path):

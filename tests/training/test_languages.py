@@ -7,6 +7,7 @@ import tiny
 
 from show_attend_tell import config
 from show_attend_tell.cli.describing import _print_scores
+from show_attend_tell.data.batches import BatchPlan
 from show_attend_tell.data.task import task_of
 from show_attend_tell.errors import UserError
 from show_attend_tell.evaluation.split_evaluation import evaluate_split
@@ -20,7 +21,7 @@ from show_attend_tell.settings import ImageData
 from show_attend_tell.terminal import Terminal
 from show_attend_tell.tokens import EOS
 from show_attend_tell.training import run_data, session
-from show_attend_tell.training.plan import by_language
+from show_attend_tell.training.plan import by_language, document_frequencies
 from show_attend_tell.training.session import train
 from show_attend_tell.training.validation import _means
 
@@ -83,6 +84,15 @@ def test_document_frequencies_are_of_one_language():
     encoded = [[[4, 2], [5, 2]], [[6, 2]], [[7, 2], [8, 2]]]
     assert by_language(encoded[:2], [(0, 1), (1,), (0, 1)]) == [[[[4, 2]]], [[[5, 2]], [[6, 2]]]]
     assert by_language(encoded, None) == [encoded]
+
+
+def test_document_frequencies_are_of_what_batches_hold():
+    """Captions are cut there; n-grams of the cut ends must not count as the rarest."""
+    images = [[[5, 6, 7, 8, 9, EOS]], [[5, 6, 7, 8, EOS]], [[9, EOS]]]
+    plan = BatchPlan(images, batch_size=3, rows=1, buckets=1, max_length=4, seed=0)
+    held = [[[i for i in row if i]] for (row,) in plan.batch(0)[1].tolist()]
+    [table] = document_frequencies(tiny.Scenes(3), images, 4)
+    jax.tree.map(np.testing.assert_array_equal, table, idf_table(held))
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """What a run leaves in its folder and in its trackers, and what trackers see of the data."""
 
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -10,7 +11,10 @@ from noting import Noting
 
 from show_attend_tell.data.task import ImageTask
 from show_attend_tell.inference.captioning import Caption
+from show_attend_tell.inference.run import load_run
+from show_attend_tell.models.captioner import trained_weights
 from show_attend_tell.models.encoders import Precomputed
+from show_attend_tell.runs.folder import RunFolder
 from show_attend_tell.runs.metrics_log import MetricWriter, read_metrics
 from show_attend_tell.settings import ImageData
 from show_attend_tell.training import tracked_captions
@@ -40,6 +44,18 @@ def test_what_a_run_leaves(tmp_path, monkeypatch):
     logged = [{"step": s, "kind": k} | m for k, s, m in (rows[0], rows[1], rows[3])]
     assert logged == metrics
     assert rows[2][2] == scenes.ids[:2]
+
+    # Without its checkpoints it is trained anew, and nothing of the first run counts as the new
+    # one's: neither its weights, here damaged, nor its entry.
+    folder = RunFolder(tmp_path / "run")
+    shutil.rmtree(folder.path / "checkpoints")
+    for path in (p for which in ("best", "last") for p in (folder.path / which).rglob("d/*")):
+        path.write_bytes(b"")
+    train(settings, folder.path, trackers=[Noting(entries)])
+    assert [[row[:2] for row in rows] for rows in entries.values()] == [[r[:2] for r in rows]] * 2
+    like = trained_weights(load_run(folder.path).model)
+    last, best = (folder.weights(which).restore(like) for which in ("last", "best"))
+    jax.tree.map(np.testing.assert_array_equal, last[:2], best[:2])
 
 
 class Looking(Precomputed):
