@@ -258,7 +258,12 @@ def _tests(rows: Sequence[Row], samples: int, seed: int) -> list[dict[str, Any]]
 
 
 def _by_length(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """Scores by source length for every row, averaged over seeds; empty for images."""
+    """Scores by source length for every row, averaged over seeds.
+
+    Empty for images, and if an earlier version scored one of the runs and recorded none.
+    """
+    if not all(scored.by_length for row in rows for scored in row.scored):
+        return []
     made = []
     for row in rows:
         buckets = zip(*(scored.by_length for scored in row.scored), strict=True)
@@ -271,4 +276,4 @@ def _by_length(rows: Sequence[Row]) -> list[dict[str, Any]]:
                 ],
             }
         )
-    return made if any(row["buckets"] for row in made) else []
+    return made

@@ -355,3 +355,6 @@ def test_sentences_are_compared_by_bleu_and_by_length(tmp_path):
     text = (tmp_path / "out" / "index.html").read_text()
     assert "exact by length of the source" in text and "20 sentences" in text
     assert "redistributed" not in text
+
+    edit(scores_of(runs[1]), by_length=[])  # as an earlier version scored it
+    assert compare(runs, "val", tmp_path / "out", samples=50)["by_length"] == []
