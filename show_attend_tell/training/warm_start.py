@@ -23,7 +23,7 @@ from show_attend_tell.inference.run import Run, load_run
 from show_attend_tell.models.captioner import Captioner, trained_weights
 from show_attend_tell.runs import packaged
 from show_attend_tell.runs.folder import RunFolder
-from show_attend_tell.settings import Settings
+from show_attend_tell.settings import ImageEncoder, Settings
 from show_attend_tell.tokens import BOS, SPECIALS, language_token, starts_of
 
 # Settings that must agree, but that the weights' shapes do not reveal.
@@ -250,20 +250,33 @@ def _shared(
 def differing(theirs: Settings, ours: Settings, same: tuple[str, ...]) -> list[str]:
     """The settings that differ although they must agree between two runs.
 
-    An empty checksum matches any, and so does a number format that is not chosen yet.
+    An empty checksum matches any, and so does a number format that is not chosen yet. The seed
+    counts where it draws an encoder that nothing trains.
 
     Args:
       theirs, ours: of the runs.
       same: how the names of those begin that must agree, but for `MAY_DIFFER`.
     """
     both = [dict(config.flatten(settings)) for settings in (theirs, ours)]
-    return [
+    seeds = ["seed"] if theirs.seed != ours.seed and _drawn(theirs, same) else []
+    return seeds + [
         key
         for key in config.changes(theirs, ours)
         if key.startswith(same)
         and key not in MAY_DIFFER
         and not (key.endswith(".dtype") and "auto" in (values.get(key) for values in both))
     ]
+
+
+def _drawn(settings: Settings, groups: tuple[str, ...]) -> bool:
+    """Whether an encoder of these groups of settings has random weights for good."""
+    return any(
+        isinstance(options, ImageEncoder)
+        and options.path in groups
+        and "small" in options.name.split("+")
+        and not options.trainable_from
+        for options in (settings.encoder, settings.picture)
+    )
 
 
 def _check_settings(name: str, theirs: Settings, ours: Settings) -> None:

@@ -116,6 +116,16 @@ def test_dropout_may_differ():
     assert not warm_start.differing(run, config.replaced(run, more), warm_start.SAME)
 
 
+def test_encoders_that_stay_random_have_one_seed():
+    trained = config.load_experiment("shapes:soft")
+    random = config.replaced(trained, {"encoder.trainable_from": ""})
+    for run, found in ((random, ["seed"]), (trained, [])):
+        other = config.replaced(run, {"seed": 1})
+        assert warm_start.differing(run, other, warm_start.SAME) == found
+    assert not warm_start.differing(random, random, warm_start.SAME)
+    assert not warm_start.differing(random, other, ("data.",))
+
+
 def test_another_model_is_rejected_before_any_work():
     with pytest.raises(UserError, match="init_from=flickr8k-soft: it was trained with other"):
         check_init_from(own("flickr8k-soft", "folder"))
