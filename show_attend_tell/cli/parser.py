@@ -5,6 +5,7 @@ import errno
 import io
 import logging
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +24,7 @@ REMEDIES = {
     **dict.fromkeys((errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST), _PATH),
     **dict.fromkeys((errno.ENAMETOOLONG, errno.ELOOP), _PATH),
 }
+NEGATIVE = re.compile(r"-\.?\d")  # how a negative number begins
 UNREAD = 141  # the exit status where a pipe's reader has gone: 128 and the number of its signal
 
 
@@ -51,8 +53,7 @@ def _run(argv: Sequence[str] | None) -> int:
             stream.reconfigure(errors="backslashreplace")
     parser = make_parser()
     arguments, overrides = parser.parse_known_args(argv)
-    unknown = [r for r in overrides if r.startswith("-") and not r.startswith("--config.")]
-    if unknown:
+    if unknown := _unknown(overrides):
         parser.error(f"{unknown[0]}: no such option; try {arguments.verb} --help")
     try:
         _prepare_libraries()
@@ -72,6 +73,17 @@ def _run(argv: Sequence[str] | None) -> int:
         say(f"error: {where}{error.strerror or error}; {remedy}", error=True)
         return 2
     return 0
+
+
+def _unknown(words: Sequence[str]) -> list[str]:
+    """What looks like an option, but is neither an override nor the negative value of one."""
+    return [
+        word
+        for before, word in zip(["", *words], words, strict=False)
+        if word.startswith("-")
+        and not word.startswith("--config.")
+        and not (before.startswith("--config.") and "=" not in before and NEGATIVE.match(word))
+    ]
 
 
 def _unread() -> bool:

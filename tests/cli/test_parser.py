@@ -4,6 +4,7 @@ import errno
 import io
 import json
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -107,6 +108,17 @@ def test_errors_are_one_line_and_a_status(capsys, tmp_path, workdir):
         status, line = failing(capsys, *arguments)
         assert status == 2, arguments
         assert message in line, (arguments, line)
+
+
+def test_a_negative_value_may_follow_its_setting(capsys):
+    words, setting = ("config", "--config", "shapes:soft"), "--config.hard.entropy"
+    for negative in ("-0.5", "-.5", "-5e-1"):
+        assert main([*words, setting, negative]) == 0
+        assert re.search(r"hard\.entropy +│ -0\.5 ", capsys.readouterr().out)
+    for wrong in ((setting, "--quiet"), (f"{setting}=1", "-2"), ("-2",)):
+        with pytest.raises(SystemExit):
+            main([*words, *wrong])
+        assert "no such option" in capsys.readouterr().err
 
 
 def test_an_unknown_split_names_the_nearest(capsys, trained):
