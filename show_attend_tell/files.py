@@ -284,6 +284,18 @@ def check_name(path: Path) -> None:
         ) from None
 
 
+def check_target(path: Path) -> None:
+    """Rejects the path of a file to be written; of use before anything is computed for it.
+
+    Raises:
+      UserError: it is a folder, or there is no folder to hold it.
+    """
+    if path.is_dir():
+        raise UserError(f"{path}: a folder; name a file in it")
+    if not path.parent.is_dir():
+        raise UserError(f"{path}: its folder is not there; make it first")
+
+
 def same_letters(path: Path) -> Path:
     """The file whose name consists of the same letters, whether accents are part of them or not.
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from show_attend_tell.cli.common import Verbs, add_verb, say
 from show_attend_tell.errors import UserError
-from show_attend_tell.files import user_path
+from show_attend_tell.files import check_target, user_path
 
 if TYPE_CHECKING:
     import uvicorn
@@ -67,7 +67,7 @@ def _explore(arguments: argparse.Namespace, overrides: Sequence[str]) -> None:
         raise UserError(f"--split {arguments.split}: choose one of {', '.join(SPLITS)}")
     exports = arguments.export is not None
     if exports:
-        _check_export(arguments.export)
+        check_target(arguments.export)
     listening = None if exports else _listen(arguments.host, arguments.port)
     asked, watched = _sorted(arguments.runs or DEFAULT)
     if overrides and not asked:
@@ -140,14 +140,6 @@ def _listen(host: str, port: int) -> socket.socket:
     except (OSError, OverflowError) as error:
         why = getattr(error, "strerror", None) or error
         raise UserError(f"port {port} of {host}: {why}; choose another with --port") from error
-
-
-def _check_export(path: Path) -> None:
-    """Before anything is computed for it."""
-    if path.is_dir():
-        raise UserError(f"--export {path}: a folder; name a file in it, such as {path}/maps.html")
-    if not path.parent.is_dir():
-        raise UserError(f"--export {path}: its folder is not there; make it first")
 
 
 def _export(explorer: "Explorer", path: Path, count: int) -> None:

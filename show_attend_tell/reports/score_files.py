@@ -116,8 +116,7 @@ def _check_once(captions: Sequence[Path]) -> None:
 
 
 def _check_written(per_image: Path, inputs: Sequence[Path]) -> None:
-    if not per_image.parent.is_dir():
-        raise UserError(f"{per_image}: its folder is not there; make it first")
+    files.check_target(per_image)
     if per_image.resolve() in {path.resolve() for path in inputs}:
         raise UserError(f"{per_image}: one of the files to score; give --per-image another name")
 

@@ -83,7 +83,7 @@ def test_runs_with_weights_are_asked_and_all_are_watched(trained, tmp_path, caps
     ("words", "message"),
     [
         (["--export", "nowhere/out.html"], "nowhere/out.html: its folder is not there; make it"),
-        (["--export", "."], "--export .: a folder; name a file in it"),
+        (["--export", "."], "a folder; name a file in it"),
         (
             ["--port", "0", "--config.decode.bem=3", "."],
             "--config.decode.bem=3: no run with weights",

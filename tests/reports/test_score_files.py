@@ -101,6 +101,8 @@ def test_scores_of_each_image(captions, references, tmp_path):
         assert mean == pytest.approx(found["files"][0]["scores"][name]["value"])
     with pytest.raises(UserError, match="each.csv: its folder is not there; make it first"):
         score_files(captions, [references], per_image=tmp_path / "none" / "each.csv")
+    with pytest.raises(UserError, match=": a folder; name a file in it"):
+        score_files(captions, [references], per_image=tmp_path)
 
 
 def test_the_order_of_captions_means_nothing(captions, references, tmp_path):
