@@ -135,7 +135,9 @@ def _changes(graph: nnx.GraphDef, mixture: bool) -> Callable[..., tuple[Array, A
         count, places = given.vectors.shape[:2]
         noise = jax.random.uniform(key, (RANDOM_ORDERS, count, places))
         orders = jnp.concatenate([alpha[None, :, :places], noise])
-        rank = jnp.argsort(jnp.argsort(-orders, axis=-1), axis=-1)
+        # Most places of a sparse map are equal, and as many of them as are asked for go at random.
+        ties = jax.random.uniform(jax.random.fold_in(key, 1), orders.shape)
+        rank = jnp.argsort(jnp.lexsort((ties, -orders), axis=-1), axis=-1)
         least = jnp.array([round(share * places) for share in SHARES])
         first = rank[:, None] < least[None, :, None, None]  # O S B L
         flat = first.reshape(-1, count, places)
@@ -171,7 +173,9 @@ def replaced(
     assert memory.annotations is not None and without.annotations is not None
     assert memory.keys is not None and without.keys is not None
     annotations = mixed(memory.annotations, without.annotations)
-    read, encoded = annotations[:, : which.shape[1]], mixed(vectors, blank)
+    read = annotations[:, : which.shape[1]]
+    # The cache has half precision, in which large features cannot be standardised.
+    encoded = mixed(vectors, blank).astype(jnp.float32)
     h0, c0 = decoder.begin(decoder.parts.to_begin_with(read, encoded, decoder.layer_norm), None)
     return memory._replace(
         annotations=annotations,

@@ -102,6 +102,8 @@ def measure(
     posterior: Float[np.ndarray, "N L"] | None = None,
     other_image: Float[np.ndarray, "N L"] | None = None,
     fixed_maps: FixedMaps | None = None,
+    *,
+    null_place: bool = True,
 ) -> Figures:
     """Measures each mention; the module lists what and how.
 
@@ -112,6 +114,8 @@ def measure(
       posterior: the same given the word, if the model has it.
       other_image: the prior of the same words with another image.
       fixed_maps: of the training split.
+      null_place: whether the model has one. Without it, what rows lack has gone to nothing: a
+        predicted window makes maps smaller.
 
     Raises:
       ValueError: a row is not a map.
@@ -122,6 +126,7 @@ def measure(
     for name, weights in (("prior", prior), ("posterior", posterior), ("other_image", other_image)):
         if weights is not None:
             maps, null_share = without_null(weights)
+            null_share = null_share * null_place
             figures[name] = _measures(maps, places, unions, covers) | {"null_share": null_share}
     if fixed_maps is not None:
         per_noun = fixed_maps.of_nouns([mention.noun for mention in mentions])

@@ -41,7 +41,8 @@ def captions_grounding(
             maps.append(caption.alpha[step])
     if not mentions:
         return None
-    figures = measure(mentions, places_of(run), np.array(maps), None, None, None)
+    null_place = run.settings.attention.null_place
+    figures = measure(mentions, places_of(run), np.array(maps), null_place=null_place)
     return summarise(mentions, figures, seed=SEED)
 
 
@@ -60,7 +61,13 @@ def split_grounding(given: GivenSplit) -> dict[str, Any] | None:
     if given.others is not None:
         others = maps_at(given.run, words.inputs, words.tokens, words.steps, given.others).prior
     figures = measure(
-        phrases.mentions, given.places, own.prior, own.posterior, others, _fixed_maps(given)
+        phrases.mentions,
+        given.places,
+        own.prior,
+        own.posterior,
+        others,
+        _fixed_maps(given),
+        null_place=given.run.settings.attention.null_place,
     )
     summary = summarise(phrases.mentions, figures, seed=SEED)
     return {"split": given.split, "untold": phrases.untold, **summary}

@@ -154,7 +154,7 @@ def score_split(
         "references": digest(truth),
         "step": run.step,
         **run.provenance(),
-        **ensembled(run),
+        **ensembled(run, decoding),
         "per_image": scores.per_image,
         "bleu_counts": scores.bleu_counts,
     }

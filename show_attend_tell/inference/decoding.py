@@ -15,6 +15,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, Key, PRNGKeyArray, PyTree
 
 from show_attend_tell import devices
+from show_attend_tell.errors import UserError
 from show_attend_tell.inference.given_steps import GivenSteps, choice_of
 from show_attend_tell.inference.neighbours import Neighbours, seen_in
 from show_attend_tell.models import recurrence, search
@@ -58,9 +59,18 @@ def make_decode(
       decoding: how to search.
       contexts: what each model's steps read; None: `decoding.context`.
       per_token: whether the hypotheses have the log-probability of each token.
+
+    Raises:
+      UserError: a model has no mixture of places to read.
     """
     models = (model,) if isinstance(model, Captioner) else tuple(model)
     contexts = tuple(contexts or [decoding.context] * len(models))
+    for one, context in zip(models, contexts, strict=True):
+        if context == "mixture" and not one.decoder.product_form:
+            raise UserError(
+                "config.decode.context is mixture: the model's output is no sum of a term of the "
+                "state and one of the place (config.decoder.product_form); choose another context"
+            )
     decoding = as_compiled(decoding)
     return _decode_function(tuple(map(nnx.graphdef, models)), contexts, decoding, per_token)
 

@@ -33,7 +33,8 @@ def ensemble(runs: Sequence[Run]) -> Run:
     """An ensemble of runs; of one run, that run.
 
     Its settings, task and data are those of the first run. Its results go to
-    `runs/ensemble/A+B`, with the names of the runs' folders.
+    `runs/ensemble/A+B`, with the names of the runs' folders; of packaged models, to
+    `runs/ensemble/pretrained/A+B`.
 
     Raises:
       UserError: two runs have different vocabularies or tasks.
@@ -69,7 +70,7 @@ def _folder(runs: Sequence[Run]) -> Path:
         # It may stand for other runs, too.
         paths = "\n".join(map(str, folders))
         name = f"{name[:_LONGEST]}-{hashlib.sha256(paths.encode()).hexdigest()[:8]}"
-    return RESULTS / name
+    return RESULTS / "pretrained" / name if packaged else RESULTS / name
 
 
 def contexts_of(run: Run, decoding: Decode) -> tuple[str, ...]:
@@ -113,11 +114,11 @@ def read_for(run: Run, picture: Picture) -> Images:
     return images if run.others else images[0]
 
 
-def described(run: Run) -> dict[str, Any]:
-    """What a score file says of the runs of an ensemble; nothing for a single run."""
+def described(run: Run, decoding: Decode) -> dict[str, Any]:
+    """What a score file says of the runs of an ensemble that captioned so; of one run, nothing."""
     if not run.others:
         return {}
-    contexts = contexts_of(run, run.decoding)
+    contexts = contexts_of(run, decoding)
     members = [
         {
             "run": str(one.workdir),

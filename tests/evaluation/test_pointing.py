@@ -75,6 +75,8 @@ def test_a_null_place_is_left_out_and_reported():
     summary = summarise([said()] * 3, figures, samples=10)
     assert summary["prior"]["null_share"] == pytest.approx(1.6 / 3)
     assert summary["posterior"]["null_share"] == 0
+    windowed = measure([said()] * 3, QUARTERS, weights, null_place=False)
+    assert summarise([said()] * 3, windowed)["prior"]["null_share"] == 0
 
 
 def test_rounding_is_no_null_place():

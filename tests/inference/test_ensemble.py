@@ -17,7 +17,7 @@ from show_attend_tell.errors import UserError
 from show_attend_tell.inference import explaining
 from show_attend_tell.inference.attention_record import load_attention
 from show_attend_tell.inference.decoding import make_decode, mean_of_distributions
-from show_attend_tell.inference.ensemble import contexts_of, ensemble
+from show_attend_tell.inference.ensemble import contexts_of, decode_of, described, ensemble
 from show_attend_tell.inference.given_steps import GivenSteps
 from show_attend_tell.models.consensus import by_consensus
 from show_attend_tell.settings import Decode
@@ -97,6 +97,8 @@ def test_runs_of_an_ensemble_share_their_vocabulary(tmp_path, monkeypatch):
         return ensemble([dataclasses.replace(run, workdir=Path(path)) for path in paths]).workdir
 
     assert folder("runs/a", "runs/b") == Path("runs/ensemble/a+b")
+    packaged = folder("runs/pretrained/a", "runs/pretrained/b")
+    assert packaged == Path("runs/ensemble/pretrained/a+b")
     soft, hard = (folder(f"runs/{kind}/seed=0", f"runs/{kind}/seed=1") for kind in ("soft", "hard"))
     assert soft != hard and soft.name.startswith("seed=0+seed=1-")
 
@@ -108,6 +110,14 @@ def test_each_run_reads_what_it_was_trained_for_unless_told(tmp_path):
     assert contexts_of(whole, whole.decoding) == ("expected", "argmax")
     asked = dataclasses.replace(whole.decoding, context="sample")
     assert contexts_of(whole, asked) == ("sample", "sample")
+    for how, read in ((whole.decoding, ("expected", "argmax")), (asked, ("sample", "sample"))):
+        assert tuple(of["context"] for of in described(whole, how)["ensemble"]) == read
+
+
+def test_a_mixture_needs_an_output_that_is_a_sum(tmp_path):
+    run = tiny.run_of(tmp_path, 3, {})
+    with pytest.raises(UserError, match="context is mixture: .*product_form.*choose another"):
+        decode_of(run, dataclasses.replace(run.decoding, context="mixture"))
 
 
 def test_verbs_take_several_runs(trained, tmp_path, monkeypatch, capsys):
