@@ -98,9 +98,8 @@ def load_data(
     assert vocabulary is not None
     taught, origins = teachers.load(settings, task, folder, vocabulary, source)
     encoded = encode_captions(train.captions(), vocabulary)
-    supervision = None
+    supervision, limit = None, settings.data.max_length
     if descriptions is not None:
-        limit = settings.data.max_length
         supervision = supervise(descriptions, encoded, vocabulary.encode_text, limit)
         console.print(supervision.summary())
     words = inputs(train) if task.sorts_inputs else None
@@ -115,9 +114,7 @@ def load_data(
         source_vocabulary=source,
         plan=plan,
         supervision=supervision,
-        tables=document_frequencies(train, encoded, settings.data.max_length)
-        if settings.reward.samples
-        else (),
+        tables=document_frequencies(train, encoded, limit) if settings.reward.samples else (),
         train_inputs=inputs(train) if words is None else words,
         val_inputs=inputs(val),
         val_examples=val,

@@ -23,7 +23,7 @@ from show_attend_tell.inference.run import Run, load_run
 from show_attend_tell.models.captioner import Captioner, trained_weights
 from show_attend_tell.runs import packaged
 from show_attend_tell.runs.folder import RunFolder
-from show_attend_tell.settings import ImageEncoder, Settings
+from show_attend_tell.settings import Settings
 from show_attend_tell.tokens import BOS, SPECIALS, language_token, starts_of
 
 # Settings that must agree, but that the weights' shapes do not reveal.
@@ -271,11 +271,11 @@ def differing(theirs: Settings, ours: Settings, same: tuple[str, ...]) -> list[s
 def _drawn(settings: Settings, groups: tuple[str, ...]) -> bool:
     """Whether an encoder of these groups of settings has random weights for good."""
     return any(
-        isinstance(options, ImageEncoder)
-        and options.path in groups
+        options.path in groups
         and "small" in options.name.split("+")
-        and not options.trainable_from
+        and getattr(options, "trainable_from", "") == ""
         for options in (settings.encoder, settings.picture)
+        if options is not None
     )
 
 
